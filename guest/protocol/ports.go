@@ -1,0 +1,31 @@
+package protocol
+
+// Version is the version of the agent protocol that this build speaks. Both
+// sides refuse a peer with another one.
+const Version uint32 = 1
+
+const (
+	// AgentPort is the vsock port on which the agent serves ttrpc.
+	AgentPort uint32 = 1024
+	// StreamPort is the vsock port on which the agent takes stdio streams,
+	// each opened with a StreamHeader.
+	StreamPort uint32 = 1025
+	// ReadyPort is the host's vsock port that the agent dials once, when it
+	// serves both of its own ports.
+	ReadyPort uint32 = 1026
+)
+
+const (
+	// HostCID is the vsock address of the host, the only peer that the agent
+	// serves.
+	HostCID uint32 = 2
+	// TokenParameter is the kernel parameter that carries the one-time token
+	// of the ready message, as hexadecimal text.
+	TokenParameter = "kata.token"
+	// InitMarker is the line that the guest's PID 1 writes to the console
+	// first of all: the kernel has booted.
+	InitMarker = "kata-init: started"
+)
+
+// ShareMountPoint is where the guest mounts the pod's shared directory.
+const ShareMountPoint = "/run/kata/shared"

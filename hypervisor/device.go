@@ -1,0 +1,65 @@
+package hypervisor
+
+import (
+	"net"
+	"os"
+)
+
+// Device is something that a VM can have: *Disk, *NIC, *Share or *Vsock, and
+// nothing else.
+type Device interface {
+	// DeviceID is the caller's name for the device, unique in the VM: 1-31
+	// letters, digits, '-' and '_', starting with a letter.
+	DeviceID() string
+	device()
+}
+
+// Disk is a block device.
+type Disk struct {
+	ID string
+	// File is the open image or block device. The driver duplicates it.
+	File     *os.File
+	ReadOnly bool
+	// Serial is what the guest reads as the disk's serial, at most 20 bytes.
+	Serial string
+}
+
+// NIC is a network interface on a tap.
+type NIC struct {
+	ID string
+	// Tap holds one open descriptor per queue pair. The driver duplicates them.
+	Tap []*os.File
+	MAC net.HardwareAddr
+	// MTU is offered to the guest when positive.
+	MTU int
+}
+
+// Share is a directory of the host that the guest can mount by its tag.
+type Share struct {
+	ID  string
+	Tag string
+	// Socket is a connected vhost-user socket of a virtiofsd. Nil: Directory
+	// is shared by 9p, which the VMM itself serves.
+	Socket    *os.File
+	Directory string
+}
+
+// Vsock is the guest's vsock device. Exactly one of the two files is set.
+type Vsock struct {
+	ID  string
+	CID uint32
+	// Vhost is an open /dev/vhost-vsock whose guest CID was set.
+	Vhost *os.File
+	// Backend is a connected vhost-user socket of a vsock device.
+	Backend *os.File
+}
+
+func (d *Disk) DeviceID() string  { return d.ID }
+func (n *NIC) DeviceID() string   { return n.ID }
+func (s *Share) DeviceID() string { return s.ID }
+func (v *Vsock) DeviceID() string { return v.ID }
+
+func (*Disk) device()  {}
+func (*NIC) device()   {}
+func (*Share) device() {}
+func (*Vsock) device() {}
