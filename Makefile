@@ -1,0 +1,104 @@
+# The whole build and every check. `make help` lists the targets. What takes
+# more than a few lines is a script or a Go program under test/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VERSION := 0.1.0
+COMMIT  := $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
+
+# What is slow to make and depends on nothing but its inputs (tools, kernels)
+# is kept outside the checkout, so that a fresh clone finds it.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kata-runtime
+TOOLS := $(CACHE)/tools
+SHARE := share/kata-containers
+
+PREFIX  := /usr/local
+DESTDIR :=
+
+GO      := go
+STAMP   := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+LDFLAGS := -s -w $(STAMP)
+# The agent carries libcontainer, whose first steps in a new container are C,
+# and libseccomp; the initrd has no libraries, so it is linked statically.
+AGENT_TAGS    := seccomp netgo osusergo
+AGENT_LDFLAGS := $(LDFLAGS) -linkmode external -extldflags -static
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing (needs root only then)
+	@test/deps.sh run build kernel test
+
+.PHONY: build
+build: ## bin/kata-runtime and bin/kata-agent
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kata-runtime ./cmd/kata-runtime
+	CGO_ENABLED=1 $(GO) build -trimpath -tags '$(AGENT_TAGS)' -ldflags '$(AGENT_LDFLAGS)' -o bin/kata-agent ./cmd/kata-agent
+
+.PHONY: kernel
+kernel: ## compile the guest kernel, or take it from the cache
+	$(GO) run ./kernel-config build -o $(SHARE)/vmlinux
+
+.PHONY: image
+image: image-debian ## initrds: for Debian's kernel, and for the built one when it is there
+	@if [[ -e $(SHARE)/vmlinux ]]; then set -x; \
+	  $(GO) run ./rootfs-builder initrd -agent bin/kata-agent -o $(SHARE)/initrd.img; fi
+
+.PHONY: image-debian
+image-debian:
+	$(GO) run ./rootfs-builder debian -agent bin/kata-agent -o $(SHARE)/debian
+
+.PHONY: demo
+demo: ## build everything and run a container in a VM, without compiling a kernel
+	@test/deps.sh run build
+	@$(MAKE) --no-print-directory build image-debian
+	@$(GO) run ./test/demo
+
+.PHONY: test
+test: deps build kernel image lint vet ## everything that CI checks, VM tests included (root)
+	@test/run.sh
+
+.PHONY: unit
+unit: ## the tests that need neither root nor a VM, with the race detector
+	$(GO) test -race ./...
+
+.PHONY: vet
+vet:
+	$(GO) vet ./...
+	$(GO) vet -tags vm ./...
+
+.PHONY: test-full
+test-full: test ## the above, then each fuzz target for a while and the tests repeated
+	@test/fuzz.sh 30s
+	$(GO) test -race -count=3 ./...
+
+.PHONY: bench
+bench: deps build kernel image ## measure start time, memory and throughput, and print the table
+	@$(GO) run ./test/bench
+
+.PHONY: lint
+lint: ## golangci-lint, with the import rules of the architecture
+	@tools=$$(test/tools.sh "$(TOOLS)") && "$$tools/golangci-lint" run
+
+.PHONY: fmt
+fmt: ## format the Go sources
+	@tools=$$(test/tools.sh "$(TOOLS)") && "$$tools/golangci-lint" fmt
+
+.PHONY: install
+install: ## copy programs, kernels and images below DESTDIR/PREFIX
+	install -D -m 0755 bin/kata-runtime '$(DESTDIR)$(PREFIX)/bin/kata-runtime'
+	install -d '$(DESTDIR)$(PREFIX)/$(SHARE)'
+	cp -R $(SHARE)/. '$(DESTDIR)$(PREFIX)/$(SHARE)/'
+
+.PHONY: uninstall
+uninstall: ## remove what install copied
+	rm -f '$(DESTDIR)$(PREFIX)/bin/kata-runtime'
+	rm -rf '$(DESTDIR)$(PREFIX)/$(SHARE)'
+
+.PHONY: clean
+clean: ## remove what was built in the checkout; the cache stays
+	rm -rf bin share build

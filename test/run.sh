@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs every test and prints one summary: first what needs neither root nor a
+# VM, with the race detector, then what does, one package after the other
+# because each VM takes a whole core.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [[ ${1-} == --json ]]; then
+  code=0
+  go test -json -race ./... || code=1
+  # Packages that have a test file behind the tag, and no others again.
+  tagged=$(comm -13 <(go list -f '{{$p := .ImportPath}}{{range .TestGoFiles}}{{$p}} {{.}}
+{{end}}{{range .XTestGoFiles}}{{$p}} {{.}}
+{{end}}' ./... | sort -u) <(go list -tags vm -f '{{$p := .ImportPath}}{{range .TestGoFiles}}{{$p}} {{.}}
+{{end}}{{range .XTestGoFiles}}{{$p}} {{.}}
+{{end}}' ./... | sort -u) | cut -d' ' -f1 | sort -u)
+  # shellcheck disable=SC2086 # one argument per package
+  [[ -z $tagged ]] || go test -json -tags vm -p 1 -count=1 -timeout 40m $tagged || code=1
+  exit $code
+fi
+
+tools=$(test/tools.sh "${XDG_CACHE_HOME:-$HOME/.cache}/kata-runtime/tools")
+"$tools/gotestsum" --format pkgname-and-test-fails --format-hide-empty-pkg \
+  --raw-command -- test/run.sh --json
