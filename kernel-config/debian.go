@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"kata-runtime/kernel-config/cache"
+	"kata-runtime/kernel-config/debpkg"
+)
+
+// runDebian puts Debian's cloud kernel into a directory: vmlinuz, a copy, and
+// modules, a link to the unpacked /lib/modules in the cache. It prints the
+// kernel's release.
+func runDebian(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("debian", flag.ContinueOnError)
+	output := flags.String("o", "", "`directory` that receives vmlinuz and modules")
+	cacheDir := flags.String("cache", defaultCache(), "cache `folder`")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	if *output == "" {
+		return errors.New("debian: -o is missing")
+	}
+	source := &debpkg.Source{CacheDir: filepath.Join(*cacheDir, "debian")}
+	root, release, err := debianKernel(ctx, source, runtime.GOARCH)
+	if err != nil {
+		return err
+	}
+	if err := installDebian(root, release, *output); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, release)
+	return err
+}
+
+// debianKernel unpacks the cloud kernel and returns the directory of its files
+// and its release. The metapackage names the package of the current release;
+// Debian's names of the architectures that have one are Go's.
+func debianKernel(ctx context.Context, source *debpkg.Source, arch string) (root, release string, err error) {
+	meta, err := source.Resolve(ctx, "linux-image-cloud-"+arch)
+	if err != nil {
+		return "", "", err
+	}
+	name := meta.DependencyWithPrefix("linux-image-")
+	if name == "" {
+		return "", "", fmt.Errorf("the package %s names no kernel package: it depends on %q", meta.Name, meta.Depends)
+	}
+	image, err := source.Resolve(ctx, name)
+	if err != nil {
+		return "", "", err
+	}
+	root, err = source.Unpack(ctx, image)
+	if err != nil {
+		return "", "", err
+	}
+	release = name[len("linux-image-"):]
+	return root, release, nil
+}
+
+func installDebian(root, release, output string) error {
+	modules := filepath.Join(root, "lib", "modules")
+	if _, err := os.Stat(filepath.Join(modules, release)); err != nil {
+		return fmt.Errorf("the kernel package holds no modules of release %s: %w", release, err)
+	}
+	if err := cache.CopyFile(filepath.Join(root, "boot", "vmlinuz-"+release), filepath.Join(output, "vmlinuz")); err != nil {
+		return err
+	}
+	return cache.Symlink(modules, filepath.Join(output, "modules"))
+}

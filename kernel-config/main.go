@@ -1,0 +1,68 @@
+// Command kernel-config provides guest kernels: Debian's prebuilt one, and one
+// built from the option fragments of this directory.
+//
+//	kernel-config debian -o DIR              Debian's cloud kernel and its modules
+//	kernel-config build  -o FILE             the trimmed kernel, built from source
+//	kernel-config check                      do all wanted options survive?
+//
+// Nothing is installed on the host. What was fetched and built is kept in a
+// cache folder, and any number of runs may share it at the same time.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if errors.Is(err, flag.ErrHelp) {
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kernel-config:", err)
+		os.Exit(1)
+	}
+}
+
+const usage = `usage: kernel-config debian -o DIR [-cache DIR]`
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 0 {
+		return errors.New("no command\n" + usage)
+	}
+	switch args[0] {
+	case "debian":
+		return runDebian(ctx, args[1:], out)
+	default:
+		return fmt.Errorf("unknown command %q\n%s", args[0], usage)
+	}
+}
+
+// defaultCache is the cache folder when -cache is absent: that of the
+// environment, or one below the current directory, which is the checkout.
+func defaultCache() string {
+	if dir := os.Getenv("KATA_CACHE_DIR"); dir != "" {
+		return dir
+	}
+	return "build/cache"
+}
+
+// parse reads the flags of one command and refuses anything that follows them.
+func parse(flags *flag.FlagSet, args []string) error {
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("%s: unexpected argument %q", flags.Name(), flags.Arg(0))
+	}
+	return nil
+}

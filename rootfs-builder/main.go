@@ -1,0 +1,95 @@
+// Command rootfs-builder makes the guest's initrd: the agent as /init, the
+// directories and device nodes that it needs to get going, and, for a kernel
+// that has its virtio drivers as modules, those modules.
+//
+//	rootfs-builder -agent FILE -o IMAGE [-manifest FILE] [-modules DIR [-kernel-release R]]
+//
+// -modules names a directory such as /lib/modules, with one directory per
+// release. The file /lib/modules/load in the image lists the modules' paths,
+// one per line, in the order in which PID 1 loads them.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"kata-runtime/rootfs-builder/agentcheck"
+	"kata-runtime/rootfs-builder/image"
+)
+
+func main() {
+	err := run(os.Args[1:], os.Stdout)
+	if errors.Is(err, flag.ErrHelp) {
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "rootfs-builder:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command's flags.
+type options struct {
+	agent, output, manifest, modules, release string
+}
+
+func run(args []string, out io.Writer) error {
+	var o options
+	flags := flag.NewFlagSet("rootfs-builder", flag.ContinueOnError)
+	flags.StringVar(&o.agent, "agent", "", "agent `binary`: static, built with seccomp")
+	flags.StringVar(&o.output, "o", "", "image `file` to write")
+	flags.StringVar(&o.manifest, "manifest", "", "manifest `file` to write")
+	flags.StringVar(&o.modules, "modules", "", "`directory` with the modules of a kernel, one directory per release")
+	flags.StringVar(&o.release, "kernel-release", "", "kernel `release` below -modules (default: the only one there)")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	switch {
+	case flags.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case o.agent == "":
+		return errors.New("-agent is missing")
+	case o.output == "":
+		return errors.New("-o is missing")
+	case o.release != "" && o.modules == "":
+		return errors.New("-kernel-release needs -modules")
+	}
+	return build(o, out)
+}
+
+func build(o options, out io.Writer) error {
+	if err := agentcheck.Check(o.agent); err != nil {
+		return err
+	}
+	var contents image.Contents
+	addBase(&contents, o.agent)
+	if o.modules != "" {
+		release, err := addModules(&contents, o.modules, o.release)
+		if err != nil {
+			return err
+		}
+		o.release = release
+	}
+	manifest, err := contents.WriteFiles(o.output, o.manifest, o.release)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "%s  %s (%d bytes)\n", manifest.SHA256, o.output, manifest.Size)
+	return err
+}
+
+// addBase adds what every guest needs before its first mount. /dev/console is
+// what the kernel opens for PID 1's standard streams, before there is a devtmpfs;
+// /dev/null is what a Go program wants in place of one that is closed.
+func addBase(contents *image.Contents, agent string) {
+	contents.HostFile("/init", 0o755, agent)
+	for _, name := range []string{"/dev", "/etc", "/proc", "/run", "/sys"} {
+		contents.Directory(name, 0o755)
+	}
+	contents.Directory("/tmp", 0o1777)
+	contents.CharDevice("/dev/console", 0o600, 5, 1)
+	contents.CharDevice("/dev/null", 0o666, 1, 3)
+}

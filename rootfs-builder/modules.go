@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"kata-runtime/rootfs-builder/image"
+	"kata-runtime/rootfs-builder/kmod"
+)
+
+// moduleList is the file of the image that lists the modules in load order.
+const moduleList = "/lib/modules/load"
+
+// requiredModules are the drivers of the devices that every VM has, and the
+// file systems that containers need, in the order in which a guest should load
+// them: the console first, so that whatever goes wrong afterwards is seen.
+func requiredModules() []string {
+	return []string{
+		"virtio_pci", "virtio_console",
+		"vmw_vsock_virtio_transport",
+		"fuse", "virtiofs", "overlay",
+		"virtio_blk", "virtio_net", "virtio_rng",
+	}
+}
+
+// optionalModules are packed where the kernel has them: the share that serves
+// hosts without virtiofsd.
+func optionalModules() []string {
+	return []string{"9p", "9pnet_virtio"}
+}
+
+// addModules packs the modules of a release, the only one in dir if release is
+// empty, and returns the release.
+func addModules(contents *image.Contents, dir, release string) (string, error) {
+	if release == "" {
+		only, err := onlyRelease(dir)
+		if err != nil {
+			return "", err
+		}
+		release = only
+	}
+	tree, err := kmod.Open(filepath.Join(dir, release))
+	if err != nil {
+		return "", err
+	}
+	modules, err := tree.Select(requiredModules(), optionalModules())
+	if err != nil {
+		return "", fmt.Errorf("kernel %s: %w", release, err)
+	}
+	var list strings.Builder
+	for _, module := range modules {
+		target := path.Join("/lib/modules", release, module.Path)
+		contents.HostFile(target, 0o644, module.File)
+		fmt.Fprintln(&list, target)
+	}
+	contents.File(moduleList, 0o644, []byte(list.String()))
+	return release, nil
+}
+
+func onlyRelease(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("find the kernel release: %w", err)
+	}
+	var releases []string
+	for _, entry := range entries {
+		if entry.IsDir() {
+			releases = append(releases, entry.Name())
+		}
+	}
+	switch len(releases) {
+	case 1:
+		return releases[0], nil
+	case 0:
+		return "", fmt.Errorf("%s holds no kernel release", dir)
+	default:
+		return "", errors.New("-kernel-release is missing: " + dir + " holds " + strings.Join(releases, ", "))
+	}
+}
