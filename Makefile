@@ -12,6 +12,7 @@ COMMIT  := $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/de
 # What is slow to make and depends on nothing but its inputs (tools, kernels)
 # is kept outside the checkout, so that a fresh clone finds it.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kata-runtime
+export KATA_CACHE_DIR := $(CACHE)
 TOOLS := $(CACHE)/tools
 SHARE := share/kata-containers
 
@@ -45,17 +46,19 @@ kernel: ## compile the guest kernel, or take it from the cache
 
 .PHONY: image
 image: image-debian ## initrds: for Debian's kernel, and for the built one when it is there
-	@if [[ -e $(SHARE)/vmlinux ]]; then set -x; \
-	  $(GO) run ./rootfs-builder initrd -agent bin/kata-agent -o $(SHARE)/initrd.img; fi
+	@if [[ -e $(SHARE)/vmlinux ]]; then set -x; $(GO) run ./rootfs-builder -agent bin/kata-agent \
+	  -o $(SHARE)/initrd.img -manifest $(SHARE)/initrd.manifest.json; fi
 
 .PHONY: image-debian
-image-debian:
-	$(GO) run ./rootfs-builder debian -agent bin/kata-agent -o $(SHARE)/debian
+image-debian: build
+	$(GO) run ./kernel-config debian -o $(SHARE)/debian
+	$(GO) run ./rootfs-builder -agent bin/kata-agent -modules $(SHARE)/debian/modules \
+	  -o $(SHARE)/debian/initrd.img -manifest $(SHARE)/debian/initrd.manifest.json
 
 .PHONY: demo
 demo: ## build everything and run a container in a VM, without compiling a kernel
 	@test/deps.sh run build
-	@$(MAKE) --no-print-directory build image-debian
+	@$(MAKE) --no-print-directory image-debian
 	@$(GO) run ./test/demo
 
 .PHONY: test
@@ -91,8 +94,8 @@ fmt: ## format the Go sources
 .PHONY: install
 install: ## copy programs, kernels and images below DESTDIR/PREFIX
 	install -D -m 0755 bin/kata-runtime '$(DESTDIR)$(PREFIX)/bin/kata-runtime'
-	install -d '$(DESTDIR)$(PREFIX)/$(SHARE)'
-	cp -R $(SHARE)/. '$(DESTDIR)$(PREFIX)/$(SHARE)/'
+	for file in $$(cd $(SHARE) && find . -type f); do \
+	  install -D -m 0644 "$(SHARE)/$$file" '$(DESTDIR)$(PREFIX)/$(SHARE)'/"$$file"; done
 
 .PHONY: uninstall
 uninstall: ## remove what install copied
