@@ -1,0 +1,121 @@
+package config
+
+import (
+	"runtime"
+	"time"
+)
+
+// Config is the effective configuration: defaults, overridden by the main file
+// and then by its drop-ins. docs/configuration.md says what each option means.
+type Config struct {
+	// Hypervisor is the table [hypervisor.qemu].
+	Hypervisor Hypervisor
+	// Agent is the table [agent.kata].
+	Agent Agent
+	// Runtime is the table [runtime].
+	Runtime Runtime
+	// Files are the files that were read, in order; later ones won.
+	Files []string
+}
+
+// Hypervisor says which programs and files make a VM, and how large it is.
+type Hypervisor struct {
+	// Path is QEMU's program, absolute.
+	Path string `toml:"path"`
+	// Kernel and Initrd are the guest's, absolute. Both are set or none is;
+	// ResolveAssets fills empty ones.
+	Kernel string `toml:"kernel"`
+	Initrd string `toml:"initrd"`
+	// KernelParams is appended to the kernel command line, separated by
+	// spaces.
+	KernelParams string `toml:"kernel_params"`
+	// Accelerator is AcceleratorAuto, AcceleratorKVM or AcceleratorTCG.
+	Accelerator string `toml:"accelerator"`
+	// Vsock is VsockAuto, VsockVhost or VsockUser.
+	Vsock string `toml:"vsock"`
+	// DefaultVCPUs is the number of vCPUs that a VM starts with, 1-255.
+	DefaultVCPUs int `toml:"default_vcpus"`
+	// DefaultMaxVCPUs bounds the vCPUs of a VM, 0-255; 0 stands for the host's
+	// CPUs, see MaxVCPUs.
+	DefaultMaxVCPUs int `toml:"default_maxvcpus"`
+	// DefaultMemoryMiB is the memory that a VM starts with, in MiB, 128 or
+	// more.
+	DefaultMemoryMiB int `toml:"default_memory"`
+	// DefaultMaxMemoryMiB bounds the memory of a VM, in MiB; 0 stands for the
+	// host's memory.
+	DefaultMaxMemoryMiB int `toml:"default_maxmemory"`
+	// PCIeRootPorts is how many devices can be plugged into a running VM,
+	// 0-32.
+	PCIeRootPorts int `toml:"pcie_root_port"`
+	// SharedFS is SharedFSAuto, SharedFSVirtioFS or SharedFS9P.
+	SharedFS string `toml:"shared_fs"`
+	// VirtioFSDaemon is virtiofsd's program, absolute; empty: it is searched
+	// where distributions install it.
+	VirtioFSDaemon string `toml:"virtio_fs_daemon"`
+	// VirtioFSCache is virtiofsd's cache mode: "never", "metadata", "auto" or
+	// "always".
+	VirtioFSCache string `toml:"virtio_fs_cache"`
+	// VirtioFSExtraArgs are appended to virtiofsd's arguments.
+	VirtioFSExtraArgs []string `toml:"virtio_fs_extra_args"`
+}
+
+// Agent says how the host talks to the agent in the guest.
+type Agent struct {
+	// DialTimeout is how long a booting guest may take until its agent
+	// answers; whole seconds, 1 s to 1 h.
+	DialTimeout time.Duration
+}
+
+// Runtime is what concerns the runtime itself.
+type Runtime struct {
+	// Debug makes the runtime log at debug level.
+	Debug bool `toml:"enable_debug"`
+}
+
+// Values of Hypervisor.Accelerator.
+const (
+	AcceleratorAuto = "auto"
+	AcceleratorKVM  = "kvm"
+	AcceleratorTCG  = "tcg"
+)
+
+// Values of Hypervisor.Vsock.
+const (
+	VsockAuto  = "auto"
+	VsockVhost = "vhost"
+	VsockUser  = "user"
+)
+
+// Values of Hypervisor.SharedFS.
+const (
+	SharedFSAuto     = "auto"
+	SharedFSVirtioFS = "virtio-fs"
+	SharedFS9P       = "virtio-9p"
+)
+
+// Default returns the configuration that holds without any file.
+func Default() *Config {
+	return &Config{
+		Hypervisor: Hypervisor{
+			Path:             "/usr/bin/qemu-system-x86_64",
+			Accelerator:      AcceleratorAuto,
+			Vsock:            VsockAuto,
+			DefaultVCPUs:     1,
+			DefaultMemoryMiB: 2048,
+			PCIeRootPorts:    8,
+			SharedFS:         SharedFSAuto,
+			VirtioFSCache:    "auto",
+		},
+		Agent: Agent{DialTimeout: 60 * time.Second},
+	}
+}
+
+// MaxVCPUs is the bound of a VM's vCPUs: DefaultMaxVCPUs or, when that is 0,
+// the host's CPUs, and never less than DefaultVCPUs.
+func (h *Hypervisor) MaxVCPUs() int {
+	bound := h.DefaultMaxVCPUs
+	if bound == 0 {
+		bound = min(runtime.NumCPU(), maxVCPUs)
+	}
+	return max(bound, h.DefaultVCPUs)
+}

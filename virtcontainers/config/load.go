@@ -1,0 +1,250 @@
+package config
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+)
+
+const (
+	// PathVariable is the environment variable that names the main file when
+	// no path is given. Kata Containers' shim reads the same.
+	PathVariable = "KATA_CONF_FILE"
+	// dropInDirectory lies beside the main file.
+	dropInDirectory = "config.d"
+	// maxFileSize bounds what is read of one file, in bytes.
+	maxFileSize = 1 << 20
+)
+
+// DefaultPaths is where Load looks for the main file, in order.
+func DefaultPaths() []string {
+	return []string{
+		"/etc/kata-containers/configuration.toml",
+		"/usr/share/defaults/kata-containers/configuration.toml",
+	}
+}
+
+// Load reads the configuration. An empty path stands for the file that
+// PathVariable names, else for the first of DefaultPaths that exists, else for
+// no file: the defaults, which drop-ins in the directory of the first default
+// path may still override. A file that was named must exist.
+//
+// Drop-ins are the files config.d/*.toml beside the main file, read after it
+// in the order of their names; each key that one of them sets replaces the
+// key's earlier value.
+//
+// Errors name the file, the key and what is allowed.
+func Load(ctx context.Context, path string) (*Config, error) {
+	if path == "" {
+		path = os.Getenv(PathVariable)
+	}
+	return load(ctx, path, DefaultPaths())
+}
+
+func load(ctx context.Context, path string, search []string) (*Config, error) {
+	files, err := findFiles(path, search)
+	if err != nil {
+		return nil, err
+	}
+	config := Default()
+	origin := make(map[string]string)
+	for _, file := range files {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("read configuration: %w", err)
+		}
+		if err := config.readFile(file, origin); err != nil {
+			return nil, err
+		}
+		config.Files = append(config.Files, file)
+	}
+	if err := config.validate(origin); err != nil {
+		return nil, err
+	}
+	return config, nil
+}
+
+// findFiles lists the main file, if there is one, and its drop-ins.
+func findFiles(path string, search []string) ([]string, error) {
+	main, beside := path, path
+	if path == "" {
+		var err error
+		if main, err = firstExisting(search); err != nil {
+			return nil, err
+		}
+		if beside = main; beside == "" {
+			beside = search[0]
+		}
+	}
+	var files []string
+	if main != "" {
+		files = append(files, main)
+	}
+	dropIns, err := findDropIns(filepath.Join(filepath.Dir(beside), dropInDirectory))
+	if err != nil {
+		return nil, err
+	}
+	return append(files, dropIns...), nil
+}
+
+func firstExisting(paths []string) (string, error) {
+	for _, path := range paths {
+		switch _, err := os.Stat(path); {
+		case err == nil:
+			return path, nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", fmt.Errorf("look for the configuration file: %w", err)
+		}
+	}
+	return "", nil
+}
+
+// findDropIns lists the drop-ins of a directory, sorted by name, as os.ReadDir
+// does.
+func findDropIns(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for configuration drop-ins: %w", err)
+	}
+	var files []string
+	for _, entry := range entries {
+		name := entry.Name()
+		if entry.IsDir() || strings.HasPrefix(name, ".") || !strings.HasSuffix(name, ".toml") {
+			continue
+		}
+		files = append(files, filepath.Join(dir, name))
+	}
+	return files, nil
+}
+
+// knownKeys are the options' keys and the tables that lead to them.
+func knownKeys() map[string]bool {
+	known := make(map[string]bool)
+	for _, option := range Options() {
+		name := option.Name()
+		for i := range name {
+			if name[i] == '.' {
+				known[name[:i]] = true
+			}
+		}
+		known[name] = true
+	}
+	return known
+}
+
+// document is the shape of a file. Its pointers lead to a Config's fields, so
+// that decoding leaves what the file does not set as it is.
+type document struct {
+	Hypervisor struct {
+		QEMU *Hypervisor `toml:"qemu"`
+	} `toml:"hypervisor"`
+	Agent struct {
+		Kata agentTableShape `toml:"kata"`
+	} `toml:"agent"`
+	Runtime *Runtime `toml:"runtime"`
+}
+
+// agentTableShape has seconds where Agent has a duration.
+type agentTableShape struct {
+	DialTimeout int64 `toml:"dial_timeout"`
+}
+
+func (c *Config) document() *document {
+	doc := &document{Runtime: &c.Runtime}
+	doc.Hypervisor.QEMU = &c.Hypervisor
+	doc.Agent.Kata.DialTimeout = int64(c.Agent.DialTimeout / time.Second)
+	return doc
+}
+
+// readFile merges one file into c and notes in origin which file set each key.
+func (c *Config) readFile(path string, origin map[string]string) error {
+	text, err := readBounded(path)
+	if err != nil {
+		return err
+	}
+	doc := c.document()
+	// The decoder reuses a slice's array: it must not write into an earlier
+	// file's value.
+	args := c.Hypervisor.VirtioFSExtraArgs
+	c.Hypervisor.VirtioFSExtraArgs = args[:len(args):len(args)]
+	meta, err := toml.Decode(text, doc)
+	if err != nil {
+		return decodeError(path, err)
+	}
+	// Not meta.Undecoded: the decoder takes keys in any case.
+	known := knownKeys()
+	for _, key := range meta.Keys() {
+		if !known[key.String()] {
+			return unknownKeyError(path, key.String())
+		}
+	}
+	seconds := doc.Agent.Kata.DialTimeout
+	if seconds < 0 || seconds > maxDialTimeout {
+		// Before the multiplication below can overflow.
+		return fmt.Errorf("%s: agent.kata.dial_timeout = %d: must be 1-%d", path, seconds, maxDialTimeout)
+	}
+	c.Agent.DialTimeout = time.Duration(seconds) * time.Second
+	for _, key := range meta.Keys() {
+		origin[key.String()] = path
+	}
+	return nil
+}
+
+func readBounded(path string) (text string, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read configuration: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	data, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
+	if err != nil {
+		return "", fmt.Errorf("read configuration: %w", err)
+	}
+	if len(data) > maxFileSize {
+		return "", fmt.Errorf("read configuration: %s is larger than %d bytes", path, maxFileSize)
+	}
+	return string(data), nil
+}
+
+// decodeError adds the file, the line and the key to an error of the decoder.
+func decodeError(path string, err error) error {
+	var parse toml.ParseError
+	if !errors.As(err, &parse) {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	// Position is set for errors of syntax, Line for errors of type too.
+	if line := max(parse.Position.Line, parse.Line); line > 0 {
+		path = fmt.Sprintf("%s:%d", path, line)
+	}
+	if parse.LastKey != "" {
+		path += ": " + parse.LastKey
+	}
+	return fmt.Errorf("%s: %s", path, cmp.Or(parse.Message, err.Error()))
+}
+
+// validate checks each option's value.
+func (c *Config) validate(origin map[string]string) error {
+	for _, option := range Options() {
+		wrong := option.check(c)
+		if wrong == "" {
+			continue
+		}
+		file := origin[option.Name()]
+		if file == "" {
+			file = "default configuration"
+		}
+		return fmt.Errorf("%s: %s = %s: %s", file, option.Name(), tomlValue(option.get(c)), wrong)
+	}
+	return nil
+}

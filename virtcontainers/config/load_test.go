@@ -1,0 +1,229 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// write makes files below a new directory and returns it.
+func write(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func loadText(t *testing.T, text string) (*Config, error) {
+	t.Helper()
+	dir := write(t, map[string]string{"configuration.toml": text})
+	return Load(context.Background(), filepath.Join(dir, "configuration.toml"))
+}
+
+func TestLoadEveryOption(t *testing.T) {
+	got, err := loadText(t, `
+[hypervisor.qemu]
+path = "/opt/qemu"
+kernel = "/k"
+initrd = "/i"
+kernel_params = "a=b c"
+accelerator = "tcg"
+vsock = "user"
+default_vcpus = 2
+default_maxvcpus = 4
+default_memory = 256
+default_maxmemory = 512
+pcie_root_port = 3
+shared_fs = "virtio-9p"
+virtio_fs_daemon = "/opt/virtiofsd"
+virtio_fs_cache = "never"
+virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
+[agent.kata]
+dial_timeout = 5
+[runtime]
+enable_debug = true
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{
+		Hypervisor: Hypervisor{
+			Path: "/opt/qemu", Kernel: "/k", Initrd: "/i", KernelParams: "a=b c",
+			Accelerator: "tcg", Vsock: "user",
+			DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
+			PCIeRootPorts: 3, SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd",
+			VirtioFSCache: "never", VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"},
+		},
+		Agent:   Agent{DialTimeout: 5 * time.Second},
+		Runtime: Runtime{Debug: true},
+		Files:   got.Files,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestLoadDropIns(t *testing.T) {
+	dir := write(t, map[string]string{
+		"configuration.toml":       "[hypervisor.qemu]\ndefault_vcpus = 2\ndefault_memory = 300\nvirtio_fs_extra_args = ['a', 'b']\n",
+		"config.d/20-later.toml":   "[hypervisor.qemu]\ndefault_memory = 500\n",
+		"config.d/10-earlier.toml": "[hypervisor.qemu]\ndefault_memory = 400\nvirtio_fs_extra_args = ['c']\n[runtime]\nenable_debug = true\n",
+		"config.d/readme.txt":      "not TOML",
+		"config.d/.hidden.toml":    "not TOML",
+	})
+	got, err := Load(context.Background(), filepath.Join(dir, "configuration.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Hypervisor.DefaultVCPUs = 2
+	want.Hypervisor.DefaultMemoryMiB = 500
+	want.Hypervisor.VirtioFSExtraArgs = []string{"c"}
+	want.Runtime.Debug = true
+	want.Files = []string{
+		filepath.Join(dir, "configuration.toml"),
+		filepath.Join(dir, "config.d/10-earlier.toml"),
+		filepath.Join(dir, "config.d/20-later.toml"),
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestLoadSearch(t *testing.T) {
+	dir := write(t, map[string]string{
+		"second/configuration.toml": "[runtime]\nenable_debug = true\n",
+		"third/config.d/a.toml":     "[agent.kata]\ndial_timeout = 7\n",
+		"fourth/configuration.toml": "[agent.kata]\ndial_timeout = 8\n",
+	})
+	in := func(name string) string { return filepath.Join(dir, name, "configuration.toml") }
+	tests := []struct {
+		name   string
+		path   string
+		search []string
+		files  []string
+	}{
+		{"first that exists", "", []string{in("first"), in("second"), in("fourth")}, []string{in("second")}},
+		{"none", "", []string{in("first"), in("zeroth")}, nil},
+		{"drop-ins alone", "", []string{in("third"), in("first")}, []string{filepath.Join(dir, "third/config.d/a.toml")}},
+		{"named", in("fourth"), []string{in("second")}, []string{in("fourth")}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := load(context.Background(), test.path, test.search)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.files, got.Files); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestLoadEnvironment(t *testing.T) {
+	dir := write(t, map[string]string{"a.toml": "[runtime]\nenable_debug = true\n", "b.toml": ""})
+	t.Setenv(PathVariable, filepath.Join(dir, "a.toml"))
+	got, err := Load(context.Background(), "")
+	if err != nil || !got.Runtime.Debug {
+		t.Errorf("Load from %s = %+v, %v", PathVariable, got, err)
+	}
+	got, err = Load(context.Background(), filepath.Join(dir, "b.toml"))
+	if err != nil || got.Runtime.Debug {
+		t.Errorf("Load of a named file = %+v, %v; the environment must not win", got, err)
+	}
+}
+
+func TestLoadErrors(t *testing.T) {
+	qemu := "[hypervisor.qemu]\n"
+	tests := []struct {
+		name, text string
+		want       []string
+	}{
+		{"unknown key", qemu + "default_vcpu = 2", []string{"unknown key hypervisor.qemu.default_vcpu", "did you mean hypervisor.qemu.default_vcpus?"}},
+		{"key of another case", qemu + "Default_VCPUs = 2", []string{"unknown key", "hypervisor.qemu.default_vcpus?"}},
+		{"wrong table", "[runtime]\ndial_timeout = 2", []string{"unknown key runtime.dial_timeout", "agent.kata.dial_timeout?"}},
+		{"unknown table", "[hypervisor.qmu]\npath = '/x'", []string{"unknown key hypervisor.qmu", "hypervisor.qemu"}},
+		{"syntax", qemu + "path = '/x", []string{"configuration.toml:2"}},
+		{"type", qemu + "\ndefault_vcpus = 'two'", []string{"configuration.toml:3", "default_vcpus", "string", "integer"}},
+		{"table for a value", "runtime = 3", []string{"runtime"}},
+		{"vcpus low", qemu + "default_vcpus = 0", []string{"hypervisor.qemu.default_vcpus = 0", "must be 1-255"}},
+		{"vcpus high", qemu + "default_vcpus = 256", []string{"default_vcpus = 256", "must be 1-255"}},
+		{"vcpus above bound", qemu + "default_vcpus = 5\ndefault_maxvcpus = 4", []string{"default_maxvcpus = 4", "must not be below default_vcpus, which is 5"}},
+		{"maxvcpus", qemu + "default_maxvcpus = -1", []string{"default_maxvcpus = -1", "must be 0-255"}},
+		{"memory low", qemu + "default_memory = 64", []string{"default_memory = 64", "must be 128-"}},
+		{"memory above bound", qemu + "default_memory = 512\ndefault_maxmemory = 256", []string{"default_maxmemory = 256: must not be below default_memory, which is 512"}},
+		{"maxmemory", qemu + "default_maxmemory = 3", []string{"default_maxmemory = 3", "must be 128-"}},
+		{"ports", qemu + "pcie_root_port = 33", []string{"pcie_root_port = 33", "must be 0-32"}},
+		{"accelerator", qemu + "accelerator = 'hax'", []string{`accelerator = "hax"`, `"kvm"`, `"tcg"`}},
+		{"vsock", qemu + "vsock = ''", []string{`vsock = ""`, `"vhost"`}},
+		{"shared_fs", qemu + "shared_fs = 'none'", []string{`shared_fs = "none"`, `"virtio-9p"`}},
+		{"cache", qemu + "virtio_fs_cache = 'none'", []string{`virtio_fs_cache = "none"`, `"never"`}},
+		{"relative path", qemu + "path = 'qemu'", []string{`path = "qemu"`, "absolute"}},
+		{"relative daemon", qemu + "virtio_fs_daemon = 'v'", []string{"virtio_fs_daemon", "absolute"}},
+		{"kernel alone", qemu + "kernel = '/k'", []string{"kernel = \"/k\"", "initrd must be set too"}},
+		{"initrd alone", qemu + "initrd = '/k'", []string{"initrd = \"/k\"", "kernel must be set too"}},
+		{"kernel params", qemu + "kernel_params = \"a\\nb\"", []string{"kernel_params", "printable"}},
+		{"long kernel params", qemu + "kernel_params = '" + strings.Repeat("x", 1025) + "'", []string{"at most 1024"}},
+		{"empty argument", qemu + "virtio_fs_extra_args = ['']", []string{"virtio_fs_extra_args", "empty"}},
+		{"timeout zero", "[agent.kata]\ndial_timeout = 0", []string{"agent.kata.dial_timeout = 0", "must be 1-3600"}},
+		{"timeout overflow", "[agent.kata]\ndial_timeout = 9223372036854775807", []string{"dial_timeout", "must be 1-3600"}},
+		{"timeout negative", "[agent.kata]\ndial_timeout = -5", []string{"dial_timeout = -5", "must be 1-3600"}},
+		{"too large", strings.Repeat("#", maxFileSize+1), []string{"larger than"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadText(t, test.text)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, want := range append(test.want, "configuration.toml") {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q lacks %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestLoadErrorNamesTheDropIn(t *testing.T) {
+	dir := write(t, map[string]string{
+		"configuration.toml": "[hypervisor.qemu]\ndefault_vcpus = 2\n",
+		"config.d/x.toml":    "[hypervisor.qemu]\ndefault_vcpus = 999\n",
+	})
+	_, err := Load(context.Background(), filepath.Join(dir, "configuration.toml"))
+	if err == nil || !strings.Contains(err.Error(), "config.d/x.toml: hypervisor.qemu.default_vcpus = 999") {
+		t.Errorf("error = %v", err)
+	}
+}
+
+func TestLoadMissingFile(t *testing.T) {
+	_, err := Load(context.Background(), filepath.Join(t.TempDir(), "none.toml"))
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error = %v", err)
+	}
+}
+
+func TestLoadCancelled(t *testing.T) {
+	dir := write(t, map[string]string{"a.toml": ""})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Load(ctx, filepath.Join(dir, "a.toml")); err == nil {
+		t.Error("a cancelled Load succeeded")
+	}
+}

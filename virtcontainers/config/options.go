@@ -1,0 +1,315 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// maxVCPUs is what an 8-bit APIC id can name: q35 without an interrupt
+	// remapper takes no more.
+	maxVCPUs = 255
+	// minMemoryMiB is below what a guest with its initrd unpacked boots in.
+	minMemoryMiB = 128
+	// maxMemoryMiB is 16 TiB; more is a typing error.
+	maxMemoryMiB = 16 << 20
+	// maxRootPorts is four slots of eight functions each.
+	maxRootPorts = 32
+	// maxDialTimeout, in seconds.
+	maxDialTimeout = 3600
+	// maxKernelParams is what the x86 kernel takes as its command line, less
+	// half for what the runtime itself passes.
+	maxKernelParams = 1024
+)
+
+// Option describes one key of the configuration file.
+type Option struct {
+	// Table and Key name it: [Table] Key.
+	Table, Key string
+	// Values says in words which values are allowed.
+	Values string
+	// Meaning is its documentation: one or more full sentences.
+	Meaning string
+	// Default is the default as a Go value: string, int64, bool or []string.
+	Default any
+
+	get   func(*Config) any
+	check func(*Config) string // what is wrong with the value, or ""
+}
+
+// Name is the option's full key: "hypervisor.qemu.path".
+func (o *Option) Name() string { return o.Table + "." + o.Key }
+
+// Options lists every option, in the order of the documentation.
+func Options() []Option {
+	options := slices.Concat(programOptions(), vmOptions(), sharingOptions(), otherOptions())
+	defaults := Default()
+	for i := range options {
+		options[i].Default = options[i].get(defaults)
+	}
+	return options
+}
+
+const (
+	qemuTable    = "hypervisor.qemu"
+	agentTable   = "agent.kata"
+	runtimeTable = "runtime"
+)
+
+func programOptions() []Option {
+	return []Option{
+		{
+			Table: qemuTable, Key: "path",
+			Values:  "an absolute path",
+			Meaning: "QEMU's program.",
+			get:     func(c *Config) any { return c.Hypervisor.Path },
+			check:   func(c *Config) string { return absolute(c.Hypervisor.Path) },
+		},
+		{
+			Table: qemuTable, Key: "kernel",
+			Values: "empty, or an absolute path",
+			Meaning: "The guest's kernel: an uncompressed `vmlinux` with a PVH entry point, or a bzImage. " +
+				"Empty: the first complete pair of kernel and initrd is taken, see [Kernel and initrd](#kernel-and-initrd). " +
+				"Is set together with `initrd`, because the initrd holds modules for one kernel.",
+			get: func(c *Config) any { return c.Hypervisor.Kernel },
+			check: func(c *Config) string {
+				return assetPair(c.Hypervisor.Kernel, c.Hypervisor.Initrd, "initrd")
+			},
+		},
+		{
+			Table: qemuTable, Key: "initrd",
+			Values:  "empty, or an absolute path",
+			Meaning: "The guest's initrd, which holds the agent. Is set together with `kernel`.",
+			get:     func(c *Config) any { return c.Hypervisor.Initrd },
+			check: func(c *Config) string {
+				return assetPair(c.Hypervisor.Initrd, c.Hypervisor.Kernel, "kernel")
+			},
+		},
+		{
+			Table: qemuTable, Key: "kernel_params",
+			Values:  fmt.Sprintf("up to %d printable ASCII characters", maxKernelParams),
+			Meaning: "Parameters that are appended to the guest kernel's command line, separated by spaces.",
+			get:     func(c *Config) any { return c.Hypervisor.KernelParams },
+			check:   func(c *Config) string { return kernelParams(c.Hypervisor.KernelParams) },
+		},
+		{
+			Table: qemuTable, Key: "accelerator",
+			Values: oneOfText(accelerators()),
+			Meaning: "How the VM's CPUs run. `kvm` is hardware virtualization, `tcg` is QEMU's emulation, slower by an order of magnitude. " +
+				"`auto` takes KVM where it is known to run an unmodified guest, and TCG, with a warning, elsewhere.",
+			get:   func(c *Config) any { return c.Hypervisor.Accelerator },
+			check: func(c *Config) string { return oneOf(c.Hypervisor.Accelerator, accelerators()) },
+		},
+		{
+			Table: qemuTable, Key: "vsock",
+			Values: oneOfText(vsocks()),
+			Meaning: "The host's end of the channel to the guest. `vhost` is the kernel's `/dev/vhost-vsock`, " +
+				"`user` is a device inside the runtime, which needs nothing of the host. " +
+				"`auto` takes `vhost` where it is usable, and `user` elsewhere.",
+			get:   func(c *Config) any { return c.Hypervisor.Vsock },
+			check: func(c *Config) string { return oneOf(c.Hypervisor.Vsock, vsocks()) },
+		},
+	}
+}
+
+func vmOptions() []Option {
+	return []Option{
+		{
+			Table: qemuTable, Key: "default_vcpus",
+			Values:  rangeText(1, maxVCPUs),
+			Meaning: "The vCPUs that a VM starts with.",
+			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultVCPUs) },
+			check: func(c *Config) string {
+				return inRange(c.Hypervisor.DefaultVCPUs, 1, maxVCPUs)
+			},
+		},
+		{
+			Table: qemuTable, Key: "default_maxvcpus",
+			Values:  rangeText(0, maxVCPUs),
+			Meaning: "The most vCPUs that a VM can grow to. 0: as many as the host has CPUs. Otherwise not below `default_vcpus`.",
+			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultMaxVCPUs) },
+			check: func(c *Config) string {
+				h := &c.Hypervisor
+				return cmp.Or(inRange(h.DefaultMaxVCPUs, 0, maxVCPUs),
+					zeroOrNotBelow(h.DefaultMaxVCPUs, h.DefaultVCPUs, "default_vcpus"))
+			},
+		},
+		{
+			Table: qemuTable, Key: "default_memory",
+			Values:  rangeText(minMemoryMiB, maxMemoryMiB) + " (MiB)",
+			Meaning: "The memory that a VM starts with, in MiB. The host gives it page by page, as the guest uses it.",
+			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultMemoryMiB) },
+			check: func(c *Config) string {
+				return inRange(c.Hypervisor.DefaultMemoryMiB, minMemoryMiB, maxMemoryMiB)
+			},
+		},
+		{
+			Table: qemuTable, Key: "default_maxmemory",
+			Values:  fmt.Sprintf("0, or %s (MiB)", rangeText(minMemoryMiB, maxMemoryMiB)),
+			Meaning: "The most memory that a VM can grow to, in MiB. 0: as much as the host has. Otherwise not below `default_memory`.",
+			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultMaxMemoryMiB) },
+			check: func(c *Config) string {
+				h := &c.Hypervisor
+				if h.DefaultMaxMemoryMiB == 0 {
+					return ""
+				}
+				return cmp.Or(inRange(h.DefaultMaxMemoryMiB, minMemoryMiB, maxMemoryMiB),
+					zeroOrNotBelow(h.DefaultMaxMemoryMiB, h.DefaultMemoryMiB, "default_memory"))
+			},
+		},
+		{
+			Table: qemuTable, Key: "pcie_root_port",
+			Values: rangeText(0, maxRootPorts),
+			Meaning: "How many devices can be plugged into a running VM. " +
+				"The ports exist from the start, and each makes the boot a little longer.",
+			get:   func(c *Config) any { return int64(c.Hypervisor.PCIeRootPorts) },
+			check: func(c *Config) string { return inRange(c.Hypervisor.PCIeRootPorts, 0, maxRootPorts) },
+		},
+	}
+}
+
+func sharingOptions() []Option {
+	return []Option{
+		{
+			Table: qemuTable, Key: "shared_fs",
+			Values: oneOfText(sharedFileSystems()),
+			Meaning: "How root file systems and volumes reach the guest. `virtio-fs` needs a virtiofsd on the host; " +
+				"`virtio-9p` is built into QEMU, and slower. `auto` takes `virtio-fs` where a virtiofsd is installed, and `virtio-9p` elsewhere.",
+			get:   func(c *Config) any { return c.Hypervisor.SharedFS },
+			check: func(c *Config) string { return oneOf(c.Hypervisor.SharedFS, sharedFileSystems()) },
+		},
+		{
+			Table: qemuTable, Key: "virtio_fs_daemon",
+			Values:  "empty, or an absolute path",
+			Meaning: "virtiofsd's program. Empty: it is searched where distributions install it.",
+			get:     func(c *Config) any { return c.Hypervisor.VirtioFSDaemon },
+			check: func(c *Config) string {
+				if c.Hypervisor.VirtioFSDaemon == "" {
+					return ""
+				}
+				return absolute(c.Hypervisor.VirtioFSDaemon)
+			},
+		},
+		{
+			Table: qemuTable, Key: "virtio_fs_cache",
+			Values: oneOfText(cacheModes()),
+			Meaning: "What the guest may cache of shared files. `never`: nothing, so that every change on the host is seen at once. " +
+				"`auto`: data and names, for about a second. `metadata`: names and attributes but no data (not every virtiofsd knows it). " +
+				"`always`: everything; for files that nobody changes on the host.",
+			get:   func(c *Config) any { return c.Hypervisor.VirtioFSCache },
+			check: func(c *Config) string { return oneOf(c.Hypervisor.VirtioFSCache, cacheModes()) },
+		},
+		{
+			Table: qemuTable, Key: "virtio_fs_extra_args",
+			Values:  "a list of strings",
+			Meaning: "Arguments that are appended to virtiofsd's own, such as `[\"--thread-pool-size=1\"]`.",
+			get:     func(c *Config) any { return c.Hypervisor.VirtioFSExtraArgs },
+			check:   func(c *Config) string { return extraArgs(c.Hypervisor.VirtioFSExtraArgs) },
+		},
+	}
+}
+
+func otherOptions() []Option {
+	return []Option{
+		{
+			Table: agentTable, Key: "dial_timeout",
+			Values:  rangeText(1, maxDialTimeout) + " (seconds)",
+			Meaning: "How long a booting guest may take until its agent answers, in seconds.",
+			get:     func(c *Config) any { return int64(c.Agent.DialTimeout / time.Second) },
+			check: func(c *Config) string {
+				if c.Agent.DialTimeout%time.Second != 0 {
+					return "must be whole seconds"
+				}
+				return inRange(int(c.Agent.DialTimeout/time.Second), 1, maxDialTimeout)
+			},
+		},
+		{
+			Table: runtimeTable, Key: "enable_debug",
+			Values:  "`true` or `false`",
+			Meaning: "Log at debug level, as with the option `--debug`.",
+			get:     func(c *Config) any { return c.Runtime.Debug },
+			check:   func(*Config) string { return "" },
+		},
+	}
+}
+
+func accelerators() []string { return []string{AcceleratorAuto, AcceleratorKVM, AcceleratorTCG} }
+func vsocks() []string       { return []string{VsockAuto, VsockVhost, VsockUser} }
+func cacheModes() []string   { return []string{"never", "metadata", "auto", "always"} }
+
+func sharedFileSystems() []string {
+	return []string{SharedFSAuto, SharedFSVirtioFS, SharedFS9P}
+}
+
+func oneOfText(allowed []string) string { return "`" + strings.Join(allowed, "`, `") + "`" }
+func rangeText(low, high int) string    { return fmt.Sprintf("%d-%d", low, high) }
+
+func oneOf(value string, allowed []string) string {
+	if slices.Contains(allowed, value) {
+		return ""
+	}
+	return fmt.Sprintf("must be one of %q", allowed)
+}
+
+func inRange(value, low, high int) string {
+	if value < low || value > high {
+		return fmt.Sprintf("must be %d-%d", low, high)
+	}
+	return ""
+}
+
+// zeroOrNotBelow holds a bound against the option that it bounds.
+func zeroOrNotBelow(bound, value int, key string) string {
+	if bound != 0 && bound < value {
+		return fmt.Sprintf("must not be below %s, which is %d", key, value)
+	}
+	return ""
+}
+
+func absolute(path string) string {
+	switch {
+	case strings.ContainsRune(path, 0):
+		return "must not hold a NUL byte"
+	case !filepath.IsAbs(path):
+		return "must be an absolute path"
+	default:
+		return ""
+	}
+}
+
+// assetPair blames the path that is set, because that one has a file to name.
+func assetPair(path, other, otherKey string) string {
+	switch {
+	case path == "":
+		return ""
+	case other == "":
+		return otherKey + " must be set too"
+	default:
+		return absolute(path)
+	}
+}
+
+func kernelParams(params string) string {
+	if len(params) > maxKernelParams {
+		return fmt.Sprintf("must have at most %d characters", maxKernelParams)
+	}
+	for _, r := range params {
+		if r < ' ' || r > '~' {
+			return fmt.Sprintf("must hold printable ASCII alone, not %q", r)
+		}
+	}
+	return ""
+}
+
+func extraArgs(args []string) string {
+	for _, arg := range args {
+		if arg == "" || strings.ContainsRune(arg, 0) {
+			return "must hold neither empty arguments nor NUL bytes"
+		}
+	}
+	return ""
+}

@@ -1,0 +1,156 @@
+package config
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestOptionsCoverTheStruct walks Config by reflection: each field is an
+// option, and each option is a field.
+func TestOptionsCoverTheStruct(t *testing.T) {
+	var want []string
+	tables := map[string]reflect.Type{
+		qemuTable:    reflect.TypeFor[Hypervisor](),
+		runtimeTable: reflect.TypeFor[Runtime](),
+		agentTable:   reflect.TypeFor[agentTableShape](),
+	}
+	for table, shape := range tables {
+		for i := range shape.NumField() {
+			want = append(want, table+"."+shape.Field(i).Tag.Get("toml"))
+		}
+	}
+	var got []string
+	for _, option := range Options() {
+		got = append(got, option.Name())
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if agent := reflect.TypeFor[Agent](); agent.NumField() != reflect.TypeFor[agentTableShape]().NumField() {
+		t.Error("Agent and agentTableShape differ")
+	}
+	if n := reflect.TypeFor[Config]().NumField(); n != len(tables)+1 {
+		t.Errorf("Config has %d fields, of which %d tables and Files are known", n, len(tables))
+	}
+}
+
+// TestEachOptionIsReadAndWritten sets one option at a time, encodes, loads, and
+// expects that option and no other to differ from the default.
+func TestEachOptionIsReadAndWritten(t *testing.T) {
+	values := map[string]string{
+		"hypervisor.qemu.path":                 `"/x"`,
+		"hypervisor.qemu.kernel_params":        `"quiet \"x\""`,
+		"hypervisor.qemu.accelerator":          `"kvm"`,
+		"hypervisor.qemu.vsock":                `"vhost"`,
+		"hypervisor.qemu.default_vcpus":        `3`,
+		"hypervisor.qemu.default_maxvcpus":     `4`,
+		"hypervisor.qemu.default_memory":       `1000`,
+		"hypervisor.qemu.default_maxmemory":    `4000`,
+		"hypervisor.qemu.pcie_root_port":       `0`,
+		"hypervisor.qemu.shared_fs":            `"virtio-fs"`,
+		"hypervisor.qemu.virtio_fs_daemon":     `"/v"`,
+		"hypervisor.qemu.virtio_fs_cache":      `"always"`,
+		"hypervisor.qemu.virtio_fs_extra_args": `["a", "b c"]`,
+		"agent.kata.dial_timeout":              `9`,
+		"runtime.enable_debug":                 `true`,
+	}
+	for _, option := range Options() {
+		if option.Key == "kernel" || option.Key == "initrd" {
+			continue // set together: TestLoadEveryOption
+		}
+		t.Run(option.Name(), func(t *testing.T) {
+			value := values[option.Name()]
+			config, err := loadText(t, "["+option.Table+"]\n"+option.Key+" = "+value+"\n")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var text bytes.Buffer
+			if err := config.Encode(&text); err != nil {
+				t.Fatal(err)
+			}
+			again, err := loadText(t, text.String())
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, &text)
+			}
+			for _, other := range Options() {
+				got, rest := tomlValue(other.get(again)), tomlValue(other.Default)
+				if other.Name() == option.Name() {
+					rest = value
+				}
+				if got != rest {
+					t.Errorf("%s = %s, want %s", other.Name(), got, rest)
+				}
+			}
+		})
+	}
+}
+
+func TestOptionsAreDocumented(t *testing.T) {
+	for _, option := range Options() {
+		if !strings.HasSuffix(option.Meaning, ".") || option.Values == "" {
+			t.Errorf("%s: Meaning is no sentence, or Values is empty", option.Name())
+		}
+		if strings.ContainsAny(option.Meaning+option.Values, "|\n") {
+			t.Errorf("%s: its text breaks the table", option.Name())
+		}
+		if first, _ := utf8.DecodeRuneInString(option.Meaning); unicode.IsSpace(first) {
+			t.Errorf("%s: Meaning starts with a space", option.Name())
+		}
+	}
+}
+
+func TestDocumentationIsUpToDate(t *testing.T) {
+	var want bytes.Buffer
+	if err := Document(&want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.String(), string(got)); diff != "" {
+		t.Errorf("run go generate ./virtcontainers/config:\n%s", diff)
+	}
+}
+
+func TestDefaultIsValidAndEncodes(t *testing.T) {
+	var text bytes.Buffer
+	config := Default()
+	config.Files = []string{"/a \"b\""}
+	if err := config.Encode(&text); err != nil {
+		t.Fatal(err)
+	}
+	dir := write(t, map[string]string{"c.toml": text.String()})
+	again, err := Load(context.Background(), filepath.Join(dir, "c.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Files = config.Files
+	config.Hypervisor.VirtioFSExtraArgs = []string{}
+	if diff := cmp.Diff(config, again); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMaxVCPUs(t *testing.T) {
+	h := Hypervisor{DefaultVCPUs: 1, DefaultMaxVCPUs: 7}
+	if got := h.MaxVCPUs(); got != 7 {
+		t.Errorf("MaxVCPUs() = %d, want the configured 7", got)
+	}
+	h = Hypervisor{DefaultVCPUs: 200}
+	if got := h.MaxVCPUs(); got < 200 || got > maxVCPUs {
+		t.Errorf("MaxVCPUs() = %d, want at least the 200 that a VM starts with", got)
+	}
+}
