@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -180,7 +179,8 @@ func (c *Config) readFile(path string, origin map[string]string) error {
 	c.Hypervisor.VirtioFSExtraArgs = args[:len(args):len(args)]
 	meta, err := toml.Decode(text, doc)
 	if err != nil {
-		return decodeError(path, err)
+		// The decoder's text holds the line and the key.
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	// Not meta.Undecoded: the decoder takes keys in any case.
 	known := knownKeys()
@@ -215,22 +215,6 @@ func readBounded(path string) (text string, err error) {
 		return "", fmt.Errorf("read configuration: %s is larger than %d bytes", path, maxFileSize)
 	}
 	return string(data), nil
-}
-
-// decodeError adds the file, the line and the key to an error of the decoder.
-func decodeError(path string, err error) error {
-	var parse toml.ParseError
-	if !errors.As(err, &parse) {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	// Position is set for errors of syntax, Line for errors of type too.
-	if line := max(parse.Position.Line, parse.Line); line > 0 {
-		path = fmt.Sprintf("%s:%d", path, line)
-	}
-	if parse.LastKey != "" {
-		path += ": " + parse.LastKey
-	}
-	return fmt.Errorf("%s: %s", path, cmp.Or(parse.Message, err.Error()))
 }
 
 // validate checks each option's value.
