@@ -1,0 +1,220 @@
+package virtcontainers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/share"
+)
+
+// Status is where a container is in its life, in the words of the OCI
+// runtime-spec ("State").
+type Status string
+
+// The statuses.
+const (
+	StatusCreating Status = "creating"
+	StatusCreated  Status = "created"
+	StatusRunning  Status = "running"
+	StatusStopped  Status = "stopped"
+)
+
+// ContainerOptions are what CreateContainer needs.
+type ContainerOptions struct {
+	ID string
+	// Spec is the guest's view of the OCI config, as JSON.
+	Spec []byte
+	// Mounts are attached to the share; their trees are closed in any case.
+	Mounts []share.Mount
+	IO     IO
+}
+
+// Container is one container of a sandbox.
+type Container struct {
+	id      string
+	sandbox *Sandbox
+	init    *Process
+
+	mu     sync.Mutex // guards status
+	status Status
+}
+
+// CreateContainer makes a container whose program waits for Start. It may be
+// called while the machine still boots. An error is a *StageError, or wraps
+// ErrExists; nothing of the container is left then.
+func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions) (*Container, error) {
+	c := &Container{id: options.ID, sandbox: s, status: StatusCreating}
+	if err := s.add(c); err != nil {
+		closeTrees(options.Mounts)
+		return nil, err
+	}
+	if err := s.create(ctx, c, options); err != nil {
+		s.drop(c)
+		return nil, err
+	}
+	return c, nil
+}
+
+func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOptions) (err error) {
+	done := s.watch.begin(StagePrepare)
+	err = s.options.Share.Add(c.id, options.Mounts)
+	done()
+	if err != nil {
+		return &StageError{Stage: StagePrepare, Err: err}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.options.Share.Remove(c.id))
+		}
+	}()
+	if err := s.Ready(ctx); err != nil {
+		return err
+	}
+	done = s.watch.begin(StageCreateContainer)
+	defer done()
+	ctx, cancel := s.call(ctx)
+	defer cancel()
+	process, err := s.openProcess(ctx, c.id, "", options.IO)
+	if err != nil {
+		return s.callFailure(StageCreateContainer, err)
+	}
+	_, err = s.agent.CreateContainer(ctx, &protocol.CreateContainerRequest{
+		ContainerId: c.id,
+		SpecJson:    options.Spec,
+		Stdin:       options.IO.Stdin,
+		Stdout:      options.IO.Stdout,
+		Stderr:      options.IO.Stderr,
+	})
+	if err != nil {
+		process.Streams.Close()
+		return s.callFailure(StageCreateContainer, err)
+	}
+	c.init = process
+	c.setStatus(StatusCreated)
+	s.background.Go(func() {
+		process.await(s)
+		c.setStatus(StatusStopped)
+		close(process.done)
+	})
+	return nil
+}
+
+// add claims the container's id.
+func (s *Sandbox) add(c *Container) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, taken := s.containers[c.id]; taken {
+		return fmt.Errorf("container %q: %w", c.id, ErrExists)
+	}
+	s.containers[c.id] = c
+	return nil
+}
+
+func (s *Sandbox) drop(c *Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.containers, c.id)
+}
+
+// ID is the container's name.
+func (c *Container) ID() string { return c.id }
+
+// Status tells where the container is in its life.
+func (c *Container) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
+}
+
+func (c *Container) setStatus(status Status) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status = status
+}
+
+// Init is the container's first process.
+func (c *Container) Init() *Process { return c.init }
+
+// Start runs the container's program. It wraps ErrState unless the container
+// is in StatusCreated.
+func (c *Container) Start(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock() // a second Start waits and then finds it running
+	if c.status != StatusCreated {
+		return fmt.Errorf("%w: cannot start a container that is %s", ErrState, c.status)
+	}
+	done := c.sandbox.watch.begin(StageStartContainer)
+	defer done()
+	ctx, cancel := c.sandbox.call(ctx)
+	defer cancel()
+	if _, err := c.sandbox.agent.StartContainer(ctx, &protocol.ContainerRequest{ContainerId: c.id}); err != nil {
+		return c.sandbox.callFailure(StageStartContainer, err)
+	}
+	c.status = StatusRunning
+	return nil
+}
+
+// Signal sends a signal to the container's init, or with all to every process
+// of it. It wraps ErrNotRunning once the container has stopped.
+func (c *Container) Signal(ctx context.Context, signal syscall.Signal, all bool) error {
+	if c.init == nil {
+		return fmt.Errorf("%w: it is %s", ErrNotRunning, c.Status())
+	}
+	return c.init.signal(ctx, signal, all)
+}
+
+// Delete undoes the container's creation. It wraps ErrState unless the
+// container has stopped. Idempotent.
+func (c *Container) Delete(ctx context.Context) error {
+	if status := c.Status(); status != StatusStopped {
+		return fmt.Errorf("%w: cannot delete a container that is not stopped: %s", ErrState, status)
+	}
+	var errs []error
+	if c.sandbox.life.Err() == nil {
+		callCtx, cancel := c.sandbox.call(ctx)
+		_, err := c.sandbox.agent.RemoveContainer(callCtx, &protocol.ContainerRequest{ContainerId: c.id})
+		cancel()
+		if err != nil && c.sandbox.life.Err() == nil {
+			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
+		}
+	}
+	errs = append(errs, c.sandbox.options.Share.Remove(c.id))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	c.sandbox.drop(c)
+	return nil
+}
+
+// call bounds a call of the agent by the caller's patience, the machine's life
+// and callTimeout.
+func (s *Sandbox) call(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancelTimeout := context.WithTimeoutCause(ctx, callTimeout,
+		fmt.Errorf("the agent did not answer within %v", callTimeout))
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.life, func() { cancel(context.Cause(s.life)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		cancelTimeout()
+	}
+}
+
+// callFailure names the stage of a failed call of the agent, and puts the
+// machine's own end before the error that it caused.
+func (s *Sandbox) callFailure(stage Stage, err error) error {
+	if s.life.Err() != nil {
+		return &StageError{Stage: stage, Err: context.Cause(s.life), Console: s.options.Machine.ConsoleTail()}
+	}
+	return &StageError{Stage: stage, Err: plain(err)}
+}
+
+func closeTrees(mounts []share.Mount) {
+	for _, mount := range mounts {
+		mount.Tree.Close()
+	}
+}

@@ -1,0 +1,177 @@
+package virtcontainers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"kata-runtime/guest/protocol"
+)
+
+// killedExit is the exit code of a process that ended with its machine.
+const killedExit = 128 + uint8(syscall.SIGKILL)
+
+// IO says which standard streams a process has; what it lacks is /dev/null.
+// With a terminal, Stdin and Stdout are the pty's two directions and Stderr is
+// false.
+type IO struct {
+	Stdin, Stdout, Stderr bool
+}
+
+// Streams are the host's ends of a process's standard streams; absent ones are
+// nil. Bytes go one way: Stdin is written, the others are read to their end.
+type Streams struct {
+	Stdin, Stdout, Stderr net.Conn
+}
+
+// Close closes all of them. Idempotent.
+func (s *Streams) Close() {
+	for _, conn := range []net.Conn{s.Stdin, s.Stdout, s.Stderr} {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+}
+
+// Exit tells how a process ended.
+type Exit struct {
+	// Code is 0-255; 128 plus the signal's number for a signalled process.
+	Code uint8
+	// OOMKilled: the guest's kernel killed it for lack of memory.
+	OOMKilled bool
+	// At is when the host learnt of it.
+	At time.Time
+	// Reason is set when the process ended with its machine.
+	Reason error
+}
+
+// Process is one process in a container: its init, or one that was added.
+type Process struct {
+	container, id string // id is empty for the init
+	sandbox       *Sandbox
+	// Streams belong to whoever created the process.
+	Streams Streams
+
+	done chan struct{} // closed after exit was written
+	exit Exit
+}
+
+// Done is closed when the process has ended; Exit is valid from then on.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Exit tells how the process ended. Only after Done.
+func (p *Process) Exit() Exit { return p.exit }
+
+// openProcess connects the streams of a process that is about to be created,
+// side by side.
+func (s *Sandbox) openProcess(ctx context.Context, container, id string, want IO) (*Process, error) {
+	p := &Process{container: container, id: id, sandbox: s, done: make(chan struct{})}
+	group, groupCtx := errgroup.WithContext(ctx)
+	open := func(wanted bool, stream protocol.Stream, conn *net.Conn) {
+		if !wanted {
+			return
+		}
+		group.Go(func() (err error) {
+			*conn, err = s.agent.OpenStream(groupCtx, protocol.StreamHeader{Container: container, Process: id, Stream: stream})
+			return err
+		})
+	}
+	open(want.Stdin, protocol.Stdin, &p.Streams.Stdin)
+	open(want.Stdout, protocol.Stdout, &p.Streams.Stdout)
+	open(want.Stderr, protocol.Stderr, &p.Streams.Stderr)
+	if err := group.Wait(); err != nil {
+		p.Streams.Close()
+		return nil, fmt.Errorf("connect the standard streams: %w", err)
+	}
+	return p, nil
+}
+
+// await blocks until the process or the machine has ended and records how.
+func (p *Process) await(s *Sandbox) {
+	response, err := s.agent.WaitProcess(s.life, &protocol.ProcessRequest{ContainerId: p.container, ProcessId: p.id})
+	p.exit.At = time.Now()
+	switch {
+	case err == nil:
+		// The code comes from the guest: only eight bits of it are believed.
+		p.exit.Code = uint8(response.GetExitCode() & 0xff)
+		p.exit.OOMKilled = response.GetOomKilled()
+	default:
+		// An agent that breaks the connection, or answers nonsense, cannot be
+		// worked with any longer: the machine goes.
+		s.end(fmt.Errorf("%w: wait for a process: %w", ErrMachineEnded, plain(err)))
+		p.exit.Code = killedExit
+		p.exit.Reason = context.Cause(s.life)
+	}
+}
+
+// Signal sends a signal to the process. It wraps ErrNotRunning once the process
+// has ended.
+func (p *Process) Signal(ctx context.Context, signal syscall.Signal) error {
+	return p.signal(ctx, signal, false)
+}
+
+func (p *Process) signal(ctx context.Context, signal syscall.Signal, all bool) error {
+	select {
+	case <-p.done:
+		return ErrNotRunning
+	default:
+	}
+	ctx, cancel := p.sandbox.call(ctx)
+	defer cancel()
+	_, err := p.sandbox.agent.SignalProcess(ctx, &protocol.SignalProcessRequest{
+		ContainerId: p.container, ProcessId: p.id, Signal: uint32(signal), All: all,
+	})
+	switch {
+	case err == nil:
+		return nil
+	case status.Code(err) == codes.NotFound, status.Code(err) == codes.FailedPrecondition, p.sandbox.life.Err() != nil:
+		return fmt.Errorf("%w: %w", ErrNotRunning, plain(err))
+	default:
+		return fmt.Errorf("send signal %d: %w", signal, plain(err))
+	}
+}
+
+// Resize tells the process's terminal its size in characters.
+func (p *Process) Resize(ctx context.Context, rows, columns uint16) error {
+	ctx, cancel := p.sandbox.call(ctx)
+	defer cancel()
+	_, err := p.sandbox.agent.ResizeTerminal(ctx, &protocol.ResizeTerminalRequest{
+		ContainerId: p.container, ProcessId: p.id, Rows: uint32(rows), Columns: uint32(columns),
+	})
+	if err != nil {
+		return fmt.Errorf("resize the terminal: %w", plain(err))
+	}
+	return nil
+}
+
+// plain strips the transport's wording from an error of the agent: its text is
+// for the person who reads it.
+func plain(err error) error {
+	if s, ok := status.FromError(err); ok && s.Code() != codes.OK {
+		return &agentError{code: s.Code(), text: s.Message(), cause: err}
+	}
+	return err
+}
+
+// agentError is an answer of the agent.
+type agentError struct {
+	code  codes.Code
+	text  string
+	cause error
+}
+
+func (e *agentError) Error() string {
+	if e.text == "" {
+		return errors.Unwrap(e).Error()
+	}
+	return e.text
+}
+
+func (e *agentError) Unwrap() error { return e.cause }

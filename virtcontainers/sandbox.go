@@ -1,0 +1,292 @@
+package virtcontainers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/hypervisor"
+	"kata-runtime/virtcontainers/agent"
+	"kata-runtime/virtcontainers/share"
+)
+
+// Errors of this package, for errors.Is.
+var (
+	// ErrNotFound: the sandbox has no container, or the container no process,
+	// of this name.
+	ErrNotFound = errors.New("container does not exist")
+	// ErrExists: the name is taken.
+	ErrExists = errors.New("container with given ID already exists")
+	// ErrNotRunning: there is no process that the operation could act on.
+	ErrNotRunning = errors.New("container not running")
+	// ErrState: the container's status does not allow the operation.
+	ErrState = errors.New("wrong state")
+	// ErrMachineEnded: the virtual machine is gone.
+	ErrMachineEnded = errors.New("the virtual machine has ended")
+)
+
+const (
+	// callTimeout bounds a call of the agent that has nothing to wait for.
+	// TCG on a loaded machine needs seconds for what KVM does in milliseconds.
+	callTimeout = 60 * time.Second
+	// destroyTimeout bounds the guest's farewell (flushing file systems),
+	// after which the machine is stopped all the same.
+	destroyTimeout = 5 * time.Second
+)
+
+// SandboxOptions are what NewSandbox needs.
+type SandboxOptions struct {
+	ID       string
+	Hostname string // of the pod; empty: each container's own
+	Machine  Machine
+	Share    *share.Dir
+	// Token is the one-time secret of the ready message, which the machine's
+	// kernel parameters carry too.
+	Token string
+	// BootTimeout bounds the time from the machine's start to the agent's
+	// answer.
+	BootTimeout time.Duration
+	Log         *slog.Logger
+}
+
+// Sandbox is a pod: one machine and the containers in it.
+type Sandbox struct {
+	options SandboxOptions
+	log     *slog.Logger
+	watch   *stopwatch
+
+	// life ends when the machine is to end; everything that the sandbox does
+	// in the background hangs on it, and background waits for all of it.
+	life       context.Context //nolint:containedctx // the sandbox's own life, not a caller's
+	end        context.CancelCauseFunc
+	background sync.WaitGroup
+
+	booted  chan struct{} // closed when boot has succeeded or failed
+	bootErr error         // written before booted is closed
+	agent   *agent.Client // likewise
+
+	mu         sync.Mutex // guards containers and started
+	containers map[string]*Container
+	started    bool
+	stopping   sync.Once
+	stopErr    error
+}
+
+// NewSandbox makes a sandbox. Stop releases the machine and the share.
+func NewSandbox(options SandboxOptions) *Sandbox {
+	life, end := context.WithCancelCause(context.Background())
+	return &Sandbox{
+		options:    options,
+		log:        options.Log,
+		watch:      newStopwatch(),
+		life:       life,
+		end:        end,
+		booted:     make(chan struct{}),
+		containers: make(map[string]*Container),
+	}
+}
+
+// Start begins to boot the machine and returns at once: what follows goes side
+// by side with the boot. Ready reports the outcome. Once only.
+func (s *Sandbox) Start() {
+	s.mu.Lock()
+	s.started = true
+	s.mu.Unlock()
+	s.background.Go(func() {
+		defer close(s.booted)
+		s.bootErr = s.boot()
+		if s.bootErr != nil {
+			s.log.Error("sandbox did not boot", "error", s.bootErr)
+			s.end(s.bootErr)
+		}
+	})
+}
+
+// Ready waits until the agent answers, and returns a *StageError when it never
+// will.
+func (s *Sandbox) Ready(ctx context.Context) error {
+	select {
+	case <-s.booted:
+		return s.bootErr
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the sandbox: %w", context.Cause(ctx))
+	}
+}
+
+// Ended is closed when the machine is to end or has ended; the cause of the
+// context tells why.
+func (s *Sandbox) Ended() <-chan struct{} { return s.life.Done() }
+
+// Guest is what the agent said of itself; nil before Ready has returned nil.
+func (s *Sandbox) Guest() *protocol.HelloResponse {
+	select {
+	case <-s.booted:
+		if s.agent != nil {
+			return s.agent.Guest
+		}
+	default:
+	}
+	return nil
+}
+
+// Machine describes the VM.
+func (s *Sandbox) Machine() hypervisor.Info { return s.options.Machine.Info() }
+
+// Timings returns how long each stage has taken so far.
+func (s *Sandbox) Timings() []Timing { return s.watch.all() }
+
+func (s *Sandbox) boot() error {
+	ctx, cancel := context.WithTimeoutCause(s.life, s.options.BootTimeout,
+		fmt.Errorf("the guest did not answer within %v (dial_timeout)", s.options.BootTimeout))
+	defer cancel()
+	machine := s.options.Machine
+
+	listener, err := machine.Listen(protocol.ReadyPort)
+	if err != nil {
+		return &StageError{Stage: StagePrepare, Err: err}
+	}
+	defer listener.Close()
+	done := s.watch.begin(StageStartVMM)
+	err = machine.Start(ctx)
+	done()
+	if err != nil {
+		return &StageError{Stage: StageStartVMM, Err: err}
+	}
+	s.background.Go(s.watchMachine)
+
+	stage := s.watchConsole(ctx)
+	started := s.watch.begin(StageStartAgent)
+	if err := agent.AwaitReady(ctx, listener, s.options.Token); err != nil {
+		return s.bootFailure(ctx, stage(), err)
+	}
+	if err := s.connect(ctx); err != nil {
+		return s.bootFailure(ctx, StageStartAgent, err)
+	}
+	started()
+	return nil
+}
+
+// watchConsole waits in the background for the line that the guest's PID 1
+// writes first. The returned function tells, by whether it was seen, which
+// stage the boot is in.
+func (s *Sandbox) watchConsole(ctx context.Context) func() Stage {
+	done := s.watch.begin(StageBootKernel)
+	var seen atomic.Bool
+	s.background.Go(func() {
+		if err := s.options.Machine.AwaitConsole(ctx, protocol.InitMarker); err == nil {
+			seen.Store(true)
+			done()
+		}
+	})
+	return func() Stage {
+		if seen.Load() {
+			return StageStartAgent
+		}
+		return StageBootKernel
+	}
+}
+
+func (s *Sandbox) connect(ctx context.Context) error {
+	client, err := agent.Connect(ctx, s.options.Machine)
+	if err != nil {
+		return err
+	}
+	_, err = client.CreateSandbox(ctx, &protocol.CreateSandboxRequest{
+		SandboxId:      s.options.ID,
+		Hostname:       s.options.Hostname,
+		ClockUnixNanos: time.Now().UnixNano(),
+		Shares:         []*protocol.Share{s.options.Machine.Share()},
+	})
+	if err != nil {
+		client.Close()
+		return fmt.Errorf("set up the guest: %w", err)
+	}
+	s.agent = client
+	return nil
+}
+
+// bootFailure prefers the machine's own end to the error that it caused.
+func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error {
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return &StageError{Stage: stage, Err: err, Console: s.options.Machine.ConsoleTail()}
+}
+
+// watchMachine turns the machine's end into the sandbox's.
+func (s *Sandbox) watchMachine() {
+	err := s.options.Machine.Wait(s.life)
+	if s.life.Err() != nil {
+		return // Stop, or a failed boot
+	}
+	cause := ErrMachineEnded
+	if err != nil {
+		cause = fmt.Errorf("%w: %w", ErrMachineEnded, err)
+	}
+	s.log.Warn("machine ended", "error", cause, "console", s.options.Machine.ConsoleTail())
+	s.end(cause)
+}
+
+// Container returns the container with this id, or ErrNotFound.
+func (s *Sandbox) Container(id string) (*Container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.containers[id]; ok {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %q: %w", id, ErrNotFound)
+}
+
+// Containers returns how many containers the sandbox has, in whatever state.
+func (s *Sandbox) Containers() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.containers)
+}
+
+// Stop ends the machine, and with it every container, and releases what the
+// sandbox holds. Idempotent: later calls wait and return the same error.
+func (s *Sandbox) Stop(ctx context.Context) error {
+	s.stopping.Do(func() {
+		s.farewell(ctx)
+		s.end(ErrMachineEnded)
+		errs := []error{s.options.Machine.Stop(ctx)}
+		if s.agent != nil { // written before booted is closed, see farewell
+			errs = append(errs, s.agent.Close())
+		}
+		s.background.Wait()
+		errs = append(errs, s.options.Share.Close())
+		s.stopErr = errors.Join(errs...)
+	})
+	return s.stopErr
+}
+
+// farewell lets a healthy guest flush its file systems, and waits for a boot
+// that is under way to give up.
+func (s *Sandbox) farewell(ctx context.Context) {
+	s.mu.Lock()
+	started := s.started
+	s.mu.Unlock()
+	if !started {
+		return
+	}
+	select {
+	case <-s.booted:
+	default:
+		s.end(ErrMachineEnded)
+		<-s.booted
+	}
+	if s.agent == nil || s.life.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
+	defer cancel()
+	if _, err := s.agent.DestroySandbox(ctx, &protocol.DestroySandboxRequest{}); err != nil {
+		s.log.Warn("guest did not flush its file systems", "error", err)
+	}
+}

@@ -1,0 +1,187 @@
+// Package share owns the directory that a pod's VM sees of the host: how mounts
+// get into it without ever appearing in the host's mount namespace, and how
+// they leave.
+//
+// The command opens each root file system and bind source in its caller's mount
+// namespace (OpenTree) and sends the descriptor to the supervisor. The
+// supervisor lives in a mount namespace of its own, a slave of the host's, in
+// which the share is a tmpfs that is a *shared* mount: what is attached to it
+// reaches virtiofsd's own namespace, and nothing else. All of it goes when the
+// last process of the namespace dies, however it dies.
+//
+//	<share>/<container>/rootfs       the container's root file system
+//	<share>/<container>/mounts/<n>   its n-th bind mount
+//
+// A path below a mount is never resolved here: the guest can write there.
+package share
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is the shared directory of one pod.
+type Dir struct {
+	path string
+
+	mu         sync.Mutex
+	containers map[string][]string // mount points of each, in order of mounting
+}
+
+// New makes a share at path, an existing directory, in the calling process's
+// mount namespace, which must be private to it: it becomes a slave of the
+// namespace it was cloned from, all over.
+func New(path string) (*Dir, error) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return nil, fmt.Errorf("make the mount namespace a slave: %w", err)
+	}
+	if err := unix.Mount("kata-share", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=16m"); err != nil {
+		return nil, fmt.Errorf("mount the share at %s: %w", path, err)
+	}
+	if err := unix.Mount("", path, "", unix.MS_SHARED, ""); err != nil {
+		return nil, errors.Join(fmt.Errorf("make %s a shared mount: %w", path, err), unix.Unmount(path, unix.MNT_DETACH))
+	}
+	return &Dir{path: path, containers: make(map[string][]string)}, nil
+}
+
+// Path is the directory to be shared with the VM.
+func (d *Dir) Path() string { return d.path }
+
+// Mount is one detached tree on its way into the share.
+type Mount struct {
+	// Name is "rootfs", or "mounts/<n>": see Rootfs and Bind.
+	Name string
+	// Tree is closed by Add.
+	Tree       *os.File
+	Attributes Attributes
+}
+
+// Rootfs is the name of a container's root file system in its directory.
+const Rootfs = "rootfs"
+
+// Bind is the name of a container's n-th bind mount in its directory.
+func Bind(n int) string { return "mounts/" + strconv.Itoa(n) }
+
+// Add makes the container's directory and attaches its mounts. After an error
+// nothing of the container is left in the share. The trees are closed in any
+// case.
+func (d *Dir) Add(container string, mounts []Mount) (err error) {
+	defer func() {
+		for _, mount := range mounts {
+			mount.Tree.Close()
+		}
+	}()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, taken := d.containers[container]; taken {
+		return fmt.Errorf("share container %s: it is shared already", container)
+	}
+	dir := filepath.Join(d.path, container)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("share container %s: %w", container, err)
+	}
+	d.containers[container] = nil
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.remove(container))
+		}
+	}()
+	if err := os.Mkdir(filepath.Join(dir, "mounts"), 0o700); err != nil {
+		return fmt.Errorf("share container %s: %w", container, err)
+	}
+	for _, mount := range mounts {
+		if err := d.attach(container, mount); err != nil {
+			return fmt.Errorf("share container %s: %w", container, err)
+		}
+	}
+	return nil
+}
+
+func (d *Dir) attach(container string, mount Mount) error {
+	path := filepath.Join(d.path, container, mount.Name)
+	directory, err := IsDirectory(mount.Tree)
+	if err != nil {
+		return err
+	}
+	if directory {
+		err = os.Mkdir(path, 0o700)
+	} else {
+		var file *os.File
+		if file, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600); err == nil {
+			err = file.Close()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make a mount point: %w", err)
+	}
+	if err := SetAttributes(mount.Tree, mount.Attributes); err != nil {
+		return err
+	}
+	target, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("open a mount point: %w", err)
+	}
+	defer target.Close()
+	if err := Attach(mount.Tree, target); err != nil {
+		return err
+	}
+	d.containers[container] = append(d.containers[container], path)
+	return nil
+}
+
+// Remove detaches the container's mounts and removes its directory. A container
+// that is not shared is no error.
+func (d *Dir) Remove(container string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.remove(container)
+}
+
+func (d *Dir) remove(container string) error {
+	mounts, known := d.containers[container]
+	if !known {
+		return nil
+	}
+	var errs []error
+	for len(mounts) > 0 {
+		last := len(mounts) - 1
+		if err := unix.Unmount(mounts[last], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", mounts[last], err))
+			break // its directory is still in use
+		}
+		mounts = mounts[:last]
+		d.containers[container] = mounts
+	}
+	if len(errs) == 0 {
+		// Only what this package made is left: a tmpfs of its own.
+		if err := os.RemoveAll(filepath.Join(d.path, container)); err != nil {
+			errs = append(errs, err)
+		} else {
+			delete(d.containers, container)
+		}
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("unshare container %s: %w", container, errors.Join(errs...))
+	}
+	return nil
+}
+
+// Close detaches everything, the share itself included. Idempotent.
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for container := range d.containers {
+		errs = append(errs, d.remove(container))
+	}
+	if err := unix.Unmount(d.path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		errs = append(errs, fmt.Errorf("unmount the share at %s: %w", d.path, err))
+	}
+	return errors.Join(errs...)
+}

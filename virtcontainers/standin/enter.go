@@ -1,0 +1,109 @@
+package standin
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/share"
+)
+
+// enter moves this process into the container's file system: a clone of its
+// root with its binds and a fresh procfs. The host's mounts are out of reach
+// afterwards. A bind or procfs whose mount point does not exist is left out;
+// the guest makes mount points, so that is one that the guest keeps to itself.
+func enter(s settings) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make the mount namespace private: %w", err)
+	}
+	tree := func(i int) *os.File { return os.NewFile(uintptr(firstTreeFD+i), "tree") }
+	target, err := os.OpenFile(s.Directory, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", s.Directory, err)
+	}
+	defer target.Close()
+	if err := attach(tree(0), target, s.Root.Attributes); err != nil {
+		return err
+	}
+	root, err := os.OpenFile(s.Directory, unix.O_PATH|unix.O_DIRECTORY, 0) // what is mounted there now
+	if err != nil {
+		return fmt.Errorf("open the root file system: %w", err)
+	}
+	defer root.Close()
+	if err := mountProc(root); err != nil {
+		return err
+	}
+	for i, bind := range s.Binds {
+		if err := attachBind(root, tree(1+i), bind); err != nil {
+			return err
+		}
+	}
+	if err := unix.Fchdir(int(root.Fd())); err != nil {
+		return fmt.Errorf("change to the root file system: %w", err)
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot to the root file system: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("let go of the host's mounts: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("change to /: %w", err)
+	}
+	return nil
+}
+
+func attach(tree, target *os.File, attributes share.Attributes) error {
+	defer tree.Close()
+	if err := share.SetAttributes(tree, attributes); err != nil {
+		return err
+	}
+	return share.Attach(tree, target)
+}
+
+func attachBind(root, tree *os.File, bind mount) error {
+	target, err := openIn(root, bind.Destination)
+	if errors.Is(err, os.ErrNotExist) {
+		return tree.Close()
+	}
+	if err != nil {
+		return errors.Join(err, tree.Close())
+	}
+	defer target.Close()
+	err = attach(tree, target, bind.Attributes)
+	if errors.Is(err, unix.ENOTDIR) { // a file on a directory, or the reverse
+		return nil
+	}
+	return err
+}
+
+func mountProc(root *os.File) error {
+	target, err := openIn(root, "/proc")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	path := fmt.Sprintf("/proc/self/fd/%d", target.Fd())
+	if err := unix.Mount("proc", path, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount procfs: %w", err)
+	}
+	return nil
+}
+
+// openIn opens a path as the container would, without ever leaving root: the
+// guest can have put symbolic links in its way.
+func openIn(root *os.File, path string) (*os.File, error) {
+	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s in the container: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}

@@ -1,0 +1,181 @@
+package standin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/supervisor"
+)
+
+// drainTimeout is how long, after the exit, a detached stand-in waits for a
+// reader that takes nothing of the output.
+const drainTimeout = 10 * time.Second
+
+// standIn is the process's state.
+type standIn struct {
+	settings settings
+	channel  *channel.Conn
+
+	output   []chan struct{} // each closed when one output stream has ended
+	progress atomic.Uint64   // bytes of output passed on
+}
+
+// Run is a stand-in's whole life, in the process that Start forked. It returns
+// the exit code.
+func Run() int {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	signal.Reset(unix.SIGURG, unix.SIGPIPE) // the Go runtime's own
+	signal.Ignore(unix.SIGCHLD)             // as init of a PID namespace: reap unseen
+	s, err := load()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kata-runtime stand-in:", err)
+		return 1
+	}
+	exit := make(chan int, 1)
+	go func() { exit <- s.serve() }()
+	for {
+		select {
+		case received := <-signals:
+			s.forward(received)
+		case code := <-exit:
+			return code
+		}
+	}
+}
+
+func load() (*standIn, error) {
+	file := os.NewFile(settingsFD, "settings")
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("find the settings (a stand-in is started by the other commands): %w", err)
+	}
+	data := make([]byte, info.Size())
+	if _, err := file.ReadAt(data, 0); err != nil {
+		return nil, fmt.Errorf("read the settings: %w", err)
+	}
+	s := &standIn{}
+	if err := json.Unmarshal(data, &s.settings); err != nil {
+		return nil, fmt.Errorf("decode the settings: %w", err)
+	}
+	if s.settings.Hostname != "" {
+		if err := unix.Sethostname([]byte(s.settings.Hostname)); err != nil {
+			return nil, fmt.Errorf("set the host name: %w", err)
+		}
+	}
+	s.channel, err = channel.FromFile(os.NewFile(channelFD, "channel"))
+	return s, errors.Join(err, file.Close())
+}
+
+// serve obeys the supervisor until the container's end and returns the exit
+// code.
+func (s *standIn) serve() int {
+	for {
+		var message supervisor.ToStandIn
+		files, err := s.channel.Receive(&message)
+		if err != nil {
+			return killedExit
+		}
+		switch {
+		case message.Enter:
+			answer := supervisor.FromStandIn{Entered: true}
+			if err := enter(s.settings); err != nil {
+				answer = supervisor.FromStandIn{Error: err.Error()}
+			}
+			if err := s.channel.Send(answer); err != nil {
+				return killedExit
+			}
+		case len(message.Streams) == len(files) && len(files) > 0:
+			s.connect(message.Streams, files)
+		case message.Exit != nil:
+			s.drain()
+			return *message.Exit
+		}
+	}
+}
+
+// connect begins to copy between the container's streams and the caller's.
+func (s *standIn) connect(names []string, files []*os.File) {
+	for i, name := range names {
+		switch stream := files[i]; name {
+		case "stdin":
+			go func() {
+				copyStream(int(stream.Fd()), unix.Stdin, nil)
+				stream.Close() // end of file
+			}()
+		case "stdout", "stderr":
+			to := unix.Stdout
+			if name == "stderr" {
+				to = unix.Stderr
+			}
+			done := make(chan struct{})
+			s.output = append(s.output, done)
+			go func() {
+				defer close(done)
+				copyStream(to, int(stream.Fd()), &s.progress)
+				stream.Close() // the container's next write fails, as on a broken pipe
+			}()
+		}
+	}
+}
+
+// drain waits for the output's end: as long as it takes when somebody is
+// attached, otherwise as long as bytes flow, or the supervisor is there.
+func (s *standIn) drain() {
+	gone := make(chan struct{})
+	go func() {
+		var message supervisor.ToStandIn
+		for {
+			if _, err := s.channel.Receive(&message); err != nil {
+				close(gone)
+				return
+			}
+		}
+	}()
+	ticker := time.NewTicker(drainTimeout)
+	defer ticker.Stop()
+	for _, done := range s.output {
+		before := s.progress.Load()
+		for waiting := true; waiting; {
+			select {
+			case <-done:
+				waiting = false
+			case <-gone:
+				return
+			case <-ticker.C:
+				now := s.progress.Load()
+				if now == before && !s.settings.Attached {
+					return
+				}
+				before = now
+			}
+		}
+	}
+}
+
+// forward reports a received signal to the supervisor.
+func (s *standIn) forward(received os.Signal) {
+	number, ok := received.(syscall.Signal)
+	if !ok || number == unix.SIGCHLD || number == unix.SIGURG || number == unix.SIGPIPE {
+		return
+	}
+	message := supervisor.FromStandIn{Signal: int(number)}
+	if number == unix.SIGWINCH && s.settings.Terminal {
+		size, err := unix.IoctlGetWinsize(unix.Stdin, unix.TIOCGWINSZ)
+		if err != nil {
+			return // not a terminal any more
+		}
+		message = supervisor.FromStandIn{Size: &supervisor.Size{Rows: size.Row, Columns: size.Col}}
+	}
+	// When the supervisor is gone, serve notices.
+	_ = s.channel.Send(message)
+}

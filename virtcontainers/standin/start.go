@@ -1,0 +1,186 @@
+package standin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/share"
+)
+
+// Command is the hidden first argument by which the runtime's program becomes a
+// stand-in.
+const Command = "stand-in"
+
+// Descriptors of a stand-in, after its standard streams.
+const (
+	channelFD = 3 + iota
+	settingsFD
+	firstTreeFD
+)
+
+// killedExit is the exit code of a stand-in whose supervisor has gone.
+const killedExit = 128 + int(unix.SIGKILL)
+
+// Mount is a part of the container's file system that the stand-in enters.
+type Mount struct {
+	// Tree is detached, see share.OpenTree; it stays the caller's.
+	Tree *os.File
+	// Destination is the path in the container; ignored for the root.
+	Destination string
+	Attributes  share.Attributes
+}
+
+// Options are what Start needs.
+type Options struct {
+	ID       string
+	Hostname string // set in a new UTS namespace only
+	// Stdio are the process's standard streams.
+	Stdio [3]*os.File
+	// OwnsTerminal makes the first of Stdio, a pty's slave, the controlling
+	// terminal.
+	OwnsTerminal bool
+	// Terminal tells that the container's process has a terminal, whose size
+	// is that of the first of Stdio.
+	Terminal bool
+	// Attached tells that somebody waits for the output, however long it
+	// takes; otherwise a reader that stopped is given up after the exit.
+	Attached bool
+	// Namespaces are those of the spec. Mount namespaces are always new, user
+	// and time namespaces are the guest's alone.
+	Namespaces []specs.LinuxNamespace
+	// Root is the container's root file system, Binds its bind mounts in their
+	// order.
+	Root  Mount
+	Binds []Mount
+	// Directory is an existing one on which the root is mounted first; in the
+	// stand-in's own mount namespace only.
+	Directory string
+	// Channel is the stand-in's end of its channel; it stays the caller's.
+	Channel *os.File
+}
+
+// settings travel to the new process.
+type settings struct {
+	Terminal, Attached bool
+	Hostname           string // empty: leave it
+	Directory          string
+	Root               mount
+	Binds              []mount
+}
+
+type mount struct {
+	Destination string
+	Attributes  share.Attributes
+}
+
+// cloneFlags are the namespaces that a stand-in can have of its own.
+var cloneFlags = map[specs.LinuxNamespaceType]int{ //nolint:gochecknoglobals // a constant table
+	specs.PIDNamespace:     unix.CLONE_NEWPID,
+	specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.IPCNamespace:     unix.CLONE_NEWIPC,
+	specs.UTSNamespace:     unix.CLONE_NEWUTS,
+	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+}
+
+// Start forks a stand-in. The caller waits for it, or exits and leaves it to
+// its own subreaper.
+func Start(options Options) (*exec.Cmd, error) {
+	s := settings{
+		Terminal: options.Terminal, Attached: options.Attached, Directory: options.Directory,
+		Root: mount{Attributes: options.Root.Attributes},
+	}
+	files := []*os.File{options.Channel, nil, options.Root.Tree}
+	for _, bind := range options.Binds {
+		s.Binds = append(s.Binds, mount{Destination: bind.Destination, Attributes: bind.Attributes})
+		files = append(files, bind.Tree)
+	}
+	flags := unix.CLONE_NEWNS
+	var join []specs.LinuxNamespace
+	for _, namespace := range options.Namespaces {
+		flag, ours := cloneFlags[namespace.Type]
+		switch {
+		case !ours:
+		case namespace.Path != "":
+			join = append(join, namespace)
+		default:
+			flags |= flag
+			if namespace.Type == specs.UTSNamespace {
+				s.Hostname = options.Hostname
+			}
+		}
+	}
+	memory, err := encode(s)
+	if err != nil {
+		return nil, fmt.Errorf("start a stand-in: %w", err)
+	}
+	defer memory.Close()
+	files[1] = memory
+
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{"kata-runtime", Command, options.ID}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = options.Stdio[0], options.Stdio[1], options.Stdio[2]
+	cmd.ExtraFiles = files
+	cmd.Env = []string{"GOMAXPROCS=2", "GOGC=50"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true, Setctty: options.OwnsTerminal}
+	if err := startIn(cmd, join); err != nil {
+		return nil, fmt.Errorf("start a stand-in: %w", err)
+	}
+	return cmd, nil
+}
+
+// startIn forks cmd from a thread that has joined the namespaces, and that ends
+// afterwards.
+func startIn(cmd *exec.Cmd, join []specs.LinuxNamespace) error {
+	if len(join) == 0 {
+		return cmd.Start()
+	}
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread goes with the goroutine
+		for _, namespace := range join {
+			if err := enterNamespace(namespace); err != nil {
+				result <- err
+				return
+			}
+		}
+		result <- cmd.Start()
+	}()
+	return <-result
+}
+
+func enterNamespace(namespace specs.LinuxNamespace) error {
+	file, err := os.Open(namespace.Path)
+	if err != nil {
+		return fmt.Errorf("open the %s namespace: %w", namespace.Type, err)
+	}
+	defer file.Close()
+	if err := unix.Setns(int(file.Fd()), cloneFlags[namespace.Type]); err != nil {
+		return fmt.Errorf("join the %s namespace %s: %w", namespace.Type, namespace.Path, err)
+	}
+	return nil
+}
+
+// encode puts settings where the new process reads them.
+func encode(s settings) (*os.File, error) {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encode the settings: %w", err)
+	}
+	fd, err := unix.MemfdCreate("settings", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a memory file: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "settings")
+	if _, err := file.WriteAt(data, 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("write the settings: %w", err), file.Close())
+	}
+	return file, nil
+}

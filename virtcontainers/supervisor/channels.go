@@ -1,0 +1,150 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+
+	"kata-runtime/virtcontainers/channel"
+)
+
+// commandChannel is a command's channel: what it has sent so far, and the
+// containers whose lease it is.
+type commandChannel struct {
+	conn  *channel.Conn
+	token string
+
+	// What follows is guarded by the server's mu.
+	files     []*os.File               // mounts' trees, not yet claimed
+	standIns  map[string]*channel.Conn // by container, not yet claimed
+	created   []string
+	committed bool
+}
+
+func (s *server) accept(listener *net.UnixListener) {
+	for {
+		conn, err := listener.AcceptUnix()
+		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				s.log.Error("accept a channel", "error", err)
+				s.finish()
+			}
+			return
+		}
+		s.background.Go(func() { s.serveCommand(channel.FromConn(conn)) })
+	}
+}
+
+// serveCommand serves one command's channel to its end, and then undoes what
+// the command did not commit.
+func (s *server) serveCommand(conn *channel.Conn) {
+	c := &commandChannel{conn: conn, standIns: make(map[string]*channel.Conn)}
+	defer conn.Close()
+	if err := s.register(c); err != nil {
+		s.log.Error("take a channel", "error", err)
+		return
+	}
+	for {
+		var message commandMessage
+		files, err := conn.Receive(&message)
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+				s.log.Warn("command's channel broke", "error", err)
+			}
+			break
+		}
+		s.take(c, message, files)
+		// The answer lets the command order its calls behind its messages.
+		if err := conn.Send(Ready{Token: c.token}); err != nil {
+			s.log.Warn("answer a command", "error", err)
+			break
+		}
+	}
+	s.unregister(c)
+}
+
+func (s *server) register(c *commandChannel) error {
+	token, err := newToken()
+	if err != nil {
+		return err
+	}
+	c.token = token
+	s.mu.Lock()
+	if s.ending {
+		s.mu.Unlock()
+		return errors.New("the pod is ending")
+	}
+	s.channels[token] = c
+	s.mu.Unlock()
+	return c.conn.Send(Ready{Token: token})
+}
+
+func (s *server) take(c *commandChannel, message commandMessage, files []*os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case message.Files:
+		c.files = append(c.files, files...)
+		return
+	case message.StandIn != "" && len(files) == 1:
+		conn, err := channel.FromFile(files[0])
+		if err != nil {
+			s.log.Error("take a stand-in's channel", "error", err)
+			return
+		}
+		c.standIns[message.StandIn] = conn
+		return
+	case message.Commit:
+		c.committed = true
+	}
+	for _, file := range files {
+		file.Close()
+	}
+}
+
+// claim takes the files and the stand-in that a command sent for a container.
+func (s *server) claim(token, id string, files int) (*commandChannel, []*os.File, *channel.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.channels[token]
+	if !ok {
+		return nil, nil, nil, errors.New("the call names a channel that does not exist")
+	}
+	standIn, ok := c.standIns[id]
+	if !ok {
+		return nil, nil, nil, errors.New("the container's stand-in was not sent")
+	}
+	if len(c.files) != files {
+		return nil, nil, nil, errors.New("the mounts and the files that were sent for them differ in number")
+	}
+	delete(c.standIns, id)
+	claimed := c.files
+	c.files = nil
+	return c, claimed, standIn, nil
+}
+
+// unregister forgets the channel, closes what was not claimed and removes the
+// containers that were not committed.
+func (s *server) unregister(c *commandChannel) {
+	s.mu.Lock()
+	delete(s.channels, c.token)
+	for _, file := range c.files {
+		file.Close()
+	}
+	for _, standIn := range c.standIns {
+		standIn.Close()
+	}
+	var abandoned []string
+	if !c.committed {
+		abandoned = c.created
+	}
+	s.mu.Unlock()
+	for _, id := range abandoned {
+		if _, err := s.remove(context.Background(), id, true); err != nil && !errors.Is(err, errGone) {
+			s.log.Error("remove an abandoned container", "container", id, "error", err)
+		}
+	}
+	s.endIfUnused()
+}

@@ -1,0 +1,315 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor/api"
+)
+
+// helloTimeout bounds the first call to a supervisor, which has nothing to wait
+// for.
+const helloTimeout = 10 * time.Second
+
+// Client is a command's connection to a pod's supervisor.
+type Client struct {
+	rpc     *ttrpc.Client
+	service api.SupervisorService
+	channel *channel.Conn // nil until OpenChannel
+	token   string
+	entry   *store.Entry
+	pid     int // the supervisor's
+}
+
+// Launch starts the supervisor of a new pod with start, which forks a process
+// that calls Run on the file it is given, in a mount namespace of its own. It
+// returns once the supervisor owns the pod's state directory; the VM boots from
+// then on. An id that is taken wraps store.ErrExists.
+func Launch(ctx context.Context, boot Boot, start func(channel *os.File) error) (*Client, error) {
+	conn, theirs, err := channel.Pair()
+	if err != nil {
+		return nil, err
+	}
+	err = start(theirs)
+	theirs.Close()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	c := &Client{channel: conn}
+	if err := c.boot(ctx, boot); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Client) boot(ctx context.Context, boot Boot) error {
+	stop := context.AfterFunc(ctx, func() { _ = c.channel.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := c.channel.Send(boot); err != nil {
+		return fmt.Errorf("launch the supervisor: %w", err)
+	}
+	if err := c.receiveReady(); err != nil {
+		return err
+	}
+	states, err := store.Open(boot.Root)
+	if err != nil {
+		return err
+	}
+	entry, err := states.Lookup(boot.ID)
+	if err != nil {
+		return err
+	}
+	return c.connect(ctx, entry)
+}
+
+// Connect reaches the supervisor of the pod whose first container's entry is
+// given. A supervisor that is gone is an error that wraps syscall.ECONNREFUSED
+// or fs.ErrNotExist.
+func Connect(ctx context.Context, entry *store.Entry) (*Client, error) {
+	c := &Client{}
+	return c, c.connect(ctx, entry)
+}
+
+func (c *Client) connect(ctx context.Context, entry *store.Entry) error {
+	conn, err := dial(ctx, entry, socketName, "unix")
+	if err != nil {
+		return err
+	}
+	c.entry = entry
+	if c.pid, err = peerPID(conn); err != nil {
+		conn.Close()
+		return err
+	}
+	c.rpc = ttrpc.NewClient(conn)
+	c.service = api.NewSupervisorClient(c.rpc)
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	if _, err := c.service.Hello(ctx, &api.HelloRequest{Oldest: oldestVersion, Newest: newestVersion}); err != nil {
+		c.rpc.Close()
+		return fmt.Errorf("greet the supervisor: %w", asError(err))
+	}
+	return nil
+}
+
+// OpenChannel makes the channel of a command that did not launch the
+// supervisor.
+func (c *Client) OpenChannel(ctx context.Context) error {
+	conn, err := dial(ctx, c.entry, channelName, "unixpacket")
+	if err != nil {
+		return err
+	}
+	c.channel = channel.FromConn(conn)
+	return c.receiveReady()
+}
+
+func (c *Client) receiveReady() error {
+	var ready Ready
+	if _, err := c.channel.Receive(&ready); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = errors.New("it has ended without a word")
+		}
+		return fmt.Errorf("hear from the supervisor: %w", err)
+	}
+	switch {
+	case ready.Exists:
+		return &remoteError{text: ready.Error, kind: store.ErrExists}
+	case ready.Error != "":
+		return errors.New(ready.Error)
+	}
+	c.token = ready.Token
+	return nil
+}
+
+// SendFiles passes the trees of mounts, in the order of the mounts of the
+// CreateContainer call to come. The files stay the caller's.
+func (c *Client) SendFiles(files []*os.File) error {
+	for len(files) > 0 {
+		n := min(len(files), channel.MaxFiles)
+		if err := c.channel.Send(commandMessage{Files: true}, files[:n]...); err != nil {
+			return err
+		}
+		if err := c.receiveReady(); err != nil {
+			return err
+		}
+		files = files[n:]
+	}
+	return nil
+}
+
+// SendStandIn passes the supervisor's end of a stand-in's channel.
+func (c *Client) SendStandIn(container string, conn *os.File) error {
+	if err := c.channel.Send(commandMessage{StandIn: container}, conn); err != nil {
+		return err
+	}
+	return c.receiveReady()
+}
+
+// Commit lets what was created through this client outlive it.
+func (c *Client) Commit() error {
+	if err := c.channel.Send(commandMessage{Commit: true}); err != nil {
+		return err
+	}
+	return c.receiveReady()
+}
+
+// Create makes a container; request.Channel and request.StateJson are filled
+// in here.
+func (c *Client) Create(ctx context.Context, request *api.CreateContainerRequest, state store.State) (*api.CreateContainerResponse, error) {
+	encoded, err := json.Marshal(state)
+	if err != nil {
+		return nil, fmt.Errorf("encode the container's state: %w", err)
+	}
+	request.Channel, request.StateJson = c.token, encoded
+	response, err := c.service.CreateContainer(ctx, request)
+	return response, asError(err)
+}
+
+// Start runs a created container's program.
+func (c *Client) Start(ctx context.Context, id string) (*api.StartContainerResponse, error) {
+	response, err := c.service.StartContainer(ctx, &api.ContainerRequest{ContainerId: id})
+	return response, asError(err)
+}
+
+// Kill sends a signal to a container's init, or with all to all of it.
+func (c *Client) Kill(ctx context.Context, id string, signal syscall.Signal, all bool) error {
+	_, err := c.service.KillContainer(ctx, &api.KillContainerRequest{ContainerId: id, Signal: uint32(signal), All: all})
+	return asError(err)
+}
+
+// Delete removes a stopped container, or with force any. When it was the last
+// one of the pod, the supervisor has ended on return.
+func (c *Client) Delete(ctx context.Context, id string, force bool) error {
+	fd, err := unix.PidfdOpen(c.pid, 0)
+	if err != nil {
+		return fmt.Errorf("watch the supervisor, process %d: %w", c.pid, err)
+	}
+	pid := os.NewFile(uintptr(fd), "pidfd")
+	defer pid.Close()
+	response, err := c.service.DeleteContainer(ctx, &api.DeleteContainerRequest{ContainerId: id, Force: force})
+	if err != nil || !response.GetLast() {
+		return asError(err)
+	}
+	c.Close() // the supervisor waits for its channels
+	return awaitExit(ctx, pid)
+}
+
+// Close ends the connection, and with it the lease on what was not committed.
+// Idempotent.
+func (c *Client) Close() {
+	if c.rpc != nil {
+		c.rpc.Close()
+	}
+	if c.channel != nil {
+		c.channel.Close()
+	}
+}
+
+// peerPID asks the kernel which process made the socket that conn leads to.
+func peerPID(conn *net.UnixConn) (int, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("reach the supervisor's socket: %w", err)
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return 0, fmt.Errorf("reach the supervisor's socket: %w", err)
+	}
+	if credErr != nil {
+		return 0, fmt.Errorf("ask for the supervisor's pid: %w", credErr)
+	}
+	return int(cred.Pid), nil
+}
+
+// awaitExit blocks until the process behind a pidfd has ended.
+func awaitExit(ctx context.Context, pidfd *os.File) error {
+	done := make(chan error, 1)
+	go func() { // ends with the process, which is on its way out
+		_, err := pollIn(pidfd)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the supervisor's end: %w", context.Cause(ctx))
+	}
+}
+
+func pollIn(file *os.File) (int, error) {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(file.Fd()), Events: unix.POLLIN}}, -1)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+func dial(ctx context.Context, entry *store.Entry, name, network string) (*net.UnixConn, error) {
+	path := entry.Path(name)
+	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("reach the supervisor: %w", err)
+	}
+	defer parent.Close()
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, network, address(parent, path, network).Name)
+	if err != nil {
+		return nil, fmt.Errorf("reach the supervisor at %s: %w", path, err)
+	}
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		conn.Close()
+		return nil, fmt.Errorf("reach the supervisor at %s: not a unix socket", path)
+	}
+	return unixConn, nil
+}
+
+// remoteError is an error of the supervisor, with its kind found again.
+type remoteError struct {
+	text string
+	kind error
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.kind }
+
+// asError undoes asStatus.
+func asError(err error) error {
+	s, ok := status.FromError(err)
+	if err == nil || !ok {
+		return err
+	}
+	kind := err
+	switch s.Code() { //nolint:exhaustive // the codes that asStatus gives
+	case codes.AlreadyExists:
+		kind = store.ErrExists
+	case codes.NotFound:
+		kind = virtcontainers.ErrNotFound
+	case codes.Aborted:
+		kind = virtcontainers.ErrNotRunning
+	case codes.FailedPrecondition:
+		kind = virtcontainers.ErrState
+	}
+	return &remoteError{text: s.Message(), kind: kind}
+}

@@ -1,0 +1,221 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/store"
+)
+
+// drainTimeout bounds how long the deletion of a stopped container waits for
+// its output to be read by the caller.
+const drainTimeout = 10 * time.Second
+
+// container is one container with what the supervisor adds to it: its state on
+// disk and its stand-in.
+type container struct {
+	entry    *store.Entry
+	standIn  *standIn      // written before core
+	finished chan struct{} // closed when its end is recorded and its output taken
+
+	// What follows is guarded by the server's mu.
+	id   string                    // empty: reserved, but not asked for yet
+	core *virtcontainers.Container // nil until it is created
+
+	mu    sync.Mutex // guards state
+	state store.State
+
+	removing sync.Mutex // held while the container is being deleted
+}
+
+func newContainer(entry *store.Entry) *container {
+	return &container{entry: entry, finished: make(chan struct{})}
+}
+
+// reserve claims the container's state directory and puts it under the
+// command's lease. The pod's own directory was reserved when the pod began.
+func (s *server) reserve(owner *commandChannel, id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return nil, errors.New("the pod is ending")
+	}
+	c, reserved := s.containers[id]
+	switch {
+	case reserved && c.id != "":
+		return nil, fmt.Errorf("container %q: %w", id, virtcontainers.ErrExists)
+	case !reserved:
+		entry, err := s.store.Reserve(id)
+		if err != nil {
+			return nil, err
+		}
+		c = newContainer(entry)
+		s.containers[id] = c
+	}
+	c.id = id
+	owner.created = append(owner.created, id)
+	return c, nil
+}
+
+// forget undoes reserve.
+func (s *server) forget(c *container) error {
+	s.mu.Lock()
+	delete(s.containers, c.id)
+	s.mu.Unlock()
+	if c.id == s.id {
+		return nil // the pod's directory goes with the pod
+	}
+	return c.entry.Remove()
+}
+
+func (s *server) lookup(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.containers[id]
+	if !ok || c.core == nil {
+		return nil, fmt.Errorf("container %q: %w", id, virtcontainers.ErrNotFound)
+	}
+	return c, nil
+}
+
+func (s *server) saveInitial(c *container) error {
+	start, err := store.StartTime(os.Getpid())
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state.SandboxID = s.id
+	c.state.SupervisorPID, c.state.SupervisorStartTime = os.Getpid(), start
+	c.state.Status = store.StatusCreating
+	return c.entry.Save(c.state)
+}
+
+func (s *server) setStatus(c *container, status store.Status) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Status == store.StatusStopped {
+		return nil // it has ended meanwhile, and stays ended
+	}
+	c.state.Status = status
+	return c.entry.Save(c.state)
+}
+
+// watchExit records the container's end and tells its stand-in; then it stops
+// a machine in which nothing can run any more.
+func (s *server) watchExit(c *container) {
+	<-c.core.Init().Done()
+	exit := c.core.Init().Exit()
+	c.mu.Lock()
+	c.state.Status, c.state.ExitCode = store.StatusStopped, int(exit.Code)
+	err := c.entry.Save(c.state)
+	c.mu.Unlock()
+	if err != nil {
+		s.log.Error("record the container's end", "container", c.id, "error", err)
+	}
+	s.log.Info("container ended", "container", c.id, "code", exit.Code, "oom", exit.OOMKilled, "reason", exit.Reason)
+	c.standIn.close(exit)
+	close(c.finished)
+	if s.idle() {
+		if err := s.sandbox.Stop(context.Background()); err != nil {
+			s.log.Error("stop the idle machine", "error", err)
+		}
+	}
+}
+
+// idle tells whether every container has stopped.
+func (s *server) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if c.core == nil || c.core.Status() != virtcontainers.StatusStopped {
+			return false
+		}
+	}
+	return true
+}
+
+// remove deletes a container, with force also one that still runs. It tells
+// whether it was the last.
+func (s *server) remove(ctx context.Context, id string, force bool) (last bool, err error) {
+	c, err := s.lookup(id)
+	if err != nil {
+		return false, err
+	}
+	c.removing.Lock()
+	defer c.removing.Unlock()
+	if _, err := s.lookup(id); err != nil {
+		return false, err // another call was faster
+	}
+	if force {
+		if err := kill(ctx, c.core); err != nil {
+			return false, err
+		}
+	}
+	if c.core.Status() == virtcontainers.StatusStopped {
+		c.awaitFinished()
+	}
+	if s.idle() && s.count() == 1 {
+		// Nothing is left to be undone in a guest that goes anyway.
+		if err := s.sandbox.Stop(context.WithoutCancel(ctx)); err != nil {
+			return false, err
+		}
+	}
+	if err := c.core.Delete(ctx); err != nil {
+		return false, err
+	}
+	if err := s.forget(c); err != nil {
+		return false, err
+	}
+	return s.count() == 0, nil
+}
+
+// awaitFinished waits for the container's output to be taken, but not for ever:
+// whoever reads it may have stopped to.
+func (c *container) awaitFinished() {
+	timer := time.AfterFunc(drainTimeout, c.standIn.abandon)
+	defer timer.Stop()
+	<-c.finished
+}
+
+// kill ends a container and waits for its end.
+func kill(ctx context.Context, c *virtcontainers.Container) error {
+	err := c.Signal(ctx, syscall.SIGKILL, true)
+	if err != nil && !errors.Is(err, virtcontainers.ErrNotRunning) {
+		return err
+	}
+	select {
+	case <-c.Init().Done():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the container's end: %w", context.Cause(ctx))
+	}
+}
+
+func (s *server) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.containers)
+}
+
+// endIfUnused ends the pod when it has no container and no command that could
+// make one.
+func (s *server) endIfUnused() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if c.id != "" { // reserved for a container that was never asked for
+			return
+		}
+	}
+	if len(s.containers) == 0 || len(s.channels) == 0 {
+		s.ending = true
+		s.finish()
+	}
+}

@@ -1,0 +1,75 @@
+package supervisor
+
+import (
+	"kata-runtime/virtcontainers/config"
+)
+
+// The versions of the private protocol (ttrpc service and channels) that this
+// build speaks.
+const (
+	oldestVersion = 1
+	newestVersion = 1
+)
+
+// Names of the files in a pod's state directory, see store.Entry.Path.
+const (
+	socketName  = "supervisor.sock"
+	channelName = "channel.sock"
+	shareName   = "share"
+	logName     = "supervisor.log"
+)
+
+// Boot is the first message to a new supervisor.
+type Boot struct {
+	// Root is the state directory, ID the pod's and its first container's name.
+	Root, ID string
+	// Hostname is the pod's; empty: each container's own.
+	Hostname string
+	Config   *config.Config
+	Debug    bool
+}
+
+// Ready answers Boot and every message of a command, and opens a channel that
+// was made by connecting.
+type Ready struct {
+	// Token names the channel in calls.
+	Token string
+	// Error is why the supervisor ends; Exists tells that the id is taken.
+	Error  string
+	Exists bool
+}
+
+// commandMessage is what a command says on its channel.
+type commandMessage struct {
+	// Files: the message carries mounts' files.
+	Files bool `json:",omitempty"`
+	// StandIn: the message carries the channel of this container's stand-in.
+	StandIn string `json:",omitempty"`
+	// Commit: what was created through this channel outlives it.
+	Commit bool `json:",omitempty"`
+}
+
+// ToStandIn is what the supervisor says to a stand-in: one of its fields.
+type ToStandIn struct {
+	// Enter: the container's root file system is complete; enter it.
+	Enter bool `json:",omitempty"`
+	// Streams names the files that the message carries, in order: "stdin",
+	// "stdout", "stderr".
+	Streams []string `json:",omitempty"`
+	// Exit is the process's exit code: the last message.
+	Exit *int `json:",omitempty"`
+}
+
+// FromStandIn is what a stand-in says: one of its fields.
+type FromStandIn struct {
+	// Entered answers Enter; Error is why it could not.
+	Entered bool   `json:",omitempty"`
+	Error   string `json:",omitempty"`
+	// Signal was received and is for the process.
+	Signal int `json:",omitempty"`
+	// Size is the terminal's, in characters.
+	Size *Size `json:",omitempty"`
+}
+
+// Size is a terminal's, in characters.
+type Size struct{ Rows, Columns uint16 }

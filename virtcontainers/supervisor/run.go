@@ -1,0 +1,249 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor/api"
+)
+
+// bootTimeout bounds how long a new supervisor waits for its first message:
+// the command that forked it sends it at once or is gone.
+const bootTimeout = 10 * time.Second
+
+// MachineSpec is what a pod's machine is made from.
+type MachineSpec struct {
+	ID string
+	// Dir is the pod's private state directory, for the machine's sockets.
+	Dir string
+	// ShareDir is the directory that the guest sees.
+	ShareDir string
+	// Token goes into the kernel parameter protocol.TokenParameter.
+	Token  string
+	Config *config.Config
+	Log    *slog.Logger
+}
+
+// MachineMaker makes the machine of a pod, without starting it. It picks the
+// driver. The returned text names the vsock transport.
+type MachineMaker func(ctx context.Context, spec MachineSpec) (machine virtcontainers.Machine, vsock string, err error)
+
+// server is a running supervisor.
+type server struct {
+	id      string
+	store   *store.Store
+	sandbox *virtcontainers.Sandbox
+	vsock   string
+	log     *slog.Logger
+
+	rpc  *ttrpc.Server
+	done chan struct{} // closed by finish
+	once sync.Once
+
+	background sync.WaitGroup
+
+	mu         sync.Mutex // guards what follows
+	channels   map[string]*commandChannel
+	containers map[string]*container
+	ending     bool // no container is taken any more
+}
+
+// Run is the supervisor's whole life. The command's channel comes from the
+// process that launched it; the mount namespace must be private to this
+// process. It returns when the last container has been deleted, ctx has ended,
+// or nobody wants the pod any more; everything that the pod held is released
+// then.
+func Run(ctx context.Context, first *channel.Conn, makeMachine MachineMaker) error {
+	if err := first.SetDeadline(time.Now().Add(bootTimeout)); err != nil {
+		return fmt.Errorf("bound the wait for the first message: %w", err)
+	}
+	var boot Boot
+	if _, err := first.Receive(&boot); err != nil {
+		return fmt.Errorf("receive the first message: %w", err)
+	}
+	if err := first.SetDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("lift the bound: %w", err)
+	}
+	err := run(ctx, first, boot, makeMachine)
+	if err != nil {
+		// After the channel was answered once, nobody reads this: harmless.
+		_ = first.Send(Ready{Error: err.Error(), Exists: errors.Is(err, store.ErrExists)})
+	}
+	return err
+}
+
+func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine MachineMaker) (err error) {
+	states, err := store.Open(boot.Root)
+	if err != nil {
+		return err
+	}
+	entry, err := states.Reserve(boot.ID)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, entry.Remove()) }()
+
+	log, closeLog, err := openLog(entry.Path(logName), boot.Debug)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	sandbox, vsock, err := newSandbox(ctx, entry, boot, makeMachine, log)
+	if err != nil {
+		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
+	}
+	s := &server{
+		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, log: log,
+		done:       make(chan struct{}),
+		channels:   make(map[string]*commandChannel),
+		containers: make(map[string]*container),
+	}
+	defer func() { err = errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx))) }()
+	return s.serve(ctx, first, entry)
+}
+
+func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine MachineMaker, log *slog.Logger) (*virtcontainers.Sandbox, string, error) {
+	token, err := newToken()
+	if err != nil {
+		return nil, "", err
+	}
+	shareDir := entry.Path(shareName)
+	if err := os.Mkdir(shareDir, 0o700); err != nil {
+		return nil, "", fmt.Errorf("make the share's directory: %w", err)
+	}
+	shared, err := share.New(shareDir)
+	if err != nil {
+		return nil, "", err
+	}
+	machine, vsock, err := makeMachine(ctx, MachineSpec{
+		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token, Config: boot.Config, Log: log,
+	})
+	if err != nil {
+		return nil, "", errors.Join(err, shared.Close())
+	}
+	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
+		ID: boot.ID, Hostname: boot.Hostname, Machine: machine, Share: shared, Token: token,
+		BootTimeout: boot.Config.Agent.DialTimeout, Log: log,
+	})
+	sandbox.Start()
+	return sandbox, vsock, nil
+}
+
+// serve answers until the pod ends.
+func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.Entry) error {
+	rpcListener, err := listen(entry, socketName, "unix")
+	if err != nil {
+		return err
+	}
+	channelListener, err := listen(entry, channelName, "unixpacket")
+	if err != nil {
+		return errors.Join(err, rpcListener.Close())
+	}
+	if s.rpc, err = ttrpc.NewServer(); err != nil {
+		return errors.Join(fmt.Errorf("make the ttrpc server: %w", err), rpcListener.Close(), channelListener.Close())
+	}
+	api.RegisterSupervisorService(s.rpc, s)
+	s.containers[s.id] = newContainer(entry) // reserved, not asked for yet
+
+	s.background.Go(func() {
+		if err := s.rpc.Serve(ctx, rpcListener); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
+			s.log.Error("ttrpc server ended", "error", err)
+			s.finish()
+		}
+	})
+	s.background.Go(func() { s.accept(channelListener) })
+	s.background.Go(func() { s.serveCommand(first) })
+
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		s.log.Info("asked to end", "cause", context.Cause(ctx))
+	}
+	return s.shutdown(context.WithoutCancel(ctx), channelListener)
+}
+
+// shutdown ends whatever is still connected and waits for every goroutine.
+func (s *server) shutdown(ctx context.Context, channelListener net.Listener) error {
+	errs := []error{s.sandbox.Stop(ctx)} // containers exit, stand-ins learn of it
+	s.mu.Lock()
+	s.ending = true
+	channels := make([]*commandChannel, 0, len(s.channels))
+	for _, c := range s.channels {
+		channels = append(channels, c)
+	}
+	s.mu.Unlock()
+	errs = append(errs, channelListener.Close())
+	for _, c := range channels {
+		c.conn.Close()
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := s.rpc.Shutdown(ctx); err != nil { // lets the last answer out
+		errs = append(errs, s.rpc.Close())
+	}
+	s.background.Wait()
+	return errors.Join(errs...)
+}
+
+// finish makes serve return.
+func (s *server) finish() { s.once.Do(func() { close(s.done) }) }
+
+// listen makes a unix socket in a state directory, whatever the length of its
+// path: an address has room for 107 bytes only, so it goes by way of a
+// descriptor.
+func listen(entry *store.Entry, name, network string) (*net.UnixListener, error) {
+	path := entry.Path(name)
+	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	defer parent.Close()
+	listener, err := net.ListenUnix(network, address(parent, path, network))
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	listener.SetUnlinkOnClose(false) // its path leads through a descriptor that is closed by then
+	return listener, nil
+}
+
+func address(parent *os.File, path, network string) *net.UnixAddr {
+	return &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), filepath.Base(path)), Net: network}
+}
+
+func openLog(path string, debug bool) (*slog.Logger, func(), error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the supervisor's log: %w", err)
+	}
+	level := slog.LevelInfo
+	if debug {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(file, &slog.HandlerOptions{Level: level}))
+	return log, func() { file.Close() }, nil
+}
+
+func newToken() (string, error) {
+	token := make([]byte, 16)
+	if _, err := rand.Read(token); err != nil {
+		return "", fmt.Errorf("make a token: %w", err)
+	}
+	return hex.EncodeToString(token), nil
+}

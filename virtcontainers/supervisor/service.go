@@ -1,0 +1,193 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor/api"
+)
+
+// errGone says that another call deletes the container already.
+var errGone = virtcontainers.ErrNotFound
+
+// Hello implements api.SupervisorService.
+func (s *server) Hello(_ context.Context, request *api.HelloRequest) (*api.HelloResponse, error) {
+	version := min(request.GetNewest(), newestVersion)
+	if version < max(request.GetOldest(), oldestVersion) {
+		return nil, status.Errorf(codes.FailedPrecondition,
+			"this pod's supervisor speaks versions %d to %d of the private protocol, the command %d to %d: use the kata-runtime that started the pod",
+			oldestVersion, newestVersion, request.GetOldest(), request.GetNewest())
+	}
+	return &api.HelloResponse{Version: version}, nil
+}
+
+// CreateContainer implements api.SupervisorService.
+func (s *server) CreateContainer(ctx context.Context, request *api.CreateContainerRequest) (*api.CreateContainerResponse, error) {
+	c, err := s.create(ctx, request)
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	info, guest := s.sandbox.Machine(), s.sandbox.Guest()
+	s.log.Info("container created", "container", c.id)
+	return &api.CreateContainerResponse{
+		Timings: timings(s.sandbox),
+		Machine: &api.Machine{
+			Driver: info.Driver, Version: info.Version, Accelerator: info.Accelerator, Vsock: s.vsock,
+			GuestKernel: guest.GetKernelRelease(), AgentRssBytes: guest.GetAgentRssBytes(), VmmPid: int32(info.PID),
+		},
+		SupervisorPid: int32(syscall.Getpid()),
+	}, nil
+}
+
+func (s *server) create(ctx context.Context, request *api.CreateContainerRequest) (_ *container, err error) {
+	id := request.GetContainerId()
+	owner, files, standIn, err := s.claim(request.GetChannel(), id, len(request.GetMounts()))
+	if err != nil {
+		return nil, err
+	}
+	mounts := make([]share.Mount, len(files))
+	for i, m := range request.GetMounts() {
+		mounts[i] = share.Mount{Name: m.GetName(), Tree: files[i], Attributes: share.Attributes{
+			ReadOnly: m.GetReadOnly(), RecursiveReadOnly: m.GetRecursiveReadOnly(), Follow: m.GetFollow(),
+		}}
+	}
+	c, err := s.reserve(owner, id)
+	if err != nil {
+		standIn.Close()
+		for _, file := range files {
+			file.Close()
+		}
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			standIn.Close()
+			err = errors.Join(err, s.forget(c))
+			s.endIfUnused()
+		}
+	}()
+	if err := json.Unmarshal(request.GetStateJson(), &c.state); err != nil {
+		return nil, fmt.Errorf("decode the container's state: %w", err)
+	}
+	if err := s.saveInitial(c); err != nil {
+		return nil, err
+	}
+	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
+		ID: id, Spec: request.GetSpecJson(), Mounts: mounts,
+		IO: virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, s.adopt(ctx, owner, c, core, standIn)
+}
+
+// adopt connects the stand-in to the created container and begins to watch for
+// the container's exit.
+func (s *server) adopt(ctx context.Context, owner *commandChannel, c *container, core *virtcontainers.Container, conn *channel.Conn) error {
+	c.standIn = newStandIn(conn, core.Init(), s.log.With("container", c.id))
+	err := c.standIn.begin(ctx)
+	if err == nil {
+		err = s.setStatus(c, store.StatusCreated)
+	}
+	if err == nil {
+		err = s.publish(owner, c, core)
+	}
+	if err != nil {
+		ctx = context.WithoutCancel(ctx)
+		if killErr := kill(ctx, core); killErr == nil {
+			err = errors.Join(err, core.Delete(ctx))
+		} else {
+			err = errors.Join(err, killErr)
+		}
+		c.standIn.close(virtcontainers.Exit{Code: 128 + uint8(syscall.SIGKILL)})
+		return &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
+	}
+	s.background.Go(func() { s.watchExit(c) })
+	return nil
+}
+
+// publish makes the container reachable by other calls, unless the command
+// that asked for it is gone.
+func (s *server) publish(owner *commandChannel, c *container, core *virtcontainers.Container) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, connected := s.channels[owner.token]; !connected && !owner.committed {
+		return errors.New("the command has gone away")
+	}
+	c.core = core
+	return nil
+}
+
+// StartContainer implements api.SupervisorService.
+func (s *server) StartContainer(ctx context.Context, request *api.ContainerRequest) (*api.StartContainerResponse, error) {
+	c, err := s.lookup(request.GetContainerId())
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	if err := c.core.Start(ctx); err != nil {
+		return nil, asStatus(err)
+	}
+	if err := s.setStatus(c, store.StatusRunning); err != nil {
+		return nil, asStatus(err)
+	}
+	return &api.StartContainerResponse{Timings: timings(s.sandbox)}, nil
+}
+
+// KillContainer implements api.SupervisorService.
+func (s *server) KillContainer(ctx context.Context, request *api.KillContainerRequest) (*api.Empty, error) {
+	c, err := s.lookup(request.GetContainerId())
+	if err == nil {
+		err = c.core.Signal(ctx, syscall.Signal(request.GetSignal()), request.GetAll())
+	}
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	return &api.Empty{}, nil
+}
+
+// DeleteContainer implements api.SupervisorService.
+func (s *server) DeleteContainer(ctx context.Context, request *api.DeleteContainerRequest) (*api.DeleteContainerResponse, error) {
+	last, err := s.remove(ctx, request.GetContainerId(), request.GetForce())
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	s.endIfUnused()
+	return &api.DeleteContainerResponse{Last: last}, nil
+}
+
+func timings(sandbox *virtcontainers.Sandbox) []*api.Timing {
+	var result []*api.Timing
+	for _, t := range sandbox.Timings() {
+		result = append(result, &api.Timing{
+			Stage: string(t.Stage), BeginNanos: t.Begin.Nanoseconds(), DurationNanos: t.Duration.Nanoseconds(),
+		})
+	}
+	return result
+}
+
+// asStatus gives an error the code by which the client finds its kind again.
+func asStatus(err error) error {
+	code := codes.Unknown
+	switch {
+	case errors.Is(err, virtcontainers.ErrExists), errors.Is(err, store.ErrExists):
+		code = codes.AlreadyExists
+	case errors.Is(err, virtcontainers.ErrNotFound):
+		code = codes.NotFound
+	case errors.Is(err, virtcontainers.ErrNotRunning):
+		code = codes.Aborted
+	case errors.Is(err, virtcontainers.ErrState):
+		code = codes.FailedPrecondition
+	}
+	return status.Error(code, err.Error())
+}
