@@ -33,7 +33,10 @@ func main() {
 	}
 }
 
-const usage = `usage: kernel-config debian -o DIR [-cache DIR]`
+const usage = `usage:
+  kernel-config debian -o DIR [-cache DIR]
+  kernel-config build -o FILE [-source TARBALL] [-cache DIR] [-j N]
+  kernel-config check [-source TARBALL] [-cache DIR] [-arch ARCH]`
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
@@ -42,6 +45,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	switch args[0] {
 	case "debian":
 		return runDebian(ctx, args[1:], out)
+	case "build":
+		return runBuild(ctx, args[1:])
+	case "check":
+		return runCheck(ctx, args[1:], out)
 	default:
 		return fmt.Errorf("unknown command %q\n%s", args[0], usage)
 	}

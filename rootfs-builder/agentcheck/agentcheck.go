@@ -72,7 +72,7 @@ func checkSeccomp(info *debug.BuildInfo) error {
 		case "CGO_ENABLED":
 			cgo = setting.Value == "1"
 		case "-tags":
-			tag = slices.Contains(strings.Split(setting.Value, ","), "seccomp")
+			tag = slices.Contains(strings.FieldsFunc(setting.Value, isTagSeparator), "seccomp")
 		}
 	}
 	if !cgo || !tag {
@@ -80,3 +80,6 @@ func checkSeccomp(info *debug.BuildInfo) error {
 	}
 	return nil
 }
+
+// isTagSeparator: go build takes tags separated by commas, and by spaces too.
+func isTagSeparator(r rune) bool { return r == ',' || r == ' ' }

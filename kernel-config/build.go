@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"kata-runtime/kernel-config/cache"
+	"kata-runtime/kernel-config/debpkg"
+	"kata-runtime/kernel-config/fragments"
+	"kata-runtime/kernel-config/kernel"
+)
+
+// sourceFlags are what the commands that need the kernel's source share.
+type sourceFlags struct {
+	tarball, cache string
+}
+
+func (s *sourceFlags) register(flags *flag.FlagSet) {
+	flags.StringVar(&s.tarball, "source", "", "kernel source `tarball` (default: Debian's linux-source package)")
+	flags.StringVar(&s.cache, "cache", defaultCache(), "cache `folder`")
+}
+
+// open finds the source and says where it comes from.
+func (s *sourceFlags) open(ctx context.Context) (kernel.Source, error) {
+	if s.tarball != "" {
+		return kernel.FromTarball(s.tarball)
+	}
+	return kernel.FromDebian(ctx, &debpkg.Source{CacheDir: filepath.Join(s.cache, "debian")})
+}
+
+// runBuild compiles the trimmed guest kernel, or takes it from the cache.
+func runBuild(ctx context.Context, args []string) error {
+	var source sourceFlags
+	flags := flag.NewFlagSet("build", flag.ContinueOnError)
+	source.register(flags)
+	output := flags.String("o", "", "kernel image `file` to write")
+	jobs := flags.Int("j", runtime.NumCPU(), "`number` of compilers at once")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	if *output == "" {
+		return errors.New("build: -o is missing")
+	}
+	options, err := fragments.Load(runtime.GOARCH)
+	if err != nil {
+		return err
+	}
+	from, err := source.open(ctx)
+	if err != nil {
+		return err
+	}
+	builder := &kernel.Builder{
+		CacheDir: filepath.Join(source.cache, "kernel"), Arch: runtime.GOARCH, Jobs: *jobs, Log: os.Stderr,
+	}
+	built, err := builder.Build(ctx, from, options)
+	if err != nil {
+		return err
+	}
+	return cache.CopyFile(built, *output)
+}
+
+// runCheck reports whether all wanted options survive, without compiling.
+func runCheck(ctx context.Context, args []string, out io.Writer) error {
+	var source sourceFlags
+	flags := flag.NewFlagSet("check", flag.ContinueOnError)
+	source.register(flags)
+	arch := flags.String("arch", runtime.GOARCH, "`architecture`: amd64 or arm64")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	options, err := fragments.Load(*arch)
+	if err != nil {
+		return err
+	}
+	from, err := source.open(ctx)
+	if err != nil {
+		return err
+	}
+	builder := &kernel.Builder{CacheDir: filepath.Join(source.cache, "kernel"), Arch: *arch, Log: os.Stderr}
+	config, err := builder.Check(ctx, from, options)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "%s: all %d wanted options survive; %d options are enabled in all\n",
+		from.ID, len(options), config.Enabled())
+	return err
+}

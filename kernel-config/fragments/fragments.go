@@ -1,0 +1,59 @@
+// Package fragments holds the options of the guest kernel, a file per topic:
+// one option per line, each with the reason why it is set. See package kconfig
+// for the format.
+package fragments
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+
+	"kata-runtime/kernel-config/kconfig"
+)
+
+//go:embed *.config
+var files embed.FS //nolint:gochecknoglobals // go:embed has no other form, and it is read-only.
+
+// Load returns the options for an architecture, in Go's name of it (amd64,
+// arm64): the common topics and the architecture's own file.
+func Load(arch string) (kconfig.Options, error) {
+	own, err := archFile(arch)
+	if err != nil {
+		return nil, err
+	}
+	var options kconfig.Options
+	for _, name := range append(topics(), own) {
+		content, err := fs.ReadFile(files, name)
+		if err != nil {
+			return nil, fmt.Errorf("read the fragment %s: %w", name, err)
+		}
+		parsed, err := kconfig.Parse("fragments/"+name, string(content))
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, parsed...)
+	}
+	if err := options.Validate(); err != nil {
+		return nil, err
+	}
+	return options, nil
+}
+
+// topics are the fragments that every architecture takes.
+func topics() []string {
+	return []string{
+		"base.config", "containers.config", "fs.config", "network.config", "virtio.config",
+		"vsock.config", "hotplug.config", "hardening.config", "debug.config",
+	}
+}
+
+func archFile(arch string) (string, error) {
+	switch arch {
+	case "amd64":
+		return "x86_64.config", nil
+	case "arm64":
+		return "arm64.config", nil
+	default:
+		return "", fmt.Errorf("no kernel options for the architecture %q", arch)
+	}
+}

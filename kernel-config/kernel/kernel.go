@@ -1,0 +1,219 @@
+// Package kernel configures and compiles the guest kernel: an uncompressed
+// image with everything built in, cached by what went into it.
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"kata-runtime/kernel-config/cache"
+	"kata-runtime/kernel-config/kconfig"
+)
+
+// recipe is part of the cache key: change it with whatever this package does
+// to the result, apart from source, options and compiler.
+const recipe = "1"
+
+// Builder configures and compiles kernels.
+type Builder struct {
+	// CacheDir keeps unpacked sources and results.
+	CacheDir string
+	// Arch is the target in Go's naming: amd64 or arm64. It must be the host's
+	// for Build.
+	Arch string
+	// Jobs is how many compilers run at once, at least 1.
+	Jobs int
+	// Log receives the output of the tools.
+	Log io.Writer
+}
+
+// target is what make needs to know of an architecture.
+type target struct {
+	// arch is the kernel's name of it.
+	arch string
+	// goal is make's goal, image the file that it makes.
+	goal, image string
+}
+
+func (b *Builder) target() (target, error) {
+	switch b.Arch {
+	case "amd64":
+		return target{arch: "x86_64", goal: "vmlinux", image: "vmlinux"}, nil
+	case "arm64":
+		return target{arch: "arm64", goal: "Image", image: "arch/arm64/boot/Image"}, nil
+	default:
+		return target{}, fmt.Errorf("cannot build a kernel for the architecture %q", b.Arch)
+	}
+}
+
+// Check configures the kernel without compiling it, and returns its complete
+// configuration. An option that did not survive is an error that wraps
+// kconfig.ErrNotSurvived.
+func (b *Builder) Check(ctx context.Context, source Source, options kconfig.Options) (config kconfig.Config, err error) {
+	tree, err := b.unpack(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := os.MkdirTemp(b.CacheDir, ".check.*")
+	if err != nil {
+		return nil, fmt.Errorf("create a directory in the cache: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(objects)) }()
+	return b.configure(ctx, tree, objects, options)
+}
+
+// Build returns the path of the compiled kernel in the cache: vmlinux, beside
+// the configuration that it was made with. The first build takes minutes, a
+// repeated one no time.
+func (b *Builder) Build(ctx context.Context, source Source, options kconfig.Options) (string, error) {
+	key, err := b.key(ctx, source, options)
+	if err != nil {
+		return "", err
+	}
+	dir, err := cache.Get(ctx, b.CacheDir, "kernel-"+key, func(ctx context.Context, dir string) error {
+		return b.build(ctx, source, options, dir)
+	})
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "vmlinux"), nil
+}
+
+// key names the result: a hash of all that it depends on.
+func (b *Builder) key(ctx context.Context, source Source, options kconfig.Options) (string, error) {
+	var compiler bytes.Buffer
+	for _, program := range []string{"gcc", "ld"} {
+		if err := b.run(ctx, &compiler, program, "--version"); err != nil {
+			return "", err
+		}
+	}
+	hash := sha256.New()
+	for _, part := range []string{recipe, b.Arch, source.ID, options.AllConfig(), compiler.String()} {
+		fmt.Fprintf(hash, "%d:%s", len(part), part)
+	}
+	return hex.EncodeToString(hash.Sum(nil))[:24], nil
+}
+
+// build compiles in a directory of its own and puts the result into dir.
+func (b *Builder) build(ctx context.Context, source Source, options kconfig.Options, dir string) (err error) {
+	want, err := b.target()
+	if err != nil {
+		return err
+	}
+	tree, err := b.unpack(ctx, source)
+	if err != nil {
+		return err
+	}
+	objects, err := os.MkdirTemp(b.CacheDir, ".build.*")
+	if err != nil {
+		return fmt.Errorf("create a directory in the cache: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(objects)) }()
+	if _, err := b.configure(ctx, tree, objects, options); err != nil {
+		return err
+	}
+	if err := b.make(ctx, tree, objects, want, fmt.Sprintf("-j%d", max(b.Jobs, 1)), want.goal); err != nil {
+		return fmt.Errorf("compile the kernel: %w", err)
+	}
+	if err := b.finish(ctx, filepath.Join(objects, want.image), filepath.Join(dir, "vmlinux")); err != nil {
+		return err
+	}
+	return cache.CopyFile(filepath.Join(objects, ".config"), filepath.Join(dir, "config"))
+}
+
+// finish copies the image to its place. An ELF image loses its symbols, which
+// only make it larger: the kernel has its own table for traces.
+func (b *Builder) finish(ctx context.Context, image, output string) error {
+	if b.Arch != "amd64" {
+		return cache.CopyFile(image, output)
+	}
+	if err := b.run(ctx, b.Log, "objcopy", "--strip-all", image, output); err != nil {
+		return fmt.Errorf("strip the kernel: %w", err)
+	}
+	return nil
+}
+
+// configure turns the options into a complete configuration in the directory
+// objects: everything that is not asked for, and that nothing asked for needs,
+// is off.
+func (b *Builder) configure(ctx context.Context, tree, objects string, options kconfig.Options) (kconfig.Config, error) {
+	want, err := b.target()
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := filepath.Abs(filepath.Join(objects, "wanted.config"))
+	if err != nil {
+		return nil, fmt.Errorf("find the build directory: %w", err)
+	}
+	if err := cache.WriteFile(wanted, strings.NewReader(options.AllConfig())); err != nil {
+		return nil, err
+	}
+	if err := b.make(ctx, tree, objects, want, "KCONFIG_ALLCONFIG="+wanted, "allnoconfig"); err != nil {
+		return nil, fmt.Errorf("configure the kernel: %w", err)
+	}
+	text, err := os.ReadFile(filepath.Join(objects, ".config"))
+	if err != nil {
+		return nil, fmt.Errorf("configure the kernel: %w", err)
+	}
+	config, err := kconfig.ParseConfig(string(text))
+	if err != nil {
+		return nil, err
+	}
+	return config, options.Survival(config)
+}
+
+// make runs the kernel's build system, out of tree and with nothing of this
+// host in the result.
+func (b *Builder) make(ctx context.Context, tree, objects string, want target, args ...string) error {
+	absolute, err := filepath.Abs(objects)
+	if err != nil {
+		return fmt.Errorf("find the build directory: %w", err)
+	}
+	args = append([]string{
+		"-s", "-C", tree, "O=" + absolute, "ARCH=" + want.arch,
+		"KBUILD_BUILD_USER=kata", "KBUILD_BUILD_HOST=kata",
+		"KBUILD_BUILD_TIMESTAMP=1970-01-01", "KBUILD_BUILD_VERSION=1",
+	}, args...)
+	return b.run(ctx, b.Log, "make", args...)
+}
+
+// tailSize is how much of a failed tool's output an error quotes, in bytes.
+const tailSize = 2000
+
+// stopDelay is how long a tool may take to end when it is told to.
+const stopDelay = 10 * time.Second
+
+// run executes a program. Its output goes to out, and the end of it into the
+// error.
+func (b *Builder) run(ctx context.Context, out io.Writer, program string, args ...string) error {
+	var tail bytes.Buffer
+	command := exec.CommandContext(ctx, program, args...)
+	command.Env = append(os.Environ(), "LC_ALL=C", "MAKEFLAGS=", "MAKELEVEL=")
+	// make passes the signal on to the compilers and removes half-made files.
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = stopDelay
+	command.Stderr = &tail
+	command.Stdout = out
+	err := command.Run()
+	if b.Log != nil {
+		_, logErr := b.Log.Write(tail.Bytes())
+		err = errors.Join(err, logErr)
+	}
+	if err != nil {
+		text := tail.String()
+		text = text[max(0, len(text)-tailSize):]
+		return fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(text))
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package kernel
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"kata-runtime/kernel-config/cache"
+	"kata-runtime/kernel-config/debpkg"
+)
+
+// debianSource is the package that carries the kernel's source.
+const debianSource = "linux-source-6.1"
+
+// Source is a kernel source archive.
+type Source struct {
+	// Tarball is its path: a tar archive, compressed or not, with one
+	// directory at its top.
+	Tarball string
+	// ID tells it from every other source, and is fit for a file name.
+	ID string
+}
+
+// FromTarball is the source in a given archive.
+func FromTarball(path string) (source Source, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return Source{}, fmt.Errorf("kernel source: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return Source{}, fmt.Errorf("kernel source: %w", err)
+	}
+	return Source{Tarball: path, ID: "tarball-" + hex.EncodeToString(hash.Sum(nil))[:16]}, nil
+}
+
+// FromDebian is the source that Debian builds its own kernel from, in the
+// version that apt offers.
+func FromDebian(ctx context.Context, packages *debpkg.Source) (Source, error) {
+	found, err := packages.Resolve(ctx, debianSource)
+	if err != nil {
+		return Source{}, err
+	}
+	dir, err := packages.Unpack(ctx, found)
+	if err != nil {
+		return Source{}, err
+	}
+	return Source{
+		Tarball: filepath.Join(dir, "usr", "src", debianSource+".tar.xz"),
+		ID:      found.Key(),
+	}, nil
+}
+
+// unpack returns the directory of the unpacked source in the cache. Nothing
+// may be written there: builds take place elsewhere.
+func (b *Builder) unpack(ctx context.Context, source Source) (string, error) {
+	dir, err := cache.Get(ctx, b.CacheDir, "source-"+source.ID, func(ctx context.Context, dir string) error {
+		args := []string{"-x", "--strip-components=1", "--no-same-owner", "-C", dir, "-f", source.Tarball}
+		return b.run(ctx, nil, "tar", args...)
+	})
+	if err != nil {
+		return "", fmt.Errorf("unpack the kernel source %s: %w", source.Tarball, err)
+	}
+	return dir, nil
+}
