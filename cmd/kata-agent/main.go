@@ -1,0 +1,73 @@
+// Command kata-agent is the only program of the guest: as PID 1 it brings the
+// guest up, as PID 1's child it is the agent that runs the pod's containers,
+// and libcontainer starts it once more inside of each container.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"github.com/sirupsen/logrus"
+
+	"kata-runtime/guest/bootparam"
+	"kata-runtime/guest/container"
+	"kata-runtime/guest/pid1"
+	"kata-runtime/guest/protocol"
+	"kata-runtime/guest/server"
+)
+
+const (
+	stateDir = "/run/kata/containers"
+	// The agent's memory is taken from the pod's: the collector works harder
+	// near the limit, which is well above what the agent needs when idle.
+	memoryLimit  = 10 << 20
+	collectAfter = 50 // per cent
+)
+
+func main() {
+	container.RunHelper()
+	if os.Getpid() == 1 {
+		pid1.Run()
+	}
+	if err := run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "kata-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	debug.SetMemoryLimit(memoryLimit)
+	debug.SetGCPercent(collectAfter)
+	params, err := bootparam.Read()
+	if err != nil {
+		return err
+	}
+	log := newLogger(params.Debug)
+	cfg := server.Config{Log: log, StateDir: stateDir}
+	if cfg.Agent, err = server.ListenVsock(log, protocol.AgentPort); err != nil {
+		return err
+	}
+	if cfg.Streams, err = server.ListenVsock(log, protocol.StreamPort); err != nil {
+		return err
+	}
+	if params.Token != "" {
+		cfg.Announce = func(ctx context.Context) error {
+			return server.AnnounceVsock(ctx, params.ReadyPort, params.Token)
+		}
+	}
+	return server.Run(ctx, cfg)
+}
+
+// newLogger logs to the console, as does libcontainer.
+func newLogger(verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	logrus.SetLevel(logrus.WarnLevel)
+	if verbose {
+		level = slog.LevelDebug
+		logrus.SetLevel(logrus.DebugLevel)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}

@@ -1,0 +1,60 @@
+// Package bootparam reads what the host tells the guest on the kernel command
+// line: the one-time token of the ready message and debugging switches.
+// Nothing about the pod is passed this way, so that a guest can be booted
+// before its pod is known.
+package bootparam
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"kata-runtime/guest/protocol"
+)
+
+const (
+	// ReadyPortParameter overrides the host's port for the ready message, as a
+	// decimal number. The default is protocol.ReadyPort.
+	ReadyPortParameter = "kata.ready_port"
+	// DebugParameter set to 1 makes PID 1 and the agent log at debug level.
+	DebugParameter = "kata.debug"
+)
+
+// Params is what the agent needs to know before the first call from the host.
+type Params struct {
+	Token     string // hexadecimal text; empty: the host wants no ready message
+	ReadyPort uint32
+	Debug     bool
+}
+
+// Parse reads a kernel command line. Parameters of others are ignored, and the
+// last of several equal names wins, as in the kernel.
+func Parse(cmdline string) (Params, error) {
+	p := Params{ReadyPort: protocol.ReadyPort}
+	for _, field := range strings.Fields(cmdline) {
+		name, value, _ := strings.Cut(field, "=")
+		switch name {
+		case protocol.TokenParameter:
+			p.Token = value
+		case ReadyPortParameter:
+			port, err := strconv.ParseUint(value, 10, 32)
+			if err != nil {
+				return Params{}, fmt.Errorf("kernel parameter %s: %w", name, err)
+			}
+			p.ReadyPort = uint32(port)
+		case DebugParameter:
+			p.Debug = value == "1"
+		}
+	}
+	return p, nil
+}
+
+// Read parses the command line of the running kernel; /proc must be mounted.
+func Read() (Params, error) {
+	data, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return Params{}, fmt.Errorf("read kernel command line: %w", err)
+	}
+	return Parse(string(data))
+}

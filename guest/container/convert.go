@@ -1,0 +1,69 @@
+package container
+
+import (
+	"fmt"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// logLevel is what libcontainer's helper process reports: logrus's warning
+// level.
+const logLevel = "3"
+
+// newProcess converts a process of the specification.
+func newProcess(p *specs.Process) (*libcontainer.Process, error) {
+	if err := checkProcess(p); err != nil {
+		return nil, err
+	}
+	noNewPrivileges := p.NoNewPrivileges
+	lp := &libcontainer.Process{
+		Args: p.Args, Env: p.Env, Cwd: p.Cwd,
+		UID: int(p.User.UID), GID: int(p.User.GID),
+		NoNewPrivileges: &noNewPrivileges,
+		Scheduler:       p.Scheduler, IOPriority: p.IOPriority,
+		LogLevel: logLevel,
+	}
+	for _, gid := range p.User.AdditionalGids {
+		lp.AdditionalGroups = append(lp.AdditionalGroups, int(gid))
+	}
+	if size := p.ConsoleSize; size != nil {
+		lp.ConsoleWidth, lp.ConsoleHeight = uint16(size.Width), uint16(size.Height)
+	}
+	if caps := p.Capabilities; caps != nil {
+		lp.Capabilities = &configs.Capabilities{
+			Bounding: caps.Bounding, Effective: caps.Effective, Inheritable: caps.Inheritable,
+			Permitted: caps.Permitted, Ambient: caps.Ambient,
+		}
+	}
+	var err error
+	if lp.Rlimits, err = newRlimits(p.Rlimits); err != nil {
+		return nil, err
+	}
+	if lp.CPUAffinity, err = configs.ConvertCPUAffinity(p.ExecCPUAffinity); err != nil {
+		return nil, fmt.Errorf("%w: process.execCPUAffinity: %w", ErrInvalid, err)
+	}
+	return lp, nil
+}
+
+func newRlimits(limits []specs.POSIXRlimit) ([]configs.Rlimit, error) {
+	types := map[string]int{
+		"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU,
+		"RLIMIT_DATA": unix.RLIMIT_DATA, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS,
+		"RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK, "RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE,
+		"RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_NPROC": unix.RLIMIT_NPROC,
+		"RLIMIT_RSS": unix.RLIMIT_RSS, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO, "RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+		"RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
+	}
+	var converted []configs.Rlimit
+	for _, limit := range limits {
+		kind, ok := types[limit.Type]
+		if !ok {
+			return nil, fmt.Errorf("%w: process.rlimits: unknown type %q", ErrInvalid, limit.Type)
+		}
+		converted = append(converted, configs.Rlimit{Type: kind, Hard: limit.Hard, Soft: limit.Soft})
+	}
+	return converted, nil
+}

@@ -1,0 +1,198 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxOOMEvents bounds the events that nobody has asked for yet; the oldest are
+// dropped.
+const maxOOMEvents = 1024
+
+// oomWatcher reports containers in which the kernel killed a process for lack
+// of memory. The kernel announces each change of a cgroup's memory.events.
+type oomWatcher struct {
+	log     *slog.Logger
+	inotify *os.File
+	done    chan struct{} // closed when the goroutine has ended
+
+	mu      sync.Mutex // guards what follows
+	watches map[int32]*oomWatch
+	events  []string      // ids, oldest first
+	arrived chan struct{} // closed and replaced when an event arrives
+}
+
+type oomWatch struct {
+	id, dir string
+	kills   uint64
+}
+
+func newOOMWatcher(log *slog.Logger) (*oomWatcher, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("watch for lack of memory: %w", err)
+	}
+	w := &oomWatcher{
+		log: log, inotify: os.NewFile(uintptr(fd), "inotify"), done: make(chan struct{}),
+		watches: map[int32]*oomWatch{}, arrived: make(chan struct{}),
+	}
+	go w.run()
+	return w, nil
+}
+
+// add begins to watch the cgroup dir of a container; nothing for an empty dir.
+func (w *oomWatcher) add(id, dir string) {
+	if dir == "" {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err := w.control(func(fd int) error {
+		wd, err := unix.InotifyAddWatch(fd, filepath.Join(dir, "memory.events"), unix.IN_MODIFY)
+		if err == nil {
+			w.watches[int32(wd)] = &oomWatch{id: id, dir: dir}
+		}
+		return err
+	})
+	if err != nil {
+		w.log.Warn("lack of memory will not be reported", "container", id, "error", err)
+	}
+}
+
+func (w *oomWatcher) remove(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for wd, watch := range w.watches {
+		if watch.id != id {
+			continue
+		}
+		delete(w.watches, wd)
+		// The kernel has removed it already when the cgroup is gone.
+		_ = w.control(func(fd int) error {
+			_, err := unix.InotifyRmWatch(fd, uint32(wd))
+			return err
+		})
+	}
+}
+
+func (w *oomWatcher) control(f func(fd int) error) error {
+	raw, err := w.inotify.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}
+
+// close ends the watcher's goroutine and waits for it.
+func (w *oomWatcher) close() {
+	w.inotify.Close()
+	<-w.done
+}
+
+// run is the goroutine of the watcher.
+func (w *oomWatcher) run() {
+	defer close(w.done)
+	buffer := make([]byte, 4096)
+	for {
+		n, err := w.inotify.Read(buffer)
+		if err != nil {
+			if !errors.Is(err, os.ErrClosed) {
+				w.log.Error("lack of memory is not reported any more", "error", err)
+			}
+			return
+		}
+		for events := buffer[:n]; len(events) >= unix.SizeofInotifyEvent; {
+			wd := int32(binary.NativeEndian.Uint32(events))
+			length := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[12:]))
+			w.changed(wd)
+			events = events[min(length, len(events)):]
+		}
+	}
+}
+
+func (w *oomWatcher) changed(wd int32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	watch, ok := w.watches[wd]
+	if !ok {
+		return
+	}
+	kills := readOOMKills(watch.dir)
+	if kills <= watch.kills {
+		return
+	}
+	watch.kills = kills
+	w.events = append(w.events, watch.id)
+	if len(w.events) > maxOOMEvents {
+		w.events = w.events[1:]
+	}
+	close(w.arrived)
+	w.arrived = make(chan struct{})
+}
+
+func (w *oomWatcher) next(ctx context.Context) (string, error) {
+	for {
+		w.mu.Lock()
+		arrived := w.arrived
+		if len(w.events) > 0 {
+			id := w.events[0]
+			w.events = w.events[1:]
+			w.mu.Unlock()
+			return id, nil
+		}
+		w.mu.Unlock()
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return "", fmt.Errorf("wait for lack of memory: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// NextOOM returns the id of the next container in which the kernel killed
+// something for lack of memory. Each event is returned once.
+func (r *Runtime) NextOOM(ctx context.Context) (string, error) {
+	return r.oom.next(ctx)
+}
+
+// oomKills returns how many processes were killed in the container so far.
+func (c *container) oomKills() uint64 {
+	dir := c.cgroupDir()
+	if dir == "" {
+		return 0
+	}
+	return readOOMKills(dir)
+}
+
+// readOOMKills reads the counter of a cgroup; a cgroup that is gone, or has no
+// memory controller, counts none.
+func readOOMKills(dir string) uint64 {
+	data, err := os.ReadFile(filepath.Join(dir, "memory.events"))
+	if err != nil {
+		return 0
+	}
+	for line := range bytes.Lines(data) {
+		if value, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
+			n, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 10, 64)
+			if err != nil {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}

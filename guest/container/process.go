@@ -1,0 +1,98 @@
+package container
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Exit is how a process ended.
+type Exit struct {
+	Code      int // 0-255; 128+Signal when a signal ended it
+	Signal    int // 0 unless a signal ended it
+	OOMKilled bool
+	At        time.Time
+}
+
+// process is one process of a container.
+type process struct {
+	name  string // empty: the container's first
+	lp    *libcontainer.Process
+	stdio *stdio
+	done  chan struct{} // closed when exit is set
+	exit  Exit          // read after done is closed
+}
+
+type launchOptions struct {
+	name                  string
+	init                  bool
+	cgroup                string
+	stdin, stdout, stderr bool
+}
+
+// launch starts a process in c, with its streams, and the goroutine that waits
+// for its end. For the container's first process it returns when that waits for
+// Start.
+func (r *Runtime) launch(c *container, spec *specs.Process, opts launchOptions) (*process, error) {
+	lp, err := newProcess(spec)
+	if err != nil {
+		return nil, err
+	}
+	lp.Init = opts.init
+	if opts.cgroup != "" {
+		lp.SubCgroupPaths = map[string]string{"": opts.cgroup}
+	}
+	streams, err := claim(r.streams, c.id, opts)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{name: opts.name, lp: lp, done: make(chan struct{})}
+	config := c.lc.Config()
+	// An owner that the user namespace cannot name is reported by libcontainer.
+	owner, err := config.HostUID(lp.UID)
+	if err != nil {
+		owner = 0
+	}
+	if p.stdio, err = prepareStdio(lp, streams, spec.Terminal, owner); err != nil {
+		return nil, err
+	}
+	killed := c.oomKills()
+	if err := c.lc.Start(lp); err != nil {
+		p.stdio.abort()
+		return nil, err
+	}
+	if err := p.stdio.connect(); err != nil {
+		_ = lp.Signal(syscall.SIGKILL) // Fails only when it has exited.
+		_, _ = lp.Wait()
+		p.stdio.abort()
+		return nil, err
+	}
+	if opts.init {
+		r.oom.add(c.id, c.cgroupDir())
+	}
+	r.waiters.Go(func() { r.wait(c, p, killed) })
+	return p, nil
+}
+
+// wait is the goroutine of a process: it ends when the process has exited and
+// its streams were settled.
+func (r *Runtime) wait(c *container, p *process, killedBefore uint64) {
+	state, err := p.lp.Wait()
+	exit := Exit{Code: 255, At: time.Now()}
+	if state == nil {
+		r.log.Error("exit code lost", "container", c.id, "process", p.name, "error", err)
+	} else if status, ok := state.Sys().(syscall.WaitStatus); ok {
+		exit.Code = status.ExitStatus()
+		if status.Signaled() {
+			exit.Signal = int(status.Signal())
+			exit.Code = 128 + exit.Signal
+		}
+	}
+	exit.OOMKilled = c.oomKills() > killedBefore
+	p.stdio.finish()
+	p.exit = exit
+	close(p.done)
+	c.retire(p)
+}

@@ -1,0 +1,83 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Update changes the limits of a running container. What the JSON of
+// specs.LinuxResources does not name stays as it is; device rules cannot be
+// changed.
+func (r *Runtime) Update(_ context.Context, id string, resources []byte) error {
+	c, err := r.get(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	merged, err := mergeResources(c.spec.Linux.Resources, resources)
+	if err != nil {
+		return fmt.Errorf("update container %q: %w: resources: %w", id, ErrInvalid, err)
+	}
+	fitCpuset(r.log, merged, onlineCPUs())
+	spec := &specs.Spec{Linux: &specs.Linux{CgroupsPath: c.spec.Linux.CgroupsPath, Resources: merged}}
+	group, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec}, nil)
+	if err != nil {
+		return fmt.Errorf("update container %q: %w: %w", id, ErrInvalid, err)
+	}
+	group.Resources.SkipDevices = true
+	config := c.lc.Config()
+	devices := config.Cgroups.Resources.Devices
+	config.Cgroups = group
+	if err := c.lc.Set(config); err != nil {
+		return fmt.Errorf("update container %q: %w", id, err)
+	}
+	// What is remembered must describe the container for a process added later.
+	group.Resources.Devices, group.Resources.SkipDevices = devices, false
+	c.spec.Linux.Resources = merged
+	return nil
+}
+
+// mergeResources returns a copy of old with what the JSON document names set.
+func mergeResources(old *specs.LinuxResources, document []byte) (*specs.LinuxResources, error) {
+	copied, err := json.Marshal(old)
+	if err != nil {
+		return nil, err
+	}
+	merged := &specs.LinuxResources{}
+	for _, layer := range [][]byte{copied, document} {
+		if err := json.Unmarshal(layer, merged); err != nil {
+			return nil, err
+		}
+	}
+	merged.Devices = nil
+	return merged, nil
+}
+
+// Pause freezes every process of a container.
+func (r *Runtime) Pause(_ context.Context, id string) error {
+	c, err := r.get(id)
+	if err != nil {
+		return err
+	}
+	if err := c.lc.Pause(); err != nil {
+		return fmt.Errorf("pause container %q: %w", id, err)
+	}
+	return nil
+}
+
+// Resume lets a paused container go on.
+func (r *Runtime) Resume(_ context.Context, id string) error {
+	c, err := r.get(id)
+	if err != nil {
+		return err
+	}
+	if err := c.lc.Resume(); err != nil {
+		return fmt.Errorf("resume container %q: %w", id, err)
+	}
+	return nil
+}

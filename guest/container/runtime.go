@@ -1,0 +1,263 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/guest/storage"
+)
+
+// Streams hands out the connections of processes' standard streams.
+type Streams interface {
+	// Claim returns the connection of a stream, which the caller then owns.
+	Claim(header protocol.StreamHeader) (net.Conn, error)
+}
+
+// Runtime owns the containers of the pod. Make it with New; its methods may be
+// called from any goroutine.
+type Runtime struct {
+	log      *slog.Logger
+	stateDir string
+	streams  Streams
+	oom      *oomWatcher
+	waiters  sync.WaitGroup // one for each running process
+
+	mu         sync.Mutex // guards what follows
+	containers map[string]*container
+	holder     *os.Process // of the shared PID namespace; nil until needed
+}
+
+// container is one container. All fields but execs are set before it can be
+// found in Runtime.containers as ready.
+type container struct {
+	id       string
+	lc       *libcontainer.Container
+	spec     *specs.Spec
+	init     *process
+	mounted  []string // mount points of its storages, in order
+	removing sync.Mutex
+
+	mu     sync.Mutex // guards what follows
+	ready  bool
+	execs  map[string]*process
+	exited []string // names in execs that have exited, oldest first
+}
+
+// New returns a runtime that keeps libcontainer's state below stateDir.
+func New(log *slog.Logger, stateDir string, streams Streams) (*Runtime, error) {
+	watcher, err := newOOMWatcher(log)
+	if err != nil {
+		return nil, err
+	}
+	return &Runtime{
+		log: log, stateDir: stateDir, streams: streams, oom: watcher,
+		containers: map[string]*container{},
+	}, nil
+}
+
+// Create makes a container whose first process waits for Start. When it fails,
+// nothing of the container is left.
+func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest) (err error) {
+	id := req.GetContainerId()
+	spec, err := parseSpec(req.GetSpecJson())
+	if err != nil {
+		return fmt.Errorf("create container %q: %w", id, err)
+	}
+	c, err := r.reserve(id, spec)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("create container %q: %w", id, err)
+			r.forget(c)
+		}
+	}()
+	for _, s := range req.GetStorages() {
+		if err := storage.Mount(s); err != nil {
+			return err
+		}
+		c.mounted = append(c.mounted, s.GetMountPoint())
+	}
+	if err := r.guestSpec(id, spec); err != nil {
+		return err
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if c.lc, err = libcontainer.Create(r.stateDir, id, config); err != nil {
+		return err
+	}
+	c.init, err = r.launch(c, spec.Process, launchOptions{
+		init: true, stdin: req.GetStdin(), stdout: req.GetStdout(), stderr: req.GetStderr(),
+	})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.ready = true
+	c.mu.Unlock()
+	return nil
+}
+
+// reserve takes the name id, so that no other call uses it.
+func (r *Runtime) reserve(id string, spec *specs.Spec) (*container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, taken := r.containers[id]; taken {
+		return nil, fmt.Errorf("create container: container %q %w", id, ErrExists)
+	}
+	c := &container{id: id, spec: spec, execs: map[string]*process{}}
+	r.containers[id] = c
+	return c, nil
+}
+
+// get finds a container that was created.
+func (r *Runtime) get(id string) (*container, error) {
+	r.mu.Lock()
+	c, ok := r.containers[id]
+	r.mu.Unlock()
+	if !ok || !c.isReady() {
+		return nil, fmt.Errorf("container %q %w", id, ErrNotFound)
+	}
+	return c, nil
+}
+
+func (c *container) isReady() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ready
+}
+
+// Start lets the first process of a created container begin its program.
+func (r *Runtime) Start(_ context.Context, id string) error {
+	c, err := r.get(id)
+	if err != nil {
+		return err
+	}
+	if err := c.lc.Exec(); err != nil {
+		return fmt.Errorf("start container %q: %w", id, err)
+	}
+	return nil
+}
+
+// Remove kills what is left of a container, waits for its processes, and
+// undoes its creation. Output that the host has not read stays available to it
+// until it has, or the connection breaks.
+func (r *Runtime) Remove(_ context.Context, id string) error {
+	c, err := r.get(id)
+	if err != nil {
+		return err
+	}
+	c.removing.Lock()
+	defer c.removing.Unlock()
+	if !c.isReady() {
+		return fmt.Errorf("container %q %w", id, ErrNotFound)
+	}
+	if err := c.killAll(); err != nil {
+		return fmt.Errorf("remove container %q: %w", id, err)
+	}
+	for _, p := range c.processes() {
+		<-p.done
+	}
+	if err := r.dismantle(c); err != nil {
+		return fmt.Errorf("remove container %q: %w", id, err)
+	}
+	c.mu.Lock()
+	c.ready = false
+	c.mu.Unlock()
+	r.mu.Lock()
+	delete(r.containers, id)
+	r.mu.Unlock()
+	return nil
+}
+
+// dismantle undoes what Create did; it goes on after a failure, and may be
+// repeated.
+func (r *Runtime) dismantle(c *container) error {
+	var errs []error
+	if c.lc != nil {
+		r.oom.remove(c.id)
+		errs = append(errs, c.lc.Destroy())
+		// Destroy leaves the directory when the first process never existed.
+		errs = append(errs, os.RemoveAll(filepath.Join(r.stateDir, c.id)))
+	}
+	if c.spec.Root != nil {
+		if err := storage.Flush(c.spec.Root.Path); err != nil {
+			r.log.Warn("container's files may be incomplete on the host", "container", c.id, "error", err)
+		}
+	}
+	for i := len(c.mounted) - 1; i >= 0; i-- {
+		errs = append(errs, storage.Unmount(c.mounted[i]))
+	}
+	return errors.Join(errs...)
+}
+
+// forget undoes a creation that failed.
+func (r *Runtime) forget(c *container) {
+	if err := r.dismantle(c); err != nil {
+		r.log.Warn("could not undo a failed creation", "container", c.id, "error", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.containers, c.id)
+}
+
+// processes returns the container's processes, the first one at the front.
+func (c *container) processes() []*process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := []*process{c.init}
+	for _, p := range c.execs {
+		all = append(all, p)
+	}
+	return all
+}
+
+// RemoveAll removes every container.
+func (r *Runtime) RemoveAll(ctx context.Context) error {
+	r.mu.Lock()
+	var ids []string
+	for id := range r.containers {
+		ids = append(ids, id)
+	}
+	r.mu.Unlock()
+	var errs []error
+	for _, id := range ids {
+		if err := r.Remove(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close removes every container and ends the runtime's goroutines. Nothing may
+// be called afterwards.
+func (r *Runtime) Close(ctx context.Context) error {
+	err := r.RemoveAll(ctx)
+	r.mu.Lock()
+	holder := r.holder
+	r.holder = nil
+	r.mu.Unlock()
+	if holder != nil {
+		_ = holder.Kill() // Fails only when it is gone already.
+		_, _ = holder.Wait()
+	}
+	if err == nil {
+		r.waiters.Wait()
+	}
+	r.oom.close()
+	return err
+}

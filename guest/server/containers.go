@@ -1,0 +1,66 @@
+package server
+
+import (
+	"context"
+
+	"kata-runtime/guest/protocol"
+)
+
+// The calls about containers: each hands over to the runtime.
+
+func (s *sandbox) CreateContainer(ctx context.Context, req *protocol.CreateContainerRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.runtime.Create(ctx, req)
+}
+
+func (s *sandbox) StartContainer(ctx context.Context, req *protocol.ContainerRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.runtime.Start(ctx, req.GetContainerId())
+}
+
+func (s *sandbox) RemoveContainer(ctx context.Context, req *protocol.ContainerRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.runtime.Remove(ctx, req.GetContainerId())
+}
+
+func (s *sandbox) UpdateContainer(ctx context.Context, req *protocol.UpdateContainerRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.runtime.Update(ctx, req.GetContainerId(), req.GetResourcesJson())
+}
+
+func (s *sandbox) PauseContainer(ctx context.Context, req *protocol.ContainerRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.runtime.Pause(ctx, req.GetContainerId())
+}
+
+func (s *sandbox) ResumeContainer(ctx context.Context, req *protocol.ContainerRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.runtime.Resume(ctx, req.GetContainerId())
+}
+
+func (s *sandbox) StatsContainer(_ context.Context, req *protocol.ContainerRequest) (*protocol.StatsContainerResponse, error) {
+	stats, err := s.runtime.Stats(req.GetContainerId())
+	return &protocol.StatsContainerResponse{StatsJson: stats}, err
+}
+
+func (s *sandbox) ListProcesses(_ context.Context, req *protocol.ContainerRequest) (*protocol.ListProcessesResponse, error) {
+	list, err := s.runtime.Processes(req.GetContainerId())
+	return &protocol.ListProcessesResponse{Processes: list}, err
+}
+
+func (s *sandbox) ExecProcess(ctx context.Context, req *protocol.ExecProcessRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.runtime.Exec(ctx, req)
+}
+
+func (s *sandbox) SignalProcess(_ context.Context, req *protocol.SignalProcessRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.runtime.Signal(req.GetContainerId(), req.GetProcessId(), req.GetSignal(), req.GetAll())
+}
+
+func (s *sandbox) WaitProcess(ctx context.Context, req *protocol.ProcessRequest) (*protocol.WaitProcessResponse, error) {
+	exit, err := s.runtime.Wait(ctx, req.GetContainerId(), req.GetProcessId())
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.WaitProcessResponse{
+		ExitCode: uint32(exit.Code), Signal: uint32(exit.Signal),
+		OomKilled: exit.OOMKilled, ExitedUnixNanos: exit.At.UnixNano(),
+	}, nil
+}
+
+func (s *sandbox) ResizeTerminal(_ context.Context, req *protocol.ResizeTerminalRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.runtime.Resize(req.GetContainerId(), req.GetProcessId(), req.GetRows(), req.GetColumns())
+}

@@ -1,0 +1,123 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"kata-runtime/guest/container"
+	"kata-runtime/guest/protocol"
+	"kata-runtime/guest/storage"
+)
+
+// errSandboxState is wrapped by errors of calls that come out of order.
+var errSandboxState = errors.New("wrong state of the sandbox")
+
+// sandbox implements protocol.AgentService; there is one for all connections.
+type sandbox struct {
+	log     *slog.Logger
+	runtime *container.Runtime
+	end     func() // ends the agent
+
+	mu      sync.Mutex // guards what follows
+	created bool
+	shares  []string // mount points, in order
+	stop    func()   // ends the inode limiter and waits for it
+}
+
+var _ protocol.AgentService = (*sandbox)(nil)
+
+func newSandbox(log *slog.Logger, runtime *container.Runtime, end func()) *sandbox {
+	return &sandbox{log: log, runtime: runtime, end: end, stop: func() {}}
+}
+
+// close ends the goroutines of the sandbox.
+func (s *sandbox) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop()
+	s.stop = func() {}
+}
+
+// Hello settles the protocol version.
+func (s *sandbox) Hello(_ context.Context, req *protocol.HelloRequest) (*protocol.HelloResponse, error) {
+	if req.GetVersion() != protocol.Version {
+		return nil, status.Errorf(codes.FailedPrecondition,
+			"the host speaks version %d of the agent protocol, the guest's image version %d", req.GetVersion(), protocol.Version)
+	}
+	return describeGuest()
+}
+
+// CreateSandbox sets the clock and the host name and mounts the shares.
+func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRequest) (*protocol.CreateSandboxResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.created {
+		return nil, fmt.Errorf("create sandbox %q: %w: it was created before", req.GetSandboxId(), errSandboxState)
+	}
+	if err := setClock(req.GetClockUnixNanos()); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	if name := req.GetHostname(); name != "" {
+		if err := unix.Sethostname([]byte(name)); err != nil {
+			return nil, fmt.Errorf("create sandbox: set host name %q: %w", name, err)
+		}
+	}
+	for _, share := range req.GetShares() {
+		if err := storage.MountShare(share); err != nil {
+			return nil, fmt.Errorf("create sandbox: %w", err)
+		}
+		s.shares = append(s.shares, share.GetMountPoint())
+	}
+	s.created = true
+	return &protocol.CreateSandboxResponse{}, nil
+}
+
+// DestroySandbox removes every container and flushes the shares.
+func (s *sandbox) DestroySandbox(ctx context.Context, req *protocol.DestroySandboxRequest) (*protocol.Empty, error) {
+	err := s.runtime.RemoveAll(ctx)
+	s.mu.Lock()
+	shares := s.shares
+	s.mu.Unlock()
+	for _, share := range shares {
+		if flushErr := storage.Flush(share); flushErr != nil {
+			err = errors.Join(err, flushErr)
+		}
+	}
+	if req.GetPowerOff() {
+		s.end()
+	}
+	return &protocol.Empty{}, err
+}
+
+// SetClock sets the guest's real-time clock.
+func (s *sandbox) SetClock(_ context.Context, req *protocol.SetClockRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, setClock(req.GetUnixNanos())
+}
+
+func setClock(nanos int64) error {
+	if nanos == 0 {
+		return nil
+	}
+	ts := unix.NsecToTimespec(nanos)
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		return fmt.Errorf("set clock to %v: %w", time.Unix(0, nanos).UTC(), err)
+	}
+	return nil
+}
+
+// NextOOM waits for the next container that lacked memory.
+func (s *sandbox) NextOOM(ctx context.Context, _ *protocol.Empty) (*protocol.OOMEvent, error) {
+	id, err := s.runtime.NextOOM(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.OOMEvent{ContainerId: id}, nil
+}

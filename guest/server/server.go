@@ -1,0 +1,58 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"golang.org/x/sync/errgroup"
+
+	"kata-runtime/guest/container"
+	"kata-runtime/guest/stream"
+)
+
+// Config is what Run needs.
+type Config struct {
+	Log *slog.Logger
+	// StateDir is where libcontainer keeps its state; Run makes it.
+	StateDir string
+	// Agent takes the connections of the ttrpc service, Streams those of
+	// standard streams. Run closes both.
+	Agent, Streams net.Listener
+	// Announce is called once both are served; an error is logged.
+	Announce func(ctx context.Context) error
+}
+
+// Run serves until ctx ends, the host asks for the guest's end, or a listener
+// fails. It returns nil in the first two cases, after every container was
+// removed and every goroutine has ended.
+func Run(ctx context.Context, cfg Config) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	registry := stream.NewRegistry(cfg.Log)
+	runtime, err := container.New(cfg.Log, cfg.StateDir, registry)
+	if err != nil {
+		return fmt.Errorf("start agent: %w", err)
+	}
+	defer func() {
+		// A context of its own: this must happen after ctx has ended.
+		err = errors.Join(err, runtime.Close(context.WithoutCancel(ctx)))
+	}()
+	sandbox := newSandbox(cfg.Log, runtime, cancel)
+	defer sandbox.close()
+
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return registry.Serve(groupCtx, cfg.Streams) })
+	group.Go(func() error { return serveAgent(groupCtx, cfg.Log, cfg.Agent, sandbox) })
+	if cfg.Announce != nil {
+		group.Go(func() error {
+			if err := cfg.Announce(groupCtx); err != nil {
+				cfg.Log.Error("not announced", "error", err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}

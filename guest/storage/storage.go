@@ -1,0 +1,91 @@
+// Package storage mounts in the guest what containers find there: the
+// directories that the host shares with the pod, and the file systems that are
+// made or attached for one container. It also keeps the number of files that
+// the guest remembers of the shares below what their server can bear.
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/guest/protocol"
+)
+
+// ErrInvalid is wrapped by errors about a request that asks for something that
+// does not exist.
+var ErrInvalid = errors.New("invalid storage")
+
+// MountShare mounts a directory of the host, and makes its mount point. A share
+// whose mount point holds a mount already is left alone.
+func MountShare(share *protocol.Share) error {
+	switch share.GetFstype() {
+	case "virtiofs", "9p":
+	default:
+		return fmt.Errorf("share %q: %w: file system %q", share.GetTag(), ErrInvalid, share.GetFstype())
+	}
+	return mountAt(share.GetTag(), share.GetFstype(), share.GetMountPoint(), share.GetOptions())
+}
+
+// Mount mounts a container's storage and makes its mount point.
+func Mount(s *protocol.Storage) error {
+	source, fstype := s.GetSource(), s.GetFstype()
+	switch s.GetDriver() {
+	case "tmpfs":
+		source, fstype = "tmpfs", "tmpfs"
+	case "block":
+		if fstype == "" {
+			return fmt.Errorf("block storage %q: %w: no file system type", source, ErrInvalid)
+		}
+	default:
+		return fmt.Errorf("storage %q: %w: driver %q", source, ErrInvalid, s.GetDriver())
+	}
+	return mountAt(source, fstype, s.GetMountPoint(), s.GetOptions())
+}
+
+func mountAt(source, fstype, target string, options []string) error {
+	if !filepath.IsAbs(target) {
+		return fmt.Errorf("mount %s %q: %w: mount point %q is not absolute", fstype, source, ErrInvalid, target)
+	}
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return fmt.Errorf("mount %s %q: %w", fstype, source, err)
+	}
+	flags, data := parseOptions(options)
+	if err := unix.Mount(source, target, fstype, flags, data); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("mount %s %q on %s: %w", fstype, source, target, err)
+	}
+	return nil
+}
+
+// Unmount undoes Mount: it detaches whatever is mounted at target and removes
+// the then empty directory. Nothing mounted there is not an error.
+func Unmount(target string) error {
+	err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", target, err)
+	}
+	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove mount point: %w", err)
+	}
+	return nil
+}
+
+// Flush writes what the guest holds back of the file system that path is on.
+// A path that is gone has nothing to flush.
+func Flush(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("flush %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Syncfs(fd); err != nil {
+		return fmt.Errorf("flush %s: %w", path, err)
+	}
+	return nil
+}

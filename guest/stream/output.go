@@ -1,0 +1,147 @@
+package stream
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	firstBuffer = 8 << 10   // what most processes ever print
+	largeBuffer = 256 << 10 // for those that print much
+)
+
+// Output copies from the agent's end of a process's pipe or terminal to the
+// host. Make it with NewOutput.
+type Output struct {
+	host    io.WriteCloser
+	drained chan struct{} // closed when source is used no more
+	done    chan struct{} // closed when the copying has ended
+
+	mu     sync.Mutex // held while reading; guards what follows
+	source *os.File   // nil after Finish
+	tail   []byte     // what Finish found
+	ended  bool       // source reached its end
+}
+
+// NewOutput starts to copy from source, whose descriptor must be non-blocking,
+// to host. It closes host at the end, but not source: that is for the owner,
+// after Finish.
+func NewOutput(source *os.File, host io.WriteCloser) *Output {
+	o := &Output{host: host, source: source, drained: make(chan struct{}), done: make(chan struct{})}
+	go o.copy()
+	return o
+}
+
+// copy is the goroutine of an Output; Wait waits for it.
+func (o *Output) copy() {
+	defer close(o.done)
+	defer o.host.Close()
+	buffer := make([]byte, firstBuffer)
+	for {
+		n, err := o.read(buffer)
+		if n > 0 {
+			if _, err := o.host.Write(buffer[:n]); err != nil {
+				o.discard()
+				return
+			}
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			<-o.drained
+			if len(o.tail) > 0 {
+				// Nothing is left to do when this fails: the host is gone.
+				_, _ = o.host.Write(o.tail)
+			}
+			return
+		}
+		if err != nil {
+			return
+		}
+		if n == len(buffer) && n < largeBuffer {
+			buffer = make([]byte, largeBuffer)
+		}
+	}
+}
+
+// read reads from the source; its errors all mean that nothing more comes this
+// way, and os.ErrDeadlineExceeded that the rest is in the tail.
+func (o *Output) read(buffer []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.source == nil {
+		return 0, os.ErrDeadlineExceeded
+	}
+	n, err := o.source.Read(buffer)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		o.ended = true
+	}
+	return n, err
+}
+
+// discard reads on after the host went away, so that the process sees a stream
+// that nobody looks at rather than a full pipe.
+func (o *Output) discard() {
+	buffer := make([]byte, firstBuffer)
+	for {
+		if _, err := o.read(buffer); err != nil {
+			return
+		}
+	}
+}
+
+// Finish is called once, when the process has exited. It takes what is in the
+// pipe now and returns without waiting for anybody; the source may then be
+// closed.
+func (o *Output) Finish() {
+	// Ends a read that waits for more.
+	deadlineErr := o.source.SetReadDeadline(time.Unix(1, 0))
+	if deadlineErr != nil {
+		// The source takes no deadlines: only closing ends a waiting read.
+		o.source.Close()
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.ended && deadlineErr == nil {
+		o.tail = readPending(o.source, pipeSize)
+	}
+	o.source = nil
+	close(o.drained)
+}
+
+// Wait returns when everything was delivered to the host, or the host is gone.
+func (o *Output) Wait() { <-o.done }
+
+// Abort gives up what was not delivered.
+func (o *Output) Abort() {
+	o.host.Close()
+}
+
+// readPending reads what a non-blocking file holds, up to limit bytes: no more
+// than that can have been in it at the start, and a process in the background
+// may go on writing for ever.
+func readPending(file *os.File, limit int) []byte {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var pending []byte
+	buffer := make([]byte, 64<<10)
+	// Control, and not Read: the file's deadline has passed.
+	_ = raw.Control(func(fd uintptr) {
+		for len(pending) < limit {
+			n, err := unix.Read(int(fd), buffer)
+			if err == unix.EINTR {
+				continue
+			}
+			if n <= 0 || err != nil {
+				return
+			}
+			pending = append(pending, buffer[:n]...)
+		}
+	})
+	return pending
+}
