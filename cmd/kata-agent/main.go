@@ -27,6 +27,9 @@ const (
 	collectAfter = 50 // per cent
 )
 
+// Set by the linker.
+var version, commit string
+
 func main() {
 	container.RunHelper()
 	if os.Getpid() == 1 {
@@ -41,12 +44,16 @@ func main() {
 func run(ctx context.Context) error {
 	debug.SetMemoryLimit(memoryLimit)
 	debug.SetGCPercent(collectAfter)
+	// When the pod lacks memory its processes go, not the agent.
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
+		return fmt.Errorf("protect agent from lack of memory: %w", err)
+	}
 	params, err := bootparam.Read()
 	if err != nil {
 		return err
 	}
 	log := newLogger(params.Debug)
-	cfg := server.Config{Log: log, StateDir: stateDir}
+	cfg := server.Config{Log: log, StateDir: stateDir, Version: version + " " + commit}
 	if cfg.Agent, err = server.ListenVsock(log, protocol.AgentPort); err != nil {
 		return err
 	}

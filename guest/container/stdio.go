@@ -233,4 +233,3 @@ type discard struct{}
 
 func (discard) Write(data []byte) (int, error) { return len(data), nil }
 func (discard) Close() error                   { return nil }
-

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -14,7 +13,7 @@ import (
 )
 
 // describeGuest answers Hello.
-func describeGuest() (*protocol.HelloResponse, error) {
+func describeGuest(version string) (*protocol.HelloResponse, error) {
 	var uname unix.Utsname
 	if err := unix.Uname(&uname); err != nil {
 		return nil, fmt.Errorf("describe guest: %w", err)
@@ -28,21 +27,12 @@ func describeGuest() (*protocol.HelloResponse, error) {
 	}
 	return &protocol.HelloResponse{
 		Version:           protocol.Version,
-		AgentVersion:      version(),
+		AgentVersion:      version,
 		KernelRelease:     unix.ByteSliceToString(uname.Release[:]),
 		AgentRssBytes:     residentBytes(),
 		CgroupControllers: strings.Fields(string(controllers)),
 		Seccomp:           seccompErr == nil,
 	}, nil
-}
-
-// version is the module's version, or the commit that it was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	return info.Main.Version
 }
 
 // residentBytes returns the agent's resident memory, 0 when unknown.

@@ -23,6 +23,7 @@ var errSandboxState = errors.New("wrong state of the sandbox")
 // sandbox implements protocol.AgentService; there is one for all connections.
 type sandbox struct {
 	log     *slog.Logger
+	version string
 	runtime *container.Runtime
 	end     func() // ends the agent
 
@@ -34,8 +35,8 @@ type sandbox struct {
 
 var _ protocol.AgentService = (*sandbox)(nil)
 
-func newSandbox(log *slog.Logger, runtime *container.Runtime, end func()) *sandbox {
-	return &sandbox{log: log, runtime: runtime, end: end, stop: func() {}}
+func newSandbox(log *slog.Logger, version string, runtime *container.Runtime, end func()) *sandbox {
+	return &sandbox{log: log, version: version, runtime: runtime, end: end, stop: func() {}}
 }
 
 // close ends the goroutines of the sandbox.
@@ -52,7 +53,7 @@ func (s *sandbox) Hello(_ context.Context, req *protocol.HelloRequest) (*protoco
 		return nil, status.Errorf(codes.FailedPrecondition,
 			"the host speaks version %d of the agent protocol, the guest's image version %d", req.GetVersion(), protocol.Version)
 	}
-	return describeGuest()
+	return describeGuest(s.version)
 }
 
 // CreateSandbox sets the clock and the host name and mounts the shares.

@@ -16,6 +16,8 @@ import (
 // Config is what Run needs.
 type Config struct {
 	Log *slog.Logger
+	// Version is the agent's, for people to read.
+	Version string
 	// StateDir is where libcontainer keeps its state; Run makes it.
 	StateDir string
 	// Agent takes the connections of the ttrpc service, Streams those of
@@ -40,7 +42,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		// A context of its own: this must happen after ctx has ended.
 		err = errors.Join(err, runtime.Close(context.WithoutCancel(ctx)))
 	}()
-	sandbox := newSandbox(cfg.Log, runtime, cancel)
+	sandbox := newSandbox(cfg.Log, cfg.Version, runtime, cancel)
 	defer sandbox.close()
 
 	group, groupCtx := errgroup.WithContext(ctx)
