@@ -187,11 +187,14 @@ func (x *HelloResponse) GetSeccomp() bool {
 
 // Share is a directory of the host that the agent mounts.
 type Share struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tag           string                 `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
-	Fstype        string                 `protobuf:"bytes,2,opt,name=fstype,proto3" json:"fstype,omitempty"`                           // "virtiofs" or "9p"
-	Options       []string               `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`                         // mount(8) options
-	MountPoint    string                 `protobuf:"bytes,4,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"` // absolute guest path; the agent makes it
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Tag        string                 `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	Fstype     string                 `protobuf:"bytes,2,opt,name=fstype,proto3" json:"fstype,omitempty"`                           // "virtiofs" or "9p"
+	Options    []string               `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`                         // mount(8) options
+	MountPoint string                 `protobuf:"bytes,4,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"` // absolute guest path; the agent makes it
+	// How many files of the share the guest may remember at once, for a server
+	// that keeps a descriptor for each; 0: the agent's default for virtiofs.
+	FileLimit     uint32 `protobuf:"varint,5,opt,name=file_limit,json=fileLimit,proto3" json:"file_limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -252,6 +255,13 @@ func (x *Share) GetMountPoint() string {
 		return x.MountPoint
 	}
 	return ""
+}
+
+func (x *Share) GetFileLimit() uint32 {
+	if x != nil {
+		return x.FileLimit
+	}
+	return 0
 }
 
 type CreateSandboxRequest struct {
@@ -1285,13 +1295,15 @@ const file_agent_proto_rawDesc = "" +
 	"\x0ekernel_release\x18\x03 \x01(\tR\rkernelRelease\x12&\n" +
 	"\x0fagent_rss_bytes\x18\x04 \x01(\x04R\ragentRssBytes\x12-\n" +
 	"\x12cgroup_controllers\x18\x05 \x03(\tR\x11cgroupControllers\x12\x18\n" +
-	"\aseccomp\x18\x06 \x01(\bR\aseccomp\"l\n" +
+	"\aseccomp\x18\x06 \x01(\bR\aseccomp\"\x8b\x01\n" +
 	"\x05Share\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x16\n" +
 	"\x06fstype\x18\x02 \x01(\tR\x06fstype\x12\x18\n" +
 	"\aoptions\x18\x03 \x03(\tR\aoptions\x12\x1f\n" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
-	"mountPoint\"\xbb\x01\n" +
+	"mountPoint\x12\x1d\n" +
+	"\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xbb\x01\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +

@@ -1,10 +1,12 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -29,22 +31,45 @@ type sandbox struct {
 
 	mu      sync.Mutex // guards what follows
 	created bool
-	shares  []string // mount points, in order
-	stop    func()   // ends the inode limiter and waits for it
+	shares  []string         // mount points, in order
+	limiter *storage.Limiter // nil without a share that needs one
+	stop    func()           // ends the running limiter; nil when none runs
 }
 
 var _ protocol.AgentService = (*sandbox)(nil)
 
 func newSandbox(log *slog.Logger, version string, runtime *container.Runtime, end func()) *sandbox {
-	return &sandbox{log: log, version: version, runtime: runtime, end: end, stop: func() {}}
+	return &sandbox{log: log, version: version, runtime: runtime, end: end}
 }
 
 // close ends the goroutines of the sandbox.
 func (s *sandbox) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stop()
-	s.stop = func() {}
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
+	}
+}
+
+// limitFiles starts the limiter with the first container; a guest that waits
+// for its pod has nothing to look at.
+func (s *sandbox) limitFiles() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.limiter == nil || s.stop != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.limiter.Run(ctx)
+	}()
+	s.stop = func() {
+		cancel()
+		<-done
+	}
 }
 
 // Hello settles the protocol version.
@@ -71,11 +96,16 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 			return nil, fmt.Errorf("create sandbox: set host name %q: %w", name, err)
 		}
 	}
+	limit := int64(math.MaxInt64)
 	for _, share := range req.GetShares() {
 		if err := storage.MountShare(share); err != nil {
 			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 		s.shares = append(s.shares, share.GetMountPoint())
+		if share.GetFstype() == "virtiofs" {
+			limit = min(limit, cmp.Or(int64(share.GetFileLimit()), storage.DefaultFileLimit))
+			s.limiter = storage.NewLimiter(s.log, limit)
+		}
 	}
 	s.created = true
 	return &protocol.CreateSandboxResponse{}, nil
