@@ -1,0 +1,155 @@
+package store
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Store is the directory that holds the containers' directories. It has no
+// state of its own in memory, and its methods are safe for concurrent use.
+type Store struct {
+	root string
+}
+
+// Open returns the store below root, an absolute path other than "/". The
+// directory need not exist: Reserve makes it.
+func Open(root string) (*Store, error) {
+	if !filepath.IsAbs(root) {
+		return nil, fmt.Errorf("open state directory %q: it must be an absolute path", root)
+	}
+	root = filepath.Clean(root)
+	if root == "/" {
+		return nil, errors.New("open state directory: it must not be /")
+	}
+	return &Store{root: root}, nil
+}
+
+// Root is the store's directory, absolute and clean.
+func (s *Store) Root() string { return s.root }
+
+// Reserve claims a new id, atomically among all processes, with a State of
+// status creating. A taken id is ErrExists. A directory of that name that holds
+// no container of ours is used as it is. After an error nothing is left behind.
+func (s *Store) Reserve(id string) (*Entry, error) {
+	entry, err := s.entry(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
+		return nil, fmt.Errorf("reserve container %s: %w", id, err)
+	}
+	entry.incarnation = rand.Text()
+	for {
+		made, err := makeDirectory(entry.dir)
+		if err != nil {
+			return nil, fmt.Errorf("reserve container %s: %w", id, err)
+		}
+		dir, err := lockDirectory(entry.dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a Remove was faster
+		}
+		if err == nil {
+			err = errors.Join(entry.claim(made), dir.Close())
+		}
+		if errors.Is(err, ErrExists) {
+			return nil, err
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reserve container %s: %w", id, err)
+		}
+		return entry, nil
+	}
+}
+
+func makeDirectory(dir string) (made bool, err error) {
+	err = os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// claim writes the first state. The directory is locked; made says that it was
+// made for this claim.
+func (e *Entry) claim(made bool) (err error) {
+	_, err = os.Lstat(e.Path(stateName))
+	if err == nil {
+		return fmt.Errorf("%w: %s", ErrExists, e.id)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.unclaim(made))
+		}
+	}()
+	if err := makeFile(e.Path(lockName)); err != nil {
+		return err
+	}
+	return e.write(State{Status: StatusCreating, Created: time.Now().UTC()})
+}
+
+func (e *Entry) unclaim(made bool) error {
+	err := removeIfExists(e.Path(lockName))
+	if made {
+		err = errors.Join(err, removeIfEmpty(e.dir))
+	}
+	return err
+}
+
+// Lookup finds a container, also one whose state is damaged or of a newer
+// version: Load says so. An unknown id is ErrNotExist.
+func (s *Store) Lookup(id string) (*Entry, error) {
+	entry, err := s.entry(id)
+	if err != nil {
+		return nil, err
+	}
+	r, err := entry.read()
+	if err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrVersion) {
+		return nil, err
+	}
+	entry.incarnation = r.Incarnation
+	return entry, nil
+}
+
+// List returns the containers, sorted by id.
+func (s *Store) List() ([]*Entry, error) {
+	dirs, err := os.ReadDir(s.root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var entries []*Entry
+	for _, dir := range dirs {
+		if !dir.IsDir() {
+			continue
+		}
+		entry, err := s.Lookup(dir.Name())
+		if errors.Is(err, ErrNotExist) || errors.Is(err, ErrInvalidID) {
+			continue // another program's, or removed meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list containers: %w", err)
+		}
+		entries = append(entries, entry)
+	}
+	return entries, nil
+}
+
+// entry checks that the id names a directory below the root. What else an id
+// must be is the caller's business.
+func (s *Store) entry(id string) (*Entry, error) {
+	if id == "" || id == "." || id == ".." || len(id) > 255 || strings.ContainsAny(id, "/\x00") {
+		return nil, fmt.Errorf("%w: %q", ErrInvalidID, id)
+	}
+	return &Entry{id: id, dir: filepath.Join(s.root, id)}, nil
+}
