@@ -18,6 +18,9 @@ var (
 	ErrUnsupported = errors.New("not supported by this VM")
 	// ErrNoSlot: every hot-plug slot is taken.
 	ErrNoSlot = errors.New("no free hot-plug slot")
+	// ErrGuestReset: the guest ended the VM by a reset that nobody asked for: its
+	// kernel panicked or crashed.
+	ErrGuestReset = errors.New("guest reset itself")
 	// ErrNoDevice: no device has this id.
 	ErrNoDevice = errors.New("no such device")
 )

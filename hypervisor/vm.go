@@ -16,8 +16,10 @@ type VM interface {
 	// returns ErrStarted. ctx bounds the call, not the VM's life.
 	Start(ctx context.Context) error
 	// Wait blocks until the VMM has ended, and returns nil for an end that the
-	// guest or Stop asked for, an *ExitError otherwise, or ctx's error. Any
-	// number of callers may wait, before and after the end.
+	// guest (by powering off) or Stop asked for, an error that wraps ErrEnded
+	// and ErrGuestReset for a guest that crashed, an *ExitError for a VMM that
+	// ended otherwise, or ctx's error. Any number of callers may wait, before
+	// and after the end.
 	Wait(ctx context.Context) error
 	// Stop ends the VMM at once and releases all that the VM holds: processes,
 	// descriptors, sockets. The guest gets no notice. Idempotent; legal in

@@ -1,0 +1,232 @@
+package qemu
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/accel"
+)
+
+// firstInherited is the first descriptor of os/exec's ExtraFiles in the child.
+const firstInherited = 3
+
+// dimmSlots is how often memory can grow. A vhost-user back end takes 8 memory
+// regions unless it negotiated more, and the guest's start size takes up to
+// three (below 640 KiB, below and above 4 GiB).
+const dimmSlots = 4
+
+// Channels are the descriptors that QEMU gets besides its devices': its end of
+// the QMP connection and of the console, both stream sockets.
+type Channels struct {
+	QMP, Console *os.File
+}
+
+// Arguments returns QEMU's arguments, without the program's name, and the files
+// that it inherits, the first of them as descriptor 3. It touches neither
+// host nor files. An option that is out of range is an error.
+func Arguments(o Options, c Channels) ([]string, []*os.File, error) {
+	if err := o.normalize(); err != nil {
+		return nil, nil, err
+	}
+	line := &commandLine{}
+	line.add("-name", o.Name+",debug-threads=on")
+	line.add("-no-user-config")
+	line.add("-nodefaults")
+	line.add("-display", "none")
+	line.add("-no-reboot")
+	line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	line.machine(&o)
+	line.channels(&o, c)
+	line.rootPorts(o.RootPorts)
+	for i, d := range o.Devices {
+		line.device(i, d)
+	}
+	line.add("-kernel", o.Kernel)
+	if o.Initrd != "" {
+		line.add("-initrd", o.Initrd)
+	}
+	line.add("-append", o.commandLine())
+	return line.args, line.files, nil
+}
+
+// commandLine collects arguments and the files that they name.
+type commandLine struct {
+	args  []string
+	files []*os.File
+}
+
+func (l *commandLine) add(args ...string) {
+	l.args = append(l.args, args...)
+}
+
+// inherit returns the descriptor that file has in QEMU.
+func (l *commandLine) inherit(file *os.File) string {
+	l.files = append(l.files, file)
+	return strconv.Itoa(firstInherited + len(l.files) - 1)
+}
+
+// quote makes text safe as a value in QEMU's key=value,... syntax.
+func quote(text string) string {
+	return strings.ReplaceAll(text, ",", ",,")
+}
+
+func (l *commandLine) machine(o *Options) {
+	memory := strconv.Itoa(o.Size.MemoryMiB) + "M"
+	l.add("-machine", machineType(o)+",memory-backend=ram")
+	l.add("-accel", accelerator(o))
+	l.add("-cpu", cpuModel(o))
+	smp := fmt.Sprintf("cpus=%d", o.Size.VCPUs)
+	if o.MaxSize.VCPUs > o.Size.VCPUs {
+		smp += fmt.Sprintf(",maxcpus=%d", o.MaxSize.VCPUs)
+	}
+	l.add("-smp", smp)
+	size := "size=" + memory
+	if o.MaxSize.MemoryMiB > o.Size.MemoryMiB {
+		// Each slot's memory is aligned, to 1 GiB at most.
+		size += fmt.Sprintf(",slots=%d,maxmem=%dM", dimmSlots, o.MaxSize.MemoryMiB+memoryBlockMiB*dimmSlots)
+	}
+	l.add("-m", size)
+	// Shared memory, because virtiofsd and the vsock device map the guest's.
+	l.add("-object", "memory-backend-memfd,id=ram,share=on,size="+memory)
+}
+
+// machineType leaves out every device that a container's guest has no use for:
+// each costs the firmware or the kernel a probe.
+func machineType(o *Options) string {
+	if o.Architecture == "arm64" {
+		if o.Accelerator == accel.KVM {
+			return "virt,gic-version=host"
+		}
+		return "virt"
+	}
+	return "q35,graphics=off,usb=off,sata=off,smbus=off,vmport=off,hpet=off,i8042=off,smm=off"
+}
+
+func accelerator(o *Options) string {
+	if o.Accelerator == accel.KVM {
+		return "kvm"
+	}
+	return "tcg,tb-size=" + strconv.Itoa(translationMiB)
+}
+
+func cpuModel(o *Options) string {
+	if o.Accelerator == accel.KVM {
+		return "host"
+	}
+	return "max"
+}
+
+func (l *commandLine) channels(o *Options, c Channels) {
+	l.add("-chardev", "socket,id=qmp,fd="+l.inherit(c.QMP))
+	l.add("-mon", "chardev=qmp,mode=control")
+	console := "socket,id=console,fd=" + l.inherit(c.Console)
+	if o.SerialConsole {
+		console += ",mux=on"
+	}
+	l.add("-chardev", console)
+	l.add("-device", "virtio-serial-pci,disable-legacy=on,max_ports=1")
+	l.add("-device", "virtconsole,chardev=console")
+	if o.SerialConsole {
+		l.add("-serial", "chardev:console")
+	}
+	l.add("-object", "rng-random,id=entropy,filename=/dev/urandom")
+	l.add("-device", "virtio-rng-pci,disable-legacy=on,rng=entropy")
+}
+
+// rootPorts makes the hot-plug slots, eight to a PCI slot. They need no I/O
+// space, as every device that is plugged is virtio 1.0.
+func (l *commandLine) rootPorts(n int) {
+	for i := range n {
+		port := fmt.Sprintf("pcie-root-port,id=%s,chassis=%d,addr=0x%x.%d,io-reserve=0",
+			rootPort(i), i+1, firstPortSlot+i/functionsPerSlot, i%functionsPerSlot)
+		if i%functionsPerSlot == 0 {
+			port += ",multifunction=on"
+		}
+		l.add("-device", port)
+	}
+}
+
+const (
+	functionsPerSlot = 8
+	// firstPortSlot leaves the slots below to the devices that QEMU places.
+	firstPortSlot = 0x18
+)
+
+func rootPort(i int) string { return "port" + strconv.Itoa(i) }
+
+// commandLine is the kernel's.
+func (o *Options) commandLine() string {
+	return strings.Join(append(MachineParams(o.Architecture), o.KernelParams...), " ")
+}
+
+// MachineParams returns the kernel parameters that fit the driver's machine:
+// where the console is, what need not be probed, and that a panic ends the VM.
+func MachineParams(architecture string) []string {
+	params := []string{
+		"console=hvc0", "panic=-1", "quiet",
+		// Boot on one CPU waits for several RCU grace periods.
+		"rcupdate.rcu_expedited=1",
+		"cryptomgr.notests",
+	}
+	if architecture == "amd64" {
+		params = append(params,
+			// Calibrating against timers of a VM is slow and proves nothing.
+			"tsc=reliable", "no_timer_check",
+			"i8042.noaux=1", "i8042.noprobe=1",
+			"reboot=t")
+	}
+	return params
+}
+
+// device adds the back end and the device of the i-th device.
+func (l *commandLine) device(i int, d hypervisor.Device) {
+	var properties properties
+	switch d := d.(type) {
+	case *hypervisor.Disk:
+		node := coldName("disk", i)
+		set := strconv.Itoa(i)
+		l.add("-add-fd", "fd="+l.inherit(d.File)+",set="+set)
+		l.add("-blockdev", fmt.Sprintf("driver=%s,node-name=%s,filename=/dev/fdset/%s,read-only=%s",
+			blockDriver(d), node, set, onOff(d.ReadOnly)))
+		properties = diskProperties(d, node)
+	case *hypervisor.NIC:
+		netdev := coldName("net", i)
+		fds := make([]string, len(d.Tap))
+		for j, tap := range d.Tap {
+			fds[j] = l.inherit(tap)
+		}
+		l.add("-netdev", fmt.Sprintf("tap,id=%s,vhost=off,fds=%s", netdev, strings.Join(fds, ":")))
+		properties = nicProperties(d, netdev)
+	case *hypervisor.Share:
+		backend := coldName("share", i)
+		if d.Socket != nil {
+			l.add("-chardev", "socket,id="+backend+",fd="+l.inherit(d.Socket))
+		} else {
+			l.add("-fsdev", "local,security_model=passthrough,multidevs=remap,id="+backend+
+				",path="+quote(d.Directory))
+		}
+		properties = shareProperties(d, backend)
+	case *hypervisor.Vsock:
+		backend := ""
+		if d.Backend != nil {
+			backend = coldName("vsock", i)
+			l.add("-chardev", "socket,id="+backend+",fd="+l.inherit(d.Backend))
+		} else {
+			backend = l.inherit(d.Vhost)
+		}
+		properties = vsockProperties(d, backend)
+	}
+	l.add("-device", properties.keyValues())
+}
+
+func coldName(kind string, i int) string { return kind + strconv.Itoa(i) }
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}

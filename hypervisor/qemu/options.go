@@ -1,0 +1,144 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+
+	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/accel"
+	"kata-runtime/hypervisor/child"
+)
+
+// Vsock is the host's end of the guest's vsock device, which Options.Devices
+// holds as a *hypervisor.Vsock.
+type Vsock interface {
+	// Dial connects to a port of the guest.
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	// Listen takes the guest's connections to a port of the host.
+	Listen(port uint32) (net.Listener, error)
+}
+
+// Options describe a VM. New takes a copy; the devices' files are duplicated.
+type Options struct {
+	// Path is QEMU's program. Empty: qemu-system-x86_64 or
+	// qemu-system-aarch64 in PATH.
+	Path string
+	// Architecture is "amd64" or "arm64". Empty: the host's.
+	Architecture string
+	// Name is shown in the process list, 1-64 letters, digits, '-', '_', '.'.
+	Name string
+	// Accelerator is accel.KVM or accel.TCG, as accel.Select chose.
+	Accelerator string
+	// Kernel is a bzImage, or a vmlinux with a PVH entry point; Initrd may be
+	// empty.
+	Kernel, Initrd string
+	// KernelParams follow the driver's own (MachineParams) and override them.
+	KernelParams []string
+	// Size is what the VM starts with: at least 1 vCPU and 32 MiB.
+	Size hypervisor.Size
+	// MaxSize is what Resize may reach; a field that is 0 or below Size's
+	// means Size's.
+	MaxSize hypervisor.Size
+	// Devices are there from the start, in this order on the bus.
+	Devices []hypervisor.Device
+	// Vsock serves Dial and Listen. Nil: they return ErrUnsupported.
+	Vsock Vsock
+	// RootPorts is how many devices can be plugged at a time, 0-32.
+	RootPorts int
+	// Console gets what the guest writes to its console, in order, until the
+	// VM ends. A Write that blocks makes the guest's console wait; its error
+	// is ignored. Nil: the output is dropped.
+	Console io.Writer
+	// SerialConsole adds a serial port that writes to Console too, for
+	// kernels whose virtio console is a module. It slows the boot.
+	SerialConsole bool
+	// Starter forks QEMU. Nil: the VM makes one for itself.
+	Starter *child.Starter
+	// Log gets debug messages. Nil: none.
+	Log *slog.Logger
+}
+
+const (
+	maxRootPorts = 32
+	minMemoryMiB = 32
+	maxNameLen   = 64
+	maxParams    = 2047
+)
+
+var (
+	errNoKernel = errors.New("no kernel")
+	errNoName   = fmt.Errorf("name is not 1-%d letters, digits, '-', '_' and '.'", maxNameLen)
+)
+
+// normalize fills in defaults and checks what needs no file system.
+func (o *Options) normalize() error {
+	if o.Architecture == "" {
+		o.Architecture = runtime.GOARCH
+	}
+	o.MaxSize.VCPUs = max(o.MaxSize.VCPUs, o.Size.VCPUs)
+	o.MaxSize.MemoryMiB = max(o.MaxSize.MemoryMiB, o.Size.MemoryMiB)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Console == nil {
+		o.Console = io.Discard
+	}
+	return o.validate()
+}
+
+func (o *Options) validate() error {
+	switch {
+	case o.Architecture != "amd64" && o.Architecture != "arm64":
+		return fmt.Errorf("architecture %q: %w", o.Architecture, hypervisor.ErrUnsupported)
+	case !regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`).MatchString(o.Name):
+		return fmt.Errorf("VM %q: %w", o.Name, errNoName)
+	case o.Accelerator != accel.KVM && o.Accelerator != accel.TCG:
+		return fmt.Errorf("accelerator %q: want %s or %s", o.Accelerator, accel.KVM, accel.TCG)
+	case o.Kernel == "":
+		return errNoKernel
+	case o.Size.VCPUs < 1 || o.Size.MemoryMiB < minMemoryMiB:
+		return fmt.Errorf("size of %d vCPUs and %d MiB: want at least 1 and %d",
+			o.Size.VCPUs, o.Size.MemoryMiB, minMemoryMiB)
+	case o.RootPorts < 0 || o.RootPorts > maxRootPorts:
+		return fmt.Errorf("%d root ports: want 0-%d", o.RootPorts, maxRootPorts)
+	case len(o.commandLine()) > maxParams:
+		return fmt.Errorf("kernel parameters of %d bytes: want at most %d", len(o.commandLine()), maxParams)
+	}
+	ids := make(map[string]bool, len(o.Devices))
+	for _, d := range o.Devices {
+		if err := checkDevice(d); err != nil {
+			return err
+		}
+		if ids[d.DeviceID()] {
+			return fmt.Errorf("device %q: id is taken", d.DeviceID())
+		}
+		ids[d.DeviceID()] = true
+	}
+	return nil
+}
+
+// checkFiles finds missing files before QEMU is started, for a better message.
+func (o *Options) checkFiles() error {
+	files := map[string]string{"kernel": o.Kernel}
+	if o.Initrd != "" {
+		files["initrd"] = o.Initrd
+	}
+	for what, path := range files {
+		info, err := os.Stat(path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s %s: not a regular file", what, filepath.Clean(path))
+		}
+	}
+	return nil
+}

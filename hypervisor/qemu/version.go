@@ -1,0 +1,54 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strings"
+)
+
+// ErrNoQEMU says that no QEMU was found.
+var ErrNoQEMU = errors.New("QEMU was not found")
+
+// Find returns the absolute path of QEMU's program for this architecture: path
+// itself when it is not empty, otherwise the first in PATH. Not found, or not
+// executable, wraps ErrNoQEMU.
+func Find(path string) (string, error) {
+	name := path
+	if name == "" {
+		switch runtime.GOARCH {
+		case "amd64":
+			name = "qemu-system-x86_64"
+		case "arm64":
+			name = "qemu-system-aarch64"
+		default:
+			return "", fmt.Errorf("%w: no program for %s", ErrNoQEMU, runtime.GOARCH)
+		}
+	}
+	found, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNoQEMU, err)
+	}
+	return found, nil
+}
+
+// Version returns what path says its version is, as in "7.2.22".
+func Version(ctx context.Context, path string) (string, error) {
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", path, err)
+	}
+	return parseVersion(string(out))
+}
+
+func parseVersion(text string) (string, error) {
+	first, _, _ := strings.Cut(text, "\n")
+	match := regexp.MustCompile(`^QEMU emulator version (\d+\.\d+(?:\.\d+)?)\b`).FindStringSubmatch(first)
+	if match == nil {
+		return "", fmt.Errorf("%.80q is not a version of QEMU", first)
+	}
+	return match[1], nil
+}
