@@ -1,0 +1,186 @@
+package kernel_test
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"kata-runtime/kernel-config/kconfig"
+	"kata-runtime/kernel-config/kernel"
+)
+
+// fakeMake stands for the kernel's build system: it drops CONFIG_DROPPED, and
+// compiles by copying the configuration. It notes each goal.
+const fakeMake = `#!/bin/sh
+for arg; do
+	case $arg in
+	O=*) objects=${arg#O=} ;;
+	KCONFIG_ALLCONFIG=*) wanted=${arg#KCONFIG_ALLCONFIG=} ;;
+	esac
+	goal=$arg
+done
+echo "$goal" >> "$FAKE_LOG"
+case $goal in
+allnoconfig) grep -v CONFIG_DROPPED "$wanted" > "$objects/.config" ;;
+vmlinux) [ -z "$FAKE_FAILURE" ] || { echo "cc: $FAKE_FAILURE" >&2; exit 2; }
+	cp "$objects/.config" "$objects/vmlinux" ;;
+esac
+`
+
+// fakeTools puts the fakes before the host's tools and returns the path of
+// their log.
+func fakeTools(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	tools := map[string]string{
+		"make": fakeMake,
+		"gcc":  "#!/bin/sh\necho \"gcc $FAKE_GCC\"\n",
+		"ld":   "#!/bin/sh\necho ld 1\n",
+		// objcopy --strip-all FROM TO
+		"objcopy": "#!/bin/sh\ncp \"$2\" \"$3\"\n",
+	}
+	for name, script := range tools {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700); err != nil { //nolint:gosec // A program.
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	log := filepath.Join(dir, "log")
+	t.Setenv("FAKE_LOG", log)
+	return log
+}
+
+func fakeSource(t *testing.T) kernel.Source {
+	t.Helper()
+	dir := t.TempDir()
+	tarball := filepath.Join(dir, "linux.tar")
+	// An empty archive: two blocks of zeros.
+	if err := os.WriteFile(tarball, make([]byte, 1024), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	source, err := kernel.FromTarball(tarball)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
+}
+
+func options(names ...string) kconfig.Options {
+	var list kconfig.Options
+	for _, name := range names {
+		list = append(list, kconfig.Option{Name: name, Value: "y", Reason: "wanted", Origin: "f:1"})
+	}
+	return list
+}
+
+// goals returns the goals that make was run for so far.
+func goals(t *testing.T, log string) string {
+	t.Helper()
+	text, err := os.ReadFile(log)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return strings.Join(strings.Fields(string(text)), " ")
+}
+
+func TestBuildIsCachedByWhatGoesIntoIt(t *testing.T) {
+	log := fakeTools(t)
+	builder := &kernel.Builder{CacheDir: t.TempDir(), Arch: "amd64", Jobs: 1, Log: io.Discard}
+	source := fakeSource(t)
+	build := func(options kconfig.Options) string {
+		t.Helper()
+		path, err := builder.Build(t.Context(), source, options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	first := build(options("CONFIG_A"))
+	text, err := os.ReadFile(first)
+	if err != nil || string(text) != "CONFIG_A=y\n" {
+		t.Fatalf("kernel = %q, %v", text, err)
+	}
+	if again := build(options("CONFIG_A")); again != first {
+		t.Errorf("the same input gave %s, then %s", first, again)
+	}
+	if got, want := goals(t, log), "allnoconfig vmlinux"; got != want {
+		t.Errorf("make ran for %q, want %q", got, want)
+	}
+	other := build(options("CONFIG_A", "CONFIG_B"))
+	t.Setenv("FAKE_GCC", "99")
+	compiler := build(options("CONFIG_A"))
+	if first == other || first == compiler || other == compiler {
+		t.Errorf("different inputs share a result: %s, %s, %s", first, other, compiler)
+	}
+	if got, want := goals(t, log), strings.TrimSpace(strings.Repeat("allnoconfig vmlinux ", 3)); got != want {
+		t.Errorf("make ran for %q, want %q", got, want)
+	}
+}
+
+func TestBuildFailsWhenAnOptionDoesNotSurvive(t *testing.T) {
+	log := fakeTools(t)
+	cache := t.TempDir()
+	builder := &kernel.Builder{CacheDir: cache, Arch: "amd64", Jobs: 1, Log: io.Discard}
+	_, err := builder.Build(t.Context(), fakeSource(t), options("CONFIG_A", "CONFIG_DROPPED"))
+	if !errors.Is(err, kconfig.ErrNotSurvived) || !strings.Contains(err.Error(), "CONFIG_DROPPED") {
+		t.Errorf("Build = %v, want ErrNotSurvived for CONFIG_DROPPED", err)
+	}
+	if got := goals(t, log); got != "allnoconfig" {
+		t.Errorf("make ran for %q: it compiled all the same", got)
+	}
+	leftovers(t, cache)
+}
+
+func TestBuildQuotesTheCompiler(t *testing.T) {
+	fakeTools(t)
+	t.Setenv("FAKE_FAILURE", "no such header")
+	cache := t.TempDir()
+	builder := &kernel.Builder{CacheDir: cache, Arch: "amd64", Jobs: 1, Log: io.Discard}
+	_, err := builder.Build(t.Context(), fakeSource(t), options("CONFIG_A"))
+	if err == nil || !strings.Contains(err.Error(), "compile the kernel") || !strings.Contains(err.Error(), "no such header") {
+		t.Errorf("Build = %v", err)
+	}
+	leftovers(t, cache)
+}
+
+// leftovers checks that a failure left the cache with sources and locks alone.
+func leftovers(t *testing.T, cache string) {
+	t.Helper()
+	entries, err := os.ReadDir(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), "tree-") && !strings.HasSuffix(entry.Name(), ".lock") {
+			t.Errorf("left behind: %s", entry.Name())
+		}
+	}
+}
+
+func TestCheckCompilesNothing(t *testing.T) {
+	log := fakeTools(t)
+	builder := &kernel.Builder{CacheDir: t.TempDir(), Arch: "arm64", Log: io.Discard}
+	config, err := builder.Check(t.Context(), fakeSource(t), options("CONFIG_A"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config["CONFIG_A"] != "y" {
+		t.Errorf("configuration = %v", config)
+	}
+	if got := goals(t, log); got != "allnoconfig" {
+		t.Errorf("make ran for %q", got)
+	}
+}
+
+func TestFromTarball(t *testing.T) {
+	if _, err := kernel.FromTarball(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("FromTarball of nothing = %v", err)
+	}
+	one, two := fakeSource(t), fakeSource(t)
+	if one.ID != two.ID {
+		t.Errorf("the same content has two names: %s, %s", one.ID, two.ID)
+	}
+}
