@@ -1,0 +1,72 @@
+package virtiofsd
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// listenFD is the first of os/exec's ExtraFiles in the child.
+const listenFD = 3
+
+// fewDescriptors is the limit below which the Rust daemon is told to use file
+// handles: with them it holds no descriptor per file that the guest knows.
+const fewDescriptors = 100_000
+
+var errCache = errors.New("cache mode is not one of auto, always, never and metadata")
+
+// arguments returns a daemon's arguments, without the program's name. limit is
+// the number of descriptors that it may have, 0 for what it inherits.
+func arguments(kind Kind, o Options, limit uint64) ([]string, error) {
+	if !filepath.IsAbs(o.SharedDir) {
+		return nil, fmt.Errorf("shared directory %q is not absolute", o.SharedDir)
+	}
+	cache := o.Cache
+	if cache == "" {
+		cache = "auto"
+	}
+	switch cache {
+	case "auto", "always", "never":
+	case "metadata":
+		if kind == C {
+			return nil, fmt.Errorf("the C virtiofsd has no cache mode %q: choose auto, always or never", cache)
+		}
+	default:
+		return nil, fmt.Errorf("%w: %q", errCache, cache)
+	}
+	args := []string{
+		"--fd=" + strconv.Itoa(listenFD),
+		"--rlimit-nofile=" + strconv.FormatUint(limit, 10),
+	}
+	if kind == C {
+		if cache == "never" {
+			cache = "none"
+		}
+		args = append(args, "-f",
+			"-o", "source="+quoteOption(o.SharedDir),
+			"-o", "cache="+cache,
+			"-o", "sandbox=namespace",
+			"-o", "xattr",
+			"-o", "announce_submounts",
+			"-o", "log_level=warn")
+		return append(args, o.ExtraArgs...), nil
+	}
+	args = append(args,
+		"--shared-dir="+o.SharedDir,
+		"--cache="+cache,
+		"--sandbox=namespace",
+		"--xattr",
+		"--announce-submounts",
+		"--log-level=warn")
+	if limit < fewDescriptors {
+		args = append(args, "--inode-file-handles=prefer")
+	}
+	return append(args, o.ExtraArgs...), nil
+}
+
+// quoteOption protects a value in libfuse's comma-separated option list.
+func quoteOption(value string) string {
+	return strings.NewReplacer(`\`, `\\`, `,`, `\,`).Replace(value)
+}

@@ -1,0 +1,59 @@
+package virtiofsd
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// wantedDescriptors is the limit that a daemon gets where this process may
+// raise limits. The C daemon holds a descriptor for each file that the guest
+// remembers, and a guest with a large page cache remembers many.
+const wantedDescriptors = 1_000_000
+
+// descriptorLimit returns the limit of open files to give to a daemon: the
+// wanted one where it can be had, otherwise the hard limit of this process. A C
+// daemon that is told to take more than it may ends at once.
+func descriptorLimit() (uint64, error) {
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {
+		return 0, fmt.Errorf("read the limit of open files: %w", err)
+	}
+	wanted := uint64(wantedDescriptors)
+	// The kernel takes no limit above fs.nr_open, whoever asks.
+	if text, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
+		if most, err := strconv.ParseUint(string(bytes.TrimSpace(text)), 10, 64); err == nil {
+			wanted = min(wanted, most)
+		}
+	}
+	if now.Max >= wanted || mayRaiseLimits() {
+		return wanted, nil
+	}
+	return now.Max, nil
+}
+
+// mayRaiseLimits says whether this process has CAP_SYS_RESOURCE in the initial
+// user namespace, the only one where it counts.
+func mayRaiseLimits() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	if data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) == 0 {
+		return false
+	}
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && isInitialMap(ids)
+}
+
+// isInitialMap says whether a uid_map is that of the initial user namespace: all
+// ids, as they are.
+func isInitialMap(text []byte) bool {
+	fields := bytes.Fields(text)
+	return len(fields) == 3 && string(fields[0]) == "0" && string(fields[1]) == "0" &&
+		string(fields[2]) == "4294967295"
+}

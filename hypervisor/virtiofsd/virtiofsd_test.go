@@ -1,0 +1,195 @@
+package virtiofsd
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kata-runtime/hypervisor"
+)
+
+func TestParseVersion(t *testing.T) {
+	for text, want := range map[string]struct {
+		kind    Kind
+		version string
+	}{
+		"virtiofsd version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright (c)\n": {C, "7.2.22"},
+		"/usr/lib/qemu/virtiofsd version 5.2.0\n":                         {C, "5.2.0"},
+		"virtiofsd 1.13.0\n":        {Rust, "1.13.0"},
+		"virtiofsd backend 1.6.1\n": {Rust, "1.6.1"},
+		"GNU coreutils 9.1\n":       {},
+		"":                          {},
+	} {
+		kind, version, err := parseVersion(text)
+		if kind != want.kind || version != want.version || (err == nil) != (want.kind != "") {
+			t.Errorf("%q: %q %q %v", text, kind, version, err)
+		}
+	}
+}
+
+func TestArguments(t *testing.T) {
+	for _, c := range []struct {
+		kind  Kind
+		o     Options
+		limit uint64
+		want  string
+	}{
+		{
+			C, Options{SharedDir: `/a,b\c`, Cache: "never", ExtraArgs: []string{"--thread-pool-size=1"}}, 20000,
+			`--fd=3 --rlimit-nofile=20000 -f -o source=/a\,b\\c -o cache=none -o sandbox=namespace ` +
+				`-o xattr -o announce_submounts -o log_level=warn --thread-pool-size=1`,
+		},
+		{
+			Rust, Options{SharedDir: "/a,b"}, 1_000_000,
+			`--fd=3 --rlimit-nofile=1000000 --shared-dir=/a,b --cache=auto --sandbox=namespace ` +
+				`--xattr --announce-submounts --log-level=warn`,
+		},
+		{
+			Rust, Options{SharedDir: "/a", Cache: "metadata"}, 20000,
+			`--fd=3 --rlimit-nofile=20000 --shared-dir=/a --cache=metadata --sandbox=namespace ` +
+				`--xattr --announce-submounts --log-level=warn --inode-file-handles=prefer`,
+		},
+	} {
+		got, err := arguments(c.kind, c.o, c.limit)
+		if err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(c.want, strings.Join(got, " ")); diff != "" {
+			t.Error(diff)
+		}
+	}
+	for _, o := range []Options{{SharedDir: "relative"}, {}, {SharedDir: "/a", Cache: "none"}} {
+		if args, err := arguments(C, o, 1); err == nil {
+			t.Errorf("%+v: %q", o, args)
+		}
+	}
+	if _, err := arguments(C, Options{SharedDir: "/a", Cache: "metadata"}, 1); err == nil {
+		t.Error("the C daemon was told a cache mode that it does not have")
+	}
+}
+
+func TestIsInitialMap(t *testing.T) {
+	for text, want := range map[string]bool{
+		"         0          0 4294967295\n": true,
+		"         0       1000          1\n": false,
+		"0 0 65536\n":                        false,
+		"":                                   false,
+		"0 100000 65536\n65536 0 1\n":        false,
+	} {
+		if isInitialMap([]byte(text)) != want {
+			t.Errorf("%q: want %v", text, want)
+		}
+	}
+}
+
+func TestConnectedSocketLeavesNoPath(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 50))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	listening, connected, err := connectedSocket(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listening.Close()
+	defer connected.Close()
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left %v, %v", entries, err)
+	}
+	if _, _, err := connectedSocket(filepath.Join(dir, "missing")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing directory: %v", err)
+	}
+}
+
+// program writes an executable script.
+func program(t *testing.T, script string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "virtiofsd")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const versionScript = "if [ \"$1\" = --version ]; then echo virtiofsd 1.13.0; exit; fi\n"
+
+func TestFind(t *testing.T) {
+	path := program(t, versionScript)
+	want := Installation{Path: path, Kind: Rust, Version: "1.13.0"}
+	if got, err := Find(path); err != nil || got != want {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	for _, path := range []string{"/no/such/virtiofsd", t.TempDir(), "/etc/passwd"} {
+		if _, err := Find(path); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := Find(program(t, "echo something else 1.0")); err == nil {
+		t.Error("another program was taken")
+	}
+}
+
+func TestDaemonThatFails(t *testing.T) {
+	d, err := Start(t.Context(), Options{
+		Path: program(t, versionScript+"echo no can do >&2; exit 3"), SharedDir: t.TempDir(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var exit *hypervisor.ExitError
+	if err := d.Wait(t.Context()); !errors.As(err, &exit) || exit.Stderr != "no can do" {
+		t.Errorf("got %v", err)
+	}
+	if err := d.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStopEndsTheWholeGroup has a daemon whose second process serves and holds
+// the socket, as the real ones.
+func TestStopEndsTheWholeGroup(t *testing.T) {
+	d, err := Start(t.Context(), Options{
+		Path: program(t, versionScript+"sleep infinity & wait"), SharedDir: t.TempDir(), SocketDir: t.TempDir(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A duplicate, as a VMM has one, sees the hang-up of the last holder.
+	probe, err := dup(d.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer probe.Close()
+	for range 2 {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := d.Wait(t.Context()); err != nil {
+		t.Errorf("after Stop: %v", err)
+	}
+	if _, err := probe.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the socket lives: %v", err)
+	} else if !errors.Is(err, io.EOF) {
+		t.Logf("hang-up seen as %v", err)
+	}
+}
+
+func TestStartErrors(t *testing.T) {
+	path := program(t, versionScript)
+	for _, o := range []Options{
+		{Path: path, SharedDir: "/no/such/directory"},
+		{Path: path, SharedDir: path},
+		{Path: "/no/such/virtiofsd", SharedDir: "/"},
+	} {
+		if d, err := Start(t.Context(), o); err == nil {
+			t.Errorf("%+v: started", o)
+			_ = d.Stop()
+		}
+	}
+}
