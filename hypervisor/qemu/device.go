@@ -80,8 +80,11 @@ func shareProperties(d *hypervisor.Share, backend string) properties {
 	if d.Socket == nil {
 		return append(virtio("virtio-9p-pci", d), property{"fsdev", backend}, property{"mount_tag", d.Tag})
 	}
-	return append(virtio("vhost-user-fs-pci", d),
-		property{"chardev", backend}, property{"tag", d.Tag}, property{"queue-size", shareQueueSize})
+	// This device is younger than the legacy interface, which it lacks.
+	return properties{
+		{"driver", "vhost-user-fs-pci"}, {"id", qemuID(d.DeviceID())},
+		{"chardev", backend}, {"tag", d.Tag}, {"queue-size", shareQueueSize},
+	}
 }
 
 // shareQueueSize is the most that QEMU takes. A request of 1 MiB needs 256
