@@ -1,0 +1,185 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// bind translates one bind mount.
+func (t *translation) bind(field string, m *specs.Mount) error {
+	if m.Source == "" {
+		return errors.New("source: must be set for a bind mount")
+	}
+	source := m.Source
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(t.options.BundleDir, source)
+	}
+	if isShm, err := t.sharedMemory(m, source); isShm || err != nil {
+		return err
+	}
+	own, err := t.guestSource(source)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if own == "/sys/fs/cgroup" && m.Destination == own {
+		m.Type, m.Source, m.Options = "cgroup", "cgroup", flagOptions(m.Options)
+		return nil
+	}
+	if !hasOption(m, "bind", "rbind") {
+		m.Options = append(m.Options, m.Type)
+	}
+	m.Type = "bind"
+	if own != "" {
+		m.Source = own
+		return nil
+	}
+	b := parseBindOptions(m.Options)
+	if b.shared {
+		t.drop(field+".options", "shared (mounts made in the guest do not reach the host)")
+	}
+	b.Index = len(t.guest.Binds)
+	b.Source, b.Destination = source, m.Destination
+	b.GuestSource = path.Join(t.options.SharePath, "mounts", strconv.Itoa(b.Index))
+	m.Source = b.GuestSource
+	t.guest.Binds = append(t.guest.Binds, b.Bind)
+	return nil
+}
+
+// sharedMemory replaces a bind of a tmpfs of the host on /dev/shm, as container
+// managers make it, by a tmpfs of that size in the guest: memory that is shared
+// between processes must be the guest's.
+func (t *translation) sharedMemory(m *specs.Mount, source string) (bool, error) {
+	if m.Destination != "/dev/shm" {
+		return false, nil
+	}
+	size, err := t.host.TmpfsSize(source)
+	if err != nil {
+		return false, fmt.Errorf("source: %w", err)
+	}
+	if size == 0 {
+		return false, nil
+	}
+	m.Type, m.Source = "tmpfs", "shm"
+	m.Options = append(flagOptions(m.Options), "mode=1777", fmt.Sprintf("size=%d", size))
+	return true, nil
+}
+
+// guestSource decides on a bind's source: a path of the guest's own, or "" for
+// one that the share carries.
+//
+//   - Files of the kernel, /proc and /sys, mean the guest's kernel.
+//   - /dev and its file systems are the guest's. A device node is the guest's
+//     where that has the same device; another device cannot be given.
+//   - Everything else is shared, so also files, sockets and /dev/shm in /dev.
+func (t *translation) guestSource(source string) (string, error) {
+	resolved, err := t.host.Resolve(source)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case isProcessFile(resolved):
+		return "", fmt.Errorf("%s: a file of a host process is %w", resolved, ErrUnsupported)
+	case below("/proc", resolved), below("/sys", resolved):
+		return resolved, nil
+	}
+	info, err := t.host.Stat(resolved)
+	if err != nil {
+		return "", err
+	}
+	switch mode := info.Mode(); {
+	case mode&fs.ModeDevice != 0:
+		return guestDeviceNode(resolved, info)
+	case mode.IsDir() && below("/dev", resolved) && !below("/dev/shm", resolved):
+		return guestDeviceDirectory(resolved)
+	default:
+		return "", nil
+	}
+}
+
+// guestDeviceNode returns the guest's path of a device node of the host.
+func guestDeviceNode(node string, info fs.FileInfo) (string, error) {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", fmt.Errorf("%s: its device number is unknown", node)
+	}
+	major, minor := unix.Major(stat.Rdev), unix.Minor(stat.Rdev)
+	if info.Mode()&fs.ModeCharDevice == 0 {
+		return "", fmt.Errorf("%s: the host's block device %d:%d is %w (block volumes are planned)", node, major, minor, ErrUnsupported)
+	}
+	if own := guestDevice(int64(major), int64(minor)); own != "" {
+		return own, nil
+	}
+	return "", fmt.Errorf("%s: the host's character device %d:%d is %w", node, major, minor, ErrUnsupported)
+}
+
+// guestDeviceDirectory accepts directories that every kernel fills of itself.
+func guestDeviceDirectory(dir string) (string, error) {
+	switch dir {
+	case "/dev", "/dev/pts", "/dev/mqueue", "/dev/hugepages":
+		return dir, nil
+	default:
+		return "", fmt.Errorf("%s: a directory of devices of the host is %w", dir, ErrUnsupported)
+	}
+}
+
+// isProcessFile tells whether a path without symbolic links is in the directory
+// of one process in /proc.
+func isProcessFile(resolved string) bool {
+	rest, ok := strings.CutPrefix(resolved, "/proc/")
+	if !ok {
+		return false
+	}
+	first, _, _ := strings.Cut(rest, "/")
+	return strings.Trim(first, "0123456789") == ""
+}
+
+// below tells whether a clean path is dir or in it.
+func below(dir, clean string) bool {
+	return clean == dir || strings.HasPrefix(clean, dir+"/")
+}
+
+// boundOptions is what the options of a bind say.
+type boundOptions struct {
+	Bind
+	// shared: the guest's mounts would have to reach the host.
+	shared bool
+}
+
+// parseBindOptions reads the options that concern the host. Later ones win, as
+// in mount(8).
+func parseBindOptions(options []string) boundOptions {
+	var b boundOptions
+	for _, option := range options {
+		switch option {
+		case "bind":
+			b.Recursive = false
+		case "rbind":
+			b.Recursive = true
+		case "ro":
+			b.ReadOnly = true
+		case "rw":
+			b.ReadOnly = false
+		case "rro":
+			b.RecursiveReadOnly = true
+		case "rrw":
+			b.RecursiveReadOnly = false
+		case "private", "rprivate", "unbindable", "runbindable":
+			b.Follow, b.shared = false, false
+		case "slave", "rslave":
+			b.Follow, b.shared = true, false
+		case "shared", "rshared":
+			b.Follow, b.shared = true, true
+		}
+	}
+	b.ReadOnly = b.ReadOnly || b.RecursiveReadOnly
+	return b
+}

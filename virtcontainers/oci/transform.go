@@ -1,0 +1,148 @@
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// ErrUnsupported is wrapped by Transform's errors about a field that asks for
+// something that a container in a VM cannot have.
+var ErrUnsupported = errors.New("not supported for a container in a virtual machine")
+
+// GuestOptions says where the container is, on both sides.
+type GuestOptions struct {
+	// ContainerID was checked by ValidateID.
+	ContainerID string
+	// SharePath is the guest's absolute path of the container's directory in
+	// the share: rootfs and mounts/N are below it.
+	SharePath string
+	// Rootfs is the host's absolute path of the root file system. Empty:
+	// RootfsPath of BundleDir.
+	Rootfs string
+	// BundleDir is the host's absolute path of the bundle.
+	BundleDir string
+	// InSandbox says that the container joins a pod whose VM runs: the paths
+	// of its namespaces are then the pod's. Otherwise a path, except the
+	// network's, is an error, because nothing in a new VM is there to join.
+	InSandbox bool
+}
+
+// GuestSpec is a specification as the guest gets it, and what stays behind.
+type GuestSpec struct {
+	// Spec is the guest's, a deep copy.
+	Spec *specs.Spec
+	// Rootfs is the host's absolute path of the root file system, to appear in
+	// the guest at Spec.Root.Path.
+	Rootfs string
+	// Binds are the host's files and directories that the guest's mounts name.
+	Binds []Bind
+	// HostHooks are the hooks that run on the host: all but startContainer.
+	// Never nil.
+	HostHooks *specs.Hooks
+	// Namespaces are those of the original, host paths included.
+	Namespaces []specs.LinuxNamespace
+	// CgroupsPath is the host's.
+	CgroupsPath string
+	// Dropped lists, for a debug log, each field whose value stays on the host:
+	// "process.apparmorProfile: docker-default".
+	Dropped []string
+}
+
+// Bind is a file or directory of the host that a mount of the guest's names.
+type Bind struct {
+	// Index counts the binds from 0.
+	Index int
+	// Source is the host's absolute path, not resolved.
+	Source string
+	// GuestSource is SharePath/mounts/Index.
+	GuestSource string
+	// Destination is the absolute path in the container.
+	Destination string
+	// Recursive: the mounts below Source come along.
+	Recursive bool
+	// ReadOnly: the mount itself must not be writable; RecursiveReadOnly: nor
+	// may those below it.
+	ReadOnly          bool
+	RecursiveReadOnly bool
+	// Follow: mounts that the host makes below Source later are to appear
+	// (propagation slave, rslave, shared, rshared).
+	Follow bool
+}
+
+// translation is what the transformers work on.
+type translation struct {
+	options GuestOptions
+	host    host
+	guest   *GuestSpec
+}
+
+func (t *translation) spec() *specs.Spec { return t.guest.Spec }
+
+// drop notes a field that stays on the host.
+func (t *translation) drop(field string, value any) {
+	t.guest.Dropped = append(t.guest.Dropped, fmt.Sprintf("%s: %v", field, value))
+}
+
+// transformers lists the steps. Each owns the fields that its file names, and
+// none depends on another.
+func transformers() []func(*translation) error {
+	return []func(*translation) error{
+		transformRoot,
+		transformMounts,
+		transformHooks,
+		transformLabels,
+		transformNamespaces,
+		transformCgroup,
+		transformDevices,
+		transformHostOnly,
+	}
+}
+
+// Transform translates a validated specification for the guest. The original
+// stays as it is. It looks at the sources of bind mounts, and at nothing else
+// of the host. Errors name the field; those about what a VM cannot give wrap
+// ErrUnsupported.
+func Transform(spec *specs.Spec, options GuestOptions) (*GuestSpec, error) {
+	return transform(spec, options, realHost{})
+}
+
+func transform(spec *specs.Spec, options GuestOptions, host host) (*GuestSpec, error) {
+	clone, err := deepCopy(spec)
+	if err != nil {
+		return nil, fmt.Errorf("translate the specification: %w", err)
+	}
+	if !filepath.IsAbs(options.BundleDir) || !path.IsAbs(options.SharePath) {
+		return nil, fmt.Errorf("translate the specification: bundle %q and share %q must be absolute paths",
+			options.BundleDir, options.SharePath)
+	}
+	if clone.Linux == nil {
+		clone.Linux = &specs.Linux{}
+	}
+	t := &translation{
+		options: options, host: host,
+		guest: &GuestSpec{Spec: clone, HostHooks: &specs.Hooks{}},
+	}
+	for _, transformer := range transformers() {
+		if err := transformer(t); err != nil {
+			return nil, fmt.Errorf("translate the specification: %w", err)
+		}
+	}
+	return t.guest, nil
+}
+
+func deepCopy[T any](value *T) (*T, error) {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	clone := new(T)
+	if err := json.Unmarshal(data, clone); err != nil {
+		return nil, err
+	}
+	return clone, nil
+}

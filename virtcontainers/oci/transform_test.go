@@ -1,0 +1,209 @@
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func testOptions() GuestOptions {
+	return GuestOptions{ContainerID: "c1", SharePath: "/run/kata/shared/c1", Rootfs: "/bundle/rootfs", BundleDir: "/bundle"}
+}
+
+func mustTransform(t *testing.T, spec *specs.Spec, options GuestOptions) *GuestSpec {
+	t.Helper()
+	guest, err := Transform(spec, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return guest
+}
+
+func TestTransformLeavesTheOriginal(t *testing.T) {
+	spec := baseSpec()
+	spec.Process.ApparmorProfile = "docker-default"
+	spec.Linux.CgroupsPath = "/docker/x"
+	spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/x"}}}
+	before, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustTransform(t, spec, testOptions())
+	after, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(before) != string(after) {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestTransformRoot(t *testing.T) {
+	guest := mustTransform(t, baseSpec(), testOptions())
+	if guest.Spec.Root.Path != "/run/kata/shared/c1/rootfs" || guest.Rootfs != "/bundle/rootfs" {
+		t.Errorf("root is %s in the guest, %s on the host", guest.Spec.Root.Path, guest.Rootfs)
+	}
+	for path, want := range map[string]string{"rootfs": "/bundle/rootfs", "/var//lib/x/": "/var/lib/x", "../x": "/x"} {
+		options, spec := testOptions(), baseSpec()
+		options.Rootfs, spec.Root.Path = "", path
+		if got := mustTransform(t, spec, options).Rootfs; got != want {
+			t.Errorf("root.path %q is %s on the host, want %s", path, got, want)
+		}
+	}
+}
+
+func TestTransformHooks(t *testing.T) {
+	hook := func(name string) []specs.Hook { return []specs.Hook{{Path: "/" + name}} }
+	spec := baseSpec()
+	spec.Hooks = &specs.Hooks{
+		Prestart: hook("1"), CreateRuntime: hook("2"), CreateContainer: hook("3"),
+		StartContainer: hook("4"), Poststart: hook("5"), Poststop: hook("6"),
+	}
+	guest := mustTransform(t, spec, testOptions())
+	if diff := cmp.Diff(&specs.Hooks{StartContainer: hook("4")}, guest.Spec.Hooks); diff != "" {
+		t.Error(diff)
+	}
+	want := &specs.Hooks{
+		Prestart: hook("1"), CreateRuntime: hook("2"), CreateContainer: hook("3"),
+		Poststart: hook("5"), Poststop: hook("6"),
+	}
+	if diff := cmp.Diff(want, guest.HostHooks); diff != "" {
+		t.Error(diff)
+	}
+	if none := mustTransform(t, baseSpec(), testOptions()); none.HostHooks == nil || none.Spec.Hooks != nil {
+		t.Errorf("without hooks: %+v, %+v", none.HostHooks, none.Spec.Hooks)
+	}
+}
+
+func TestTransformNamespaces(t *testing.T) {
+	pid := specs.LinuxNamespace{Type: specs.PIDNamespace}
+	network := specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/run/netns/x"}
+	joined := specs.LinuxNamespace{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}
+	tests := []struct {
+		name       string
+		namespaces []specs.LinuxNamespace
+		inSandbox  bool
+		want       []specs.LinuxNamespace
+		wrong      string
+	}{
+		{"network is the VM", []specs.LinuxNamespace{pid, network}, false, []specs.LinuxNamespace{pid}, ""},
+		{"no pid namespace", []specs.LinuxNamespace{network}, false, nil, "linux.namespaces"},
+		{"a path alone", []specs.LinuxNamespace{pid, joined}, false, nil, "linux.namespaces[1].path"},
+		{"a path in a pod", []specs.LinuxNamespace{pid, joined}, true, []specs.LinuxNamespace{pid, joined}, ""},
+		{"another's user namespace", []specs.LinuxNamespace{pid, {Type: specs.UserNamespace, Path: "/x"}}, true, nil, "linux.namespaces[1].path"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			spec, options := baseSpec(), testOptions()
+			spec.Linux.Namespaces, options.InSandbox = test.namespaces, test.inSandbox
+			guest, err := Transform(spec, options)
+			if test.wrong != "" {
+				if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), test.wrong) {
+					t.Errorf("error = %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, guest.Spec.Linux.Namespaces); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(test.namespaces, guest.Namespaces); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestTransformDevices(t *testing.T) {
+	tests := []struct {
+		device specs.LinuxDevice
+		wrong  string
+	}{
+		{specs.LinuxDevice{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}, ""},
+		{specs.LinuxDevice{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200}, ""},
+		{specs.LinuxDevice{Path: "/dev/fifo", Type: "p"}, ""},
+		{specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}, "character device 10:232"},
+		{specs.LinuxDevice{Path: "/dev/vda", Type: "b", Major: 254}, "block device 254:0"},
+		{specs.LinuxDevice{Path: "/dev/x", Type: "a"}, "type"},
+	}
+	for _, test := range tests {
+		spec := baseSpec()
+		spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}, test.device}
+		_, err := Transform(spec, testOptions())
+		if test.wrong == "" {
+			if err != nil {
+				t.Errorf("%s: %v", test.device.Path, err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), "linux.devices[1] ("+test.device.Path+")") || !strings.Contains(err.Error(), test.wrong) {
+			t.Errorf("%s: %v", test.device.Path, err)
+		}
+	}
+}
+
+func TestTransformDropsListTheirValues(t *testing.T) {
+	spec := baseSpec()
+	spec.Process.ApparmorProfile = "docker-default"
+	spec.Linux.CgroupsPath = "/docker/x"
+	swappiness := uint64(10)
+	spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: &swappiness}}
+	guest := mustTransform(t, spec, testOptions())
+	want := []string{
+		"process.apparmorProfile: docker-default",
+		"linux.cgroupsPath: /docker/x",
+		"linux.resources.memory.swappiness: 10",
+	}
+	if diff := cmp.Diff(want, guest.Dropped); diff != "" {
+		t.Error(diff)
+	}
+	if guest.CgroupsPath != "/docker/x" {
+		t.Errorf("CgroupsPath = %q", guest.CgroupsPath)
+	}
+}
+
+func TestTransformOptions(t *testing.T) {
+	for _, change := range []func(*GuestOptions){
+		func(o *GuestOptions) { o.BundleDir = "bundle" },
+		func(o *GuestOptions) { o.SharePath = "share" },
+	} {
+		options := testOptions()
+		change(&options)
+		if _, err := Transform(baseSpec(), options); err == nil {
+			t.Errorf("relative paths were accepted: %+v", options)
+		}
+	}
+}
+
+func TestTransformProcess(t *testing.T) {
+	process := &specs.Process{Args: []string{"true"}, Cwd: "/", ApparmorProfile: "a", SelinuxLabel: "s"}
+	guest, dropped, err := TransformProcess(process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if guest.ApparmorProfile != "" || guest.SelinuxLabel != "" || len(dropped) != 2 || process.SelinuxLabel != "s" {
+		t.Errorf("guest's %+v, dropped %q, original %+v", guest, dropped, process)
+	}
+}
+
+func TestTransformResources(t *testing.T) {
+	limit, swappiness := int64(1<<20), uint64(1)
+	resources := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swappiness: &swappiness}}
+	guest, dropped, err := TransformResources(resources)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *guest.Memory.Limit != limit || guest.Memory.Swappiness != nil || len(dropped) != 1 || resources.Memory.Swappiness == nil {
+		t.Errorf("guest's %+v, dropped %q", guest.Memory, dropped)
+	}
+	resources.BlockIO = &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{{}}}
+	if _, _, err := TransformResources(resources); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("error = %v", err)
+	}
+}
