@@ -39,12 +39,19 @@ const (
 	destroyTimeout = 5 * time.Second
 )
 
+// Share is the pod's shared directory, as *share.Dir implements it.
+type Share interface {
+	Add(container string, mounts []share.Mount) error
+	Remove(container string) error
+	Close() error
+}
+
 // SandboxOptions are what NewSandbox needs.
 type SandboxOptions struct {
 	ID       string
 	Hostname string // of the pod; empty: each container's own
 	Machine  Machine
-	Share    *share.Dir
+	Share    Share
 	// Token is the one-time secret of the ready message, which the machine's
 	// kernel parameters carry too.
 	Token string

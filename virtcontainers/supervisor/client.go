@@ -35,6 +35,8 @@ type Client struct {
 	token   string
 	entry   *store.Entry
 	pid     int // the supervisor's
+	// launched tells that the pod is this client's.
+	launched bool
 }
 
 // Launch starts the supervisor of a new pod with start, which forks a process
@@ -52,7 +54,7 @@ func Launch(ctx context.Context, boot Boot, start func(channel *os.File) error) 
 		conn.Close()
 		return nil, err
 	}
-	c := &Client{channel: conn}
+	c := &Client{channel: conn, launched: true}
 	if err := c.boot(ctx, boot); err != nil {
 		conn.Close()
 		return nil, err
@@ -197,11 +199,10 @@ func (c *Client) Kill(ctx context.Context, id string, signal syscall.Signal, all
 // Delete removes a stopped container, or with force any. When it was the last
 // one of the pod, the supervisor has ended on return.
 func (c *Client) Delete(ctx context.Context, id string, force bool) error {
-	fd, err := unix.PidfdOpen(c.pid, 0)
+	pid, err := c.pidfd()
 	if err != nil {
-		return fmt.Errorf("watch the supervisor, process %d: %w", c.pid, err)
+		return err
 	}
-	pid := os.NewFile(uintptr(fd), "pidfd")
 	defer pid.Close()
 	response, err := c.service.DeleteContainer(ctx, &api.DeleteContainerRequest{ContainerId: id, Force: force})
 	if err != nil || !response.GetLast() {
@@ -209,6 +210,30 @@ func (c *Client) Delete(ctx context.Context, id string, force bool) error {
 	}
 	c.Close() // the supervisor waits for its channels
 	return awaitExit(ctx, pid)
+}
+
+// Abandon gives up what was created through this client and not committed. It
+// returns when a supervisor that this leaves without a container has ended.
+func (c *Client) Abandon(ctx context.Context) error {
+	pid, err := c.pidfd()
+	c.Close()
+	if err != nil {
+		return nil //nolint:nilerr // it has ended
+	}
+	defer pid.Close()
+	if !c.launched {
+		return nil // it has other containers
+	}
+	return awaitExit(ctx, pid)
+}
+
+// pidfd watches the supervisor.
+func (c *Client) pidfd() (*os.File, error) {
+	fd, err := unix.PidfdOpen(c.pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("watch the supervisor, process %d: %w", c.pid, err)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
 }
 
 // Close ends the connection, and with it the lease on what was not committed.
@@ -239,6 +264,20 @@ func peerPID(conn *net.UnixConn) (int, error) {
 		return 0, fmt.Errorf("ask for the supervisor's pid: %w", credErr)
 	}
 	return int(cred.Pid), nil
+}
+
+// AwaitExit waits until the process, a supervisor or stand-in, has ended.
+func AwaitExit(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	file := os.NewFile(uintptr(fd), "pidfd")
+	defer file.Close()
+	return awaitExit(ctx, file)
 }
 
 // awaitExit blocks until the process behind a pidfd has ended.

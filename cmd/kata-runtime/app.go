@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/store"
+)
+
+// specVersion is the version of the OCI runtime-spec that this runtime follows.
+const specVersion = "1.3.0"
+
+// exitError carries the exit code of a container through the command line
+// library; there is nothing to report.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// runCommandLine runs one command and returns the program's exit code: 0, the
+// container's, or 1 for an error, which is then reported.
+func runCommandLine(args []string) int {
+	app := newApp()
+	var report reporter
+	app.Before = func(c *cli.Context) error { return report.open(c) }
+	defer report.close()
+	err := app.RunContext(context.Background(), args)
+	var exit exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return int(exit)
+	default:
+		report.error(err)
+		return 1
+	}
+}
+
+func newApp() *cli.App {
+	return &cli.App{
+		Name:                      "kata-runtime",
+		Usage:                     "run containers, each pod in a virtual machine of its own",
+		Version:                   version,
+		HideVersion:               true, // our own flag: --version and -v print three lines
+		HideHelpCommand:           true,
+		DisableSliceFlagSeparator: true,
+		EnableBashCompletion:      false,
+		ExitErrHandler:            func(*cli.Context, error) {},
+		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return err },
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "root", Value: store.DefaultRoot, Usage: "`DIR` for the state of containers"},
+			&cli.StringFlag{Name: "log", Usage: "`FILE` to append messages to"},
+			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "`FORMAT` of the messages: text or json"},
+			&cli.BoolFlag{Name: "debug", Usage: "report what is done, with timings"},
+			&cli.StringFlag{Name: "config", Aliases: []string{"kata-config"}, Usage: "configuration `FILE`, instead of the first of " + strings.Join(config.DefaultPaths(), ", ")},
+			&cli.BoolFlag{Name: "systemd-cgroup", Usage: "accepted for compatibility"},
+			&cli.GenericFlag{Name: "rootless", Value: new(ignoredValue), Usage: "accepted and ignored"},
+			&cli.StringFlag{Name: "cgroup-manager", Usage: "accepted for compatibility", Hidden: true},
+			&cli.StringFlag{Name: "criu", Usage: "accepted and ignored", Hidden: true},
+			&cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"},
+		},
+		Action: func(c *cli.Context) error {
+			if c.Bool("version") {
+				return printVersion(c.App.Writer)
+			}
+			if c.Args().Present() {
+				return fmt.Errorf("no such command: %q (see kata-runtime --help)", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+		Commands: commands(),
+	}
+}
+
+func commands() []*cli.Command {
+	list := []*cli.Command{
+		createCommand(), startCommand(), runCommand(), stateCommand(), listCommand(), killCommand(), deleteCommand(),
+		specCommand(), checkCommand(), envCommand(), versionCommand(),
+	}
+	for _, command := range list {
+		command.HideHelpCommand = true
+		command.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return err }
+	}
+	return list
+}
+
+// ignoredValue is a flag that may stand alone or have a value, and that means
+// nothing: --rootless, --rootless=auto.
+type ignoredValue struct{}
+
+func (*ignoredValue) Set(string) error { return nil }
+func (*ignoredValue) String() string   { return "" }
+func (*ignoredValue) IsBoolFlag() bool { return true }
+
+// reporter writes errors, and with --debug messages, where the caller wants
+// them.
+type reporter struct {
+	file *os.File
+	log  *slog.Logger
+}
+
+func (r *reporter) open(c *cli.Context) error {
+	var to io.Writer = os.Stderr
+	if path := c.String("log"); path != "" {
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644) //nolint:gosec // as runc: callers read it
+		if err != nil {
+			return fmt.Errorf("open the log: %w", err)
+		}
+		r.file, to = file, file
+	}
+	level := slog.LevelError
+	if c.Bool("debug") {
+		level = slog.LevelDebug
+	}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: likeLogrus}
+	switch format := c.String("log-format"); format {
+	case "json":
+		r.log = slog.New(slog.NewJSONHandler(to, options))
+	case "text":
+		r.log = slog.New(slog.NewTextHandler(to, options))
+	default:
+		return fmt.Errorf("--log-format is %q, not text or json", format)
+	}
+	c.Context = context.WithValue(c.Context, loggerKey{}, r.log)
+	return nil
+}
+
+// likeLogrus gives attributes the form that callers of runc parse: a level in
+// lower case, a time in RFC 3339.
+func likeLogrus(groups []string, a slog.Attr) slog.Attr {
+	switch {
+	case len(groups) > 0:
+	case a.Key == slog.LevelKey:
+		return slog.String(a.Key, strings.ToLower(a.Value.String()))
+	case a.Key == slog.TimeKey:
+		return slog.String(a.Key, a.Value.Time().Format(time.RFC3339))
+	}
+	return a
+}
+
+func (r *reporter) error(err error) {
+	fmt.Fprintln(os.Stderr, "kata-runtime:", err)
+	if r.file != nil {
+		r.log.Error(err.Error())
+	}
+}
+
+func (r *reporter) close() {
+	if r.file != nil {
+		r.file.Close()
+	}
+}
+
+type loggerKey struct{}
+
+// logger is where a command writes its messages.
+func logger(c *cli.Context) *slog.Logger {
+	if log, ok := c.Context.Value(loggerKey{}).(*slog.Logger); ok {
+		return log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// containerID is a command's one argument.
+func containerID(c *cli.Context) (string, error) {
+	if c.NArg() != 1 {
+		return "", fmt.Errorf("%s takes one argument, the container's id, not %d", c.Command.Name, c.NArg())
+	}
+	return c.Args().First(), nil
+}
+
+// closeOnExec marks every descriptor but the standard streams.
+func closeOnExec() error {
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	}
+	return nil
+}

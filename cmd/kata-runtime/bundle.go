@@ -1,0 +1,171 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/standin"
+	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor/api"
+)
+
+// bundle is a loaded OCI bundle with the guest's view of it.
+type bundle struct {
+	dir, rootfs string // absolute
+	spec        *specs.Spec
+	guest       *oci.GuestSpec
+	guestJSON   []byte
+}
+
+// loadBundle reads a bundle, refuses what this runtime cannot do, and
+// translates the rest for the guest.
+func loadBundle(dir, id string) (*bundle, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find the bundle: %w", err)
+	}
+	spec, err := oci.LoadSpec(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkNetwork(spec); err != nil {
+		return nil, err
+	}
+	b := &bundle{dir: dir, rootfs: spec.Root.Path, spec: spec}
+	if !filepath.IsAbs(b.rootfs) {
+		b.rootfs = filepath.Join(dir, b.rootfs)
+	}
+	b.guest, err = oci.Transform(spec, oci.GuestOptions{
+		ContainerID: id, SharePath: filepath.Join(protocol.ShareMountPoint, id), Rootfs: b.rootfs, BundleDir: dir,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if b.guestJSON, err = json.Marshal(b.guest.Spec); err != nil {
+		return nil, fmt.Errorf("encode the guest's spec: %w", err)
+	}
+	return b, nil
+}
+
+// trees are the detached mounts of a container, twice: for the share and for
+// the stand-in.
+type trees struct {
+	forShare []*os.File // root file system first
+	root     standin.Mount
+	binds    []standin.Mount
+}
+
+// openTrees clones the container's mounts as this process sees them: it is the
+// one in the caller's mount namespace.
+func (b *bundle) openTrees() (_ *trees, err error) {
+	t := &trees{}
+	defer func() {
+		if err != nil {
+			t.close()
+		}
+	}()
+	root, err := t.open(b.rootfs, true)
+	if err != nil {
+		return nil, fmt.Errorf("root file system: %w", err)
+	}
+	t.root = standin.Mount{Tree: root}
+	for _, bind := range b.guest.Binds {
+		tree, err := t.open(bind.Source, bind.Recursive)
+		if err != nil {
+			return nil, fmt.Errorf("mount %s: %w", bind.Destination, err)
+		}
+		t.binds = append(t.binds, standin.Mount{Tree: tree, Destination: bind.Destination, Attributes: attributes(bind)})
+	}
+	return t, nil
+}
+
+// open clones the mount at path for the share, and returns another clone for
+// the stand-in.
+func (t *trees) open(path string, recursive bool) (*os.File, error) {
+	forShare, err := share.OpenTree(path, recursive)
+	if err != nil {
+		return nil, err
+	}
+	t.forShare = append(t.forShare, forShare)
+	return share.OpenTree(path, recursive)
+}
+
+func (t *trees) close() {
+	for _, tree := range t.forShare {
+		tree.Close()
+	}
+	if t.root.Tree != nil {
+		t.root.Tree.Close()
+	}
+	for _, bind := range t.binds {
+		bind.Tree.Close()
+	}
+}
+
+func attributes(bind oci.Bind) share.Attributes {
+	return share.Attributes{
+		ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly, Follow: bind.Follow,
+	}
+}
+
+// mounts describes the trees to the supervisor, in their order.
+func (b *bundle) mounts() []*api.Mount {
+	mounts := []*api.Mount{{Name: share.Rootfs}}
+	for i, bind := range b.guest.Binds {
+		a := attributes(bind)
+		mounts = append(mounts, &api.Mount{
+			Name: share.Bind(i), ReadOnly: a.ReadOnly, RecursiveReadOnly: a.RecursiveReadOnly, Follow: a.Follow,
+		})
+	}
+	return mounts
+}
+
+// lookup finds a container's state.
+func lookup(root, id string) (*store.Entry, error) {
+	states, err := store.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	return states.Lookup(id)
+}
+
+// socketPair makes a channel of which neither end is this process's.
+func socketPair() (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "channel"), nil
+}
+
+// errForeignInterfaces refuses a network that this version cannot connect.
+var errForeignInterfaces = errors.New("a network namespace with interfaces other than loopback is not supported yet: give the container a new or an empty one")
+
+// checkNetwork refuses the host's network and namespaces with interfaces.
+func checkNetwork(spec *specs.Spec) error {
+	if _, err := oci.CheckNetwork(spec); err != nil {
+		return err
+	}
+	for _, namespace := range spec.Linux.Namespaces {
+		if namespace.Type != specs.NetworkNamespace || namespace.Path == "" {
+			continue
+		}
+		only, others, err := oci.NamespaceHasOnlyLoopback(namespace.Path)
+		if err != nil {
+			return err
+		}
+		if !only {
+			return fmt.Errorf("network namespace %s has the interfaces %v: %w", namespace.Path, others, errForeignInterfaces)
+		}
+	}
+	return nil
+}

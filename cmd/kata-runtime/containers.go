@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor"
+)
+
+// deadSupervisorTimeout bounds how long delete waits for the processes of a pod
+// whose supervisor has died; the kernel ends them.
+const deadSupervisorTimeout = 5 * time.Second
+
+// openContainer finds the container that a command names.
+func openContainer(c *cli.Context) (*store.Entry, store.State, error) {
+	id, err := containerID(c)
+	if err != nil {
+		return nil, store.State{}, err
+	}
+	return openContainerID(c, id)
+}
+
+func openContainerID(c *cli.Context, id string) (*store.Entry, store.State, error) {
+	entry, err := lookup(c.String("root"), id)
+	if err != nil {
+		return nil, store.State{}, err
+	}
+	state, err := currentState(entry)
+	return entry, state, err
+}
+
+// currentState is the recorded state, corrected by whether the supervisor, who
+// records it, still lives: without it there is no machine.
+func currentState(entry *store.Entry) (store.State, error) {
+	state, err := entry.Load()
+	if err != nil {
+		return store.State{}, err
+	}
+	if state.Status != store.StatusStopped && !store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
+		state.Status, state.ExitCode = store.StatusStopped, 128+int(syscall.SIGKILL)
+	}
+	return state, nil
+}
+
+// connect reaches the supervisor of a container's pod.
+func connect(ctx context.Context, root string, state store.State) (*supervisor.Client, error) {
+	entry, err := lookup(root, state.SandboxID)
+	if err != nil {
+		return nil, err
+	}
+	return supervisor.Connect(ctx, entry)
+}
+
+func startCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "start",
+		Usage:     "run the program of a created container",
+		ArgsUsage: "ID",
+		Action: func(c *cli.Context) error {
+			_, state, err := openContainer(c)
+			if err != nil {
+				return err
+			}
+			if state.Status != store.StatusCreated {
+				return fmt.Errorf("cannot start a container that is %s", state.Status)
+			}
+			client, err := connect(c.Context, c.String("root"), state)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			_, err = client.Start(c.Context, state.ID)
+			return err
+		},
+	}
+}
+
+func killCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "kill",
+		Usage:     "send a signal to the container's init process",
+		ArgsUsage: "ID [SIGNAL]",
+		Flags:     []cli.Flag{&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "send it to all processes of the container"}},
+		Action: func(c *cli.Context) error {
+			if c.NArg() < 1 || c.NArg() > 2 {
+				return fmt.Errorf("kill takes a container's id and a signal, not %d arguments", c.NArg())
+			}
+			signal := syscall.SIGTERM
+			if c.NArg() == 2 {
+				var err error
+				if signal, err = parseSignal(c.Args().Get(1)); err != nil {
+					return err
+				}
+			}
+			_, state, err := openContainerID(c, c.Args().First())
+			if err != nil {
+				return err
+			}
+			return kill(c, state, signal)
+		},
+	}
+}
+
+func kill(c *cli.Context, state store.State, signal syscall.Signal) error {
+	all := c.Bool("all")
+	if state.Status == store.StatusStopped {
+		if all {
+			return nil // as runc: callers clean up with it
+		}
+		return virtcontainers.ErrNotRunning
+	}
+	client, err := connect(c.Context, c.String("root"), state)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	err = client.Kill(c.Context, state.ID, signal, all)
+	if all && errors.Is(err, virtcontainers.ErrNotRunning) {
+		return nil
+	}
+	return err
+}
+
+func deleteCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "delete",
+		Usage:     "remove what a stopped container left",
+		ArgsUsage: "ID",
+		Flags:     []cli.Flag{&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill it first; an unknown id is no error"}},
+		Action: func(c *cli.Context) error {
+			force := c.Bool("force")
+			entry, state, err := openContainer(c)
+			switch {
+			case force && errors.Is(err, store.ErrNotExist):
+				return nil
+			case force && errors.Is(err, store.ErrDamaged):
+				return entry.Remove()
+			case err != nil:
+				return err
+			case state.Status != store.StatusStopped && !force:
+				return fmt.Errorf("cannot delete container %s that is not stopped: %s", state.ID, state.Status)
+			}
+			err = deleteContainer(c, entry, state, force)
+			if force && (errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, store.ErrNotExist)) {
+				return nil // another command was faster
+			}
+			return err
+		},
+	}
+}
+
+func deleteContainer(c *cli.Context, entry *store.Entry, state store.State, force bool) error {
+	client, err := connect(c.Context, c.String("root"), state)
+	if err == nil {
+		defer client.Close()
+		return client.Delete(c.Context, state.ID, force)
+	}
+	if store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			// It is on its way out: what it removes is gone when it is.
+			return awaitSupervisor(c.Context, entry, state)
+		}
+		return err
+	}
+	return removeDead(c.Context, entry, state)
+}
+
+// awaitSupervisor waits for the end of a supervisor that serves nobody any
+// more, and removes what it may have left.
+func awaitSupervisor(ctx context.Context, entry *store.Entry, state store.State) error {
+	ctx, cancel := context.WithTimeout(ctx, deadSupervisorTimeout)
+	defer cancel()
+	if err := supervisor.AwaitExit(ctx, state.SupervisorPID); err != nil {
+		return err
+	}
+	return removeDead(ctx, entry, state)
+}
+
+// removeDead removes what is left of a container whose supervisor has died:
+// the kernel has ended its processes and mounts, or is about to.
+func removeDead(ctx context.Context, entry *store.Entry, state store.State) error {
+	ctx, cancel := context.WithTimeout(ctx, deadSupervisorTimeout)
+	defer cancel()
+	if store.Alive(state.StandInPID, state.StandInStartTime) {
+		if err := supervisor.AwaitExit(ctx, state.StandInPID); err != nil {
+			return err
+		}
+	}
+	return entry.Remove()
+}

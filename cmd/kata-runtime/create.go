@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/standin"
+	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor"
+	"kata-runtime/virtcontainers/supervisor/api"
+)
+
+// abandonTimeout bounds how long a failed command waits until its pod is gone.
+const abandonTimeout = 20 * time.Second
+
+// creationFlags are those that create and run share.
+func creationFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Value: ".", Usage: "`DIR` of the bundle"},
+		&cli.StringFlag{Name: "pid-file", Usage: "`FILE` to write the pid of the container's stand-in to"},
+		&cli.StringFlag{Name: "console-socket", Usage: "unix `SOCKET` that receives the terminal's descriptor"},
+		&cli.BoolFlag{Name: "no-pivot", Usage: "accepted and ignored: the guest always pivots"},
+		&cli.BoolFlag{Name: "no-new-keyring", Usage: "accepted and ignored"},
+		&cli.IntFlag{Name: "preserve-fds", Usage: "only 0: descriptors cannot enter a virtual machine"},
+	}
+}
+
+func createCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "create",
+		Usage:     "create a container that waits for start",
+		ArgsUsage: "ID",
+		Flags:     creationFlags(),
+		Action: func(c *cli.Context) error {
+			created, err := create(c, false)
+			if err != nil {
+				return err
+			}
+			return created.commit()
+		},
+	}
+}
+
+// creation is a container that has been created and not committed yet.
+type creation struct {
+	id      string
+	client  *supervisor.Client
+	standIn *exec.Cmd
+	// terminal tells that the container's process has one.
+	terminal bool
+	log      *slog.Logger
+}
+
+// create makes a container from the command's flags, up to its pid file.
+func create(c *cli.Context, attached bool) (*creation, error) {
+	id, err := containerID(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := oci.ValidateID(id); err != nil {
+		return nil, err
+	}
+	if n := c.Int("preserve-fds"); n != 0 {
+		return nil, fmt.Errorf("--preserve-fds %d: open descriptors cannot be passed into a virtual machine", n)
+	}
+	container, err := loadBundle(c.String("bundle"), id)
+	if err != nil {
+		return nil, err
+	}
+	settings, err := loadConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	stdio, err := newStdio(container.spec, c.String("console-socket"), attached)
+	if err != nil {
+		return nil, err
+	}
+	defer stdio.close()
+	for _, field := range container.guest.Dropped {
+		logger(c).Debug("field of the spec does not reach the guest", "field", field)
+	}
+	ctx := c.Context
+	created := &creation{id: id, terminal: container.spec.Process.Terminal, log: logger(c)}
+	created.client, err = supervisor.Launch(ctx, supervisor.Boot{
+		Root: c.String("root"), ID: id, Hostname: container.spec.Hostname, Config: settings, Debug: c.Bool("debug"),
+	}, func(channel *os.File) error { return forkSupervisor(id, channel) })
+	if err != nil {
+		return nil, err
+	}
+	err = created.make(ctx, container, stdio, c.String("root"))
+	if err == nil && c.String("pid-file") != "" {
+		err = writePIDFile(c.String("pid-file"), created.standIn.Process.Pid)
+	}
+	if err != nil {
+		return nil, errors.Join(err, created.abandon(ctx))
+	}
+	return created, nil
+}
+
+// make forks the stand-in and lets the supervisor create the container.
+func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, root string) error {
+	trees, err := container.openTrees()
+	if err != nil {
+		return err
+	}
+	defer trees.close()
+	theirs, err := n.startStandIn(container, trees, stdio, root)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(n.client.SendFiles(trees.forShare), n.client.SendStandIn(n.id, theirs))
+	theirs.Close()
+	if err != nil {
+		return err
+	}
+	state, err := n.state(container)
+	if err != nil {
+		return err
+	}
+	request := &api.CreateContainerRequest{
+		ContainerId: n.id, SpecJson: container.guestJSON, Mounts: container.mounts(),
+		Terminal: container.spec.Process.Terminal,
+		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
+	}
+	response, err := n.client.Create(ctx, request, state)
+	if err != nil {
+		return err
+	}
+	n.reportMachine(response)
+	return nil
+}
+
+func (n *creation) state(container *bundle) (store.State, error) {
+	start, err := store.StartTime(n.standIn.Process.Pid)
+	if err != nil {
+		return store.State{}, fmt.Errorf("stand-in has ended early: %w", err)
+	}
+	owner := "root"
+	if current, err := user.Current(); err == nil {
+		owner = current.Username
+	}
+	return store.State{
+		OCIVersion: container.spec.Version, ID: n.id, Bundle: container.dir, Rootfs: container.rootfs,
+		StandInPID: n.standIn.Process.Pid, StandInStartTime: start,
+		Created: time.Now().UTC(), Annotations: container.spec.Annotations, Owner: owner,
+	}, nil
+}
+
+// reportMachine logs, for --debug, what the container runs on and how long each
+// stage took.
+func (n *creation) reportMachine(response *api.CreateContainerResponse) {
+	m := response.GetMachine()
+	n.log.Debug("machine", "driver", m.GetDriver(), "version", m.GetVersion(), "accelerator", m.GetAccelerator(),
+		"vsock", m.GetVsock(), "guest_kernel", m.GetGuestKernel(), "vmm_pid", m.GetVmmPid(),
+		"supervisor_pid", response.GetSupervisorPid())
+	n.log.Debug("agent", "rss_bytes", m.GetAgentRssBytes())
+	n.reportTimings(response.GetTimings())
+}
+
+func (n *creation) reportTimings(timings []*api.Timing) {
+	for _, t := range timings {
+		n.log.Debug("stage", "name", t.GetStage(),
+			"begin_ms", milliseconds(t.GetBeginNanos()), "duration_ms", milliseconds(t.GetDurationNanos()))
+	}
+}
+
+func milliseconds(nanos int64) float64 { return float64(nanos/1000) / 1000 }
+
+// start runs the created container's program.
+func (n *creation) start(ctx context.Context) error {
+	response, err := n.client.Start(ctx, n.id)
+	if err != nil {
+		return err
+	}
+	n.reportTimings(response.GetTimings()[max(0, len(response.GetTimings())-1):])
+	return nil
+}
+
+// commit lets the container outlive this command.
+func (n *creation) commit() error {
+	defer n.client.Close()
+	return n.client.Commit()
+}
+
+// abandon undoes the creation and waits until nothing of it is left.
+func (n *creation) abandon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
+	defer cancel()
+	err := n.client.Abandon(ctx)
+	if n.standIn != nil {
+		_ = n.standIn.Process.Kill() // it ends of itself when its channel does
+		_ = n.standIn.Wait()         // its exit code says nothing here
+	}
+	return err
+}
+
+// startStandIn forks the stand-in and returns the supervisor's end of its
+// channel.
+func (n *creation) startStandIn(container *bundle, trees *trees, stdio *stdio, root string) (*os.File, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer ours.Close()
+	entry, err := lookup(root, n.id)
+	if err != nil {
+		theirs.Close()
+		return nil, err
+	}
+	n.standIn, err = standin.Start(standin.Options{
+		ID: n.id, Hostname: container.spec.Hostname,
+		Stdio: stdio.files, OwnsTerminal: stdio.ownsTerminal, Terminal: container.spec.Process.Terminal,
+		Attached:   stdio.attached,
+		Namespaces: container.spec.Linux.Namespaces,
+		Root:       trees.root, Binds: trees.binds, Directory: entry.Dir(), Channel: ours,
+	})
+	if err != nil {
+		theirs.Close()
+		return nil, err
+	}
+	return theirs, nil
+}
+
+// loadConfig reads the configuration and finds the guest's kernel and initrd.
+func loadConfig(c *cli.Context) (*config.Config, error) {
+	settings, err := config.Load(c.Context, c.String("config"))
+	if err != nil {
+		return nil, err
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program's own path: %w", err)
+	}
+	return settings, settings.ResolveAssets(executable)
+}
+
+// writePIDFile writes the pid in decimal, without a newline, at once whole.
+func writePIDFile(path string, pid int) error {
+	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
+	if err := os.WriteFile(temporary, []byte(strconv.Itoa(pid)), 0o644); err != nil { //nolint:gosec // callers read it
+		return errors.Join(fmt.Errorf("write the pid file: %w", err), removeIfThere(temporary))
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return errors.Join(fmt.Errorf("write the pid file: %w", err), removeIfThere(temporary))
+	}
+	return nil
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}

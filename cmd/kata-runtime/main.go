@@ -1,0 +1,39 @@
+// Command kata-runtime is an OCI runtime that runs every pod in a virtual
+// machine of its own. It is also, under hidden first arguments, the two kinds
+// of process that stay: a pod's supervisor and a container's stand-in.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"kata-runtime/virtcontainers/standin"
+)
+
+// Stamped by the linker.
+var (
+	version = "0.0.0-dev" //nolint:gochecknoglobals // written by -ldflags -X
+	commit  = "unknown"   //nolint:gochecknoglobals // written by -ldflags -X
+)
+
+func main() {
+	// Whatever the caller left open must not stay open in a process that
+	// outlives this one: callers wait for the end of their pipes.
+	if err := closeOnExec(); err != nil {
+		fmt.Fprintln(os.Stderr, "kata-runtime:", err)
+		os.Exit(1)
+	}
+	os.Exit(dispatch(os.Args))
+}
+
+func dispatch(args []string) int {
+	if len(args) > 1 {
+		switch args[1] {
+		case standin.Command:
+			return standin.Run()
+		case supervisorCommand:
+			return runSupervisor()
+		}
+	}
+	return runCommandLine(args)
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"github.com/containerd/console"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "run",
+		Usage:     "create and start a container, and unless detached wait for its end and delete it",
+		ArgsUsage: "ID",
+		Flags: append(creationFlags(),
+			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "leave the container running"},
+			&cli.BoolFlag{Name: "keep", Usage: "do not delete the container after its end"},
+			&cli.BoolFlag{Name: "no-subreaper", Usage: "accepted and ignored"},
+		),
+		Action: func(c *cli.Context) error {
+			detach := c.Bool("detach")
+			created, err := create(c, !detach)
+			if err != nil {
+				return err
+			}
+			if detach {
+				return created.runDetached(c.Context)
+			}
+			return created.runAttached(c.Context, c.Bool("keep"))
+		},
+	}
+}
+
+func (n *creation) runDetached(ctx context.Context) error {
+	if err := n.start(ctx); err != nil {
+		return errors.Join(err, n.abandon(ctx))
+	}
+	return n.commit()
+}
+
+// runAttached sees the container through. The command's life is the
+// container's: what it has not committed goes when it is killed.
+func (n *creation) runAttached(ctx context.Context, keep bool) error {
+	restore, err := n.rawTerminal()
+	if err != nil {
+		return errors.Join(err, n.abandon(ctx))
+	}
+	defer restore()
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	signal.Reset(unix.SIGURG, unix.SIGPIPE)
+	defer signal.Stop(signals)
+	if err := n.start(ctx); err != nil {
+		return errors.Join(err, n.abandon(ctx))
+	}
+	code, err := n.await(signals)
+	if err != nil {
+		return errors.Join(err, n.abandon(ctx))
+	}
+	if keep {
+		err = n.commit()
+	} else {
+		err = n.client.Delete(ctx, n.id, true)
+		n.client.Close()
+	}
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return exitError(code)
+	}
+	return nil
+}
+
+// await passes signals to the stand-in until it ends, and returns its exit
+// code.
+func (n *creation) await(signals <-chan os.Signal) (int, error) {
+	ended := make(chan error, 1)
+	go func() { ended <- n.standIn.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			var exit *exec.ExitError
+			if err != nil && !errors.As(err, &exit) {
+				return 0, fmt.Errorf("wait for the container: %w", err)
+			}
+			return exitCode(n.standIn.ProcessState), nil
+		case received := <-signals:
+			if number, ok := received.(syscall.Signal); ok && number != unix.SIGCHLD && number != unix.SIGURG {
+				_ = n.standIn.Process.Signal(number) // it may be gone already
+			}
+		}
+	}
+}
+
+func exitCode(state *os.ProcessState) int {
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return state.ExitCode()
+}
+
+// rawTerminal makes the caller's terminal raw when the container has one of its
+// own: the guest does the line discipline, and Ctrl-C is a byte on its way
+// there. The returned function undoes it.
+func (n *creation) rawTerminal() (restore func(), err error) {
+	if !n.terminal {
+		return func() {}, nil
+	}
+	terminal, err := console.ConsoleFromFile(os.Stdin)
+	if err != nil {
+		return func() {}, nil //nolint:nilerr // input is not a terminal: bytes are passed as they are
+	}
+	if err := terminal.SetRaw(); err != nil {
+		return nil, fmt.Errorf("make the terminal raw: %w", err)
+	}
+	return func() { _ = terminal.Reset() }, nil
+}

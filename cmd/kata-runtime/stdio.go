@@ -1,0 +1,135 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/containerd/console"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// stdio is what a container's stand-in has as its standard streams.
+type stdio struct {
+	files        [3]*os.File
+	wanted       [3]bool // which of them the container is to be connected to
+	ownsTerminal bool
+	attached     bool
+	slave        *os.File // of a pty that was made for this container
+}
+
+// newStdio decides on the standard streams: this process's own, or a pty's
+// slave whose master goes to the console socket.
+func newStdio(spec *specs.Spec, consoleSocket string, attached bool) (*stdio, error) {
+	terminal := spec.Process.Terminal
+	s := &stdio{files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, attached: attached}
+	switch {
+	case consoleSocket != "" && !terminal:
+		return nil, errors.New("--console-socket is given, but process.terminal is false")
+	case consoleSocket != "" && attached:
+		return nil, errors.New("--console-socket needs a detached container")
+	case terminal && !attached && consoleSocket == "":
+		return nil, errors.New("process.terminal of a detached container needs --console-socket")
+	case consoleSocket != "":
+		slave, err := sendTerminal(consoleSocket, spec.Process.ConsoleSize)
+		if err != nil {
+			return nil, fmt.Errorf("console socket: %w", err)
+		}
+		s.slave, s.ownsTerminal = slave, true
+		s.files = [3]*os.File{slave, slave, slave}
+	case terminal:
+		adoptSize(spec.Process)
+	}
+	for i, file := range s.files {
+		s.wanted[i] = !isNull(file)
+	}
+	if terminal {
+		s.wanted = [3]bool{true, true, false}
+	}
+	return s, nil
+}
+
+// close releases this process's hold on a pty that it made.
+func (s *stdio) close() {
+	if s.slave != nil {
+		s.slave.Close()
+	}
+}
+
+// adoptSize gives the container's terminal the size of the caller's, unless
+// the spec says one.
+func adoptSize(process *specs.Process) {
+	if process.ConsoleSize != nil {
+		return
+	}
+	if size, err := unix.IoctlGetWinsize(unix.Stdin, unix.TIOCGWINSZ); err == nil && size.Row > 0 {
+		process.ConsoleSize = &specs.Box{Height: uint(size.Row), Width: uint(size.Col)}
+	}
+}
+
+// isNull tells whether file is /dev/null: the container then has its own.
+func isNull(file *os.File) bool {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
+		return true // closed by the caller
+	}
+	return stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == unix.Mkdev(1, 3)
+}
+
+// sendTerminal makes a pty, sends its master to the socket and returns its
+// slave, which is raw: the guest does the line discipline.
+func sendTerminal(socket string, size *specs.Box) (*os.File, error) {
+	master, path, err := console.NewPty()
+	if err != nil {
+		return nil, fmt.Errorf("make a pty: %w", err)
+	}
+	defer master.Close()
+	slave, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the pty: %w", err)
+	}
+	if err := prepareSlave(slave, size); err != nil {
+		return nil, errors.Join(err, slave.Close())
+	}
+	if err := sendMaster(socket, int(master.Fd())); err != nil {
+		return nil, errors.Join(err, slave.Close())
+	}
+	return slave, nil
+}
+
+func prepareSlave(slave *os.File, size *specs.Box) error {
+	terminal, err := console.ConsoleFromFile(slave)
+	if err != nil {
+		return fmt.Errorf("use the pty: %w", err)
+	}
+	if err := terminal.SetRaw(); err != nil {
+		return fmt.Errorf("make the pty raw: %w", err)
+	}
+	if size == nil {
+		return nil
+	}
+	if err := terminal.Resize(console.WinSize{Height: uint16(size.Height), Width: uint16(size.Width)}); err != nil {
+		return fmt.Errorf("set the pty's size: %w", err)
+	}
+	return nil
+}
+
+// sendMaster passes the master as runc does: one message with a name and one
+// descriptor.
+func sendMaster(socket string, master int) error {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer conn.Close()
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("not a unix socket")
+	}
+	if _, _, err := unixConn.WriteMsgUnix([]byte("/dev/ptmx"), unix.UnixRights(master), nil); err != nil {
+		return fmt.Errorf("send the terminal: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+//go:build vm
+
+package share_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/share"
+)
+
+// insideVariable tells the test binary that it runs in a mount namespace of its
+// own.
+const insideVariable = "KATA_SHARE_TEST_DIR"
+
+// TestShareInItsOwnNamespace runs TestInside again in a private mount namespace
+// that ends with it.
+func TestShareInItsOwnNamespace(t *testing.T) {
+	dir := t.TempDir()
+	before := mountInfo(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestInside$", "-test.v")
+	cmd.Env = append(os.Environ(), insideVariable+"="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	if after := mountInfo(t); after != before {
+		t.Errorf("the host's mounts changed from\n%s\nto\n%s", before, after)
+	}
+}
+
+func mountInfo(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestInside(t *testing.T) {
+	dir := os.Getenv(insideVariable)
+	if dir == "" {
+		return // TestShareInItsOwnNamespace is the one that counts
+	}
+	source := filepath.Join(dir, "source")
+	point := filepath.Join(dir, "share")
+	for _, path := range []string{source, point} {
+		if err := os.Mkdir(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("text"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	shared, err := share.New(point)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := []share.Mount{
+		{Name: share.Rootfs, Tree: open(t, source)},
+		{Name: share.Bind(0), Tree: open(t, source), Attributes: share.Attributes{ReadOnly: true}},
+		{Name: share.Bind(1), Tree: open(t, file), Attributes: share.Attributes{ReadOnly: true}},
+	}
+	if err := shared.Add("c1", mounts); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(point, "c1/rootfs/new"), []byte("x"), 0o644); err != nil {
+		t.Errorf("write to the root file system: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(source, "new")); err != nil {
+		t.Errorf("the write did not reach the source: %v", err)
+	}
+	err = os.WriteFile(filepath.Join(point, "c1/mounts/0/no"), nil, 0o644)
+	if !errors.Is(err, unix.EROFS) {
+		t.Errorf("write to a read-only bind: %v, want EROFS", err)
+	}
+	if data, err := os.ReadFile(filepath.Join(point, "c1/mounts/1")); err != nil || string(data) != "text" {
+		t.Errorf("read a bind of a file: %q, %v", data, err)
+	}
+	if err := shared.Add("c1", nil); err == nil {
+		t.Error("the same container was shared twice")
+	}
+	closed := open(t, source)
+	closed.Close()
+	if err := shared.Add("c2", []share.Mount{{Name: share.Rootfs, Tree: open(t, source)}, {Name: share.Bind(0), Tree: closed}}); err == nil {
+		t.Error("a closed tree was attached")
+	}
+	if _, err := os.Stat(filepath.Join(point, "c2")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a failed Add left the container's directory: %v", err)
+	}
+	for range 2 { // idempotent
+		if err := shared.Remove("c1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(source, "new")); err != nil {
+		t.Errorf("the removal reached the source: %v", err)
+	}
+	for range 2 {
+		if err := shared.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info := mountInfo(t); strings.Contains(info, point) {
+		t.Errorf("mounts are left:\n%s", info)
+	}
+}
+
+func open(t *testing.T, path string) *os.File {
+	t.Helper()
+	tree, err := share.OpenTree(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
