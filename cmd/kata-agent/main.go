@@ -1,6 +1,6 @@
-// Command kata-agent is the only program of the guest: as PID 1 it brings the
-// guest up, as PID 1's child it is the agent that runs the pod's containers,
-// and libcontainer starts it once more inside of each container.
+// Command kata-agent is the only program of the guest: it is PID 1 (see package
+// pid1), PID 1's child is the agent that runs the pod's containers, and
+// libcontainer starts it once more inside of each container.
 package main
 
 import (
@@ -32,9 +32,6 @@ var version, commit string
 
 func main() {
 	container.RunHelper()
-	if os.Getpid() == 1 {
-		pid1.Run()
-	}
 	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "kata-agent:", err)
 		os.Exit(1)
@@ -42,6 +39,11 @@ func main() {
 }
 
 func run(ctx context.Context) error {
+	if pid1.Booting() {
+		if err := pid1.Boot(); err != nil {
+			return fmt.Errorf("boot: %w", err)
+		}
+	}
 	debug.SetMemoryLimit(memoryLimit)
 	debug.SetGCPercent(collectAfter)
 	// When the pod lacks memory its processes go, not the agent.
@@ -53,6 +55,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	log := newLogger(params.Debug)
+	log.Debug("agent starts", "uptime", bootparam.Uptime())
 	cfg := server.Config{Log: log, StateDir: stateDir, Version: version + " " + commit}
 	if cfg.Agent, err = server.ListenVsock(log, protocol.AgentPort); err != nil {
 		return err

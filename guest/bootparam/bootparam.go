@@ -9,6 +9,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
 )
@@ -52,9 +55,24 @@ func Parse(cmdline string) (Params, error) {
 
 // Read parses the command line of the running kernel; /proc must be mounted.
 func Read() (Params, error) {
-	data, err := os.ReadFile("/proc/cmdline")
+	return ReadFrom("/proc/cmdline")
+}
+
+// ReadFrom parses the command line in a file.
+func ReadFrom(path string) (Params, error) {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return Params{}, fmt.Errorf("read kernel command line: %w", err)
 	}
 	return Parse(string(data))
+}
+
+// Uptime is the time since the kernel started to keep time, rounded to 0.1 ms;
+// 0 when the clock cannot be read.
+func Uptime() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0
+	}
+	return time.Duration(now.Nano()).Round(100 * time.Microsecond)
 }

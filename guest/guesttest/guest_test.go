@@ -7,9 +7,11 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +36,10 @@ func TestInsideTheGuest(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
+	socket := serveShare(ctx, t, dir)
 	vm := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-m", "768", "-nodefaults",
+		"-object", "memory-backend-memfd,id=mem,size=768M,share=on", "-numa", "node,memdev=mem",
+		"-chardev", "socket,id=fs,path="+socket, "-device", "vhost-user-fs-pci,chardev=fs,tag=shared",
 		"-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", filepath.Join(module, share, "vmlinuz"), "-initrd", image,
 		"-append", "console=hvc0 quiet panic=-1 tsc=reliable no_timer_check "+os.Getenv("KATA_TEST_APPEND"),
@@ -49,6 +54,51 @@ func TestInsideTheGuest(t *testing.T) {
 	if !strings.Contains(console.String(), "guest tests: exit 0") {
 		t.Fatal("the tests in the guest failed; the console is above")
 	}
+}
+
+// manyFiles is more than a server can serve that keeps a descriptor for each
+// of 20,000 files. The tests inside know the number.
+const manyFiles = 25000
+
+// serveShare serves a directory with many files to the guest, and returns the
+// server's socket.
+func serveShare(ctx context.Context, t *testing.T, dir string) string {
+	t.Helper()
+	shared := filepath.Join(dir, "shared")
+	for i := range manyFiles {
+		sub := filepath.Join(shared, "files", strconv.Itoa(i/500))
+		if i%500 == 0 {
+			if err := os.MkdirAll(sub, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(sub, strconv.Itoa(i)), []byte("content"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := filepath.Join(dir, "fs.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	served := exec.CommandContext(ctx, "/usr/lib/qemu/virtiofsd", "--fd=3", "-o", "source="+shared,
+		"-o", "xattr", "-o", "announce_submounts", "-o", "cache=auto", "--rlimit-nofile=20000")
+	served.ExtraFiles = []*os.File{file}
+	served.Stderr = os.Stderr
+	if err := served.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = served.Process.Kill() // Fails when it ended with QEMU.
+		_ = served.Wait()
+		l.Close()
+	})
+	return socket
 }
 
 func command(t *testing.T, name string, args ...string) {

@@ -1,91 +1,74 @@
-// Package pid1 is the first process of the guest. It prepares what the kernel
-// leaves to user space (mounts, modules, a root file system that containers
-// can pivot away from), starts the agent as its child from a sealed copy of
-// this same program, reaps orphans, and powers the guest off when the agent
-// ends.
+// Package pid1 is the guest's way from the kernel to the agent.
 //
-// It stays a process of its own, because waiting for any child in a process
+// A program that imports it and is started by the kernel as /init becomes PID 1,
+// written in C (init.c): it tells the console that the kernel has booted, seals
+// a copy of itself in memory, starts that as the agent, and then does nothing
+// but reap orphans until the agent ends, and power the guest off. libcontainer
+// runs each container's first steps from the program that started it: directly
+// when that is sealed, from another copy for each container when it is not.
+//
+// PID 1 is a process of its own, because waiting for any child in a process
 // that also starts programs takes exit codes away from them.
+//
+// The agent calls Boot first, which prepares what the kernel leaves to user
+// space: mounts, modules, and a root file system that containers can pivot
+// away from.
 package pid1
+
+// #include "init.h"
+import "C"
 
 import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
-	"kata-runtime/guest/protocol"
+	"kata-runtime/guest/bootparam"
 )
 
-// AgentName is the name of the agent's process.
-const AgentName = "kata-agent"
+// initMarker is what PID 1 prints; a test compares it with the protocol's.
+const initMarker = C.KATA_INIT_MARKER
 
-// Run does all the work of PID 1 and never returns: it ends by powering the
-// machine off. The caller must be PID 1 of the guest.
-func Run() {
-	con := openConsole()
-	con.println(protocol.InitMarker)
-	if err := boot(con); err != nil {
-		con.println("kata-init: " + err.Error())
-	}
-	powerOff(con)
+// Booting says whether this process is the agent that PID 1 started, so that
+// the guest is to be prepared.
+func Booting() bool {
+	return len(os.Args) == 2 && os.Args[1] == C.KATA_BOOT_ARGUMENT
 }
 
-// boot brings the guest up and returns when the agent has ended; a nil error
-// means that it ended as asked.
-func boot(con *console) error {
+// Boot prepares the guest. On an error the guest cannot run anything, and the
+// caller should end, upon which PID 1 powers the guest off. Modules and
+// interfaces that fail are reported on the console alone: whether they were
+// needed shows later, with a better error.
+func Boot() error {
+	began := bootparam.Uptime()
+	con := openConsole()
 	if err := mountAll(newRoot); err != nil {
 		return err
 	}
-	loadModules(con)
-	con.reopen(newRoot + "/dev/console")
-	exe, err := sealedSelf(newRoot + "/proc/self/exe")
+	params, err := bootparam.ReadFrom(newRoot + "/proc/cmdline")
 	if err != nil {
 		return err
 	}
-	defer exe.Close()
+	con.debug = params.Debug
+	con.step(fmt.Sprintf("file systems mounted; agent's program began at %v", began))
+	loadModules(con)
+	if err := con.reopen(newRoot + "/dev/console"); err != nil {
+		return err
+	}
+	con.step("modules loaded")
 	if err := switchRoot(newRoot); err != nil {
 		return err
 	}
+	con.step("root switched")
 	if err := enableControllers(cgroupRoot); err != nil {
 		return err
 	}
+	con.step("cgroup controllers enabled")
 	if err := loopbackUp(); err != nil {
 		con.println("kata-init: " + err.Error())
 	}
-	pid, err := startAgent(exe, con)
-	if err != nil {
-		return err
+	con.step("booted")
+	if err := con.standardStreams(); err != nil {
+		return fmt.Errorf("set standard streams: %w", err)
 	}
-	return reap(pid)
-}
-
-// reap waits for every child, orphans included, until the agent has ended.
-func reap(agent int) error {
-	for {
-		var status unix.WaitStatus
-		pid, err := unix.Wait4(-1, &status, 0, nil)
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return fmt.Errorf("wait for children: %w", err)
-		case pid != agent:
-		case status.Signaled():
-			return fmt.Errorf("the agent was ended by signal %d (%s)", status.Signal(), unix.SignalName(status.Signal()))
-		case status.ExitStatus() != 0:
-			return fmt.Errorf("the agent ended with status %d", status.ExitStatus())
-		default:
-			return nil
-		}
-	}
-}
-
-// powerOff ends the machine. File systems were flushed by the agent; a sync
-// here could hang for ever on a share whose host side is gone.
-func powerOff(con *console) {
-	for _, how := range []int{unix.LINUX_REBOOT_CMD_POWER_OFF, unix.LINUX_REBOOT_CMD_RESTART} {
-		err := unix.Reboot(how)
-		con.println(fmt.Sprintf("kata-init: reboot command %#x: %v", how, err))
-	}
-	os.Exit(1) // The kernel panics: the host sees that too.
+	return nil
 }

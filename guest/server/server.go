@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"kata-runtime/guest/bootparam"
 	"kata-runtime/guest/container"
 	"kata-runtime/guest/stream"
 )
@@ -45,6 +46,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	sandbox := newSandbox(cfg.Log, cfg.Version, runtime, cancel)
 	defer sandbox.close()
 
+	cfg.Log.Debug("serving", "uptime", bootparam.Uptime())
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return registry.Serve(groupCtx, cfg.Streams) })
 	group.Go(func() error { return serveAgent(groupCtx, cfg.Log, cfg.Agent, sandbox) })
@@ -53,6 +55,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			if err := cfg.Announce(groupCtx); err != nil {
 				cfg.Log.Error("not announced", "error", err)
 			}
+			cfg.Log.Debug("announced", "uptime", bootparam.Uptime())
 			return nil
 		})
 	}

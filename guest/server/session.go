@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -120,6 +121,15 @@ func (l *connListener) Addr() net.Addr { return l.conn.LocalAddr() }
 type sessionConn struct {
 	net.Conn
 	listener *connListener
+}
+
+// Read ends regularly when the agent itself closed the connection.
+func (c *sessionConn) Read(buffer []byte) (int, error) {
+	n, err := c.Conn.Read(buffer)
+	if errors.Is(err, net.ErrClosed) {
+		err = io.EOF
+	}
+	return n, err
 }
 
 func (c *sessionConn) Close() error { return c.listener.Close() }

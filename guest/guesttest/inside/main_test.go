@@ -32,8 +32,11 @@ const baseRoot = "/run/base"
 
 func TestMain(m *testing.M) {
 	container.RunHelper()
-	if os.Getpid() == 1 {
-		pid1.Run()
+	if pid1.Booting() {
+		if err := pid1.Boot(); err != nil {
+			fmt.Println("boot:", err)
+			os.Exit(1)
+		}
 	}
 	flag.Parse()
 	if err := flag.Set("test.v", "true"); err != nil {

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"kata-runtime/guest/protocol"
 )
 
 func TestParseModules(t *testing.T) {
@@ -14,29 +14,6 @@ func TestParseModules(t *testing.T) {
 	want := []string{"/lib/a.ko", "/lib/b.ko", "/lib/c.ko"}
 	if !slices.Equal(got, want) {
 		t.Fatalf("parseModules = %q, want %q", got, want)
-	}
-}
-
-func TestSealedSelfIsSealedAndEqual(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "program")
-	if err := os.WriteFile(path, []byte("the program"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	file, err := sealedSelf(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	content := make([]byte, 64)
-	if n, _ := file.ReadAt(content, 0); string(content[:n]) != "the program" {
-		t.Fatalf("content %q", content[:n])
-	}
-	if _, err := file.WriteAt([]byte("x"), 0); err == nil {
-		t.Fatal("a sealed program could be written to")
-	}
-	seals, err := unix.FcntlInt(file.Fd(), unix.F_GET_SEALS, 0)
-	if err != nil || seals&unix.F_SEAL_SEAL == 0 {
-		t.Fatalf("seals %#x, %v", seals, err)
 	}
 }
 
@@ -62,15 +39,28 @@ func TestEnableControllers(t *testing.T) {
 func TestConsoleKeepsLinesUntilItOpens(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "console")
 	con := &console{}
-	con.reopen(path)
 	con.println("one")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	con.reopen(path)
+	if err := con.reopen(path); err != nil {
+		t.Fatal(err)
+	}
 	con.println("two")
 	got, err := os.ReadFile(path)
 	if err != nil || string(got) != "one\ntwo\n" {
 		t.Fatalf("console holds %q, %v", got, err)
+	}
+}
+
+func TestMarkerIsThatOfTheProtocol(t *testing.T) {
+	if initMarker != protocol.InitMarker {
+		t.Fatalf("PID 1 prints %q, the host waits for %q", initMarker, protocol.InitMarker)
+	}
+}
+
+func TestATestIsNotBooted(t *testing.T) {
+	if Booting() {
+		t.Fatal("an ordinary process would prepare the guest")
 	}
 }
