@@ -55,6 +55,7 @@ type Device struct {
 	receiver receiver
 	chunks   chunkPool
 	left     atomic.Int64 // of budget
+	running  [queues]bool // used by Start and Stop alone
 
 	mu        sync.Mutex // guards the fields below
 	conns     map[key]*Conn
@@ -93,9 +94,12 @@ func (d *Device) Config() []byte { return binary.LittleEndian.AppendUint64(nil, 
 
 // Start implements vhostuser.Device.
 func (d *Device) Start(index int, ring *vhostuser.Ring, fresh bool) {
-	if fresh {
+	// Both queues start afresh, but what was sent on the first must not be reset
+	// by the second.
+	if fresh && d.running == [queues]bool{} {
 		d.reset()
 	}
+	d.running[index] = true
 	if d.Err() != nil {
 		return
 	}
@@ -109,6 +113,7 @@ func (d *Device) Start(index int, ring *vhostuser.Ring, fresh bool) {
 
 // Stop implements vhostuser.Device.
 func (d *Device) Stop(index int) {
+	d.running[index] = false
 	switch index {
 	case sendQueue:
 		d.sender.attach(nil)

@@ -76,12 +76,13 @@ func (m *Memory) User(addr uint64) uint64 {
 	return 0
 }
 
-// Alloc returns the guest address of size fresh bytes.
+// Alloc returns the guest address of size fresh bytes, all zero.
 func (m *Memory) Alloc(size uint64) uint64 {
 	addr := m.next
 	m.next += (size + 63) &^ 63
 	if m.next > HighBase+m.Regions[1].Size {
 		panic("out of guest memory")
 	}
+	clear(m.At(addr, size))
 	return addr
 }
