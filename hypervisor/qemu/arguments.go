@@ -32,7 +32,7 @@ func Arguments(o Options, c Channels) ([]string, []*os.File, error) {
 		return nil, nil, err
 	}
 	line := &commandLine{}
-	line.add("-name", o.Name+",debug-threads=on")
+	line.add("-name", quote(o.Name)+",debug-threads=on")
 	line.add("-no-user-config")
 	line.add("-nodefaults")
 	line.add("-display", "none")

@@ -33,7 +33,7 @@ type Options struct {
 	Path string
 	// Architecture is "amd64" or "arm64". Empty: the host's.
 	Architecture string
-	// Name is shown in the process list, 1-64 letters, digits, '-', '_', '.'.
+	// Name is shown in the process list: 1-1100 printable ASCII characters.
 	Name string
 	// Accelerator is accel.KVM or accel.TCG, as accel.Select chose.
 	Accelerator string
@@ -69,13 +69,13 @@ type Options struct {
 const (
 	maxRootPorts = 32
 	minMemoryMiB = 32
-	maxNameLen   = 64
+	maxNameLen   = 1100
 	maxParams    = 2047
 )
 
 var (
 	errNoKernel = errors.New("no kernel")
-	errNoName   = fmt.Errorf("name is not 1-%d letters, digits, '-', '_' and '.'", maxNameLen)
+	errNoName   = fmt.Errorf("name is not 1-%d printable ASCII characters", maxNameLen)
 )
 
 // normalize fills in defaults and checks what needs no file system.
@@ -98,7 +98,7 @@ func (o *Options) validate() error {
 	switch {
 	case o.Architecture != "amd64" && o.Architecture != "arm64":
 		return fmt.Errorf("architecture %q: %w", o.Architecture, hypervisor.ErrUnsupported)
-	case !regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`).MatchString(o.Name):
+	case len(o.Name) > maxNameLen || !regexp.MustCompile(`^[ -~]+$`).MatchString(o.Name):
 		return fmt.Errorf("VM %q: %w", o.Name, errNoName)
 	case o.Accelerator != accel.KVM && o.Accelerator != accel.TCG:
 		return fmt.Errorf("accelerator %q: want %s or %s", o.Accelerator, accel.KVM, accel.TCG)
