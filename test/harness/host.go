@@ -145,27 +145,23 @@ func (h *Host) killRest() {
 // Processes lists the processes that have appeared since New, zombies left out.
 func (h *Host) Processes() []leak.Process {
 	h.T.Helper()
-	return h.newProcesses()
+	return slices.DeleteFunc(h.newProcesses(), func(p leak.Process) bool { return p.State == "Z" })
 }
 
+// newProcesses leaves nothing out: a process whose first thread has ended looks
+// like a zombie while others of its threads go on.
 func (h *Host) newProcesses() []leak.Process {
 	all, err := leak.Processes()
 	if err != nil {
 		h.T.Error(err)
 	}
-	return slices.DeleteFunc(all, func(p leak.Process) bool {
-		return p.State == "Z" || h.before.HasProcess(p)
-	})
+	return slices.DeleteFunc(all, h.before.HasProcess)
 }
 
 // reap collects the orphans that became this process's children, as the first
-// process of a PID namespace must.
+// process of a PID namespace must. They have ended.
 func (h *Host) reap() {
-	all, err := leak.Processes()
-	if err != nil {
-		h.T.Error(err)
-	}
-	for _, p := range all {
+	for _, p := range h.newProcesses() {
 		if p.State == "Z" && p.PPID == os.Getpid() {
 			_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
 		}

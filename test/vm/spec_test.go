@@ -88,14 +88,11 @@ func TestSpecOfTheContainer(t *testing.T) {
 	mode, uid := os.FileMode(0o666), uint32(5)
 	spec := bundle.Spec()
 	spec.Root.Readonly = true
-	spec.Process.Capabilities.Effective = []string{"CAP_KILL"}
-	spec.Process.Capabilities.Permitted = []string{"CAP_KILL"}
-	spec.Process.Capabilities.Bounding = []string{"CAP_KILL"}
+	spec.Process.Capabilities.Effective = []string{"CAP_KILL", "CAP_MKNOD"}
+	spec.Process.Capabilities.Permitted = []string{"CAP_KILL", "CAP_MKNOD"}
+	spec.Process.Capabilities.Bounding = []string{"CAP_KILL", "CAP_MKNOD"}
 	spec.Linux.Sysctl = map[string]string{"kernel.shm_rmid_forced": "1", "net.ipv4.ip_unprivileged_port_start": "81"}
-	spec.Linux.Devices = []specs.LinuxDevice{
-		{Path: "/dev/mine", Type: "c", Major: 1, Minor: 5, FileMode: &mode, UID: &uid},
-		{Path: "/dev/denied", Type: "c", Major: 1, Minor: 11, FileMode: &mode},
-	}
+	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/mine", Type: "c", Major: 1, Minor: 5, FileMode: &mode, UID: &uid}}
 	spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices,
 		specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(1)), Minor: ptr(int64(5)), Access: "r"})
 	spec.Mounts = append(spec.Mounts, specs.Mount{
@@ -104,14 +101,14 @@ func TestSpecOfTheContainer(t *testing.T) {
 	const status = `awk '/^%s:/ {print $2}' /proc/self/status`
 	checkFacts(t, spec, []fact{
 		{"read-only root", "touch /new || echo refused", "touch: /new: Read-only file system refused"},
-		{"capabilities", fmt.Sprintf(status, "CapEff") + ";" + fmt.Sprintf(status, "CapBnd"), "0000000000000020 0000000000000020"},
+		{"capabilities", fmt.Sprintf(status, "CapEff") + ";" + fmt.Sprintf(status, "CapBnd"), "0000000008000020 0000000008000020"},
 		{"process 1 is the container's", "head -c 7 /proc/1/cmdline", "/bin/sh"},
 		{"masked path", "ls /sys/firmware | wc -l", "0"},
 		{"read-only path", "touch /proc/sys/kernel/domainname 2>/dev/null || echo refused", "refused"},
 		{"sysctl of IPC", "cat /proc/sys/kernel/shm_rmid_forced", "1"},
 		{"sysctl of network", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start", "81"},
 		{"device with a rule", "head -c 4 /dev/mine | wc -c; stat -c '%t:%T %u' /dev/mine", "4 1:5 5"},
-		{"device without a rule", "cat /dev/denied", "cat: can't open '/dev/denied': Operation not permitted"},
+		{"device without a rule", "mknod /dev/denied c 1 11; cat /dev/denied", "cat: can't open '/dev/denied': Operation not permitted"},
 		{"tmpfs", `awk '$2 == "/tmp" {print $3}' /proc/mounts; df -m /tmp | awk 'NR == 2 {print $2}'`, "tmpfs 1"},
 		{"mount options", `awk '$2 == "/tmp" {print $4}' /proc/mounts | tr , '\n' | grep -c -e nosuid -e noexec`, "2"},
 		{"loopback", "ip -o link show lo | grep -c UP; ip -o addr show lo | grep -c 127.0.0.1", "1 1"},
