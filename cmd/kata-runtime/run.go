@@ -10,8 +10,11 @@ import (
 	"syscall"
 
 	"github.com/containerd/console"
+	"github.com/containerd/ttrpc"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers"
 )
 
 func runCommand() *cli.Command {
@@ -69,6 +72,9 @@ func (n *creation) runAttached(ctx context.Context, keep bool) error {
 	} else {
 		err = n.client.Delete(ctx, n.id, true)
 		n.client.Close()
+		if errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, ttrpc.ErrClosed) {
+			err = nil // another command was faster
+		}
 	}
 	if err != nil {
 		return err

@@ -25,8 +25,10 @@ type container struct {
 	finished chan struct{} // closed when its end is recorded and its output taken
 
 	// What follows is guarded by the server's mu.
-	id   string                    // empty: reserved, but not asked for yet
-	core *virtcontainers.Container // nil until it is created
+	id     string                    // empty: reserved, but not asked for yet
+	core   *virtcontainers.Container // nil until it is created
+	cancel context.CancelCauseFunc   // ends its creation
+	gone   chan struct{}             // closed when its creation has failed and is undone
 
 	mu    sync.Mutex // guards state
 	state store.State
@@ -35,12 +37,12 @@ type container struct {
 }
 
 func newContainer(entry *store.Entry) *container {
-	return &container{entry: entry, finished: make(chan struct{})}
+	return &container{entry: entry, finished: make(chan struct{}), gone: make(chan struct{})}
 }
 
 // reserve claims the container's state directory and puts it under the
 // command's lease. The pod's own directory was reserved when the pod began.
-func (s *server) reserve(owner *commandChannel, id string) (*container, error) {
+func (s *server) reserve(owner *commandChannel, id string, cancel context.CancelCauseFunc) (*container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending {
@@ -58,7 +60,7 @@ func (s *server) reserve(owner *commandChannel, id string) (*container, error) {
 		c = newContainer(entry)
 		s.containers[id] = c
 	}
-	c.id = id
+	c.id, c.cancel = id, cancel
 	owner.created = append(owner.created, id)
 	return c, nil
 }
@@ -144,6 +146,9 @@ func (s *server) idle() bool {
 // remove deletes a container, with force also one that still runs. It tells
 // whether it was the last.
 func (s *server) remove(ctx context.Context, id string, force bool) (last bool, err error) {
+	if force && s.cancelCreation(id) {
+		return s.count() == 0, nil
+	}
 	c, err := s.lookup(id)
 	if err != nil {
 		return false, err
@@ -175,6 +180,25 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 	}
 	return s.count() == 0, nil
 }
+
+// cancelCreation ends the creation of a container that is under way, and tells
+// whether there was one.
+func (s *server) cancelCreation(id string) bool {
+	s.mu.Lock()
+	c, ok := s.containers[id]
+	creating := ok && c.core == nil && c.cancel != nil
+	if creating {
+		c.cancel(errDeleted) // under the lock: publish sees it or came before
+	}
+	s.mu.Unlock()
+	if creating {
+		<-c.gone
+	}
+	return creating
+}
+
+// errDeleted is why a creation failed that a delete command met.
+var errDeleted = errors.New("the container was deleted meanwhile")
 
 // awaitFinished waits for the container's output to be taken, but not for ever:
 // whoever reads it may have stopped to.

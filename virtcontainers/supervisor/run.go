@@ -28,6 +28,10 @@ import (
 // the command that forked it sends it at once or is gone.
 const bootTimeout = 10 * time.Second
 
+// answerTimeout bounds how long an ending supervisor waits for commands to take
+// their answers and hang up.
+const answerTimeout = 5 * time.Second
+
 // MachineSpec is what a pod's machine is made from.
 type MachineSpec struct {
 	ID string
@@ -148,10 +152,11 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 
 // serve answers until the pod ends.
 func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.Entry) error {
-	rpcListener, err := listen(entry, socketName, "unix")
+	rpcSocket, err := listen(entry, socketName, "unix")
 	if err != nil {
 		return err
 	}
+	rpcListener := newConnections(rpcSocket)
 	channelListener, err := listen(entry, channelName, "unixpacket")
 	if err != nil {
 		return errors.Join(err, rpcListener.Close())
@@ -176,11 +181,11 @@ func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.En
 	case <-ctx.Done():
 		s.log.Info("asked to end", "cause", context.Cause(ctx))
 	}
-	return s.shutdown(context.WithoutCancel(ctx), channelListener)
+	return s.shutdown(context.WithoutCancel(ctx), rpcListener, channelListener)
 }
 
 // shutdown ends whatever is still connected and waits for every goroutine.
-func (s *server) shutdown(ctx context.Context, channelListener net.Listener) error {
+func (s *server) shutdown(ctx context.Context, rpcListener *connections, channelListener net.Listener) error {
 	errs := []error{s.sandbox.Stop(ctx)} // containers exit, stand-ins learn of it
 	s.mu.Lock()
 	s.ending = true
@@ -193,11 +198,10 @@ func (s *server) shutdown(ctx context.Context, channelListener net.Listener) err
 	for _, c := range channels {
 		c.conn.Close()
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	if err := s.rpc.Shutdown(ctx); err != nil { // lets the last answer out
-		errs = append(errs, s.rpc.Close())
-	}
+	rpcListener.drain(ctx) // lets the last answers out
+	errs = append(errs, s.rpc.Close())
 	s.background.Wait()
 	return errors.Join(errs...)
 }

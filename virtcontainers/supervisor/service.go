@@ -61,7 +61,9 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 			ReadOnly: m.GetReadOnly(), RecursiveReadOnly: m.GetRecursiveReadOnly(), Follow: m.GetFollow(),
 		}}
 	}
-	c, err := s.reserve(owner, id)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c, err := s.reserve(owner, id, cancel)
 	if err != nil {
 		standIn.Close()
 		for _, file := range files {
@@ -73,6 +75,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 		if err != nil {
 			standIn.Close()
 			err = errors.Join(err, s.forget(c))
+			close(c.gone)
 			s.endIfUnused()
 		}
 	}()
@@ -101,7 +104,7 @@ func (s *server) adopt(ctx context.Context, owner *commandChannel, c *container,
 		err = s.setStatus(c, store.StatusCreated)
 	}
 	if err == nil {
-		err = s.publish(owner, c, core)
+		err = s.publish(ctx, owner, c, core)
 	}
 	if err != nil {
 		ctx = context.WithoutCancel(ctx)
@@ -119,11 +122,14 @@ func (s *server) adopt(ctx context.Context, owner *commandChannel, c *container,
 
 // publish makes the container reachable by other calls, unless the command
 // that asked for it is gone.
-func (s *server) publish(owner *commandChannel, c *container, core *virtcontainers.Container) error {
+func (s *server) publish(ctx context.Context, owner *commandChannel, c *container, core *virtcontainers.Container) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, connected := s.channels[owner.token]; !connected && !owner.committed {
 		return errors.New("the command has gone away")
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	c.core = core
 	return nil
