@@ -1,0 +1,148 @@
+package qemu
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"kata-runtime/hypervisor"
+)
+
+func TestParseVersion(t *testing.T) {
+	for text, want := range map[string]string{
+		"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright\n": "7.2.22",
+		"QEMU emulator version 11.0.1\n":                                              "11.0.1",
+		"qemu-img version 7.2.22\n":                                                   "",
+		"":                                                                            "",
+	} {
+		if got, err := parseVersion(text); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+	}
+}
+
+// startable are options that New accepts, with a program instead of QEMU.
+func startable(t *testing.T, script string) Options {
+	t.Helper()
+	dir := t.TempDir()
+	o := minimal()
+	o.Architecture = ""
+	o.Path = filepath.Join(dir, "qemu")
+	o.Kernel = filepath.Join(dir, "vmlinux")
+	for path, text := range map[string]string{o.Path: "#!/bin/sh\n" + script, o.Kernel: "kernel"} {
+		if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return o
+}
+
+func TestNewErrors(t *testing.T) {
+	o := startable(t, "")
+	o.Path = "/no/such/qemu"
+	if _, err := New(o); !errors.Is(err, ErrNoQEMU) || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing QEMU: %v", err)
+	}
+	o = startable(t, "")
+	o.Initrd = "/no/such/initrd"
+	if _, err := New(o); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "initrd") {
+		t.Errorf("missing initrd: %v", err)
+	}
+	o.Initrd = t.TempDir()
+	if _, err := New(o); err == nil {
+		t.Error("a directory was taken for an initrd")
+	}
+	closed := null(t)
+	closed.Close()
+	o = startable(t, "")
+	o.Devices = []hypervisor.Device{&hypervisor.Disk{ID: "disk", File: closed}}
+	if _, err := New(o); err == nil {
+		t.Error("a closed disk was taken")
+	}
+}
+
+// TestProgramsThatAreNoQEMU starts what ends at once or talks nonsense.
+func TestProgramsThatAreNoQEMU(t *testing.T) {
+	for name, c := range map[string]struct{ script, status string }{
+		"fails":         {"echo 'kernel \033[31mtoo old' >&2; exit 1", "exit status 1"},
+		"ends well":     {"echo bye >&2", "exit status 0"},
+		"kills itself":  {"echo ouch >&2; kill -9 $$", "signal: killed"},
+		"nonsense":      {"echo nonsense >&3; echo said it >&2; exit 2", "exit status 2"},
+		"dies mid-line": {`printf '{"QMP": {' >&3; echo cut >&2; exit 3`, "exit status 3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			vm, err := New(startable(t, c.script))
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = vm.Start(t.Context())
+			var exit *hypervisor.ExitError
+			if !errors.As(err, &exit) || exit.Status != c.status || exit.Stderr == "" {
+				t.Errorf("Start: %v", err)
+			}
+			if strings.Contains(err.Error(), "\033") {
+				t.Errorf("control characters: %q", err)
+			}
+			if waitErr := vm.Wait(t.Context()); !errors.As(waitErr, &exit) {
+				t.Errorf("Wait: %v", waitErr)
+			}
+			if err := vm.Stop(t.Context()); err != nil {
+				t.Errorf("Stop: %v", err)
+			}
+		})
+	}
+}
+
+// TestFilesAreReleased counts descriptors around a VM that fails.
+func TestFilesAreReleased(t *testing.T) {
+	o := startable(t, "exit 1")
+	o.Devices = []hypervisor.Device{&hypervisor.Disk{ID: "disk", File: regular(t)}}
+	run := func() {
+		vm, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := vm.Start(t.Context()); err == nil {
+			t.Error("started")
+		}
+	}
+	// The first run opens what the Go runtime keeps.
+	run()
+	before := descriptors(t)
+	for range 5 {
+		run()
+	}
+	if after := descriptors(t); after > before {
+		t.Errorf("%d descriptors became %d", before, after)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestNewNeverStarted(t *testing.T) {
+	o := startable(t, "")
+	o.Devices = []hypervisor.Device{&hypervisor.Disk{ID: "disk", File: regular(t)}}
+	before := descriptors(t)
+	vm, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors became %d", before, after)
+	}
+	if _, err := vm.Listen(1); !errors.Is(err, hypervisor.ErrUnsupported) {
+		t.Errorf("Listen without vsock: %v", err)
+	}
+}
