@@ -199,6 +199,8 @@ func setSample(value reflect.Value) {
 		if value.NumField() > 0 && value.Field(0).CanSet() && value.Field(0).Kind() != reflect.Struct {
 			setSample(value.Field(0))
 		}
+	default:
+		panic("no sample for a " + value.Kind().String())
 	}
 }
 

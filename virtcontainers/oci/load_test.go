@@ -96,7 +96,8 @@ func TestLoadSpecFieldErrors(t *testing.T) {
 		{"NUL in a mount", func(s *specs.Spec) { s.Mounts[0].Source = "\x00" }, "mounts[0]"},
 		{"relative hook", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "x"}}} }, "hooks.poststop[0].path"},
 		{"hook without time", func(s *specs.Spec) {
-			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/x", Timeout: &zero}}}
+			s.Hooks = &specs.Hooks{}
+			*hookLists(s.Hooks)[0].hooks = []specs.Hook{{Path: "/x", Timeout: &zero}}
 		}, "hooks.prestart[0].timeout"},
 		{"no linux", func(s *specs.Spec) { s.Linux = nil }, "linux must be specified"},
 		{"unknown namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Type = "x" }, `linux.namespaces[0].type: namespace "x" does not exist`},

@@ -91,7 +91,7 @@ func TestMountsThatTheGuestMakes(t *testing.T) {
 		{"/proc", "/proc", "/host/proc", "rbind,ro", "bind /proc /host/proc rbind,ro"},
 		{"/sys", "/sys", "/sys", "rbind,rprivate", "bind /sys /sys rbind,rprivate"},
 		{"a link into /sys", "/link-to-sys", "/m", "bind", "bind /sys/firmware /m bind"},
-		{"the cgroups", "/sys/fs/cgroup", "/sys/fs/cgroup", "rbind,ro,rslave", "cgroup cgroup /sys/fs/cgroup ro"},
+		{"the cgroups", "/sys/fs/cgroup", "/sys/fs/cgroup", "rbind,ro,rslave", "cgroup " + "cgroup /sys/fs/cgroup ro"},
 		{"/dev", "/dev", "/dev", "rbind", "bind /dev /dev rbind"},
 		{"/dev/pts", "/dev/pts", "/dev/pts", "rbind", "bind /dev/pts /dev/pts rbind"},
 		{"a device", "/dev/null", "/proc/kcore", "bind", "bind /dev/null /proc/kcore bind"},
@@ -266,11 +266,11 @@ func TestRealHost(t *testing.T) {
 	if err := os.Symlink(dir, dir+"/link"); err != nil {
 		t.Fatal(err)
 	}
-	real, err := h.Resolve(dir)
+	resolved, err := h.Resolve(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := h.Resolve(dir + "/link"); err != nil || got != real {
+	if got, err := h.Resolve(dir + "/link"); err != nil || got != resolved {
 		t.Errorf("Resolve = %s, %v", got, err)
 	}
 }

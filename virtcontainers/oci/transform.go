@@ -112,6 +112,9 @@ func Transform(spec *specs.Spec, options GuestOptions) (*GuestSpec, error) {
 }
 
 func transform(spec *specs.Spec, options GuestOptions, host host) (*GuestSpec, error) {
+	if spec.Root == nil {
+		return nil, errors.New("translate the specification: root must be specified")
+	}
 	clone, err := deepCopy(spec)
 	if err != nil {
 		return nil, fmt.Errorf("translate the specification: %w", err)

@@ -57,21 +57,23 @@ func TestTransformRoot(t *testing.T) {
 }
 
 func TestTransformHooks(t *testing.T) {
-	hook := func(name string) []specs.Hook { return []specs.Hook{{Path: "/" + name}} }
 	spec := baseSpec()
-	spec.Hooks = &specs.Hooks{
-		Prestart: hook("1"), CreateRuntime: hook("2"), CreateContainer: hook("3"),
-		StartContainer: hook("4"), Poststart: hook("5"), Poststop: hook("6"),
+	spec.Hooks = &specs.Hooks{}
+	host, container := &specs.Hooks{}, &specs.Hooks{}
+	for i, list := range hookLists(spec.Hooks) {
+		hooks := []specs.Hook{{Path: "/" + list.name}}
+		*list.hooks = hooks
+		if list.name == "startContainer" {
+			*hookLists(container)[i].hooks = hooks
+		} else {
+			*hookLists(host)[i].hooks = hooks
+		}
 	}
 	guest := mustTransform(t, spec, testOptions())
-	if diff := cmp.Diff(&specs.Hooks{StartContainer: hook("4")}, guest.Spec.Hooks); diff != "" {
+	if diff := cmp.Diff(container, guest.Spec.Hooks); diff != "" {
 		t.Error(diff)
 	}
-	want := &specs.Hooks{
-		Prestart: hook("1"), CreateRuntime: hook("2"), CreateContainer: hook("3"),
-		Poststart: hook("5"), Poststop: hook("6"),
-	}
-	if diff := cmp.Diff(want, guest.HostHooks); diff != "" {
+	if diff := cmp.Diff(host, guest.HostHooks); diff != "" {
 		t.Error(diff)
 	}
 	if none := mustTransform(t, baseSpec(), testOptions()); none.HostHooks == nil || none.Spec.Hooks != nil {

@@ -109,7 +109,10 @@ func flockContext(ctx context.Context, file *os.File) error {
 		return nil
 	case <-ctx.Done():
 		go func() {
-			<-locked
+			if err := <-locked; err != nil {
+				_ = file.Close()
+				return
+			}
 			release(file)
 		}()
 		return ctx.Err()

@@ -50,7 +50,8 @@ func processStat(pid int) (state byte, start uint64, err error) {
 func parseStat(text string) (state byte, start uint64, err error) {
 	end := strings.LastIndexByte(text, ')')
 	fields := strings.Fields(text[end+1:])
-	const stateIndex, startIndex = 3 - 3, 22 - 3
+	// fields starts with field 3.
+	const stateIndex, startIndex = 0, 19
 	if end < 0 || len(fields) <= startIndex {
 		return 0, 0, fmt.Errorf("malformed process status %q", text)
 	}

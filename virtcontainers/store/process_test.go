@@ -41,6 +41,8 @@ func child(action, root string) error {
 		return contend(s)
 	case "hold":
 		return hold(s)
+	case "full disk":
+		return fullDisk(s)
 	case "full":
 		return full(s)
 	default:

@@ -3,6 +3,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 
@@ -18,7 +19,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("usage: docgen FILE")
+		return errors.New("usage: docgen FILE")
 	}
 	var text bytes.Buffer
 	if err := config.Document(&text); err != nil {
