@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -31,7 +32,12 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 func runCommandLine(args []string) int {
 	app := newApp()
 	var report reporter
-	app.Before = func(c *cli.Context) error { return report.open(c) }
+	app.Before = func(c *cli.Context) error {
+		if err := report.open(c); err != nil {
+			return err
+		}
+		return makeRootAbsolute(c)
+	}
 	defer report.close()
 	err := app.RunContext(context.Background(), args)
 	var exit exitError
@@ -44,6 +50,15 @@ func runCommandLine(args []string) int {
 		report.error(err)
 		return 1
 	}
+}
+
+// makeRootAbsolute: the supervisor does not share this process's directory.
+func makeRootAbsolute(c *cli.Context) error {
+	root, err := filepath.Abs(c.String("root"))
+	if err != nil {
+		return fmt.Errorf("find --root: %w", err)
+	}
+	return c.Set("root", root)
 }
 
 func newApp() *cli.App {

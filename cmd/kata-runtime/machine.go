@@ -131,9 +131,9 @@ func useVirtioFS(settings config.Hypervisor) bool {
 	}
 }
 
-// kernelParams is the guest's command line.
+// kernelParams is what the guest's command line has besides the driver's own.
 func (m *machine) kernelParams() []string {
-	params := append(baseKernelParams(), protocol.TokenParameter+"="+m.spec.Token)
+	params := []string{protocol.TokenParameter + "=" + m.spec.Token}
 	if port := m.vsock.GuestPort(protocol.ReadyPort); port != protocol.ReadyPort {
 		params = append(params, fmt.Sprintf("kata.ready_port=%d", port))
 	}

@@ -30,10 +30,18 @@ func dispatch(args []string) int {
 	if len(args) > 1 {
 		switch args[1] {
 		case standin.Command:
+			nameProcess("kata-stand-in")
 			return standin.Run()
 		case supervisorCommand:
+			nameProcess("kata-supervisor")
 			return runSupervisor()
 		}
 	}
 	return runCommandLine(args)
+}
+
+// nameProcess sets what ps and top show, at most 15 bytes: without it that is
+// "exe", for /proc/self/exe. Nothing depends on it.
+func nameProcess(name string) {
+	_ = os.WriteFile("/proc/self/comm", []byte(name), 0)
 }

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/virtcontainers/oci"
+)
+
+func TestParseSignal(t *testing.T) {
+	for text, want := range map[string]syscall.Signal{
+		"9": syscall.SIGKILL, "KILL": syscall.SIGKILL, "sigterm": syscall.SIGTERM, "SIGUSR1": syscall.SIGUSR1, "64": 64,
+	} {
+		if got, err := parseSignal(text); err != nil || got != want {
+			t.Errorf("parseSignal(%q) = %v, %v; want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "0", "65", "-1", "NOPE", "SIG"} {
+		if got, err := parseSignal(text); err == nil {
+			t.Errorf("parseSignal(%q) = %v, want an error", text, got)
+		}
+	}
+}
+
+func TestPIDFileIsWholeAndWithoutNewline(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pid")
+	for _, pid := range []int{12345, 6} {
+		if err := writePIDFile(path, pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil || string(data) != "6" {
+		t.Errorf("pid file %q, %v", data, err)
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("%d files in the directory, %v", len(entries), err)
+	}
+	if err := writePIDFile(filepath.Join(path, "x"), 1); err == nil {
+		t.Error("a pid file below a file was written")
+	}
+}
+
+func TestGlobalFlagsThatCallersGive(t *testing.T) {
+	for _, args := range [][]string{
+		{"--root", "R", "--log", "L", "--log-format", "json", "--systemd-cgroup", "list"},
+		{"--root=R", "--log=L", "--log-format=json", "--rootless", "list"},
+		{"--root=R", "--rootless=auto", "--debug", "list", "-q"},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			if code := runCommandLine(append([]string{"kata-runtime"}, args...)); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+		})
+	}
+}
+
+func TestErrorsGoToTheLogAsOneObject(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	code := runCommandLine([]string{
+		"kata-runtime", "--root", dir, "--log", log, "--log-format", "json", "state", "nobody",
+	})
+	if code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	data, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entry struct{ Level, Msg, Time string }
+	if err := json.Unmarshal(data, &entry); err != nil {
+		t.Fatalf("%v in %s", err, data)
+	}
+	if entry.Level != "error" || !strings.Contains(entry.Msg, "container does not exist") || entry.Time == "" {
+		t.Errorf("entry %+v", entry)
+	}
+}
+
+func TestTheExampleSpecIsAccepted(t *testing.T) {
+	bundle := t.TempDir()
+	if err := os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{0, 1} { // it does not overwrite
+		if code := runCommandLine([]string{"kata-runtime", "spec", "--bundle", bundle}); code != want {
+			t.Errorf("spec, time %d: exit code %d, want %d", i+1, code, want)
+		}
+	}
+	spec, err := oci.LoadSpec(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkNetwork(spec); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStdioDecisions(t *testing.T) {
+	spec := func(terminal bool) *specs.Spec {
+		return &specs.Spec{Process: &specs.Process{Terminal: terminal}}
+	}
+	for _, test := range []struct {
+		name               string
+		terminal, attached bool
+		socket             string
+	}{
+		{"socket without a terminal", false, false, "s"},
+		{"detached terminal without a socket", true, false, ""},
+		{"attached with a socket", true, true, "s"},
+		{"socket that nobody listens on", true, false, filepath.Join(t.TempDir(), "s")},
+	} {
+		if _, err := newStdio(spec(test.terminal), test.socket, test.attached); err == nil {
+			t.Errorf("%s: no error", test.name)
+		}
+	}
+	s, err := newStdio(spec(false), "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if s.ownsTerminal || s.files[0] != os.Stdin {
+		t.Errorf("plain streams: %+v", s)
+	}
+}
+
+func TestIsNull(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if !isNull(null) || isNull(file) {
+		t.Errorf("isNull: %v for /dev/null, %v for a file", isNull(null), isNull(file))
+	}
+}
