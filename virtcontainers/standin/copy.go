@@ -14,6 +14,13 @@ const copySize = 1 << 20
 // descriptors of either mode, blocking or not, and never changes it: those of
 // the caller are shared with other processes. passed counts bytes when set.
 func copyStream(to, from int, passed *atomic.Uint64) {
+	if isRegular(to) || isRegular(from) {
+		// splice(2) notes a file's offset, waits for the pipe, and then goes
+		// on from where the file was: whatever another process that shares the
+		// offset has written meanwhile would be overwritten.
+		copyThrough(to, from, passed)
+		return
+	}
 	for {
 		n, err := unix.Splice(from, nil, to, nil, copySize, unix.SPLICE_F_MOVE)
 		switch {
@@ -32,6 +39,11 @@ func copyStream(to, from int, passed *atomic.Uint64) {
 			count(passed, n)
 		}
 	}
+}
+
+func isRegular(fd int) bool {
+	var stat unix.Stat_t
+	return unix.Fstat(fd, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
 // copyThrough is copyStream by way of a buffer.

@@ -1,0 +1,87 @@
+package standin
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// pipe returns both ends of a pipe, closed at the test's end.
+func pipe(t *testing.T) (reader, writer *os.File) {
+	t.Helper()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { reader.Close(); writer.Close() })
+	return reader, writer
+}
+
+// A caller may give one file as output and error stream: the container's two
+// streams and the caller itself then share its offset.
+func TestCopyToAFileThatOthersWriteTo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "output")
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	reader, writer := pipe(t)
+	done := make(chan struct{})
+	var passed atomic.Uint64
+	go func() {
+		defer close(done)
+		copyStream(int(file.Fd()), int(reader.Fd()), &passed)
+	}()
+	want := ""
+	for _, text := range []string{"one ", "two ", "three "} {
+		// The copy now waits for the pipe, or will.
+		if _, err := file.WriteString("caller "); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := writer.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		want += "caller " + text
+	}
+	writer.Close()
+	<-done
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(want) || strings.Count(string(got), "caller ") != 3 || passed.Load() != uint64(len("one two three ")) {
+		t.Errorf("the file holds %q, %d bytes passed; something was overwritten", got, passed.Load())
+	}
+}
+
+func TestCopyFromPipeToPipe(t *testing.T) {
+	fromReader, fromWriter := pipe(t)
+	toReader, toWriter := pipe(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		copyStream(int(toWriter.Fd()), int(fromReader.Fd()), nil)
+		toWriter.Close()
+	}()
+	text := strings.Repeat("0123456789", 30000) // more than a pipe holds
+	go func() {
+		_, _ = fromWriter.WriteString(text)
+		fromWriter.Close()
+	}()
+	got := make([]byte, 0, len(text))
+	buffer := make([]byte, 10000)
+	for {
+		n, err := toReader.Read(buffer)
+		got = append(got, buffer[:n]...)
+		if err != nil {
+			break
+		}
+	}
+	<-done
+	if string(got) != text {
+		t.Errorf("%d bytes went in and %d came out, or others", len(text), len(got))
+	}
+}
