@@ -141,4 +141,3 @@ func TestNetConn(t *testing.T) {
 		}, errors.Join(err1, err2)
 	})
 }
-
