@@ -12,6 +12,7 @@ import (
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/agent"
+	"kata-runtime/virtcontainers/clock"
 	"kata-runtime/virtcontainers/share"
 )
 
@@ -175,7 +176,22 @@ func (s *Sandbox) boot() error {
 		return s.bootFailure(ctx, StageStartAgent, err)
 	}
 	started()
+	s.background.Go(s.keepClock)
 	return nil
+}
+
+// keepClock sets the guest's clock after each jump of the host's.
+func (s *Sandbox) keepClock() {
+	err := clock.Watch(s.life, func(ctx context.Context) {
+		ctx, cancel := s.call(ctx)
+		defer cancel()
+		if _, err := s.agent.SetClock(ctx, &protocol.SetClockRequest{UnixNanos: time.Now().UnixNano()}); err != nil {
+			s.log.Warn("guest's clock was not corrected", "error", err)
+		}
+	})
+	if err != nil {
+		s.log.Warn("guest's clock will not follow the host's", "error", err)
+	}
 }
 
 // watchConsole waits in the background for the line that the guest's PID 1
