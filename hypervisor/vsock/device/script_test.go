@@ -300,7 +300,7 @@ func TestStrayPackets(t *testing.T) {
 	foreign.DstCID = 1
 	g.SendPacket(foreign)
 	quiet(t, g, 9)
-	for op := uint16(0); op < 10; op++ {
+	for op := range uint16(10) {
 		stray := packet(op, 77, "")
 		if op == drivertest.Reset {
 			continue

@@ -1,6 +1,9 @@
 package vhostuser
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // handle carries out a request and returns its reply, nil for requests that
 // have none of their own.
@@ -28,7 +31,7 @@ func (s *Server) handle(m *message) ([]byte, error) {
 		return nil, nil
 	case SetConfig:
 		// Nothing of a vsock device's configuration can be written.
-		return nil, fmt.Errorf("the configuration is read-only")
+		return nil, errors.New("the configuration is read-only")
 	default:
 		return nil, s.set(m)
 	}
@@ -54,7 +57,7 @@ func (s *Server) set(m *message) error {
 	case SetVringKick, SetVringCall, SetVringErr:
 		return s.setVringFile(m)
 	default:
-		return fmt.Errorf("unknown request")
+		return errors.New("unknown request")
 	}
 }
 

@@ -2,6 +2,7 @@ package virtqueue
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"unsafe"
@@ -39,7 +40,7 @@ func newRing(size uint16, desc, avail, used []byte) (ring, error) {
 	case uint64(len(desc)) != DescBytes(size), uint64(len(avail)) != AvailBytes(size), uint64(len(used)) != UsedBytes(size):
 		return ring{}, fmt.Errorf("parts of %d, %d and %d bytes do not make a queue of %d", len(desc), len(avail), len(used), size)
 	case address(desc)%16 != 0, address(avail)%2 != 0, address(used)%4 != 0:
-		return ring{}, fmt.Errorf("parts of the queue are not aligned")
+		return ring{}, errors.New("parts of the queue are not aligned")
 	}
 	return r, nil
 }

@@ -20,7 +20,20 @@ type FrontEnd struct {
 // NewFrontEnd takes a duplicate of file, a connected socket.
 func NewFrontEnd(t testing.TB, file *os.File) *FrontEnd {
 	t.Helper()
-	conn, err := net.FileConn(file)
+	raw, err := file.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := -1
+	if err := raw.Control(func(fd uintptr) { own, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	duplicate := os.NewFile(uintptr(own), "vhost-user of the VMM")
+	defer func() { _ = duplicate.Close() }()
+	conn, err := net.FileConn(duplicate)
 	if err != nil {
 		t.Fatal(err)
 	}

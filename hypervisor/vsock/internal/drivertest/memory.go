@@ -23,8 +23,10 @@ type Region struct {
 
 // Addresses of the regions.
 const (
-	LowBase, HighBase = 0x10000, 1 << 32
-	userBase          = 0x7f00_0000_0000
+	LowBase  = 0x10000
+	HighBase = 1 << 32
+
+	userBase = 0x7f00_0000_0000
 )
 
 // NewMemory returns memory with size bytes, a multiple of 4 KiB, per region.

@@ -1,0 +1,30 @@
+package vsock_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"kata-runtime/hypervisor/vsock"
+)
+
+// A Host exists before its VM: listen first, then hand the device to the VMM.
+func ExampleOpen() {
+	host, err := vsock.Open(context.Background(), vsock.ModeUser, slog.New(slog.DiscardHandler))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = host.Close() }()
+	ready, err := host.Listen(1026)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = ready.Close() }()
+	fmt.Println("the VMM plugs in", host.Device().DeviceID())
+	fmt.Println("the guest dials port", host.GuestPort(1026))
+	// Output:
+	// the VMM plugs in vsock0
+	// the guest dials port 1026
+}
