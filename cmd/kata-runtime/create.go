@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/standin"
@@ -72,45 +73,84 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	if err := oci.ValidateID(id); err != nil {
 		return nil, err
 	}
+	prepared, err := prepare(c, id, attached)
+	if err != nil {
+		return nil, &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
+	}
+	defer prepared.stdio.close()
+	created := prepared.creation
+	err = created.make(c.Context, prepared.bundle, prepared.stdio, c.String("root"))
+	if err == nil && c.String("pid-file") != "" {
+		err = writePIDFile(c.String("pid-file"), created.standIn.Process.Pid)
+	}
+	if err != nil {
+		return nil, errors.Join(err, created.abandon(c.Context))
+	}
+	return created, nil
+}
+
+// preparation is a container whose machine boots already.
+type preparation struct {
+	creation *creation
+	bundle   *bundle
+	stdio    *stdio
+}
+
+// prepare reads what the container is to be and launches its pod.
+func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err error) {
 	if n := c.Int("preserve-fds"); n != 0 {
 		return nil, fmt.Errorf("--preserve-fds %d: open descriptors cannot be passed into a virtual machine", n)
 	}
-	container, err := loadBundle(c.String("bundle"), id)
-	if err != nil {
+	p := &preparation{}
+	if p.bundle, err = loadBundle(c.String("bundle"), id); err != nil {
 		return nil, err
 	}
 	settings, err := loadConfig(c)
 	if err != nil {
 		return nil, err
 	}
-	stdio, err := newStdio(container.spec, c.String("console-socket"), attached)
-	if err != nil {
+	if p.stdio, err = newStdio(p.bundle.spec, c.String("console-socket"), attached); err != nil {
 		return nil, err
 	}
-	defer stdio.close()
-	for _, field := range container.guest.Dropped {
-		logger(c).Debug("field of the spec does not reach the guest", "field", field)
+	log := logger(c)
+	for _, field := range p.bundle.guest.Dropped {
+		log.Debug("field of the spec does not reach the guest", "field", field)
 	}
-	ctx := c.Context
-	created := &creation{id: id, terminal: container.spec.Process.Terminal, log: logger(c)}
-	created.client, err = supervisor.Launch(ctx, supervisor.Boot{
-		Root: c.String("root"), ID: id, Hostname: container.spec.Hostname, Config: settings, Debug: c.Bool("debug"),
+	client, err := supervisor.Launch(c.Context, supervisor.Boot{
+		Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Config: settings, Debug: c.Bool("debug"),
 	}, func(channel *os.File) error { return forkSupervisor(id, channel) })
 	if err != nil {
+		p.stdio.close()
 		return nil, err
 	}
-	err = created.make(ctx, container, stdio, c.String("root"))
-	if err == nil && c.String("pid-file") != "" {
-		err = writePIDFile(c.String("pid-file"), created.standIn.Process.Pid)
-	}
-	if err != nil {
-		return nil, errors.Join(err, created.abandon(ctx))
-	}
-	return created, nil
+	p.creation = &creation{id: id, client: client, terminal: p.bundle.spec.Process.Terminal, log: log}
+	return p, nil
 }
 
-// make forks the stand-in and lets the supervisor create the container.
+// make lets the supervisor create the container.
 func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, root string) error {
+	if err := n.equip(container, stdio, root); err != nil {
+		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
+	}
+	state, err := n.state(container)
+	if err != nil {
+		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
+	}
+	response, err := n.client.Create(ctx, &api.CreateContainerRequest{
+		ContainerId: n.id, SpecJson: container.guestJSON, Mounts: container.mounts(),
+		Terminal: container.spec.Process.Terminal,
+		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
+	}, state)
+	if err != nil {
+		return err
+	}
+	n.reportMachine(response)
+	return nil
+}
+
+// equip forks the stand-in and gives the supervisor what only this process can
+// reach: the mounts, as its caller sees them, and the stand-in's channel.
+func (n *creation) equip(container *bundle, stdio *stdio, root string) error {
 	trees, err := container.openTrees()
 	if err != nil {
 		return err
@@ -120,26 +160,8 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 	if err != nil {
 		return err
 	}
-	err = errors.Join(n.client.SendFiles(trees.forShare), n.client.SendStandIn(n.id, theirs))
-	theirs.Close()
-	if err != nil {
-		return err
-	}
-	state, err := n.state(container)
-	if err != nil {
-		return err
-	}
-	request := &api.CreateContainerRequest{
-		ContainerId: n.id, SpecJson: container.guestJSON, Mounts: container.mounts(),
-		Terminal: container.spec.Process.Terminal,
-		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
-	}
-	response, err := n.client.Create(ctx, request, state)
-	if err != nil {
-		return err
-	}
-	n.reportMachine(response)
-	return nil
+	defer theirs.Close()
+	return errors.Join(n.client.SendFiles(trees.forShare), n.client.SendStandIn(n.id, theirs))
 }
 
 func (n *creation) state(container *bundle) (store.State, error) {

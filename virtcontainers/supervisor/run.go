@@ -111,7 +111,7 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 	defer closeLog()
 	sandbox, vsock, err := newSandbox(ctx, entry, boot, makeMachine, log)
 	if err != nil {
-		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
+		return err
 	}
 	s := &server{
 		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, log: log,
