@@ -46,7 +46,7 @@ func Select(ctx context.Context, want string) (Choice, error) {
 }
 
 // choose is Select with the host's answer injected. test returns nil where an
-// unmodified guest runs under KVM, a *Problem or ctx's error otherwise.
+// unmodified guest runs under KVM, a *UnusableError or ctx's error otherwise.
 func choose(ctx context.Context, want string, test func(context.Context) error) (Choice, error) {
 	switch want {
 	case TCG:
@@ -71,8 +71,8 @@ func choose(ctx context.Context, want string, test func(context.Context) error) 
 	}
 }
 
-// Problem is why KVM cannot be used, and the next step.
-type Problem struct {
+// UnusableError is why KVM cannot be used, and the next step.
+type UnusableError struct {
 	// What is wrong, in a phrase.
 	What string
 	// Next is what the user can do.
@@ -82,13 +82,13 @@ type Problem struct {
 }
 
 // Error is one line: what, why, and the next step.
-func (p *Problem) Error() string {
-	text := p.What
-	if p.Err != nil {
-		text += ": " + p.Err.Error()
+func (e *UnusableError) Error() string {
+	text := e.What
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
 	}
-	return text + " (" + p.Next + ")"
+	return text + " (" + e.Next + ")"
 }
 
 // Unwrap returns the cause.
-func (p *Problem) Unwrap() error { return p.Err }
+func (e *UnusableError) Unwrap() error { return e.Err }

@@ -11,7 +11,7 @@ import (
 )
 
 func TestChoose(t *testing.T) {
-	broken := func(context.Context) error { return &Problem{What: "no KVM", Next: "buy one"} }
+	broken := func(context.Context) error { return &UnusableError{What: "no KVM", Next: "buy one"} }
 	works := func(context.Context) error { return nil }
 	unasked := func(context.Context) error { panic("tcg needs no test VM") }
 	for _, c := range []struct {

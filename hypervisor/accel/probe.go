@@ -58,7 +58,7 @@ func probe(ctx context.Context) error {
 }
 
 func errHangs() error {
-	return &Problem{What: "a test VM hangs under KVM", Next: nextHardware}
+	return &UnusableError{What: "a test VM hangs under KVM", Next: nextHardware}
 }
 
 // testVM makes a VM and lets the architecture's code run in it.
@@ -70,21 +70,21 @@ func testVM(ctx context.Context, device string) error {
 	defer kvm.Close()
 	fd := int(kvm.Fd())
 	if version, err := ioctl(fd, kvmGetAPIVersion, 0); err != nil || version != kvmAPIVersion {
-		return &Problem{
+		return &UnusableError{
 			What: fmt.Sprintf("%s answers API version %d instead of %d", device, version, kvmAPIVersion),
 			Next: nextEmulate, Err: err,
 		}
 	}
 	vm, err := ioctl(fd, kvmCreateVM, 0)
 	if err != nil {
-		return &Problem{What: "KVM makes no VM", Next: nextHardware, Err: err}
+		return &UnusableError{What: "KVM makes no VM", Next: nextHardware, Err: err}
 	}
 	defer unix.Close(vm)
 	return runVCPU(ctx, fd, vm)
 }
 
 func openProblem(device string, err error) error {
-	p := &Problem{What: "KVM cannot be used", Next: nextEmulate, Err: err}
+	p := &UnusableError{What: "KVM cannot be used", Next: nextEmulate, Err: err}
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		p.What = "there is no " + device

@@ -21,7 +21,7 @@ import (
 func checkCPU() error {
 	file, err := os.Open("/proc/cpuinfo")
 	if err != nil {
-		return &Problem{What: "the CPU's features are unknown", Next: nextEmulate, Err: err}
+		return &UnusableError{What: "the CPU's features are unknown", Next: nextEmulate, Err: err}
 	}
 	defer file.Close()
 	return checkFlags(file)
@@ -42,7 +42,7 @@ func checkFlags(cpuinfo io.Reader) error {
 		}
 		break
 	}
-	return &Problem{What: "the CPU offers no hardware virtualization (vmx or svm)", Next: nextHardware}
+	return &UnusableError{What: "the CPU offers no hardware virtualization (vmx or svm)", Next: nextHardware}
 }
 
 // ioctl requests of <linux/kvm.h> with their structures' sizes.
@@ -157,7 +157,7 @@ func enter(ctx context.Context, vcpu int, run []byte) error {
 			return vcpuProblem("runs no vCPU", err)
 		}
 		if reason := binary.NativeEndian.Uint32(run[runExitReason:]); reason != kvmExitHLT {
-			return &Problem{
+			return &UnusableError{
 				What: fmt.Sprintf("a test VM left KVM with exit reason %d instead of %d", reason, kvmExitHLT),
 				Next: nextHardware,
 			}
@@ -167,5 +167,5 @@ func enter(ctx context.Context, vcpu int, run []byte) error {
 }
 
 func vcpuProblem(what string, err error) error {
-	return &Problem{What: "KVM " + what, Next: nextHardware, Err: err}
+	return &UnusableError{What: "KVM " + what, Next: nextHardware, Err: err}
 }

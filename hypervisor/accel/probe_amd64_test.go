@@ -24,7 +24,7 @@ func TestCheckFlags(t *testing.T) {
 
 func TestMissingDevice(t *testing.T) {
 	err := testVM(t.Context(), t.TempDir()+"/kvm")
-	var problem *Problem
+	var problem *UnusableError
 	if !errors.As(err, &problem) || !strings.Contains(problem.What, "there is no") {
 		t.Errorf("got %v", err)
 	}
@@ -32,7 +32,7 @@ func TestMissingDevice(t *testing.T) {
 
 func TestDeviceThatIsNotKVM(t *testing.T) {
 	err := testVM(t.Context(), os.DevNull)
-	var problem *Problem
+	var problem *UnusableError
 	if !errors.As(err, &problem) {
 		t.Errorf("got %v", err)
 	}

@@ -22,15 +22,15 @@ const (
 func runVCPU(_ context.Context, _, vm int) error {
 	vcpu, err := ioctl(vm, kvmCreateVCPU, 0)
 	if err != nil {
-		return &Problem{What: "KVM makes no vCPU", Next: nextHardware, Err: err}
+		return &UnusableError{What: "KVM makes no vCPU", Next: nextHardware, Err: err}
 	}
 	defer unix.Close(vcpu)
 	var target [32]byte
 	if _, err := ioctl(vm, kvmARMPreferredTarget, uintptr(unsafe.Pointer(&target))); err != nil {
-		return &Problem{What: "KVM names no CPU model", Next: nextHardware, Err: err}
+		return &UnusableError{What: "KVM names no CPU model", Next: nextHardware, Err: err}
 	}
 	if _, err := ioctl(vcpu, kvmARMVCPUInit, uintptr(unsafe.Pointer(&target))); err != nil {
-		return &Problem{What: "KVM initialises no vCPU", Next: nextHardware, Err: err}
+		return &UnusableError{What: "KVM initialises no vCPU", Next: nextHardware, Err: err}
 	}
 	return nil
 }

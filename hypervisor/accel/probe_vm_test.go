@@ -16,7 +16,7 @@ func TestTestVMEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	err := testVM(ctx, "/dev/kvm")
-	var problem *Problem
+	var problem *UnusableError
 	if err != nil && !errors.As(err, &problem) {
 		t.Errorf("got %v", err)
 	}

@@ -210,13 +210,12 @@ func (l *commandLine) device(i int, d hypervisor.Device) {
 		}
 		properties = shareProperties(d, backend)
 	case *hypervisor.Vsock:
-		backend := ""
-		if d.Backend != nil {
-			backend = coldName("vsock", i)
-			l.add("-chardev", "socket,id="+backend+",fd="+l.inherit(d.Backend))
-		} else {
-			backend = l.inherit(d.Vhost)
+		if d.Vhost != nil {
+			properties = vsockProperties(d, l.inherit(d.Vhost))
+			break
 		}
+		backend := coldName("vsock", i)
+		l.add("-chardev", "socket,id="+backend+",fd="+l.inherit(d.Backend))
 		properties = vsockProperties(d, backend)
 	}
 	l.add("-device", properties.keyValues())

@@ -82,8 +82,11 @@ func shareProperties(d *hypervisor.Share, backend string) properties {
 	}
 	// This device is younger than the legacy interface, which it lacks.
 	return properties{
-		{"driver", "vhost-user-fs-pci"}, {"id", qemuID(d.DeviceID())},
-		{"chardev", backend}, {"tag", d.Tag}, {"queue-size", shareQueueSize},
+		{"driver", "vhost-user-fs-pci"},
+		{"id", qemuID(d.DeviceID())},
+		{"chardev", backend},
+		{"tag", d.Tag},
+		{"queue-size", shareQueueSize},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/qmp"
@@ -28,8 +29,11 @@ type attached struct {
 	asked bool
 	// deleted gets the guest's answer to an unplug request. It has room for
 	// one, and only Detach, which is alone, takes from it.
-	deleted chan error
+	deleted chan unplugged
 }
+
+// unplugged is the guest's answer to an unplug request: nil when it let go.
+type unplugged struct{ err error }
 
 type command struct {
 	name      string
@@ -45,7 +49,7 @@ func (a *attached) markDeleted(err error) {
 	case <-a.deleted:
 	default:
 	}
-	a.deleted <- err
+	a.deleted <- unplugged{err}
 }
 
 // lockPlugging lets one caller at a time change the VM.
@@ -106,7 +110,7 @@ func (vm *VM) reserve(id string) (*attached, error) {
 	}
 	for i, occupant := range vm.ports {
 		if occupant == "" {
-			a := &attached{port: i, deleted: make(chan error, 1)}
+			a := &attached{port: i, deleted: make(chan unplugged, 1)}
 			vm.ports[i] = id
 			vm.devices[id] = a
 			return a, nil
@@ -202,18 +206,14 @@ func (vm *VM) socketBackend(ctx context.Context, kind string, socket *os.File, a
 
 func (vm *VM) nicBackend(ctx context.Context, d *hypervisor.NIC, a *attached) (properties, error) {
 	name := vm.name("net")
-	names := ""
+	names := make([]string, len(d.Tap))
 	for i, tap := range d.Tap {
-		fdName := name + "-" + strconv.Itoa(i)
-		if err := vm.sendFile(ctx, fdName, tap, a); err != nil {
+		names[i] = name + "-" + strconv.Itoa(i)
+		if err := vm.sendFile(ctx, names[i], tap, a); err != nil {
 			return nil, err
 		}
-		if i > 0 {
-			names += ":"
-		}
-		names += fdName
 	}
-	arguments := map[string]any{"type": "tap", "id": name, "fds": names, "vhost": false}
+	arguments := map[string]any{"type": "tap", "id": name, "fds": strings.Join(names, ":"), "vhost": false}
 	if err := vm.call(ctx, "netdev_add", arguments, nil); err != nil {
 		return nil, err
 	}
@@ -295,9 +295,9 @@ func (vm *VM) unplug(ctx context.Context, id string, a *attached) error {
 		return err
 	}
 	select {
-	case err := <-a.deleted:
+	case answer := <-a.deleted:
 		a.asked = false
-		return err
+		return answer.err
 	case <-vm.ended:
 		return hypervisor.ErrEnded
 	case <-ctx.Done():

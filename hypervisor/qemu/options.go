@@ -98,7 +98,7 @@ func (o *Options) validate() error {
 	switch {
 	case o.Architecture != "amd64" && o.Architecture != "arm64":
 		return fmt.Errorf("architecture %q: %w", o.Architecture, hypervisor.ErrUnsupported)
-	case len(o.Name) > maxNameLen || !regexp.MustCompile(`^[ -~]+$`).MatchString(o.Name):
+	case len(o.Name) > maxNameLen || !regexp.MustCompile(`^[[:print:]]+$`).MatchString(o.Name):
 		return fmt.Errorf("VM %q: %w", o.Name, errNoName)
 	case o.Accelerator != accel.KVM && o.Accelerator != accel.TCG:
 		return fmt.Errorf("accelerator %q: want %s or %s", o.Accelerator, accel.KVM, accel.TCG)

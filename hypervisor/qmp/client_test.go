@@ -249,7 +249,7 @@ func (p *peer) takeFile(want *os.File) error {
 	a, errA := file.Stat()
 	b, errB := want.Stat()
 	if errA != nil || errB != nil || !os.SameFile(a, b) {
-		return fmt.Errorf("another file came (%v, %v)", errA, errB)
+		return fmt.Errorf("another file came: %w", errors.Join(errA, errB))
 	}
 	return nil
 }

@@ -40,17 +40,23 @@ func TestArguments(t *testing.T) {
 		want  string
 	}{
 		{
-			C, Options{SharedDir: `/a,b\c`, Cache: "never", ExtraArgs: []string{"--thread-pool-size=1"}}, 20000,
+			C,
+			Options{SharedDir: `/a,b\c`, Cache: "never", ExtraArgs: []string{"--thread-pool-size=1"}},
+			20000,
 			`--fd=3 --rlimit-nofile=20000 -f -o source=/a\,b\\c -o cache=none -o sandbox=namespace ` +
 				`-o xattr -o announce_submounts -o log_level=warn --thread-pool-size=1`,
 		},
 		{
-			Rust, Options{SharedDir: "/a,b"}, 1_000_000,
+			Rust,
+			Options{SharedDir: "/a,b"},
+			1_000_000,
 			`--fd=3 --rlimit-nofile=1000000 --shared-dir=/a,b --cache=auto --sandbox=namespace ` +
 				`--xattr --announce-submounts --log-level=warn`,
 		},
 		{
-			Rust, Options{SharedDir: "/a", Cache: "metadata"}, 20000,
+			Rust,
+			Options{SharedDir: "/a", Cache: "metadata"},
+			20000,
 			`--fd=3 --rlimit-nofile=20000 --shared-dir=/a --cache=metadata --sandbox=namespace ` +
 				`--xattr --announce-submounts --log-level=warn --inode-file-handles=prefer`,
 		},
