@@ -25,12 +25,8 @@ func TestInsideTheGuest(t *testing.T) {
 	binary := filepath.Join(dir, "inside")
 	command(t, "go", "test", "-c", "-o", binary, "-trimpath", "-tags", "inguest seccomp netgo osusergo",
 		"-ldflags", "-s -w -linkmode external -extldflags -static", "./guest/guesttest/inside")
-	share := filepath.Join("share", "kata-containers", "debian")
-	if _, err := os.Stat(filepath.Join(module, share, "vmlinuz")); err != nil {
-		command(t, "go", "run", "./kernel-config", "debian", "-o", share)
-	}
 	image := filepath.Join(dir, "initrd.img")
-	command(t, "go", "run", "./rootfs-builder", "-agent", binary, "-modules", filepath.Join(share, "modules"), "-o", image)
+	kernel := buildImage(t, binary, image)
 	disk := filepath.Join(dir, "rootfs.tar")
 	packRoot(t, disk)
 
@@ -41,7 +37,7 @@ func TestInsideTheGuest(t *testing.T) {
 		"-object", "memory-backend-memfd,id=mem,size=768M,share=on", "-numa", "node,memdev=mem",
 		"-chardev", "socket,id=fs,path="+socket, "-device", "vhost-user-fs-pci,chardev=fs,tag=shared",
 		"-no-user-config", "-display", "none", "-no-reboot",
-		"-kernel", filepath.Join(module, share, "vmlinuz"), "-initrd", image,
+		"-kernel", kernel, "-initrd", image,
 		"-append", "console=hvc0 quiet panic=-1 tsc=reliable no_timer_check "+os.Getenv("KATA_TEST_APPEND"),
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=con", "-device", "virtconsole,chardev=con",
 		"-drive", "if=virtio,format=raw,file="+disk)
@@ -54,6 +50,24 @@ func TestInsideTheGuest(t *testing.T) {
 	if !strings.Contains(console.String(), "guest tests: exit 0") {
 		t.Fatal("the tests in the guest failed; the console is above")
 	}
+}
+
+// buildImage makes an initrd with binary as /init and returns the kernel to boot
+// it with: the one that KATA_TEST_KERNEL names, which needs no modules, or else
+// Debian's.
+func buildImage(t *testing.T, binary, image string) (kernel string) {
+	t.Helper()
+	if kernel = os.Getenv("KATA_TEST_KERNEL"); kernel != "" {
+		command(t, "go", "run", "./rootfs-builder", "-agent", binary, "-o", image)
+		return kernel
+	}
+	share := filepath.Join("share", "kata-containers", "debian")
+	kernel = filepath.Join(module, share, "vmlinuz")
+	if _, err := os.Stat(kernel); err != nil {
+		command(t, "go", "run", "./kernel-config", "debian", "-o", share)
+	}
+	command(t, "go", "run", "./rootfs-builder", "-agent", binary, "-modules", filepath.Join(share, "modules"), "-o", image)
+	return kernel
 }
 
 // manyFiles is more than a server can serve that keeps a descriptor for each

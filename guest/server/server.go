@@ -55,7 +55,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			if err := cfg.Announce(groupCtx); err != nil {
 				cfg.Log.Error("not announced", "error", err)
 			}
-			cfg.Log.Debug("announced", "uptime", bootparam.Uptime())
+			cfg.Log.Debug("announced", "uptime", bootparam.Uptime(), "rss", residentBytes())
 			return nil
 		})
 	}

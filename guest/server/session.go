@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
@@ -44,8 +44,13 @@ func serveAgent(ctx context.Context, log *slog.Logger, l net.Listener, s *sandbo
 	}
 }
 
+// lastAnswers bounds how long the host's connections hold up the agent's end.
+const lastAnswers = 2 * time.Second
+
 // serveSession serves one connection with a server of its own, so that each
-// connection has its own handshake. It returns when the connection ends.
+// connection has its own handshake. It returns when the connection ends; when
+// ctx ends, the host has lastAnswers to read the answers to its calls and to
+// close the connection.
 func serveSession(ctx context.Context, conn net.Conn, s *sandbox) error {
 	hello := &handshake{}
 	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(hello.intercept))
@@ -54,15 +59,21 @@ func serveSession(ctx context.Context, conn net.Conn, s *sandbox) error {
 		return fmt.Errorf("serve connection: %w", err)
 	}
 	protocol.RegisterAgentService(srv, s)
-	once := newConnListener(conn)
-	stop := context.AfterFunc(ctx, func() { once.Close() })
+	session := newSessionConn(conn)
+	stop := context.AfterFunc(ctx, func() { session.listener.Close() })
 	defer stop()
-	err = srv.Serve(ctx, once)
-	closeErr := srv.Close()
-	if errors.Is(err, net.ErrClosed) {
+	if err = srv.Serve(ctx, session.listener); errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
-	return errors.Join(err, closeErr)
+	// Calls that wait have ended with ctx. An answer that arrives together with
+	// the end of the connection may be lost, so the end is left to the host.
+	late := time.NewTimer(lastAnswers)
+	defer late.Stop()
+	select {
+	case <-session.closed:
+	case <-late.C:
+	}
+	return errors.Join(err, session.Close(), srv.Close())
 }
 
 // handshake refuses calls before the version was agreed on.
@@ -79,57 +90,3 @@ func (h *handshake) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, 
 	}
 	return response, toStatus(err)
 }
-
-// connListener is a listener that returns one connection and ends with it.
-type connListener struct {
-	conn   net.Conn
-	first  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newConnListener(conn net.Conn) *connListener {
-	l := &connListener{conn: conn, first: make(chan net.Conn, 1), closed: make(chan struct{})}
-	l.first <- &sessionConn{Conn: conn, listener: l}
-	return l
-}
-
-// Accept returns the connection once, and net.ErrClosed when it has ended.
-func (l *connListener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.first:
-		return conn, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close closes the connection too.
-func (l *connListener) Close() error {
-	err := error(nil)
-	l.once.Do(func() {
-		close(l.closed)
-		err = l.conn.Close()
-	})
-	return err
-}
-
-// Addr returns the address that the connection arrived at.
-func (l *connListener) Addr() net.Addr { return l.conn.LocalAddr() }
-
-// sessionConn ends its listener when it is closed.
-type sessionConn struct {
-	net.Conn
-	listener *connListener
-}
-
-// Read ends regularly when the agent itself closed the connection.
-func (c *sessionConn) Read(buffer []byte) (int, error) {
-	n, err := c.Conn.Read(buffer)
-	if errors.Is(err, net.ErrClosed) {
-		err = io.EOF
-	}
-	return n, err
-}
-
-func (c *sessionConn) Close() error { return c.listener.Close() }

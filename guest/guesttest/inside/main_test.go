@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/ttrpc"
@@ -41,6 +42,16 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	if err := flag.Set("test.v", "true"); err != nil {
 		panic(err)
+	}
+	// For work on the tests: one of them alone.
+	if cmdline, err := os.ReadFile("/proc/cmdline"); err == nil {
+		for _, word := range strings.Fields(string(cmdline)) {
+			if name, ok := strings.CutPrefix(word, "kata.run="); ok {
+				if err := flag.Set("test.run", name); err != nil {
+					panic(err)
+				}
+			}
+		}
 	}
 	if err := unpack(bundleDevice, baseRoot); err != nil {
 		fmt.Println("unpack root file system:", err)

@@ -1,0 +1,214 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func ptr[T any](value T) *T { return &value }
+
+func TestMergeResources(t *testing.T) {
+	old := &specs.LinuxResources{
+		Memory:  &specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(200))},
+		Devices: []specs.LinuxDeviceCgroup{{Allow: true}},
+		Unified: map[string]string{"a": "1"},
+	}
+	got, err := mergeResources(old, []byte(`{"memory":{"limit":50},"pids":{"limit":7},"unified":{"b":"2"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &specs.LinuxResources{
+		Memory:  &specs.LinuxMemory{Limit: ptr(int64(50)), Swap: ptr(int64(200))},
+		Pids:    &specs.LinuxPids{Limit: ptr(int64(7))},
+		Unified: map[string]string{"a": "1", "b": "2"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		text, _ := json.Marshal(got)
+		t.Errorf("merged %s", text)
+	}
+	if *old.Memory.Limit != 100 || len(old.Unified) != 1 {
+		t.Error("the old resources were changed")
+	}
+	if got, err := mergeResources(nil, []byte(`{}`)); err != nil || got == nil {
+		t.Errorf("nothing merged with nothing: %v, %v", got, err)
+	}
+	if _, err := mergeResources(nil, []byte(`{"memory":7}`)); err == nil {
+		t.Error("nonsense was accepted")
+	}
+}
+
+func TestFitCpuset(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	for _, test := range []struct{ online, cpus, mems, wantCPUs, wantMems string }{
+		{"0-3", "1,3", "0", "1,3", "0"},
+		{"0-3", "0-4", "", "", ""},
+		{"0", "0", "0-1", "0", ""},
+		{"", "5", "", "5", ""},
+		{"0-1", "", "1", "", ""},
+	} {
+		r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: test.cpus, Mems: test.mems}}
+		fitCpuset(log, r, test.online)
+		if r.CPU.Cpus != test.wantCPUs || r.CPU.Mems != test.wantMems {
+			t.Errorf("%+v gives cpus %q mems %q", test, r.CPU.Cpus, r.CPU.Mems)
+		}
+	}
+	fitCpuset(log, nil, "0")
+	fitCpuset(log, &specs.LinuxResources{}, "0")
+}
+
+func TestParseList(t *testing.T) {
+	for list, want := range map[string][]int{
+		"0": {0}, "0-2,5": {0, 1, 2, 5}, "": nil, "x,1": {1}, "3-1": nil, "0-99999999999": nil, "-1": nil,
+	} {
+		var got []int
+		for n := range parseList(list) {
+			got = append(got, n)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("parseList(%q) = %v, want %v", list, got, want)
+		}
+	}
+}
+
+func TestSysctlPath(t *testing.T) {
+	for key, want := range map[string]string{
+		"net.ipv4.ip_forward":            "net/ipv4/ip_forward",
+		"net/ipv4/conf/eth0.1/rp_filter": "net/ipv4/conf/eth0.1/rp_filter",
+		"net.ipv4.conf.eth0/1.rp_filter": "net/ipv4/conf/eth0.1/rp_filter",
+		"kernel.shmmax":                  "kernel/shmmax",
+		"single":                         "single",
+	} {
+		if got := sysctlPath(key); got != want {
+			t.Errorf("sysctlPath(%q) = %q, want %q", key, got, want)
+		}
+	}
+}
+
+func TestGuestNamespaces(t *testing.T) {
+	r := &Runtime{}
+	linux := &specs.Linux{Namespaces: []specs.LinuxNamespace{
+		{Type: specs.NetworkNamespace, Path: "/var/run/netns/x"}, {Type: specs.PIDNamespace},
+		{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}, {Type: specs.UTSNamespace},
+		{Type: specs.CgroupNamespace}, {Type: specs.TimeNamespace},
+	}}
+	if err := r.guestNamespaces(linux); err != nil {
+		t.Fatal(err)
+	}
+	want := []specs.LinuxNamespace{
+		{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.UTSNamespace},
+		{Type: specs.CgroupNamespace}, {Type: specs.TimeNamespace},
+	}
+	if !slices.Equal(linux.Namespaces, want) {
+		t.Errorf("namespaces %v, want %v", linux.Namespaces, want)
+	}
+	for _, kind := range []specs.LinuxNamespaceType{specs.UserNamespace, specs.TimeNamespace} {
+		linux.Namespaces = []specs.LinuxNamespace{{Type: kind, Path: "/proc/7/ns/x"}}
+		if err := r.guestNamespaces(linux); !errors.Is(err, ErrInvalid) {
+			t.Errorf("joining a %s namespace: %v", kind, err)
+		}
+	}
+}
+
+func TestBindSysfs(t *testing.T) {
+	mounts := []specs.Mount{{Destination: "/proc", Type: "proc"}, {Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"ro"}}}
+	got := bindSysfs(mounts)
+	if got[1].Type != "bind" || got[1].Source != "/sys" || !slices.Equal(got[1].Options, []string{"ro", "rbind"}) {
+		t.Errorf("mount %+v", got[1])
+	}
+	if mounts[1].Type != "sysfs" {
+		t.Error("the caller's mounts were changed")
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	line := "12 (a) b (c)) S 3 12 12 0 -1 4194560 1 2 3 4 360500 100 0 0 20 0 1 0 5 6 7"
+	got, err := parseStat([]byte(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.GetPid() != 12 || got.GetPpid() != 3 || got.GetTime() != "01:00:06" || got.GetCommand() != "[a) b (c)]" {
+		t.Errorf("parsed %v", got)
+	}
+	for _, bad := range []string{"", "1 (x", "1 (x) S", "x (y) S 1 2 3 4 5 6 7 8 9 10 11 12 13"} {
+		if got, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("%q gives %v", bad, got)
+		}
+	}
+	if _, err := processInfo(os.Getpid()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReadOOMKills(t *testing.T) {
+	dir := t.TempDir()
+	if got := readOOMKills(dir); got != 0 {
+		t.Errorf("%d kills without a file", got)
+	}
+	text := "low 0\nhigh 0\nmax 12\noom 4\noom_kill 3\noom_group_kill 0\n"
+	if err := os.WriteFile(filepath.Join(dir, "memory.events"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := readOOMKills(dir); got != 3 {
+		t.Errorf("%d kills, want 3", got)
+	}
+}
+
+func TestOOMWatcherReportsEachRiseOnce(t *testing.T) {
+	w, err := newOOMWatcher(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "memory.events")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("oom_kill 0\n")
+	w.add("c", dir)
+	for _, count := range []string{"0", "1", "2"} {
+		write("oom_kill " + count + "\n")
+		if count == "0" {
+			continue
+		}
+		if id, err := w.next(t.Context()); err != nil || id != "c" {
+			t.Fatalf("event %q, %v", id, err)
+		}
+	}
+	w.remove("c")
+	if len(w.watches) != 0 {
+		t.Error("the watch is left")
+	}
+}
+
+func TestNewProcessConverts(t *testing.T) {
+	spec := &specs.Process{
+		Args: []string{"a"}, Cwd: "/", User: specs.User{UID: 1, GID: 2, AdditionalGids: []uint32{3}},
+		Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Soft: 1, Hard: 2}},
+		Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN"}},
+		ConsoleSize:  &specs.Box{Width: 80, Height: 24}, NoNewPrivileges: true,
+	}
+	lp, err := newProcess(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lp.UID != 1 || lp.GID != 2 || !slices.Equal(lp.AdditionalGroups, []int{3}) || !*lp.NoNewPrivileges ||
+		lp.ConsoleWidth != 80 || lp.ConsoleHeight != 24 || lp.Rlimits[0].Soft != 1 || lp.Capabilities.Bounding[0] != "CAP_CHOWN" {
+		t.Errorf("converted %+v", lp)
+	}
+	spec.Rlimits[0].Type = "RLIMIT_FUN"
+	if _, err := newProcess(spec); !errors.Is(err, ErrInvalid) {
+		t.Errorf("unknown limit: %v", err)
+	}
+}
