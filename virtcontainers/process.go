@@ -93,6 +93,43 @@ func (s *Sandbox) openProcess(ctx context.Context, container, id string, want IO
 	return p, nil
 }
 
+// ExecOptions are what Exec needs.
+type ExecOptions struct {
+	// ID names the process in its container; not empty.
+	ID string
+	// Process is the guest's view of the OCI process, as JSON.
+	Process []byte
+	IO      IO
+}
+
+// Exec adds a process to the container and starts it. It wraps ErrNotRunning
+// unless the container was created and has not stopped.
+func (c *Container) Exec(ctx context.Context, options ExecOptions) (*Process, error) {
+	if status := c.Status(); status != StatusRunning && status != StatusCreated {
+		return nil, fmt.Errorf("%w: cannot exec in a container that is %s", ErrNotRunning, status)
+	}
+	s := c.sandbox
+	ctx, cancel := s.call(ctx)
+	defer cancel()
+	process, err := s.openProcess(ctx, c.id, options.ID, options.IO)
+	if err != nil {
+		return nil, fmt.Errorf("exec failed: %w", err)
+	}
+	_, err = s.agent.ExecProcess(ctx, &protocol.ExecProcessRequest{
+		ContainerId: c.id, ProcessId: options.ID, ProcessJson: options.Process,
+		Stdin: options.IO.Stdin, Stdout: options.IO.Stdout, Stderr: options.IO.Stderr,
+	})
+	if err != nil {
+		process.Streams.Close()
+		return nil, fmt.Errorf("exec failed: %w", plain(err))
+	}
+	s.background.Go(func() {
+		process.await(s)
+		close(process.done)
+	})
+	return process, nil
+}
+
 // await blocks until the process or the machine has ended and records how.
 func (p *Process) await(s *Sandbox) {
 	response, err := s.agent.WaitProcess(s.life, &protocol.ProcessRequest{ContainerId: p.container, ProcessId: p.id})

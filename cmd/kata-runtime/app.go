@@ -41,11 +41,15 @@ func runCommandLine(args []string) int {
 	defer report.close()
 	err := app.RunContext(context.Background(), args)
 	var exit exitError
+	var execErr *execError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &exit):
 		return int(exit)
+	case errors.As(err, &execErr):
+		report.error(err)
+		return execFailure
 	default:
 		report.error(err)
 		return 1
@@ -99,7 +103,7 @@ func newApp() *cli.App {
 
 func commands() []*cli.Command {
 	list := []*cli.Command{
-		createCommand(), startCommand(), runCommand(), stateCommand(), listCommand(), killCommand(), deleteCommand(),
+		createCommand(), startCommand(), runCommand(), execCommand(), stateCommand(), listCommand(), killCommand(), deleteCommand(),
 		specCommand(), checkCommand(), envCommand(), versionCommand(),
 	}
 	for _, command := range list {

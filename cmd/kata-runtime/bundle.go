@@ -24,6 +24,7 @@ type bundle struct {
 	spec        *specs.Spec
 	guest       *oci.GuestSpec
 	guestJSON   []byte
+	configJSON  []byte // spec
 }
 
 // loadBundle reads a bundle, refuses what this runtime cannot do, and
@@ -52,6 +53,9 @@ func loadBundle(dir, id string) (*bundle, error) {
 	}
 	if b.guestJSON, err = json.Marshal(b.guest.Spec); err != nil {
 		return nil, fmt.Errorf("encode the guest's spec: %w", err)
+	}
+	if b.configJSON, err = json.Marshal(spec); err != nil {
+		return nil, fmt.Errorf("encode the spec: %w", err)
 	}
 	return b, nil
 }

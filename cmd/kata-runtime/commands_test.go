@@ -105,9 +105,7 @@ func TestTheExampleSpecIsAccepted(t *testing.T) {
 }
 
 func TestStdioDecisions(t *testing.T) {
-	spec := func(terminal bool) *specs.Spec {
-		return &specs.Spec{Process: &specs.Process{Terminal: terminal}}
-	}
+	process := func(terminal bool) *specs.Process { return &specs.Process{Terminal: terminal} }
 	for _, test := range []struct {
 		name               string
 		terminal, attached bool
@@ -118,11 +116,11 @@ func TestStdioDecisions(t *testing.T) {
 		{"attached with a socket", true, true, "s"},
 		{"socket that nobody listens on", true, false, filepath.Join(t.TempDir(), "s")},
 	} {
-		if _, err := newStdio(spec(test.terminal), test.socket, test.attached); err == nil {
+		if _, err := newStdio(process(test.terminal), test.socket, test.attached); err == nil {
 			t.Errorf("%s: no error", test.name)
 		}
 	}
-	s, err := newStdio(spec(false), "", false)
+	s, err := newStdio(process(false), "", false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	if err != nil {
 		return nil, err
 	}
-	if p.stdio, err = newStdio(p.bundle.spec, c.String("console-socket"), attached); err != nil {
+	if p.stdio, err = newStdio(p.bundle.spec.Process, c.String("console-socket"), attached); err != nil {
 		return nil, err
 	}
 	log := logger(c)
@@ -137,7 +137,7 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
 	}
 	response, err := n.client.Create(ctx, &api.CreateContainerRequest{
-		ContainerId: n.id, SpecJson: container.guestJSON, Mounts: container.mounts(),
+		ContainerId: n.id, SpecJson: container.guestJSON, ConfigJson: container.configJSON, Mounts: container.mounts(),
 		Terminal: container.spec.Process.Terminal,
 		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
 	}, state)
@@ -161,7 +161,7 @@ func (n *creation) equip(container *bundle, stdio *stdio, root string) error {
 		return err
 	}
 	defer theirs.Close()
-	return errors.Join(n.client.SendFiles(trees.forShare), n.client.SendStandIn(n.id, theirs))
+	return errors.Join(n.client.SendFiles(trees.forShare), n.client.SendStandIn(n.id, "", theirs))
 }
 
 func (n *creation) state(container *bundle) (store.State, error) {

@@ -51,38 +51,60 @@ func (n *creation) runDetached(ctx context.Context) error {
 // runAttached sees the container through. The command's life is the
 // container's: what it has not committed goes when it is killed.
 func (n *creation) runAttached(ctx context.Context, keep bool) error {
+	signals, stop := n.catchSignals()
+	defer stop()
 	restore, err := n.rawTerminal()
-	if err != nil {
-		return errors.Join(err, n.abandon(ctx))
+	if err == nil {
+		defer restore()
+		err = n.start(ctx)
 	}
-	defer restore()
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
-	signal.Reset(unix.SIGURG, unix.SIGPIPE)
-	defer signal.Stop(signals)
-	if err := n.start(ctx); err != nil {
+	if err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}
 	code, err := n.await(signals)
 	if err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}
-	if keep {
-		err = n.commit()
-	} else {
-		err = n.client.Delete(ctx, n.id, true)
-		n.client.Close()
-		if errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, ttrpc.ErrClosed) {
-			err = nil // another command was faster
-		}
-	}
-	if err != nil {
+	if err := n.finish(ctx, keep); err != nil {
 		return err
 	}
 	if code != 0 {
 		return exitError(code)
 	}
 	return nil
+}
+
+// finish deletes the ended container, or keeps it.
+func (n *creation) finish(ctx context.Context, keep bool) error {
+	if keep {
+		return n.commit()
+	}
+	defer n.client.Close()
+	err := n.client.Delete(ctx, n.id, true)
+	if errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, ttrpc.ErrClosed) {
+		return nil // another command was faster
+	}
+	return err
+}
+
+// attend sees a process through that runs already.
+func (n *creation) attend() (int, error) {
+	signals, stop := n.catchSignals()
+	defer stop()
+	restore, err := n.rawTerminal()
+	if err != nil {
+		return 0, err
+	}
+	defer restore()
+	return n.await(signals)
+}
+
+// catchSignals collects what await passes on.
+func (n *creation) catchSignals() (signals chan os.Signal, stop func()) {
+	signals = make(chan os.Signal, 64)
+	signal.Notify(signals)
+	signal.Reset(unix.SIGURG, unix.SIGPIPE)
+	return signals, func() { signal.Stop(signals) }
 }
 
 // await passes signals to the stand-in until it ends, and returns its exit

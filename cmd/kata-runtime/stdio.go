@@ -22,8 +22,8 @@ type stdio struct {
 
 // newStdio decides on the standard streams: this process's own, or a pty's
 // slave whose master goes to the console socket.
-func newStdio(spec *specs.Spec, consoleSocket string, attached bool) (*stdio, error) {
-	terminal := spec.Process.Terminal
+func newStdio(process *specs.Process, consoleSocket string, attached bool) (*stdio, error) {
+	terminal := process.Terminal
 	s := &stdio{files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, attached: attached}
 	switch {
 	case consoleSocket != "" && !terminal:
@@ -33,14 +33,14 @@ func newStdio(spec *specs.Spec, consoleSocket string, attached bool) (*stdio, er
 	case terminal && !attached && consoleSocket == "":
 		return nil, errors.New("process.terminal of a detached container needs --console-socket")
 	case consoleSocket != "":
-		slave, err := sendTerminal(consoleSocket, spec.Process.ConsoleSize)
+		slave, err := sendTerminal(consoleSocket, process.ConsoleSize)
 		if err != nil {
 			return nil, fmt.Errorf("console socket: %w", err)
 		}
 		s.slave, s.ownsTerminal = slave, true
 		s.files = [3]*os.File{slave, slave, slave}
 	case terminal:
-		adoptSize(spec.Process)
+		adoptSize(process)
 	}
 	for i, file := range s.files {
 		s.wanted[i] = !isNull(file)

@@ -24,8 +24,13 @@ func enter(s settings) error {
 		return fmt.Errorf("open %s: %w", s.Directory, err)
 	}
 	defer target.Close()
-	if err := attach(tree(0), target, s.Root.Attributes); err != nil {
-		return err
+	if s.Empty {
+		err = unix.Mount("kata-stand-in", s.Directory, "tmpfs", unix.MS_RDONLY, "size=4k,mode=0755")
+	} else {
+		err = attach(tree(0), target, s.Root.Attributes)
+	}
+	if err != nil {
+		return fmt.Errorf("mount the root file system: %w", err)
 	}
 	root, err := os.OpenFile(s.Directory, unix.O_PATH|unix.O_DIRECTORY, 0) // what is mounted there now
 	if err != nil {

@@ -57,7 +57,7 @@ type Options struct {
 	// and time namespaces are the guest's alone.
 	Namespaces []specs.LinuxNamespace
 	// Root is the container's root file system, Binds its bind mounts in their
-	// order.
+	// order. Without a tree, the stand-in of an exec, the root is empty.
 	Root  Mount
 	Binds []Mount
 	// Directory is an existing one on which the root is mounted first; in the
@@ -72,6 +72,7 @@ type settings struct {
 	Terminal, Attached bool
 	Hostname           string // empty: leave it
 	Directory          string
+	Empty              bool // there is no tree
 	Root               mount
 	Binds              []mount
 }
@@ -97,7 +98,12 @@ func Start(options Options) (*exec.Cmd, error) {
 		Terminal: options.Terminal, Attached: options.Attached, Directory: options.Directory,
 		Root: mount{Attributes: options.Root.Attributes},
 	}
-	files := []*os.File{options.Channel, nil, options.Root.Tree}
+	files := []*os.File{options.Channel, nil}
+	if options.Root.Tree == nil {
+		s.Empty = true
+	} else {
+		files = append(files, options.Root.Tree)
+	}
 	for _, bind := range options.Binds {
 		s.Binds = append(s.Binds, mount{Destination: bind.Destination, Attributes: bind.Attributes})
 		files = append(files, bind.Tree)

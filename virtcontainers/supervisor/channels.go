@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 
+	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/channel"
 )
 
@@ -17,11 +19,15 @@ type commandChannel struct {
 	token string
 
 	// What follows is guarded by the server's mu.
-	files     []*os.File               // mounts' trees, not yet claimed
-	standIns  map[string]*channel.Conn // by container, not yet claimed
+	files     []*os.File                   // mounts' trees, not yet claimed
+	standIns  map[processKey]*channel.Conn // not yet claimed
 	created   []string
+	execs     []*virtcontainers.Process
 	committed bool
 }
+
+// processKey names a process; an empty process is the container's init.
+type processKey struct{ container, process string }
 
 func (s *server) accept(listener *net.UnixListener) {
 	for {
@@ -40,7 +46,7 @@ func (s *server) accept(listener *net.UnixListener) {
 // serveCommand serves one command's channel to its end, and then undoes what
 // the command did not commit.
 func (s *server) serveCommand(conn *channel.Conn) {
-	c := &commandChannel{conn: conn, standIns: make(map[string]*channel.Conn)}
+	c := &commandChannel{conn: conn, standIns: make(map[processKey]*channel.Conn)}
 	defer conn.Close()
 	if err := s.register(c); err != nil {
 		s.log.Error("take a channel", "error", err)
@@ -94,7 +100,7 @@ func (s *server) take(c *commandChannel, message commandMessage, files []*os.Fil
 			s.log.Error("take a stand-in's channel", "error", err)
 			return
 		}
-		c.standIns[message.StandIn] = conn
+		c.standIns[processKey{message.StandIn, message.Process}] = conn
 		return
 	case message.Commit:
 		c.committed = true
@@ -105,21 +111,21 @@ func (s *server) take(c *commandChannel, message commandMessage, files []*os.Fil
 }
 
 // claim takes the files and the stand-in that a command sent for a container.
-func (s *server) claim(token, id string, files int) (*commandChannel, []*os.File, *channel.Conn, error) {
+func (s *server) claim(token string, key processKey, files int) (*commandChannel, []*os.File, *channel.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.channels[token]
 	if !ok {
 		return nil, nil, nil, errors.New("the call names a channel that does not exist")
 	}
-	standIn, ok := c.standIns[id]
+	standIn, ok := c.standIns[key]
 	if !ok {
 		return nil, nil, nil, errors.New("the container's stand-in was not sent")
 	}
 	if len(c.files) != files {
 		return nil, nil, nil, errors.New("the mounts and the files that were sent for them differ in number")
 	}
-	delete(c.standIns, id)
+	delete(c.standIns, key)
 	claimed := c.files
 	c.files = nil
 	return c, claimed, standIn, nil
@@ -137,10 +143,17 @@ func (s *server) unregister(c *commandChannel) {
 		standIn.Close()
 	}
 	var abandoned []string
+	var execs []*virtcontainers.Process
 	if !c.committed {
-		abandoned = c.created
+		abandoned, execs = c.created, c.execs
 	}
 	s.mu.Unlock()
+	for _, process := range execs {
+		err := process.Signal(context.Background(), syscall.SIGKILL)
+		if err != nil && !errors.Is(err, virtcontainers.ErrNotRunning) {
+			s.log.Error("kill an abandoned process", "error", err)
+		}
+	}
 	for _, id := range abandoned {
 		if _, err := s.remove(context.Background(), id, true); err != nil && !errors.Is(err, errGone) {
 			s.log.Error("remove an abandoned container", "container", id, "error", err)

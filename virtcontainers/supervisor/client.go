@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -156,9 +157,10 @@ func (c *Client) SendFiles(files []*os.File) error {
 	return nil
 }
 
-// SendStandIn passes the supervisor's end of a stand-in's channel.
-func (c *Client) SendStandIn(container string, conn *os.File) error {
-	if err := c.channel.Send(commandMessage{StandIn: container}, conn); err != nil {
+// SendStandIn passes the supervisor's end of the channel of a process's
+// stand-in; an empty process is the container's init.
+func (c *Client) SendStandIn(container, process string, conn *os.File) error {
+	if err := c.channel.Send(commandMessage{StandIn: container, Process: process}, conn); err != nil {
 		return err
 	}
 	return c.receiveReady()
@@ -188,6 +190,30 @@ func (c *Client) Create(ctx context.Context, request *api.CreateContainerRequest
 func (c *Client) Start(ctx context.Context, id string) (*api.StartContainerResponse, error) {
 	response, err := c.service.StartContainer(ctx, &api.ContainerRequest{ContainerId: id})
 	return response, asError(err)
+}
+
+// Exec runs a process in a container; request.Channel is filled in here.
+func (c *Client) Exec(ctx context.Context, request *api.ExecProcessRequest) error {
+	request.Channel = c.token
+	_, err := c.service.ExecProcess(ctx, request)
+	return asError(err)
+}
+
+// ContainerProcess is the init process of a container as its config described
+// it when it was created.
+func ContainerProcess(entry *store.Entry) (*specs.Process, error) {
+	data, err := os.ReadFile(entry.Path(configName))
+	if err != nil {
+		return nil, fmt.Errorf("read the container's config: %w", err)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("decode the container's config: %w", err)
+	}
+	if spec.Process == nil {
+		return nil, errors.New("the container's config has no process")
+	}
+	return spec.Process, nil
 }
 
 // Kill sends a signal to a container's init, or with all to all of it.

@@ -21,14 +21,16 @@ const drainTimeout = 10 * time.Second
 // disk and its stand-in.
 type container struct {
 	entry    *store.Entry
-	standIn  *standIn      // written before core
-	finished chan struct{} // closed when its end is recorded and its output taken
+	standIn  *standIn       // written before core
+	finished chan struct{}  // closed when its end is recorded and its output taken
+	execs    sync.WaitGroup // its other processes, until their output is taken
 
 	// What follows is guarded by the server's mu.
 	id     string                    // empty: reserved, but not asked for yet
 	core   *virtcontainers.Container // nil until it is created
 	cancel context.CancelCauseFunc   // ends its creation
 	gone   chan struct{}             // closed when its creation has failed and is undone
+	ended  bool                      // its init has exited: no process is added any more
 
 	mu    sync.Mutex // guards state
 	state store.State
@@ -86,7 +88,12 @@ func (s *server) lookup(id string) (*container, error) {
 	return c, nil
 }
 
-func (s *server) saveInitial(c *container) error {
+// saveInitial records the container with the config that it was made from:
+// later changes of the bundle have no effect.
+func (s *server) saveInitial(c *container, config []byte) error {
+	if err := os.WriteFile(c.entry.Path(configName), config, 0o600); err != nil {
+		return fmt.Errorf("keep the container's config: %w", err)
+	}
 	start, err := store.StartTime(os.Getpid())
 	if err != nil {
 		return err
@@ -123,6 +130,10 @@ func (s *server) watchExit(c *container) {
 	}
 	s.log.Info("container ended", "container", c.id, "code", exit.Code, "oom", exit.OOMKilled, "reason", exit.Reason)
 	c.standIn.close(exit)
+	s.mu.Lock()
+	c.ended = true
+	s.mu.Unlock()
+	c.execs.Wait() // they end with the init
 	close(c.finished)
 	if s.idle() {
 		if err := s.sandbox.Stop(context.Background()); err != nil {

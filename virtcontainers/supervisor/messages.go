@@ -17,6 +17,7 @@ const (
 	channelName = "channel.sock"
 	shareName   = "share"
 	logName     = "supervisor.log"
+	configName  = "config.json"
 )
 
 // Boot is the first message to a new supervisor.
@@ -43,8 +44,10 @@ type Ready struct {
 type commandMessage struct {
 	// Files: the message carries mounts' files.
 	Files bool `json:",omitempty"`
-	// StandIn: the message carries the channel of this container's stand-in.
+	// StandIn: the message carries the channel of this container's stand-in or,
+	// with Process, of that process's.
 	StandIn string `json:",omitempty"`
+	Process string `json:",omitempty"`
 	// Commit: what was created through this channel outlives it.
 	Commit bool `json:",omitempty"`
 }

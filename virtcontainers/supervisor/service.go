@@ -51,7 +51,7 @@ func (s *server) CreateContainer(ctx context.Context, request *api.CreateContain
 
 func (s *server) create(ctx context.Context, request *api.CreateContainerRequest) (_ *container, err error) {
 	id := request.GetContainerId()
-	owner, files, standIn, err := s.claim(request.GetChannel(), id, len(request.GetMounts()))
+	owner, files, standIn, err := s.claim(request.GetChannel(), processKey{container: id}, len(request.GetMounts()))
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	if err := json.Unmarshal(request.GetStateJson(), &c.state); err != nil {
 		return nil, fmt.Errorf("decode the container's state: %w", err)
 	}
-	if err := s.saveInitial(c); err != nil {
+	if err := s.saveInitial(c, request.GetConfigJson()); err != nil {
 		return nil, err
 	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
@@ -120,13 +120,16 @@ func (s *server) adopt(ctx context.Context, owner *commandChannel, c *container,
 	return nil
 }
 
+// errCommandGone says that the command that asked for something cannot take it.
+var errCommandGone = errors.New("the command has gone away")
+
 // publish makes the container reachable by other calls, unless the command
 // that asked for it is gone.
 func (s *server) publish(ctx context.Context, owner *commandChannel, c *container, core *virtcontainers.Container) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, connected := s.channels[owner.token]; !connected && !owner.committed {
-		return errors.New("the command has gone away")
+		return errCommandGone
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -233,7 +233,8 @@ type CreateContainerRequest struct {
 	Stdin         bool                   `protobuf:"varint,6,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	Stdout        bool                   `protobuf:"varint,7,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr        bool                   `protobuf:"varint,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	StateJson     []byte                 `protobuf:"bytes,9,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"` // store.State, to be kept by the supervisor
+	StateJson     []byte                 `protobuf:"bytes,9,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`     // store.State, to be kept by the supervisor
+	ConfigJson    []byte                 `protobuf:"bytes,10,opt,name=config_json,json=configJson,proto3" json:"config_json,omitempty"` // the caller's OCI config, kept for exec
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -327,6 +328,13 @@ func (x *CreateContainerRequest) GetStderr() bool {
 func (x *CreateContainerRequest) GetStateJson() []byte {
 	if x != nil {
 		return x.StateJson
+	}
+	return nil
+}
+
+func (x *CreateContainerRequest) GetConfigJson() []byte {
+	if x != nil {
+		return x.ConfigJson
 	}
 	return nil
 }
@@ -632,6 +640,98 @@ func (x *StartContainerResponse) GetTimings() []*Timing {
 	return nil
 }
 
+type ExecProcessRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	ProcessId     string                 `protobuf:"bytes,2,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"`       // unique in the container
+	Channel       string                 `protobuf:"bytes,3,opt,name=channel,proto3" json:"channel,omitempty"`                            // token of the channel that carried the stand-in
+	ProcessJson   []byte                 `protobuf:"bytes,4,opt,name=process_json,json=processJson,proto3" json:"process_json,omitempty"` // for the guest
+	Stdin         bool                   `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Stdout        bool                   `protobuf:"varint,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr        bool                   `protobuf:"varint,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecProcessRequest) Reset() {
+	*x = ExecProcessRequest{}
+	mi := &file_supervisor_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecProcessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecProcessRequest) ProtoMessage() {}
+
+func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
+func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ExecProcessRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *ExecProcessRequest) GetProcessId() string {
+	if x != nil {
+		return x.ProcessId
+	}
+	return ""
+}
+
+func (x *ExecProcessRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ExecProcessRequest) GetProcessJson() []byte {
+	if x != nil {
+		return x.ProcessJson
+	}
+	return nil
+}
+
+func (x *ExecProcessRequest) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *ExecProcessRequest) GetStdout() bool {
+	if x != nil {
+		return x.Stdout
+	}
+	return false
+}
+
+func (x *ExecProcessRequest) GetStderr() bool {
+	if x != nil {
+		return x.Stderr
+	}
+	return false
+}
+
 type KillContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -643,7 +743,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +755,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +768,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{10}
+	return file_supervisor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -702,7 +802,7 @@ type DeleteContainerRequest struct {
 
 func (x *DeleteContainerRequest) Reset() {
 	*x = DeleteContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +814,7 @@ func (x *DeleteContainerRequest) String() string {
 func (*DeleteContainerRequest) ProtoMessage() {}
 
 func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +827,7 @@ func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{11}
+	return file_supervisor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteContainerRequest) GetContainerId() string {
@@ -753,7 +853,7 @@ type DeleteContainerResponse struct {
 
 func (x *DeleteContainerResponse) Reset() {
 	*x = DeleteContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +865,7 @@ func (x *DeleteContainerResponse) String() string {
 func (*DeleteContainerResponse) ProtoMessage() {}
 
 func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +878,7 @@ func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerResponse.ProtoReflect.Descriptor instead.
 func (*DeleteContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{12}
+	return file_supervisor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteContainerResponse) GetLast() bool {
@@ -803,7 +903,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
-	"\x06follow\x18\x04 \x01(\bR\x06follow\"\xa6\x02\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\"\xc7\x02\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
@@ -814,7 +914,10 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x06stdout\x18\a \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\b \x01(\bR\x06stderr\x12\x1d\n" +
 	"\n" +
-	"state_json\x18\t \x01(\fR\tstateJson\"f\n" +
+	"state_json\x18\t \x01(\fR\tstateJson\x12\x1f\n" +
+	"\vconfig_json\x18\n" +
+	" \x01(\fR\n" +
+	"configJson\"f\n" +
 	"\x06Timing\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x1f\n" +
 	"\vbegin_nanos\x18\x02 \x01(\x03R\n" +
@@ -835,7 +938,16 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x10ContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"N\n" +
 	"\x16StartContainerResponse\x124\n" +
-	"\atimings\x18\x01 \x03(\v2\x1a.kata.supervisor.v1.TimingR\atimings\"c\n" +
+	"\atimings\x18\x01 \x03(\v2\x1a.kata.supervisor.v1.TimingR\atimings\"\xd9\x01\n" +
+	"\x12ExecProcessRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
+	"\n" +
+	"process_id\x18\x02 \x01(\tR\tprocessId\x12\x18\n" +
+	"\achannel\x18\x03 \x01(\tR\achannel\x12!\n" +
+	"\fprocess_json\x18\x04 \x01(\fR\vprocessJson\x12\x14\n" +
+	"\x05stdin\x18\x05 \x01(\bR\x05stdin\x12\x16\n" +
+	"\x06stdout\x18\x06 \x01(\bR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\a \x01(\bR\x06stderr\"c\n" +
 	"\x14KillContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x10\n" +
@@ -844,12 +956,13 @@ const file_supervisor_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"-\n" +
 	"\x17DeleteContainerResponse\x12\x12\n" +
-	"\x04last\x18\x01 \x01(\bR\x04last2\xec\x03\n" +
+	"\x04last\x18\x01 \x01(\bR\x04last2\xbe\x04\n" +
 	"\n" +
 	"Supervisor\x12L\n" +
 	"\x05Hello\x12 .kata.supervisor.v1.HelloRequest\x1a!.kata.supervisor.v1.HelloResponse\x12j\n" +
 	"\x0fCreateContainer\x12*.kata.supervisor.v1.CreateContainerRequest\x1a+.kata.supervisor.v1.CreateContainerResponse\x12b\n" +
-	"\x0eStartContainer\x12$.kata.supervisor.v1.ContainerRequest\x1a*.kata.supervisor.v1.StartContainerResponse\x12T\n" +
+	"\x0eStartContainer\x12$.kata.supervisor.v1.ContainerRequest\x1a*.kata.supervisor.v1.StartContainerResponse\x12P\n" +
+	"\vExecProcess\x12&.kata.supervisor.v1.ExecProcessRequest\x1a\x19.kata.supervisor.v1.Empty\x12T\n" +
 	"\rKillContainer\x12(.kata.supervisor.v1.KillContainerRequest\x1a\x19.kata.supervisor.v1.Empty\x12j\n" +
 	"\x0fDeleteContainer\x12*.kata.supervisor.v1.DeleteContainerRequest\x1a+.kata.supervisor.v1.DeleteContainerResponseB0Z.kata-runtime/virtcontainers/supervisor/api;apib\x06proto3"
 
@@ -865,7 +978,7 @@ func file_supervisor_proto_rawDescGZIP() []byte {
 	return file_supervisor_proto_rawDescData
 }
 
-var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_supervisor_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: kata.supervisor.v1.Empty
 	(*HelloRequest)(nil),            // 1: kata.supervisor.v1.HelloRequest
@@ -877,9 +990,10 @@ var file_supervisor_proto_goTypes = []any{
 	(*CreateContainerResponse)(nil), // 7: kata.supervisor.v1.CreateContainerResponse
 	(*ContainerRequest)(nil),        // 8: kata.supervisor.v1.ContainerRequest
 	(*StartContainerResponse)(nil),  // 9: kata.supervisor.v1.StartContainerResponse
-	(*KillContainerRequest)(nil),    // 10: kata.supervisor.v1.KillContainerRequest
-	(*DeleteContainerRequest)(nil),  // 11: kata.supervisor.v1.DeleteContainerRequest
-	(*DeleteContainerResponse)(nil), // 12: kata.supervisor.v1.DeleteContainerResponse
+	(*ExecProcessRequest)(nil),      // 10: kata.supervisor.v1.ExecProcessRequest
+	(*KillContainerRequest)(nil),    // 11: kata.supervisor.v1.KillContainerRequest
+	(*DeleteContainerRequest)(nil),  // 12: kata.supervisor.v1.DeleteContainerRequest
+	(*DeleteContainerResponse)(nil), // 13: kata.supervisor.v1.DeleteContainerResponse
 }
 var file_supervisor_proto_depIdxs = []int32{
 	3,  // 0: kata.supervisor.v1.CreateContainerRequest.mounts:type_name -> kata.supervisor.v1.Mount
@@ -889,15 +1003,17 @@ var file_supervisor_proto_depIdxs = []int32{
 	1,  // 4: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
 	4,  // 5: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
 	8,  // 6: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	10, // 7: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
-	11, // 8: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
-	2,  // 9: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
-	7,  // 10: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
-	9,  // 11: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
-	0,  // 12: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
-	12, // 13: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
-	9,  // [9:14] is the sub-list for method output_type
-	4,  // [4:9] is the sub-list for method input_type
+	10, // 7: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
+	11, // 8: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
+	12, // 9: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
+	2,  // 10: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
+	7,  // 11: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
+	9,  // 12: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
+	0,  // 13: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
+	0,  // 14: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
+	13, // 15: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
+	10, // [10:16] is the sub-list for method output_type
+	4,  // [4:10] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -914,7 +1030,7 @@ func file_supervisor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_supervisor_proto_rawDesc), len(file_supervisor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ type SupervisorService interface {
 	Hello(context.Context, *HelloRequest) (*HelloResponse, error)
 	CreateContainer(context.Context, *CreateContainerRequest) (*CreateContainerResponse, error)
 	StartContainer(context.Context, *ContainerRequest) (*StartContainerResponse, error)
+	ExecProcess(context.Context, *ExecProcessRequest) (*Empty, error)
 	KillContainer(context.Context, *KillContainerRequest) (*Empty, error)
 	DeleteContainer(context.Context, *DeleteContainerRequest) (*DeleteContainerResponse, error)
 }
@@ -38,6 +39,13 @@ func RegisterSupervisorService(srv *ttrpc.Server, svc SupervisorService) {
 					return nil, err
 				}
 				return svc.StartContainer(ctx, &req)
+			},
+			"ExecProcess": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ExecProcessRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.ExecProcess(ctx, &req)
 			},
 			"KillContainer": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req KillContainerRequest
@@ -86,6 +94,14 @@ func (c *supervisorClient) CreateContainer(ctx context.Context, req *CreateConta
 func (c *supervisorClient) StartContainer(ctx context.Context, req *ContainerRequest) (*StartContainerResponse, error) {
 	var resp StartContainerResponse
 	if err := c.client.Call(ctx, "kata.supervisor.v1.Supervisor", "StartContainer", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *supervisorClient) ExecProcess(ctx context.Context, req *ExecProcessRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.supervisor.v1.Supervisor", "ExecProcess", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/urfave/cli/v2"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/standin"
+	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor"
+	"kata-runtime/virtcontainers/supervisor/api"
+)
+
+// execFailure is the exit code of an exec that did not come to run, as runc's.
+const execFailure = 255
+
+func execCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "exec",
+		Usage:     "run a process in a container",
+		ArgsUsage: "ID [COMMAND [ARGUMENT...]]",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "process", Aliases: []string{"p"}, Usage: "`FILE` that describes the process, instead of a command"},
+			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "leave the process running"},
+			&cli.StringFlag{Name: "pid-file", Usage: "`FILE` to write the pid of the process's stand-in to"},
+			&cli.StringFlag{Name: "console-socket", Usage: "unix `SOCKET` that receives the terminal's descriptor"},
+			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the process a terminal"},
+			&cli.StringFlag{Name: "cwd", Usage: "the process's working `DIR` in the container"},
+			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "`NAME=VALUE` to add to the environment"},
+			&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "`UID[:GID]` of the process"},
+			&cli.Int64SliceFlag{Name: "additional-gids", Aliases: []string{"g"}, Usage: "further `GID`s of the process"},
+			&cli.StringSliceFlag{Name: "cap", Aliases: []string{"c"}, Usage: "`CAPABILITY` to add to the process's"},
+			&cli.BoolFlag{Name: "no-new-privs", Usage: "keep the process from gaining privileges"},
+			&cli.StringFlag{Name: "process-label", Usage: "accepted and ignored: the guest has no SELinux"},
+			&cli.StringFlag{Name: "apparmor", Usage: "accepted and ignored: the guest has no AppArmor"},
+			&cli.IntFlag{Name: "preserve-fds", Usage: "only 0: descriptors cannot enter a virtual machine"},
+			&cli.BoolFlag{Name: "ignore-paused", Usage: "accepted"},
+		},
+		Action: func(c *cli.Context) error {
+			code, err := execAction(c)
+			if err != nil {
+				return &execError{cause: err}
+			}
+			if code != 0 {
+				return exitError(code)
+			}
+			return nil
+		},
+	}
+}
+
+// execError is an exec that did not come to run.
+type execError struct{ cause error }
+
+func (e *execError) Error() string {
+	if text := e.cause.Error(); strings.HasPrefix(text, "exec failed") {
+		return text
+	}
+	return "exec failed: " + e.cause.Error()
+}
+func (e *execError) Unwrap() error { return e.cause }
+
+func execAction(c *cli.Context) (int, error) {
+	if c.NArg() < 1 {
+		return 0, errors.New("exec needs a container's id")
+	}
+	if n := c.Int("preserve-fds"); n != 0 {
+		return 0, fmt.Errorf("--preserve-fds %d: open descriptors cannot be passed into a virtual machine", n)
+	}
+	entry, state, err := openContainerID(c, c.Args().First())
+	if err != nil {
+		return 0, err
+	}
+	if state.Status == store.StatusStopped {
+		return 0, fmt.Errorf("cannot exec in a stopped container: %w", virtcontainers.ErrNotRunning)
+	}
+	process, err := execProcess(c, entry)
+	if err != nil {
+		return 0, err
+	}
+	attached := !c.Bool("detach")
+	stdio, err := newStdio(process, c.String("console-socket"), attached)
+	if err != nil {
+		return 0, err
+	}
+	defer stdio.close()
+	n := &creation{id: state.ID, terminal: process.Terminal, log: logger(c)}
+	if n.client, err = connect(c.Context, c.String("root"), state); err != nil {
+		return 0, err
+	}
+	defer n.client.Close()
+	if err := n.exec(c, entry, state, process, stdio); err != nil {
+		return 0, errors.Join(err, n.abandon(c.Context))
+	}
+	if !attached {
+		return 0, n.client.Commit()
+	}
+	return n.attend()
+}
+
+// exec forks the stand-in and lets the supervisor start the process.
+func (n *creation) exec(c *cli.Context, entry *store.Entry, state store.State, process *specs.Process, stdio *stdio) error {
+	guest, dropped, err := oci.TransformProcess(process)
+	if err != nil {
+		return err
+	}
+	for _, field := range dropped {
+		n.log.Debug("field of the process does not reach the guest", "field", field)
+	}
+	encoded, err := json.Marshal(guest)
+	if err != nil {
+		return fmt.Errorf("encode the process: %w", err)
+	}
+	if err := n.client.OpenChannel(c.Context); err != nil {
+		return err
+	}
+	name := "exec-" + strings.ToLower(rand.Text())
+	if err := n.execStandIn(entry, state, name, stdio); err != nil {
+		return err
+	}
+	err = n.client.Exec(c.Context, &api.ExecProcessRequest{
+		ContainerId: n.id, ProcessId: name, ProcessJson: encoded,
+		Stdin: stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
+	})
+	if err == nil && c.String("pid-file") != "" {
+		err = writePIDFile(c.String("pid-file"), n.standIn.Process.Pid)
+	}
+	return err
+}
+
+// execStandIn forks the process's stand-in into the namespaces of the
+// container's.
+func (n *creation) execStandIn(entry *store.Entry, state store.State, name string, stdio *stdio) error {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	var namespaces []specs.LinuxNamespace
+	for kind, file := range map[specs.LinuxNamespaceType]string{
+		specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts",
+		specs.PIDNamespace: "pid", specs.CgroupNamespace: "cgroup",
+	} {
+		path := fmt.Sprintf("/proc/%d/ns/%s", state.StandInPID, file)
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: kind, Path: path})
+	}
+	n.standIn, err = standin.Start(standin.Options{
+		ID: n.id, Stdio: stdio.files, OwnsTerminal: stdio.ownsTerminal, Terminal: n.terminal, Attached: stdio.attached,
+		Namespaces: namespaces, Directory: entry.Dir(), Channel: ours,
+	})
+	if err != nil {
+		return err
+	}
+	return n.client.SendStandIn(n.id, name, theirs)
+}
+
+// execProcess is the process that the flags describe: a file's, or the
+// container's own with another command.
+func execProcess(c *cli.Context, entry *store.Entry) (*specs.Process, error) {
+	if path := c.String("process"); path != "" {
+		return oci.LoadProcess(path)
+	}
+	if c.NArg() < 2 {
+		return nil, errors.New("exec needs a command, or --process")
+	}
+	process, err := supervisor.ContainerProcess(entry)
+	if err != nil {
+		return nil, err
+	}
+	process.Args = c.Args().Slice()[1:]
+	process.Terminal = c.Bool("tty")
+	process.ConsoleSize = nil
+	process.Env = append(process.Env, c.StringSlice("env")...)
+	process.NoNewPrivileges = process.NoNewPrivileges || c.Bool("no-new-privs")
+	if cwd := c.String("cwd"); cwd != "" {
+		process.Cwd = cwd
+	}
+	if err := setUser(process, c.String("user"), c.Int64Slice("additional-gids")); err != nil {
+		return nil, err
+	}
+	addCapabilities(process, c.StringSlice("cap"))
+	return process, oci.ValidateProcess(process)
+}
+
+func setUser(process *specs.Process, user string, groups []int64) error {
+	if user != "" {
+		uid, gid, hasGID := strings.Cut(user, ":")
+		parsed, err := strconv.ParseUint(uid, 10, 32)
+		if err != nil {
+			return fmt.Errorf("--user %q: %w", user, err)
+		}
+		process.User.UID = uint32(parsed)
+		if hasGID {
+			if parsed, err = strconv.ParseUint(gid, 10, 32); err != nil {
+				return fmt.Errorf("--user %q: %w", user, err)
+			}
+			process.User.GID = uint32(parsed)
+		}
+	}
+	for _, group := range groups {
+		if group < 0 || group > 1<<32-1 {
+			return fmt.Errorf("--additional-gids %d: out of range", group)
+		}
+		process.User.AdditionalGids = append(process.User.AdditionalGids, uint32(group))
+	}
+	return nil
+}
+
+// addCapabilities adds to the sets to which runc's exec adds.
+func addCapabilities(process *specs.Process, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	if process.Capabilities == nil {
+		process.Capabilities = &specs.LinuxCapabilities{}
+	}
+	sets := process.Capabilities
+	for _, set := range []*[]string{&sets.Bounding, &sets.Effective, &sets.Permitted, &sets.Ambient} {
+		*set = append(*set, names...)
+	}
+}
