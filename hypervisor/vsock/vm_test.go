@@ -97,10 +97,11 @@ func initrd(t *testing.T, modules string) string {
 
 // vm is a QEMU with a vsock device of ours.
 type vm struct {
-	host  vsock.Host
-	ready net.Conn
-	qmp   *json.Decoder
-	ask   *os.File
+	host   vsock.Host
+	listen net.Listener // where the guest reports
+	ready  net.Conn
+	qmp    *json.Decoder
+	ask    *os.File
 }
 
 func startVM(t *testing.T, extra ...string) *vm {
@@ -115,7 +116,7 @@ func startVM(t *testing.T, extra ...string) *vm {
 			t.Error(err)
 		}
 	})
-	ready, err := host.Listen(1026)
+	listen, err := host.Listen(1026)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func startVM(t *testing.T, extra ...string) *vm {
 	args := append([]string{
 		"-nodefaults", "-no-user-config", "-nographic", "-accel", "tcg", "-machine", "q35,memory-backend=mem",
 		"-m", "256M,slots=4,maxmem=2G", "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
-		"-kernel", vmlinuz, "-initrd", initrd(t, modules), "-append", "console=ttyS0 panic=-1 quiet", "-no-reboot",
+		"-kernel", vmlinuz, "-initrd", initrd(t, modules), "-append", "console=ttyS0 quiet", "-smp", "2",
 		"-serial", "file:" + filepath.Join(t.ArtifactDir(), "console"),
 		"-chardev", "socket,id=vsock,fd=3", "-device", "vhost-user-vsock-pci,chardev=vsock",
 		"-chardev", "socket,id=qmp,fd=4", "-mon", "chardev=qmp,mode=control",
@@ -139,13 +140,20 @@ func startVM(t *testing.T, extra ...string) *vm {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	v := &vm{host: host, qmp: json.NewDecoder(ours), ask: ours}
+	v := &vm{host: host, listen: listen, qmp: json.NewDecoder(ours), ask: ours}
 	v.command(t, `{"execute":"qmp_capabilities"}`)
-	v.ready, err = ready.Accept()
+	v.waitReady(t)
+	return v
+}
+
+// waitReady waits until the guest serves its ports.
+func (v *vm) waitReady(t *testing.T) {
+	t.Helper()
+	conn, err := v.listen.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return v
+	v.ready = conn // the Host closes it
 }
 
 func qmpSockets(t *testing.T) (ours, theirs *os.File) {
@@ -258,6 +266,8 @@ func TestQEMU(t *testing.T) {
 	t.Run("pause and resume", func(t *testing.T) { testPause(t, v) })
 	t.Run("memory hot-plug", func(t *testing.T) { testMemory(t, v) })
 	t.Run("still works", func(t *testing.T) { v.echoes(t, 10, 1<<20) })
+	t.Run("reboot", func(t *testing.T) { testReboot(t, v) })
+	logMemory(t)
 	if err := v.host.Err(); err != nil {
 		t.Error(err)
 	}
@@ -265,6 +275,26 @@ func TestQEMU(t *testing.T) {
 	if n, err := io.Copy(io.Discard, v.ready); !errors.Is(err, syscall.ECONNRESET) || n != int64(len("ready\n")) {
 		t.Errorf("connection after QEMU's end: %d bytes and %v, want 6 and ECONNRESET", n, err)
 	}
+}
+
+func testReboot(t *testing.T, v *vm) {
+	before := v.ready
+	v.command(t, `{"execute":"system_reset"}`)
+	if n, err := io.Copy(io.Discard, before); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("connection to the guest before: %d bytes, %v", n, err)
+	}
+	v.waitReady(t)
+	v.echoes(t, 10, 1<<20)
+}
+
+// logMemory reports what this process holds, its share of guest memory included.
+func logMemory(t *testing.T) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/smaps_rollup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("memory of this process:\n%s", b)
 }
 
 func testGuestDials(t *testing.T, v *vm) {
@@ -306,7 +336,7 @@ func testRefused(t *testing.T, v *vm) {
 	}
 }
 
-const streamSize = 512 << 20
+const streamSize = 128 << 20
 
 func testSource(t *testing.T, v *vm) {
 	conn := v.dial(t, 5001)
