@@ -29,8 +29,8 @@ type Output struct {
 }
 
 // NewOutput starts to copy from source, whose descriptor must be non-blocking,
-// to host. It closes host at the end, but not source: that is for the owner,
-// after Finish.
+// to host. It closes host at the end. The owner closes source after Finish; it is
+// closed before only when host takes no more.
 func NewOutput(source *os.File, host io.WriteCloser) *Output {
 	o := &Output{host: host, source: source, drained: make(chan struct{}), done: make(chan struct{})}
 	go o.copy()
@@ -46,7 +46,7 @@ func (o *Output) copy() {
 		n, err := o.read(buffer)
 		if n > 0 {
 			if _, err := o.host.Write(buffer[:n]); err != nil {
-				o.discard()
+				o.hangUp()
 				return
 			}
 		}
@@ -82,14 +82,15 @@ func (o *Output) read(buffer []byte) (int, error) {
 	return n, err
 }
 
-// discard reads on after the host went away, so that the process sees a stream
-// that nobody looks at rather than a full pipe.
-func (o *Output) discard() {
-	buffer := make([]byte, firstBuffer)
-	for {
-		if _, err := o.read(buffer); err != nil {
-			return
-		}
+// hangUp closes the source after the host went away, so that the process's next
+// write fails: it gets SIGPIPE, or SIGHUP from a terminal, as when the reader
+// of a container's output goes away without a machine in between.
+func (o *Output) hangUp() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
+	if o.source != nil {
+		o.source.Close()
 	}
 }
 

@@ -169,7 +169,7 @@ func TestRunMountsBinds(t *testing.T) {
 func TestRunReadsATreeLargerThanTheDescriptorLimit(t *testing.T) {
 	const dirs, files = 250, 100
 	h := harness.New(t)
-	dir := h.Bundle(bundle.Spec("/bin/sh", "-c", "find /tree -type f -print0 | xargs -0 cat | wc -c; find /tree -type f | wc -l"))
+	dir := h.Bundle(bundle.Spec("/bin/sh", "-c", "find /tree -type f -print0 | xargs -0 cat | wc -c"))
 	tree := filepath.Join(dir, "rootfs", "tree")
 	content := bytes.Repeat([]byte("x"), 10)
 	for d := range dirs {
@@ -187,7 +187,7 @@ func TestRunReadsATreeLargerThanTheDescriptorLimit(t *testing.T) {
 	result := h.Run("run", "-b", dir, h.ID())
 
 	wantCode(t, result, 0)
-	if want := "250000\n25000\n"; result.Stdout != want {
+	if want := "250000\n"; result.Stdout != want {
 		t.Errorf("output %q, want %q; standard error %q", result.Stdout, want, result.Stderr)
 	}
 }
