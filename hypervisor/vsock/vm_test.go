@@ -32,14 +32,11 @@ const patience = 2 * time.Minute
 // kernel returns the path of Debian's kernel and the directory of its modules.
 func kernel(t *testing.T) (vmlinuz, modules string) {
 	t.Helper()
-	dir := os.Getenv("KATA_TEST_DEBIAN_KERNEL")
-	if dir == "" {
-		dir = t.TempDir()
-		cmd := exec.CommandContext(t.Context(), "go", "run", "./kernel-config", "debian", "-o", dir)
-		cmd.Dir = "../.."
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("provide a kernel: %v\n%s", err, out)
-		}
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "go", "run", "./kernel-config", "debian", "-o", dir)
+	cmd.Dir = "../.."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("provide a kernel: %v\n%s", err, out)
 	}
 	releases, err := filepath.Glob(filepath.Join(dir, "modules", "*"))
 	if err != nil || len(releases) != 1 {
@@ -48,33 +45,42 @@ func kernel(t *testing.T) (vmlinuz, modules string) {
 	return filepath.Join(dir, "vmlinuz"), releases[0]
 }
 
-// initrd makes a guest image of the test's guest program.
-func initrd(t *testing.T, modules string) string {
+// static builds a program without cgo, for a guest without libraries.
+func static(t *testing.T, arguments ...string) string {
 	t.Helper()
-	dir := t.TempDir()
-	program := filepath.Join(dir, "guest")
-	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "vm", "-o", program, "./internal/guest")
+	program := filepath.Join(t.TempDir(), "program")
+	build := exec.CommandContext(t.Context(), "go", append(arguments[:1:1], append([]string{"-o", program}, arguments[1:]...)...)...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the guest program: %v\n%s", err, out)
+		t.Fatalf("%s: %v\n%s", build, err, out)
 	}
-	init, err := os.ReadFile(program)
+	content, err := os.ReadFile(program)
 	if err != nil {
 		t.Fatal(err)
 	}
-	records := []cpio.Record{
+	return string(content)
+}
+
+// guestModules make the device work in a guest, in the order of loading.
+var guestModules = []string{
+	"drivers/virtio/virtio_ring.ko", "drivers/virtio/virtio.ko", "drivers/virtio/virtio_pci_modern_dev.ko",
+	"drivers/virtio/virtio_pci_legacy_dev.ko", "drivers/virtio/virtio_pci.ko", "net/vmw_vsock/vsock.ko",
+	"net/vmw_vsock/vmw_vsock_virtio_transport_common.ko", "net/vmw_vsock/vmw_vsock_virtio_transport.ko",
+}
+
+// initrd makes a guest image of the test's guest program, the modules to load,
+// and more files.
+func initrd(t *testing.T, dir string, modules []string, more ...cpio.Record) string {
+	t.Helper()
+	records := append([]cpio.Record{
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
-		cpio.StaticFile("init", string(init), 0o755),
+		cpio.StaticFile("init", static(t, "build", "-tags", "vm", "./internal/guest"), 0o755),
 		cpio.Directory("modules", 0o755),
-	}
+	}, more...)
 	var list bytes.Buffer
-	for _, name := range []string{
-		"drivers/virtio/virtio_ring.ko", "drivers/virtio/virtio.ko", "drivers/virtio/virtio_pci_modern_dev.ko",
-		"drivers/virtio/virtio_pci_legacy_dev.ko", "drivers/virtio/virtio_pci.ko", "net/vmw_vsock/vsock.ko",
-		"net/vmw_vsock/vmw_vsock_virtio_transport_common.ko", "net/vmw_vsock/vmw_vsock_virtio_transport.ko",
-	} {
-		module, err := os.ReadFile(filepath.Join(modules, "kernel", name))
+	for _, name := range modules {
+		module, err := os.ReadFile(filepath.Join(dir, "kernel", name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +88,7 @@ func initrd(t *testing.T, modules string) string {
 		fmt.Fprintln(&list, filepath.Base(name))
 	}
 	records = append(records, cpio.StaticFile("modules/list", list.String(), 0o644))
-	path := filepath.Join(dir, "initrd")
+	path := filepath.Join(t.TempDir(), "initrd")
 	file, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +130,7 @@ func startVM(t *testing.T, extra ...string) *vm {
 	args := append([]string{
 		"-nodefaults", "-no-user-config", "-nographic", "-accel", "tcg", "-machine", "q35,memory-backend=mem",
 		"-m", "256M,slots=4,maxmem=2G", "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
-		"-kernel", vmlinuz, "-initrd", initrd(t, modules), "-append", "console=ttyS0 quiet", "-smp", "2",
+		"-kernel", vmlinuz, "-initrd", initrd(t, modules, guestModules), "-append", "console=ttyS0 quiet", "-smp", "2",
 		"-serial", "file:" + filepath.Join(t.ArtifactDir(), "console"),
 		"-chardev", "socket,id=vsock,fd=3", "-device", "vhost-user-vsock-pci,chardev=vsock",
 		"-chardev", "socket,id=qmp,fd=4", "-mon", "chardev=qmp,mode=control",

@@ -32,6 +32,8 @@ const (
 // and its packets. Recv belongs to one goroutine; Send may be used by several.
 type Guest struct {
 	*FrontEnd
+	// CID is the guest's own.
+	CID    uint64
 	Mem    *Memory
 	RX, TX *Queue
 
@@ -60,7 +62,7 @@ const (
 // device at the other end of file, and starts it.
 func NewGuest(t testing.TB, file *os.File, features uint64) *Guest {
 	t.Helper()
-	g := &Guest{FrontEnd: NewFrontEnd(t, file), t: t, Mem: NewMemory(t, 8<<20), features: features | FeatureVersion1 | FeatureProtocol}
+	g := &Guest{FrontEnd: NewFrontEnd(t, file), CID: 3, t: t, Mem: NewMemory(t, 8<<20), features: features | FeatureVersion1 | FeatureProtocol}
 	g.Send(getFeatures, false, nil)
 	if offered := binary.LittleEndian.Uint64(g.Reply(getFeatures)); offered&g.features != g.features {
 		t.Fatalf("device offers features %#x, want %#x", offered, g.features)
@@ -75,6 +77,12 @@ func NewGuest(t testing.TB, file *os.File, features uint64) *Guest {
 // Restart starts the device with fresh queues, as a booting guest does.
 func (g *Guest) Restart() {
 	g.t.Helper()
+	g.boot()
+	g.Resume()
+}
+
+// boot lays out empty queues.
+func (g *Guest) boot() {
 	g.Mem.next = HighBase
 	g.RX, g.TX = NewQueue(g.Mem, queueLen, g.features), NewQueue(g.Mem, queueLen, g.features)
 	g.rxData, g.txData, g.txFree = make(map[uint16]uint64), make(map[uint16]uint64), nil
@@ -86,7 +94,6 @@ func (g *Guest) Restart() {
 		g.addRX(g.Mem.Alloc(64 + rxSize))
 	}
 	g.RX.Publish() // nobody to notify yet
-	g.Resume()
 }
 
 // Resume starts the device where it was stopped, in QEMU's order.

@@ -3,6 +3,7 @@ package drivertest
 import (
 	"os"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,12 +22,10 @@ type Region struct {
 	Guest, Size, User, Offset uint64
 }
 
-// Addresses of the regions.
+// Guest addresses of the regions.
 const (
 	LowBase  = 0x10000
 	HighBase = 1 << 32
-
-	userBase = 0x7f00_0000_0000
 )
 
 // NewMemory returns memory with size bytes, a multiple of 4 KiB, per region.
@@ -46,11 +45,12 @@ func NewMemory(t testing.TB, size uint64) *Memory {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Munmap(mapped) })
+	user := uint64(uintptr(unsafe.Pointer(&mapped[0])))
 	return &Memory{
 		File: file,
 		Regions: [2]Region{
-			{Guest: LowBase, Size: size, User: userBase + 1<<40, Offset: size},
-			{Guest: HighBase, Size: size, User: userBase, Offset: 0},
+			{Guest: LowBase, Size: size, User: user + size, Offset: size},
+			{Guest: HighBase, Size: size, User: user, Offset: 0},
 		},
 		bytes: mapped,
 		next:  HighBase,

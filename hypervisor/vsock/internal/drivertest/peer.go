@@ -70,7 +70,7 @@ func (p *Peer) handle(packet *Packet) {
 		p.handleNew(packet, key)
 		return
 	}
-	if packet.Op == Request || packet.Type != 1 || packet.DstCID != 3 || packet.SrcCID != 2 {
+	if packet.Op == Request || packet.Type != 1 || packet.DstCID != p.g.CID || packet.SrcCID != 2 {
 		p.g.t.Errorf("unexpected packet %+v", packet)
 	}
 	c.alloc, c.fwd = packet.BufAlloc, packet.FwdCnt

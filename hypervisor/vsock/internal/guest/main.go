@@ -2,17 +2,20 @@
 
 // Command guest is the first process of the VM in which the vsock device is
 // tested. It loads the modules that the image lists, serves a few vsock ports,
-// and dials the host's port 1026 once it does.
+// and dials the host's port 1026 once it does. With the argument "vhost" it runs
+// the tests in /vhost.test instead, and reports on the console.
 package main
 
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 
@@ -26,8 +29,11 @@ const (
 )
 
 func main() {
-	err := run()
-	log.Print("guest: ", err)
+	do := run
+	if len(os.Args) > 1 && os.Args[1] == "vhost" {
+		do = runTests
+	}
+	log.Print("guest: ", do())
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
@@ -63,6 +69,29 @@ func run() error {
 	_, err = io.Copy(io.Discard, ready)
 	return err
 }
+
+// runTests runs the tests of vhost-vsock, which this VM has.
+func runTests() error {
+	for dir, kind := range map[string]string{"/dev": "devtmpfs", "/proc": "proc", "/tmp": "tmpfs"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(kind, dir, kind, 0, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", dir, err)
+		}
+	}
+	if err := loadModules(); err != nil {
+		return err
+	}
+	test := exec.Command("/vhost.test", "-test.v", "-test.timeout=5m")
+	test.Stdout, test.Stderr = os.Stdout, os.Stdout
+	if err := test.Run(); err != nil {
+		return fmt.Errorf("vhost tests: %w", err)
+	}
+	return errPassed
+}
+
+var errPassed = errors.New("vhost tests passed")
 
 func loadModules() error {
 	list, err := os.Open("/modules/list")
