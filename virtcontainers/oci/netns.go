@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/osthread"
 )
 
 // NamespaceHasOnlyLoopback tells whether the network namespace at path has no
@@ -64,25 +65,16 @@ func linksOf(path string) (_ []netlink.Link, err error) {
 	return listInside(namespace)
 }
 
-// listInside lists from a thread that enters the namespace and ends there: the
-// runtime discards a thread whose goroutine ends while locked to it.
-func listInside(namespace *os.File) ([]netlink.Link, error) {
-	type result struct {
-		links []netlink.Link
-		err   error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread()
+// listInside lists from a thread that enters the namespace and ends there.
+func listInside(namespace *os.File) (links []netlink.Link, err error) {
+	err = osthread.Run(func() (err error) {
 		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{err: fmt.Errorf("enter it: %w", err)}
-			return
+			return fmt.Errorf("enter it: %w", err)
 		}
-		links, err := netlink.LinkList()
-		done <- result{links, err}
-	}()
-	r := <-done
-	return r.links, r.err
+		links, err = netlink.LinkList()
+		return err
+	})
+	return links, err
 }
 
 // isOwn tells whether this process is in the namespace already.

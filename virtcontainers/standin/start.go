@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers/osthread"
 	"kata-runtime/virtcontainers/share"
 )
 
@@ -148,18 +148,14 @@ func startIn(cmd *exec.Cmd, join []specs.LinuxNamespace) error {
 	if len(join) == 0 {
 		return cmd.Start()
 	}
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread goes with the goroutine
+	return osthread.Run(func() error {
 		for _, namespace := range join {
 			if err := enterNamespace(namespace); err != nil {
-				result <- err
-				return
+				return err
 			}
 		}
-		result <- cmd.Start()
-	}()
-	return <-result
+		return cmd.Start()
+	})
 }
 
 func enterNamespace(namespace specs.LinuxNamespace) error {
