@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 )
@@ -81,13 +80,4 @@ func (c *container) signalAll(sig unix.Signal) error {
 			return nil
 		}
 	}
-}
-
-// cgroupDir returns the directory of the container's cgroup, or nothing on a
-// machine without the unified hierarchy.
-func (c *container) cgroupDir() string {
-	if !cgroups.IsCgroup2UnifiedMode() {
-		return ""
-	}
-	return filepath.Join("/sys/fs/cgroup", cgroupParent, c.id)
 }

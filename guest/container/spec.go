@@ -12,10 +12,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// cgroupParent holds the containers' cgroups. The host's cgroupsPath names a
-// place in the host's hierarchy, which the guest does not have.
-const cgroupParent = "/kata"
-
 func parseSpec(data []byte) (*specs.Spec, error) {
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(data, spec); err != nil {

@@ -30,7 +30,7 @@ func TestInsideTheGuest(t *testing.T) {
 	disk := filepath.Join(dir, "rootfs.tar")
 	packRoot(t, disk)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	socket := serveShare(ctx, t, dir)
 	vm := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-m", "768", "-nodefaults",

@@ -318,6 +318,22 @@ func TestTerminal(t *testing.T) {
 	a.remove("tty")
 }
 
+// TestLastWordsOnATerminal repeats what the kernel can lose: the output of a
+// session's leader that exits at once.
+func TestLastWordsOnATerminal(t *testing.T) {
+	a := startAgent(t)
+	if _, err := a.create("long", newSpec(t, "sleep", "1000"), false); err != nil {
+		t.Fatal(err)
+	}
+	a.start("long")
+	for i := range 20 {
+		if code, out := a.exec("long", fmt.Sprint("e", i), true, "sh", "-c", "echo first; exec echo last words"); code != 0 || out != "first\r\nlast words\r\n" {
+			t.Errorf("run %d: exit %d, output %q", i, code, out)
+		}
+	}
+	a.remove("long")
+}
+
 func TestManyBytesFromATerminalAndAPipe(t *testing.T) {
 	a := startAgent(t)
 	for _, terminal := range []bool{false, true} {
