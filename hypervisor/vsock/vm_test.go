@@ -62,10 +62,12 @@ func static(t *testing.T, arguments ...string) string {
 }
 
 // guestModules make the device work in a guest, in the order of loading.
-var guestModules = []string{
-	"drivers/virtio/virtio_ring.ko", "drivers/virtio/virtio.ko", "drivers/virtio/virtio_pci_modern_dev.ko",
-	"drivers/virtio/virtio_pci_legacy_dev.ko", "drivers/virtio/virtio_pci.ko", "net/vmw_vsock/vsock.ko",
-	"net/vmw_vsock/vmw_vsock_virtio_transport_common.ko", "net/vmw_vsock/vmw_vsock_virtio_transport.ko",
+func guestModules() []string {
+	return []string{
+		"drivers/virtio/virtio_ring.ko", "drivers/virtio/virtio.ko", "drivers/virtio/virtio_pci_modern_dev.ko",
+		"drivers/virtio/virtio_pci_legacy_dev.ko", "drivers/virtio/virtio_pci.ko", "net/vmw_vsock/vsock.ko",
+		"net/vmw_vsock/vmw_vsock_virtio_transport_common.ko", "net/vmw_vsock/vmw_vsock_virtio_transport.ko",
+	}
 }
 
 // initrd makes a guest image of the test's guest program, the modules to load,
@@ -130,7 +132,7 @@ func startVM(t *testing.T, extra ...string) *vm {
 	args := append([]string{
 		"-nodefaults", "-no-user-config", "-nographic", "-accel", "tcg", "-machine", "q35,memory-backend=mem",
 		"-m", "256M,slots=4,maxmem=2G", "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
-		"-kernel", vmlinuz, "-initrd", initrd(t, modules, guestModules), "-append", "console=ttyS0 quiet", "-smp", "2",
+		"-kernel", vmlinuz, "-initrd", initrd(t, modules, guestModules()), "-append", "console=ttyS0 quiet", "-smp", "2",
 		"-serial", "file:" + filepath.Join(t.ArtifactDir(), "console"),
 		"-chardev", "socket,id=vsock,fd=3", "-device", "vhost-user-vsock-pci,chardev=vsock",
 		"-chardev", "socket,id=qmp,fd=4", "-mon", "chardev=qmp,mode=control",

@@ -8,6 +8,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -83,7 +84,7 @@ func runTests() error {
 	if err := loadModules(); err != nil {
 		return err
 	}
-	test := exec.Command("/vhost.test", "-test.v", "-test.timeout=5m")
+	test := exec.CommandContext(context.Background(), "/vhost.test", "-test.v", "-test.timeout=5m")
 	test.Stdout, test.Stderr = os.Stdout, os.Stdout
 	if err := test.Run(); err != nil {
 		return fmt.Errorf("vhost tests: %w", err)
