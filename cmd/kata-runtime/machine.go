@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"sync"
 
@@ -18,6 +19,7 @@ import (
 	"kata-runtime/hypervisor/vsock"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/supervisor"
 )
 
@@ -36,6 +38,7 @@ type machine struct {
 	vsock   vsock.Host
 	starter *child.Starter
 	console *tail.Buffer
+	spare   *network.Tap // nil on a host without taps
 
 	mu     sync.Mutex // guards what Start makes
 	vm     *qemu.VM
@@ -58,8 +61,15 @@ func newMachine(ctx context.Context, spec supervisor.MachineSpec) (virtcontainer
 	if err != nil {
 		return nil, "", err
 	}
+	spare, err := network.NewTap()
+	if errors.Is(err, network.ErrNoTap) {
+		spec.Log.Debug("no spare interface", "reason", err)
+	} else if err != nil {
+		return nil, "", errors.Join(err, transport.Close())
+	}
 	return &machine{
 		spec: spec, choice: choice, vsock: transport, starter: child.NewStarter(), console: tail.New(consoleSize),
+		spare: spare,
 	}, transport.Kind(), nil
 }
 
@@ -90,12 +100,21 @@ func (m *machine) build(ctx context.Context) (*qemu.VM, error) {
 		Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: m.kernelParams(),
 		Size:      hypervisor.Size{VCPUs: settings.DefaultVCPUs, MemoryMiB: settings.DefaultMemoryMiB},
 		MaxSize:   hypervisor.Size{VCPUs: settings.MaxVCPUs(), MemoryMiB: settings.DefaultMaxMemoryMiB},
-		Devices:   []hypervisor.Device{m.vsock.Device(), share},
+		Devices:   m.devices(share),
 		Vsock:     m.vsock,
 		RootPorts: settings.PCIeRootPorts,
 		Console:   m.console, Starter: m.starter, Log: m.spec.Log,
 	})
 	return m.vm, err
+}
+
+// devices are what the VM has from the start.
+func (m *machine) devices(share *hypervisor.Share) []hypervisor.Device {
+	devices := []hypervisor.Device{m.vsock.Device(), share}
+	if m.spare != nil {
+		devices = append(devices, &hypervisor.NIC{ID: "nic0", Tap: []*os.File{m.spare.File}, MAC: m.spare.MAC})
+	}
+	return devices
 }
 
 // startShare makes the device that the guest mounts: virtiofs where there is a
@@ -187,6 +206,9 @@ func (m *machine) Stop(ctx context.Context) error {
 		errs = append(errs, daemon.Stop())
 	}
 	errs = append(errs, m.vsock.Close())
+	if m.spare != nil {
+		errs = append(errs, m.spare.Close())
+	}
 	m.starter.Close()
 	return errors.Join(errs...)
 }

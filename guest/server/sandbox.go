@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/network"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/storage"
 )
@@ -95,6 +96,9 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		if err := unix.Sethostname([]byte(name)); err != nil {
 			return nil, fmt.Errorf("create sandbox: set host name %q: %w", name, err)
 		}
+	}
+	if err := network.Park(); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	limit := int64(math.MaxInt64)
 	for _, share := range req.GetShares() {
