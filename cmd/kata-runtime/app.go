@@ -104,6 +104,7 @@ func newApp() *cli.App {
 func commands() []*cli.Command {
 	list := []*cli.Command{
 		createCommand(), startCommand(), runCommand(), execCommand(), stateCommand(), listCommand(), killCommand(), deleteCommand(),
+		pauseCommand(), resumeCommand(), updateCommand(), psCommand(),
 		specCommand(), checkCommand(), envCommand(), versionCommand(),
 	}
 	for _, command := range list {

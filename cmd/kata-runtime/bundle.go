@@ -23,8 +23,8 @@ type bundle struct {
 	dir, rootfs string // absolute
 	spec        *specs.Spec
 	guest       *oci.GuestSpec
-	guestJSON   []byte
-	configJSON  []byte // spec
+	guestJSON   []byte // of guest.Spec; see encode
+	configJSON  []byte // of spec; see encode
 }
 
 // loadBundle reads a bundle, refuses what this runtime cannot do, and
@@ -51,13 +51,19 @@ func loadBundle(dir, id string) (*bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.guestJSON, err = json.Marshal(b.guest.Spec); err != nil {
-		return nil, fmt.Errorf("encode the guest's spec: %w", err)
-	}
-	if b.configJSON, err = json.Marshal(spec); err != nil {
-		return nil, fmt.Errorf("encode the spec: %w", err)
-	}
 	return b, nil
+}
+
+// encode fills the JSON forms, once the size of the terminal is known.
+func (b *bundle) encode() (err error) {
+	b.guest.Spec.Process.ConsoleSize = b.spec.Process.ConsoleSize
+	if b.guestJSON, err = json.Marshal(b.guest.Spec); err != nil {
+		return fmt.Errorf("encode the guest's spec: %w", err)
+	}
+	if b.configJSON, err = json.Marshal(b.spec); err != nil {
+		return fmt.Errorf("encode the spec: %w", err)
+	}
+	return nil
 }
 
 // trees are the detached mounts of a container, twice: for the share and for

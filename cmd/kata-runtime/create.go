@@ -112,6 +112,10 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	if p.stdio, err = newStdio(p.bundle.spec.Process, c.String("console-socket"), attached); err != nil {
 		return nil, err
 	}
+	if err := p.bundle.encode(); err != nil {
+		p.stdio.close()
+		return nil, err
+	}
 	log := logger(c)
 	for _, field := range p.bundle.guest.Dropped {
 		log.Debug("field of the spec does not reach the guest", "field", field)

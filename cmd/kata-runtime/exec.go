@@ -129,6 +129,7 @@ func (n *creation) exec(c *cli.Context, entry *store.Entry, state store.State, p
 	err = n.client.Exec(c.Context, &api.ExecProcessRequest{
 		ContainerId: n.id, ProcessId: name, ProcessJson: encoded,
 		Stdin: stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
+		StandInPid: int32(n.standIn.Process.Pid),
 	})
 	if err == nil && c.String("pid-file") != "" {
 		err = writePIDFile(c.String("pid-file"), n.standIn.Process.Pid)

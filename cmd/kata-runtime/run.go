@@ -146,8 +146,8 @@ func (n *creation) rawTerminal() (restore func(), err error) {
 	if err != nil {
 		return func() {}, nil //nolint:nilerr // input is not a terminal: bytes are passed as they are
 	}
-	if err := terminal.SetRaw(); err != nil {
-		return nil, fmt.Errorf("make the terminal raw: %w", err)
+	if err := setRaw(terminal); err != nil {
+		return nil, err
 	}
 	return func() { _ = terminal.Reset() }, nil
 }

@@ -104,8 +104,8 @@ func prepareSlave(slave *os.File, size *specs.Box) error {
 	if err != nil {
 		return fmt.Errorf("use the pty: %w", err)
 	}
-	if err := terminal.SetRaw(); err != nil {
-		return fmt.Errorf("make the pty raw: %w", err)
+	if err := setRaw(terminal); err != nil {
+		return err
 	}
 	if size == nil {
 		return nil
@@ -130,6 +130,25 @@ func sendMaster(socket string, master int) error {
 	}
 	if _, _, err := unixConn.WriteMsgUnix([]byte("/dev/ptmx"), unix.UnixRights(master), nil); err != nil {
 		return fmt.Errorf("send the terminal: %w", err)
+	}
+	return nil
+}
+
+// setRaw makes a terminal pass bytes both ways as they are. SetRaw of the
+// console alone leaves output processing on, which would turn the line ends
+// that the guest's terminal has made into others.
+func setRaw(terminal console.Console) error {
+	if err := terminal.SetRaw(); err != nil {
+		return fmt.Errorf("make the terminal raw: %w", err)
+	}
+	fd := int(terminal.Fd())
+	mode, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return fmt.Errorf("read the terminal's mode: %w", err)
+	}
+	mode.Oflag &^= unix.OPOST
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, mode); err != nil {
+		return fmt.Errorf("make the terminal raw: %w", err)
 	}
 	return nil
 }
