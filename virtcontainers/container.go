@@ -20,6 +20,7 @@ const (
 	StatusCreating Status = "creating"
 	StatusCreated  Status = "created"
 	StatusRunning  Status = "running"
+	StatusPaused   Status = "paused"
 	StatusStopped  Status = "stopped"
 )
 

@@ -14,6 +14,9 @@
 //	    │                            │                  │  init exits, Kill,
 //	    └────── failure ─────────────┴──────────────────┴─ the machine's end ──► stopped ──Delete──► gone
 //
+// A running container can be paused, and resumed: its processes are frozen in
+// the guest.
+//
 // A sandbox stops its machine as soon as no container is left that could run:
 // an idle VM holds memory and does nothing for anyone.
 package virtcontainers

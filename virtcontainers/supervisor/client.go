@@ -378,3 +378,34 @@ func asError(err error) error {
 	}
 	return &remoteError{text: s.Message(), kind: kind}
 }
+
+// Pause freezes a container's processes.
+func (c *Client) Pause(ctx context.Context, id string) error {
+	_, err := c.service.PauseContainer(ctx, &api.ContainerRequest{ContainerId: id})
+	return asError(err)
+}
+
+// Resume lets a paused container go on.
+func (c *Client) Resume(ctx context.Context, id string) error {
+	_, err := c.service.ResumeContainer(ctx, &api.ContainerRequest{ContainerId: id})
+	return asError(err)
+}
+
+// Update changes a container's limits: resources is the guest's view of an OCI
+// LinuxResources, as JSON.
+func (c *Client) Update(ctx context.Context, id string, resources []byte) error {
+	_, err := c.service.UpdateContainer(ctx, &api.UpdateContainerRequest{ContainerId: id, ResourcesJson: resources})
+	return asError(err)
+}
+
+// Stats returns a container's statistics as the JSON data of runc's events.
+func (c *Client) Stats(ctx context.Context, id string) ([]byte, error) {
+	response, err := c.service.ContainerStats(ctx, &api.ContainerRequest{ContainerId: id})
+	return response.GetStatsJson(), asError(err)
+}
+
+// Processes lists a container's processes.
+func (c *Client) Processes(ctx context.Context, id string) (*api.ListProcessesResponse, error) {
+	response, err := c.service.ListProcesses(ctx, &api.ContainerRequest{ContainerId: id})
+	return response, asError(err)
+}

@@ -31,6 +31,8 @@ type container struct {
 	cancel context.CancelCauseFunc   // ends its creation
 	gone   chan struct{}             // closed when its creation has failed and is undone
 	ended  bool                      // its init has exited: no process is added any more
+	// execPIDs are the stand-ins of its other processes.
+	execPIDs map[int]struct{}
 
 	mu    sync.Mutex // guards state
 	state store.State
@@ -39,7 +41,7 @@ type container struct {
 }
 
 func newContainer(entry *store.Entry) *container {
-	return &container{entry: entry, finished: make(chan struct{}), gone: make(chan struct{})}
+	return &container{entry: entry, finished: make(chan struct{}), gone: make(chan struct{}), execPIDs: make(map[int]struct{})}
 }
 
 // reserve claims the container's state directory and puts it under the

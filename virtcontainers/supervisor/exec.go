@@ -29,6 +29,7 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 		return err
 	}
 	defer c.execs.Done()
+	pid := int(request.GetStandInPid())
 	process, err := c.core.Exec(ctx, virtcontainers.ExecOptions{
 		ID: name, Process: request.GetProcessJson(),
 		IO: virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
@@ -40,10 +41,12 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 	standIn := newStandIn(conn, process, s.log.With("container", id, "process", name))
 	err = standIn.begin(ctx)
 	c.execs.Add(1)
+	s.setExec(c, pid, true)
 	s.background.Go(func() {
 		defer c.execs.Done()
 		<-process.Done()
 		standIn.close(process.Exit())
+		s.setExec(c, pid, false)
 	})
 	if err == nil {
 		err = s.lease(owner, process)
@@ -52,6 +55,17 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 		return joinKill(context.WithoutCancel(ctx), process, err)
 	}
 	return nil
+}
+
+// setExec notes the stand-in of a process that runs, or has ended.
+func (s *server) setExec(c *container, pid int, running bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if running {
+		c.execPIDs[pid] = struct{}{}
+	} else {
+		delete(c.execPIDs, pid)
+	}
 }
 
 // beginExec finds a container and holds its end until the caller is done.

@@ -649,6 +649,7 @@ type ExecProcessRequest struct {
 	Stdin         bool                   `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	Stdout        bool                   `protobuf:"varint,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr        bool                   `protobuf:"varint,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	StandInPid    int32                  `protobuf:"varint,8,opt,name=stand_in_pid,json=standInPid,proto3" json:"stand_in_pid,omitempty"` // on the host, in the command's PID namespace
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -732,6 +733,238 @@ func (x *ExecProcessRequest) GetStderr() bool {
 	return false
 }
 
+func (x *ExecProcessRequest) GetStandInPid() int32 {
+	if x != nil {
+		return x.StandInPid
+	}
+	return 0
+}
+
+type UpdateContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	ResourcesJson []byte                 `protobuf:"bytes,2,opt,name=resources_json,json=resourcesJson,proto3" json:"resources_json,omitempty"` // specs.LinuxResources, for the guest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateContainerRequest) Reset() {
+	*x = UpdateContainerRequest{}
+	mi := &file_supervisor_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateContainerRequest) ProtoMessage() {}
+
+func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
+func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UpdateContainerRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *UpdateContainerRequest) GetResourcesJson() []byte {
+	if x != nil {
+		return x.ResourcesJson
+	}
+	return nil
+}
+
+type ContainerStatsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StatsJson     []byte                 `protobuf:"bytes,1,opt,name=stats_json,json=statsJson,proto3" json:"stats_json,omitempty"` // the data object of runc's events
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerStatsResponse) Reset() {
+	*x = ContainerStatsResponse{}
+	mi := &file_supervisor_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerStatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerStatsResponse) ProtoMessage() {}
+
+func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerStatsResponse.ProtoReflect.Descriptor instead.
+func (*ContainerStatsResponse) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ContainerStatsResponse) GetStatsJson() []byte {
+	if x != nil {
+		return x.StatsJson
+	}
+	return nil
+}
+
+// GuestProcess is a process as the guest knows it.
+type GuestProcess struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Ppid          int32                  `protobuf:"varint,2,opt,name=ppid,proto3" json:"ppid,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Time          string                 `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	Command       string                 `protobuf:"bytes,5,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestProcess) Reset() {
+	*x = GuestProcess{}
+	mi := &file_supervisor_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestProcess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestProcess) ProtoMessage() {}
+
+func (x *GuestProcess) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestProcess.ProtoReflect.Descriptor instead.
+func (*GuestProcess) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GuestProcess) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *GuestProcess) GetPpid() int32 {
+	if x != nil {
+		return x.Ppid
+	}
+	return 0
+}
+
+func (x *GuestProcess) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *GuestProcess) GetTime() string {
+	if x != nil {
+		return x.Time
+	}
+	return ""
+}
+
+func (x *GuestProcess) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+type ListProcessesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Processes     []*GuestProcess        `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
+	StandInPids   []int32                `protobuf:"varint,2,rep,packed,name=stand_in_pids,json=standInPids,proto3" json:"stand_in_pids,omitempty"` // the init's first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProcessesResponse) Reset() {
+	*x = ListProcessesResponse{}
+	mi := &file_supervisor_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProcessesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProcessesResponse) ProtoMessage() {}
+
+func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
+func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListProcessesResponse) GetProcesses() []*GuestProcess {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+func (x *ListProcessesResponse) GetStandInPids() []int32 {
+	if x != nil {
+		return x.StandInPids
+	}
+	return nil
+}
+
 type KillContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -743,7 +976,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +988,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +1001,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{11}
+	return file_supervisor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -802,7 +1035,7 @@ type DeleteContainerRequest struct {
 
 func (x *DeleteContainerRequest) Reset() {
 	*x = DeleteContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1047,7 @@ func (x *DeleteContainerRequest) String() string {
 func (*DeleteContainerRequest) ProtoMessage() {}
 
 func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1060,7 @@ func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{12}
+	return file_supervisor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteContainerRequest) GetContainerId() string {
@@ -853,7 +1086,7 @@ type DeleteContainerResponse struct {
 
 func (x *DeleteContainerResponse) Reset() {
 	*x = DeleteContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1098,7 @@ func (x *DeleteContainerResponse) String() string {
 func (*DeleteContainerResponse) ProtoMessage() {}
 
 func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1111,7 @@ func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerResponse.ProtoReflect.Descriptor instead.
 func (*DeleteContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{13}
+	return file_supervisor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteContainerResponse) GetLast() bool {
@@ -938,7 +1171,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x10ContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"N\n" +
 	"\x16StartContainerResponse\x124\n" +
-	"\atimings\x18\x01 \x03(\v2\x1a.kata.supervisor.v1.TimingR\atimings\"\xd9\x01\n" +
+	"\atimings\x18\x01 \x03(\v2\x1a.kata.supervisor.v1.TimingR\atimings\"\xfb\x01\n" +
 	"\x12ExecProcessRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +
@@ -947,7 +1180,24 @@ const file_supervisor_proto_rawDesc = "" +
 	"\fprocess_json\x18\x04 \x01(\fR\vprocessJson\x12\x14\n" +
 	"\x05stdin\x18\x05 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x06 \x01(\bR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\a \x01(\bR\x06stderr\"c\n" +
+	"\x06stderr\x18\a \x01(\bR\x06stderr\x12 \n" +
+	"\fstand_in_pid\x18\b \x01(\x05R\n" +
+	"standInPid\"b\n" +
+	"\x16UpdateContainerRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12%\n" +
+	"\x0eresources_json\x18\x02 \x01(\fR\rresourcesJson\"7\n" +
+	"\x16ContainerStatsResponse\x12\x1d\n" +
+	"\n" +
+	"stats_json\x18\x01 \x01(\fR\tstatsJson\"v\n" +
+	"\fGuestProcess\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x12\n" +
+	"\x04ppid\x18\x02 \x01(\x05R\x04ppid\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x12\n" +
+	"\x04time\x18\x04 \x01(\tR\x04time\x12\x18\n" +
+	"\acommand\x18\x05 \x01(\tR\acommand\"{\n" +
+	"\x15ListProcessesResponse\x12>\n" +
+	"\tprocesses\x18\x01 \x03(\v2 .kata.supervisor.v1.GuestProcessR\tprocesses\x12\"\n" +
+	"\rstand_in_pids\x18\x02 \x03(\x05R\vstandInPids\"c\n" +
 	"\x14KillContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x10\n" +
@@ -956,14 +1206,19 @@ const file_supervisor_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"-\n" +
 	"\x17DeleteContainerResponse\x12\x12\n" +
-	"\x04last\x18\x01 \x01(\bR\x04last2\xbe\x04\n" +
+	"\x04last\x18\x01 \x01(\bR\x04last2\x85\b\n" +
 	"\n" +
 	"Supervisor\x12L\n" +
 	"\x05Hello\x12 .kata.supervisor.v1.HelloRequest\x1a!.kata.supervisor.v1.HelloResponse\x12j\n" +
 	"\x0fCreateContainer\x12*.kata.supervisor.v1.CreateContainerRequest\x1a+.kata.supervisor.v1.CreateContainerResponse\x12b\n" +
 	"\x0eStartContainer\x12$.kata.supervisor.v1.ContainerRequest\x1a*.kata.supervisor.v1.StartContainerResponse\x12P\n" +
 	"\vExecProcess\x12&.kata.supervisor.v1.ExecProcessRequest\x1a\x19.kata.supervisor.v1.Empty\x12T\n" +
-	"\rKillContainer\x12(.kata.supervisor.v1.KillContainerRequest\x1a\x19.kata.supervisor.v1.Empty\x12j\n" +
+	"\rKillContainer\x12(.kata.supervisor.v1.KillContainerRequest\x1a\x19.kata.supervisor.v1.Empty\x12Q\n" +
+	"\x0ePauseContainer\x12$.kata.supervisor.v1.ContainerRequest\x1a\x19.kata.supervisor.v1.Empty\x12R\n" +
+	"\x0fResumeContainer\x12$.kata.supervisor.v1.ContainerRequest\x1a\x19.kata.supervisor.v1.Empty\x12X\n" +
+	"\x0fUpdateContainer\x12*.kata.supervisor.v1.UpdateContainerRequest\x1a\x19.kata.supervisor.v1.Empty\x12b\n" +
+	"\x0eContainerStats\x12$.kata.supervisor.v1.ContainerRequest\x1a*.kata.supervisor.v1.ContainerStatsResponse\x12`\n" +
+	"\rListProcesses\x12$.kata.supervisor.v1.ContainerRequest\x1a).kata.supervisor.v1.ListProcessesResponse\x12j\n" +
 	"\x0fDeleteContainer\x12*.kata.supervisor.v1.DeleteContainerRequest\x1a+.kata.supervisor.v1.DeleteContainerResponseB0Z.kata-runtime/virtcontainers/supervisor/api;apib\x06proto3"
 
 var (
@@ -978,7 +1233,7 @@ func file_supervisor_proto_rawDescGZIP() []byte {
 	return file_supervisor_proto_rawDescData
 }
 
-var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_supervisor_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: kata.supervisor.v1.Empty
 	(*HelloRequest)(nil),            // 1: kata.supervisor.v1.HelloRequest
@@ -991,32 +1246,47 @@ var file_supervisor_proto_goTypes = []any{
 	(*ContainerRequest)(nil),        // 8: kata.supervisor.v1.ContainerRequest
 	(*StartContainerResponse)(nil),  // 9: kata.supervisor.v1.StartContainerResponse
 	(*ExecProcessRequest)(nil),      // 10: kata.supervisor.v1.ExecProcessRequest
-	(*KillContainerRequest)(nil),    // 11: kata.supervisor.v1.KillContainerRequest
-	(*DeleteContainerRequest)(nil),  // 12: kata.supervisor.v1.DeleteContainerRequest
-	(*DeleteContainerResponse)(nil), // 13: kata.supervisor.v1.DeleteContainerResponse
+	(*UpdateContainerRequest)(nil),  // 11: kata.supervisor.v1.UpdateContainerRequest
+	(*ContainerStatsResponse)(nil),  // 12: kata.supervisor.v1.ContainerStatsResponse
+	(*GuestProcess)(nil),            // 13: kata.supervisor.v1.GuestProcess
+	(*ListProcessesResponse)(nil),   // 14: kata.supervisor.v1.ListProcessesResponse
+	(*KillContainerRequest)(nil),    // 15: kata.supervisor.v1.KillContainerRequest
+	(*DeleteContainerRequest)(nil),  // 16: kata.supervisor.v1.DeleteContainerRequest
+	(*DeleteContainerResponse)(nil), // 17: kata.supervisor.v1.DeleteContainerResponse
 }
 var file_supervisor_proto_depIdxs = []int32{
 	3,  // 0: kata.supervisor.v1.CreateContainerRequest.mounts:type_name -> kata.supervisor.v1.Mount
 	5,  // 1: kata.supervisor.v1.CreateContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
 	6,  // 2: kata.supervisor.v1.CreateContainerResponse.machine:type_name -> kata.supervisor.v1.Machine
 	5,  // 3: kata.supervisor.v1.StartContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
-	1,  // 4: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
-	4,  // 5: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
-	8,  // 6: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	10, // 7: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
-	11, // 8: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
-	12, // 9: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
-	2,  // 10: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
-	7,  // 11: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
-	9,  // 12: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
-	0,  // 13: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
-	0,  // 14: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
-	13, // 15: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
-	10, // [10:16] is the sub-list for method output_type
-	4,  // [4:10] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	13, // 4: kata.supervisor.v1.ListProcessesResponse.processes:type_name -> kata.supervisor.v1.GuestProcess
+	1,  // 5: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
+	4,  // 6: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
+	8,  // 7: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	10, // 8: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
+	15, // 9: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
+	8,  // 10: kata.supervisor.v1.Supervisor.PauseContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	8,  // 11: kata.supervisor.v1.Supervisor.ResumeContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	11, // 12: kata.supervisor.v1.Supervisor.UpdateContainer:input_type -> kata.supervisor.v1.UpdateContainerRequest
+	8,  // 13: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
+	8,  // 14: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
+	16, // 15: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
+	2,  // 16: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
+	7,  // 17: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
+	9,  // 18: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
+	0,  // 19: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
+	0,  // 20: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 21: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 22: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 23: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
+	12, // 24: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
+	14, // 25: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
+	17, // 26: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
+	16, // [16:27] is the sub-list for method output_type
+	5,  // [5:16] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_supervisor_proto_init() }
@@ -1030,7 +1300,7 @@ func file_supervisor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_supervisor_proto_rawDesc), len(file_supervisor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -13,6 +13,11 @@ type SupervisorService interface {
 	StartContainer(context.Context, *ContainerRequest) (*StartContainerResponse, error)
 	ExecProcess(context.Context, *ExecProcessRequest) (*Empty, error)
 	KillContainer(context.Context, *KillContainerRequest) (*Empty, error)
+	PauseContainer(context.Context, *ContainerRequest) (*Empty, error)
+	ResumeContainer(context.Context, *ContainerRequest) (*Empty, error)
+	UpdateContainer(context.Context, *UpdateContainerRequest) (*Empty, error)
+	ContainerStats(context.Context, *ContainerRequest) (*ContainerStatsResponse, error)
+	ListProcesses(context.Context, *ContainerRequest) (*ListProcessesResponse, error)
 	DeleteContainer(context.Context, *DeleteContainerRequest) (*DeleteContainerResponse, error)
 }
 
@@ -53,6 +58,41 @@ func RegisterSupervisorService(srv *ttrpc.Server, svc SupervisorService) {
 					return nil, err
 				}
 				return svc.KillContainer(ctx, &req)
+			},
+			"PauseContainer": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ContainerRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.PauseContainer(ctx, &req)
+			},
+			"ResumeContainer": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ContainerRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.ResumeContainer(ctx, &req)
+			},
+			"UpdateContainer": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpdateContainerRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.UpdateContainer(ctx, &req)
+			},
+			"ContainerStats": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ContainerRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.ContainerStats(ctx, &req)
+			},
+			"ListProcesses": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ContainerRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.ListProcesses(ctx, &req)
 			},
 			"DeleteContainer": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req DeleteContainerRequest
@@ -110,6 +150,46 @@ func (c *supervisorClient) ExecProcess(ctx context.Context, req *ExecProcessRequ
 func (c *supervisorClient) KillContainer(ctx context.Context, req *KillContainerRequest) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "kata.supervisor.v1.Supervisor", "KillContainer", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *supervisorClient) PauseContainer(ctx context.Context, req *ContainerRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.supervisor.v1.Supervisor", "PauseContainer", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *supervisorClient) ResumeContainer(ctx context.Context, req *ContainerRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.supervisor.v1.Supervisor", "ResumeContainer", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *supervisorClient) UpdateContainer(ctx context.Context, req *UpdateContainerRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.supervisor.v1.Supervisor", "UpdateContainer", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *supervisorClient) ContainerStats(ctx context.Context, req *ContainerRequest) (*ContainerStatsResponse, error) {
+	var resp ContainerStatsResponse
+	if err := c.client.Call(ctx, "kata.supervisor.v1.Supervisor", "ContainerStats", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *supervisorClient) ListProcesses(ctx context.Context, req *ContainerRequest) (*ListProcessesResponse, error) {
+	var resp ListProcessesResponse
+	if err := c.client.Call(ctx, "kata.supervisor.v1.Supervisor", "ListProcesses", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/urfave/cli/v2"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor"
+)
+
+// withSupervisor runs a command's one call on the container that it names.
+func withSupervisor(c *cli.Context, id string, call func(context.Context, *supervisor.Client, store.State) error) error {
+	_, state, err := openContainerID(c, id)
+	if err != nil {
+		return err
+	}
+	if state.Status == store.StatusStopped {
+		return virtcontainers.ErrNotRunning
+	}
+	client, err := connect(c.Context, c.String("root"), state)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return call(c.Context, client, state)
+}
+
+func pauseCommand() *cli.Command {
+	return simpleCommand("pause", "freeze the processes of a container",
+		func(ctx context.Context, client *supervisor.Client, state store.State) error {
+			return client.Pause(ctx, state.ID)
+		})
+}
+
+func resumeCommand() *cli.Command {
+	return simpleCommand("resume", "let the processes of a paused container go on",
+		func(ctx context.Context, client *supervisor.Client, state store.State) error {
+			return client.Resume(ctx, state.ID)
+		})
+}
+
+func simpleCommand(name, usage string, call func(context.Context, *supervisor.Client, store.State) error) *cli.Command {
+	return &cli.Command{
+		Name: name, Usage: usage, ArgsUsage: "ID",
+		Action: func(c *cli.Context) error {
+			id, err := containerID(c)
+			if err != nil {
+				return err
+			}
+			return withSupervisor(c, id, call)
+		},
+	}
+}
+
+func psCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "ps",
+		Usage:     "list the processes of a container",
+		ArgsUsage: "ID",
+		Flags: []cli.Flag{&cli.StringFlag{
+			Name: "format", Aliases: []string{"f"}, Value: "table",
+			Usage: "`FORMAT`: table has the guest's processes, json the host's pids that stand for them",
+		}},
+		Action: func(c *cli.Context) error {
+			format := c.String("format")
+			if format != "table" && format != "json" {
+				return fmt.Errorf("--format is %q, not table or json", format)
+			}
+			if c.NArg() < 1 { // options of ps(1) may follow the id
+				return errors.New("ps needs a container's id")
+			}
+			return withSupervisor(c, c.Args().First(), func(ctx context.Context, client *supervisor.Client, state store.State) error {
+				list, err := client.Processes(ctx, state.ID)
+				if err != nil {
+					return err
+				}
+				if format == "json" {
+					return json.NewEncoder(c.App.Writer).Encode(list.GetStandInPids())
+				}
+				table := tabwriter.NewWriter(c.App.Writer, 0, 1, 2, ' ', 0)
+				fmt.Fprintln(table, "UID\tPID\tPPID\tTIME\tCMD")
+				for _, p := range list.GetProcesses() {
+					fmt.Fprintf(table, "%s\t%d\t%d\t%s\t%s\n", p.GetUser(), p.GetPid(), p.GetPpid(), p.GetTime(), printable(p.GetCommand()))
+				}
+				return table.Flush()
+			})
+		},
+	}
+}
+
+// printable replaces what could steer a terminal in text from the guest.
+func printable(text string) string {
+	safe := []rune(text)
+	for i, r := range safe {
+		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+			safe[i] = '?'
+		}
+	}
+	return string(safe)
+}
+
+func updateCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "update",
+		Usage:     "change the limits of a container",
+		ArgsUsage: "ID",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "resources", Aliases: []string{"r"}, Usage: "`FILE` with an OCI resources object, - for standard input"},
+			&cli.Int64Flag{Name: "memory", Usage: "memory limit in `BYTES`"},
+			&cli.Int64Flag{Name: "memory-reservation", Usage: "memory that is protected from reclaim, in `BYTES`"},
+			&cli.Int64Flag{Name: "memory-swap", Usage: "limit of memory and swap together, in `BYTES`"},
+			&cli.Int64Flag{Name: "cpu-quota", Usage: "CPU time in a period, in `MICROSECONDS`"},
+			&cli.Uint64Flag{Name: "cpu-period", Usage: "the period, in `MICROSECONDS`"},
+			&cli.Uint64Flag{Name: "cpu-share", Usage: "CPU `WEIGHT`, relative to other containers"},
+			&cli.StringFlag{Name: "cpuset-cpus", Usage: "`CPUS` to run on"},
+			&cli.StringFlag{Name: "cpuset-mems", Usage: "memory `NODES` to use"},
+			&cli.Int64Flag{Name: "pids-limit", Usage: "`NUMBER` of processes at most"},
+			&cli.UintFlag{Name: "blkio-weight", Usage: "block I/O `WEIGHT`, 10 to 1000"},
+		},
+		Action: func(c *cli.Context) error {
+			id, err := containerID(c)
+			if err != nil {
+				return err
+			}
+			resources, err := updatedResources(c)
+			if err != nil {
+				return err
+			}
+			guest, dropped, err := oci.TransformResources(resources)
+			if err != nil {
+				return err
+			}
+			for _, field := range dropped {
+				logger(c).Debug("field of the resources does not reach the guest", "field", field)
+			}
+			encoded, err := json.Marshal(guest)
+			if err != nil {
+				return fmt.Errorf("encode the resources: %w", err)
+			}
+			return withSupervisor(c, id, func(ctx context.Context, client *supervisor.Client, state store.State) error {
+				return client.Update(ctx, state.ID, encoded)
+			})
+		},
+	}
+}
+
+// updatedResources are those of the file, or of the flags.
+func updatedResources(c *cli.Context) (*specs.LinuxResources, error) {
+	if path := c.String("resources"); path != "" {
+		return readResources(path)
+	}
+	resources := &specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}}
+	setFlag(c, "memory", &resources.Memory.Limit, c.Int64)
+	setFlag(c, "memory-reservation", &resources.Memory.Reservation, c.Int64)
+	setFlag(c, "memory-swap", &resources.Memory.Swap, c.Int64)
+	setFlag(c, "cpu-quota", &resources.CPU.Quota, c.Int64)
+	setFlag(c, "cpu-period", &resources.CPU.Period, c.Uint64)
+	setFlag(c, "cpu-share", &resources.CPU.Shares, c.Uint64)
+	resources.CPU.Cpus, resources.CPU.Mems = c.String("cpuset-cpus"), c.String("cpuset-mems")
+	if c.IsSet("pids-limit") {
+		limit := c.Int64("pids-limit")
+		resources.Pids = &specs.LinuxPids{Limit: &limit}
+	}
+	if c.IsSet("blkio-weight") {
+		weight := uint16(min(c.Uint("blkio-weight"), 1000))
+		resources.BlockIO = &specs.LinuxBlockIO{Weight: &weight}
+	}
+	return resources, nil
+}
+
+func setFlag[T any](c *cli.Context, name string, field **T, value func(string) T) {
+	if c.IsSet(name) {
+		v := value(name)
+		*field = &v
+	}
+}
+
+func readResources(path string) (*specs.LinuxResources, error) {
+	var reader io.Reader = os.Stdin
+	if path != "-" {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("read the resources: %w", err)
+		}
+		defer file.Close()
+		reader = file
+	}
+	resources := &specs.LinuxResources{}
+	if err := json.NewDecoder(reader).Decode(resources); err != nil {
+		return nil, fmt.Errorf("decode the resources: %w", err)
+	}
+	return resources, nil
+}
