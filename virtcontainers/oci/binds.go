@@ -28,7 +28,7 @@ func (t *translation) bind(field string, m *specs.Mount) error {
 	}
 	own, err := t.guestSource(source)
 	if err != nil {
-		return fmt.Errorf("source: %w", err)
+		return fmt.Errorf("source %s: %w", source, err)
 	}
 	if own == "/sys/fs/cgroup" && m.Destination == own {
 		m.Type, m.Source, m.Options = "cgroup", "cgroup", flagOptions(m.Options)
