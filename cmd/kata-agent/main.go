@@ -21,9 +21,9 @@ import (
 
 const (
 	stateDir = "/run/kata/containers"
-	// The agent's memory is taken from the pod's: the collector works harder
-	// near the limit, which is well above what the agent needs when idle.
-	memoryLimit  = 10 << 20
+	// The agent's memory is taken from the pod's: its heap may grow by half
+	// before it is collected. No memory limit on top: a burst of streams would
+	// make the collector run without end.
 	collectAfter = 50 // per cent
 )
 
@@ -44,7 +44,6 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("boot: %w", err)
 		}
 	}
-	debug.SetMemoryLimit(memoryLimit)
 	debug.SetGCPercent(collectAfter)
 	// When the pod lacks memory its processes go, not the agent.
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
