@@ -12,7 +12,7 @@ import (
 )
 
 //go:embed *.config
-var files embed.FS //nolint:gochecknoglobals // go:embed has no other form, and it is read-only.
+var files embed.FS
 
 // Load returns the options for an architecture, in Go's name of it (amd64,
 // arm64): the common topics and the architecture's own file.

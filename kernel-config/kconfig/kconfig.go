@@ -121,7 +121,7 @@ func (c Config) Enabled() int {
 	return count
 }
 
-// ErrNotSurvived: the kernel's configuration system changed a wanted option.
+// ErrNotSurvived says that the kernel's configuration system changed a wanted option.
 var ErrNotSurvived = errors.New("options did not survive (a dependency is missing, or the kernel has no such option)")
 
 // Survival returns nil if the configuration has every wanted option with its

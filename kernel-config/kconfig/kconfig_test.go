@@ -83,8 +83,11 @@ func TestSurvival(t *testing.T) {
 		t.Errorf("Enabled = %d, want 1", got)
 	}
 	kept := kconfig.Options{
-		{Name: "CONFIG_A", Value: "y"}, {Name: "CONFIG_B", Value: "n"}, {Name: "CONFIG_GONE", Value: "n"},
-		{Name: "CONFIG_N", Value: "7"}, {Name: "CONFIG_S", Value: `"a=b"`},
+		{Name: "CONFIG_A", Value: "y"},
+		{Name: "CONFIG_B", Value: "n"},
+		{Name: "CONFIG_GONE", Value: "n"},
+		{Name: "CONFIG_N", Value: "7"},
+		{Name: "CONFIG_S", Value: `"a=b"`},
 	}
 	if err := kept.Survival(config); err != nil {
 		t.Errorf("Survival = %v, want nil", err)

@@ -23,7 +23,7 @@ import (
 
 // recipe is part of the cache key: change it with whatever this package does
 // to the result, apart from source, options and compiler.
-const recipe = "1"
+const recipe = "2"
 
 // Builder configures and compiles kernels.
 type Builder struct {
@@ -173,6 +173,12 @@ func (b *Builder) configure(ctx context.Context, tree, objects string, options k
 	return config, options.Survival(config)
 }
 
+// fastCompile spares the compiler work without use: warnings of a released
+// kernel are its developers' concern, macro expansions are tracked for the sake
+// of warnings, and there is nothing to vectorise in code that may not touch
+// vector registers. Together they are a seventh of its time.
+const fastCompile = "-w -ftrack-macro-expansion=0 -fno-tree-vectorize -fno-tree-slp-vectorize"
+
 // make runs the kernel's build system, out of tree and with nothing of this
 // host in the result.
 func (b *Builder) make(ctx context.Context, tree, objects string, want target, args ...string) error {
@@ -184,9 +190,7 @@ func (b *Builder) make(ctx context.Context, tree, objects string, want target, a
 		"-s", "-C", tree, "O=" + absolute, "ARCH=" + want.arch,
 		"KBUILD_BUILD_USER=kata", "KBUILD_BUILD_HOST=kata",
 		"KBUILD_BUILD_TIMESTAMP=1970-01-01", "KBUILD_BUILD_VERSION=1",
-		// The warnings of a released kernel are its developers' concern, and
-		// looking for them takes an eighth of the compilers' time.
-		"KCFLAGS=-w",
+		"KCFLAGS=" + fastCompile,
 	}, args...)
 	return b.run(ctx, b.Log, "make", args...)
 }

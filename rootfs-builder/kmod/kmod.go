@@ -18,7 +18,7 @@ import (
 	"strings"
 )
 
-// ErrUnknownModule: the kernel has the module neither built in nor as a file.
+// ErrUnknownModule says that the kernel has the module neither built in nor as a file.
 var ErrUnknownModule = errors.New("the kernel has no such module")
 
 // Module is a loadable module.
