@@ -134,18 +134,16 @@ func (c *Container) Exec(ctx context.Context, options ExecOptions) (*Process, er
 func (p *Process) await(s *Sandbox) {
 	response, err := s.agent.WaitProcess(s.life, &protocol.ProcessRequest{ContainerId: p.container, ProcessId: p.id})
 	p.exit.At = time.Now()
-	switch {
-	case err == nil:
-		// The code comes from the guest: only eight bits of it are believed.
-		p.exit.Code = uint8(response.GetExitCode() & 0xff)
-		p.exit.OOMKilled = response.GetOomKilled()
-	default:
+	if err != nil {
 		// An agent that breaks the connection, or answers nonsense, cannot be
 		// worked with any longer: the machine goes.
 		s.end(fmt.Errorf("%w: wait for a process: %w", ErrMachineEnded, plain(err)))
-		p.exit.Code = killedExit
-		p.exit.Reason = context.Cause(s.life)
+		p.exit.Code, p.exit.Reason = killedExit, context.Cause(s.life)
+		return
 	}
+	// The code comes from the guest: only eight bits of it are believed.
+	p.exit.Code = uint8(response.GetExitCode() & 0xff)
+	p.exit.OOMKilled = response.GetOomKilled()
 }
 
 // Signal sends a signal to the process. It wraps ErrNotRunning once the process

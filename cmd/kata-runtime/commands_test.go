@@ -116,11 +116,11 @@ func TestStdioDecisions(t *testing.T) {
 		{"attached with a socket", true, true, "s"},
 		{"socket that nobody listens on", true, false, filepath.Join(t.TempDir(), "s")},
 	} {
-		if _, err := newStdio(process(test.terminal), test.socket, test.attached); err == nil {
+		if _, err := newStdio(t.Context(), process(test.terminal), test.socket, test.attached); err == nil {
 			t.Errorf("%s: no error", test.name)
 		}
 	}
-	s, err := newStdio(process(false), "", false)
+	s, err := newStdio(t.Context(), process(false), "", false)
 	if err != nil {
 		t.Fatal(err)
 	}

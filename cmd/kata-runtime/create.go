@@ -109,7 +109,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	if err != nil {
 		return nil, err
 	}
-	if p.stdio, err = newStdio(p.bundle.spec.Process, c.String("console-socket"), attached); err != nil {
+	if p.stdio, err = newStdio(c.Context, p.bundle.spec.Process, c.String("console-socket"), attached); err != nil {
 		return nil, err
 	}
 	if err := p.bundle.encode(); err != nil {
@@ -269,7 +269,10 @@ func loadConfig(c *cli.Context) (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program's own path: %w", err)
 	}
-	return settings, settings.ResolveAssets(executable)
+	if err := settings.ResolveAssets(executable); err != nil {
+		return nil, err
+	}
+	return settings, nil
 }
 
 // writePIDFile writes the pid in decimal, without a newline, at once whole.

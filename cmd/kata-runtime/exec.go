@@ -87,7 +87,7 @@ func execAction(c *cli.Context) (int, error) {
 		return 0, err
 	}
 	attached := !c.Bool("detach")
-	stdio, err := newStdio(process, c.String("console-socket"), attached)
+	stdio, err := newStdio(c.Context, process, c.String("console-socket"), attached)
 	if err != nil {
 		return 0, err
 	}

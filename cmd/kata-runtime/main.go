@@ -12,8 +12,8 @@ import (
 
 // Stamped by the linker.
 var (
-	version = "0.0.0-dev" //nolint:gochecknoglobals // written by -ldflags -X
-	commit  = "unknown"   //nolint:gochecknoglobals // written by -ldflags -X
+	version = "0.0.0-dev"
+	commit  = "unknown"
 )
 
 func main() {

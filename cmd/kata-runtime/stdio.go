@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -22,7 +23,7 @@ type stdio struct {
 
 // newStdio decides on the standard streams: this process's own, or a pty's
 // slave whose master goes to the console socket.
-func newStdio(process *specs.Process, consoleSocket string, attached bool) (*stdio, error) {
+func newStdio(ctx context.Context, process *specs.Process, consoleSocket string, attached bool) (*stdio, error) {
 	terminal := process.Terminal
 	s := &stdio{files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, attached: attached}
 	switch {
@@ -33,7 +34,7 @@ func newStdio(process *specs.Process, consoleSocket string, attached bool) (*std
 	case terminal && !attached && consoleSocket == "":
 		return nil, errors.New("process.terminal of a detached container needs --console-socket")
 	case consoleSocket != "":
-		slave, err := sendTerminal(consoleSocket, process.ConsoleSize)
+		slave, err := sendTerminal(ctx, consoleSocket, process.ConsoleSize)
 		if err != nil {
 			return nil, fmt.Errorf("console socket: %w", err)
 		}
@@ -80,7 +81,7 @@ func isNull(file *os.File) bool {
 
 // sendTerminal makes a pty, sends its master to the socket and returns its
 // slave, which is raw: the guest does the line discipline.
-func sendTerminal(socket string, size *specs.Box) (*os.File, error) {
+func sendTerminal(ctx context.Context, socket string, size *specs.Box) (*os.File, error) {
 	master, path, err := console.NewPty()
 	if err != nil {
 		return nil, fmt.Errorf("make a pty: %w", err)
@@ -93,7 +94,7 @@ func sendTerminal(socket string, size *specs.Box) (*os.File, error) {
 	if err := prepareSlave(slave, size); err != nil {
 		return nil, errors.Join(err, slave.Close())
 	}
-	if err := sendMaster(socket, int(master.Fd())); err != nil {
+	if err := sendMaster(ctx, socket, int(master.Fd())); err != nil {
 		return nil, errors.Join(err, slave.Close())
 	}
 	return slave, nil
@@ -118,8 +119,8 @@ func prepareSlave(slave *os.File, size *specs.Box) error {
 
 // sendMaster passes the master as runc does: one message with a name and one
 // descriptor.
-func sendMaster(socket string, master int) error {
-	conn, err := net.Dial("unix", socket)
+func sendMaster(ctx context.Context, socket string, master int) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}

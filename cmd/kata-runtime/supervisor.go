@@ -25,7 +25,7 @@ const supervisorChannelFD = 3
 // forkSupervisor starts a supervisor that shares nothing with this process: a
 // session and a mount namespace of its own, and no descriptors but the channel.
 func forkSupervisor(id string, theirs *os.File) error {
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it outlives this command
 	cmd.Args = []string{"kata-runtime", supervisorCommand, id}
 	cmd.Dir = "/"
 	cmd.Env = supervisorEnvironment()

@@ -130,7 +130,7 @@ func Start(options Options) (*exec.Cmd, error) {
 	defer memory.Close()
 	files[1] = memory
 
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it may outlive the command
 	cmd.Args = []string{"kata-runtime", Command, options.ID}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = options.Stdio[0], options.Stdio[1], options.Stdio[2]
 	cmd.ExtraFiles = files

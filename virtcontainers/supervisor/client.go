@@ -88,7 +88,10 @@ func (c *Client) boot(ctx context.Context, boot Boot) error {
 // or fs.ErrNotExist.
 func Connect(ctx context.Context, entry *store.Entry) (*Client, error) {
 	c := &Client{}
-	return c, c.connect(ctx, entry)
+	if err := c.connect(ctx, entry); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 func (c *Client) connect(ctx context.Context, entry *store.Entry) error {
@@ -244,7 +247,7 @@ func (c *Client) Abandon(ctx context.Context) error {
 	pid, err := c.pidfd()
 	c.Close()
 	if err != nil {
-		return nil //nolint:nilerr // it has ended
+		return nil // it has ended
 	}
 	defer pid.Close()
 	if !c.launched {
