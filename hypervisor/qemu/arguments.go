@@ -102,7 +102,14 @@ func machineType(o *Options) string {
 		}
 		return "virt"
 	}
-	return "q35,graphics=off,usb=off,sata=off,smbus=off,vmport=off,hpet=off,i8042=off,smm=off"
+	machine := "q35,graphics=off,usb=off,sata=off,smbus=off,vmport=off,i8042=off,smm=off"
+	if o.Accelerator == accel.KVM {
+		// KVM tells the guest its clock's frequency. Under emulation the guest
+		// has to measure it, and needs a clock to measure against: without
+		// one it runs on ticks of 4 to 10 ms.
+		machine += ",hpet=off"
+	}
+	return machine
 }
 
 func accelerator(o *Options) string {
@@ -115,6 +122,9 @@ func accelerator(o *Options) string {
 func cpuModel(o *Options) string {
 	if o.Accelerator == accel.KVM {
 		return "host"
+	}
+	if o.Architecture == "amd64" {
+		return emulatedX86
 	}
 	return "max"
 }
