@@ -1,6 +1,9 @@
 package container
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // The conditions that callers tell apart; errors of this package wrap one of
 // them, or are what the kernel or libcontainer said.
@@ -15,3 +18,6 @@ var (
 	// ErrInvalid: the request itself is wrong.
 	ErrInvalid = errors.New("invalid request")
 )
+
+// errPaused is how a paused container refuses a new process.
+var errPaused = fmt.Errorf("%w: the container is paused", ErrNotRunning)

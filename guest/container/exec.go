@@ -1,10 +1,12 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 
+	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
@@ -12,7 +14,7 @@ import (
 
 // maxExited bounds how many exited processes a container remembers: health
 // checks add one every few seconds for months. The oldest are forgotten.
-const maxExited = 1000
+const maxExited = 100
 
 // Exec adds a process to a container and starts it.
 func (r *Runtime) Exec(_ context.Context, req *protocol.ExecProcessRequest) error {
@@ -29,6 +31,10 @@ func (r *Runtime) Exec(_ context.Context, req *protocol.ExecProcessRequest) erro
 		return err
 	}
 	guestProcess(spec)
+	// A frozen process would never get to its program, nor this call to its end.
+	if status, err := c.lc.Status(); err != nil || status == libcontainer.Paused {
+		return fmt.Errorf("exec in container %q: %w", id, cmp.Or(err, errPaused))
+	}
 	placeholder := &process{name: name, done: make(chan struct{})}
 	if err := c.reserveExec(placeholder); err != nil {
 		return err
@@ -51,7 +57,7 @@ func (c *container) reserveExec(placeholder *process) error {
 	if _, taken := c.execs[placeholder.name]; taken {
 		return fmt.Errorf("process %q in container %q %w", placeholder.name, c.id, ErrExists)
 	}
-	if c.init.exited() {
+	if c.leaving || c.init.exited() {
 		return fmt.Errorf("exec in container %q: %w", c.id, ErrNotRunning)
 	}
 	c.execs[placeholder.name] = placeholder

@@ -48,10 +48,11 @@ type container struct {
 	mounted  []string // mount points of its storages, in order
 	removing sync.Mutex
 
-	mu     sync.Mutex // guards what follows
-	ready  bool
-	execs  map[string]*process
-	exited []string // names in execs that have exited, oldest first
+	mu      sync.Mutex // guards what follows
+	ready   bool
+	leaving bool // Remove has begun
+	execs   map[string]*process
+	exited  []string // names in execs that have exited, oldest first
 }
 
 // New returns a runtime that keeps libcontainer's state below stateDir.
@@ -169,10 +170,11 @@ func (r *Runtime) Remove(_ context.Context, id string) error {
 	if !c.isReady() {
 		return fmt.Errorf("container %q %w", id, ErrNotFound)
 	}
-	if err := c.killAll(); err != nil {
-		return fmt.Errorf("remove container %q: %w", id, err)
-	}
-	for _, p := range c.processes() {
+	// An exec that was under way may still add a process.
+	for p := c.beginRemoval(); p != nil; p = c.running() {
+		if err := c.killAll(); err != nil {
+			return fmt.Errorf("remove container %q: %w", id, err)
+		}
 		<-p.done
 	}
 	if err := r.dismantle(c); err != nil {
@@ -218,15 +220,27 @@ func (r *Runtime) forget(c *container) {
 	delete(r.containers, c.id)
 }
 
-// processes returns the container's processes, the first one at the front.
-func (c *container) processes() []*process {
+// beginRemoval keeps new processes out, and returns one that runs, if any.
+func (c *container) beginRemoval() *process {
+	c.mu.Lock()
+	c.leaving = true
+	c.mu.Unlock()
+	return c.running()
+}
+
+// running returns a process of the container that has not exited, nil for none.
+func (c *container) running() *process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all := []*process{c.init}
 	for _, p := range c.execs {
-		all = append(all, p)
+		if !p.exited() {
+			return p
+		}
 	}
-	return all
+	if c.init.exited() {
+		return nil
+	}
+	return c.init
 }
 
 // RemoveAll removes every container.

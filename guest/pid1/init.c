@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -123,6 +124,16 @@ static int seal_program(const char *path)
 	return sealed;
 }
 
+// raise_limits gives the guest's programs the usual limits of open files in
+// place of the kernel's: few unless asked for, many for those that ask.
+static void raise_limits(void)
+{
+	struct rlimit files = {.rlim_cur = 1024, .rlim_max = 1 << 20};
+
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		fail("raise the limit of open files");
+}
+
 static void start(char *path)
 {
 	char *agent_args[] = {KATA_AGENT_NAME, KATA_BOOT_ARGUMENT, NULL};
@@ -134,6 +145,7 @@ static void start(char *path)
 
 	open_standard_streams();
 	say(KATA_INIT_MARKER);
+	raise_limits();
 	sealed = seal_program(path);
 	agent = fork();
 	if (agent < 0)

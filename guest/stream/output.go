@@ -55,6 +55,7 @@ func (o *Output) copy() {
 			if len(o.tail) > 0 {
 				// Nothing is left to do when this fails: the host is gone.
 				_, _ = o.host.Write(o.tail)
+				o.tail = nil // The Output may be kept for longer.
 			}
 			return
 		}

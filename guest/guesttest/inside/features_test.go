@@ -43,6 +43,7 @@ func TestSpecFields(t *testing.T) {
 		"rlimits": {func(_ *testing.T, s *specs.Spec) {
 			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 4096, Hard: 1 << 20}}
 		}, "ulimit -n; ulimit -Hn", "4096\n1048576", 0},
+		"default rlimits":              {func(*testing.T, *specs.Spec) {}, "ulimit -n; ulimit -Hn", "1024\n1048576", 0},
 		"oom score":                    {func(_ *testing.T, s *specs.Spec) { s.Process.OOMScoreAdj = ptr(-500) }, "cat /proc/self/oom_score_adj", "-500", 0},
 		"oom score is not the agent's": {func(*testing.T, *specs.Spec) {}, "cat /proc/self/oom_score_adj", "0", 0},
 		"read-only root":               {func(_ *testing.T, s *specs.Spec) { s.Root.Readonly = true }, "touch /x 2>&1; echo $?", "touch: /x: Read-only file system\n1", 0},
@@ -226,6 +227,10 @@ func TestLifeOfAContainer(t *testing.T) {
 		}
 		if got, err := os.ReadFile("/sys/fs/cgroup/kata/long/cgroup.freeze"); err != nil || strings.TrimSpace(string(got)) != step.want {
 			t.Errorf("frozen %q, %v; want %s", got, err, step.want)
+		}
+		_, err := a.client.ExecProcess(ctx, &protocol.ExecProcessRequest{ContainerId: "long", ProcessId: "p" + step.want, ProcessJson: []byte(`{"args":["true"],"cwd":"/","env":["PATH=/bin"]}`)})
+		if refused := err != nil && strings.Contains(err.Error(), "paused"); refused != (step.want == "1") {
+			t.Errorf("exec while frozen is %s: %v", step.want, err)
 		}
 	}
 
