@@ -4,6 +4,8 @@ package virtiofsd
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,26 +32,32 @@ func TestFindInstalled(t *testing.T) {
 	t.Logf("%+v", found)
 }
 
-// TestDaemonAnswers has the daemon answer the first message of every VMM,
-// VHOST_USER_GET_FEATURES, so that it is known to have come up.
-func TestDaemonAnswers(t *testing.T) {
-	d := start(t)
+// getFeatures sends the first message of every VMM, VHOST_USER_GET_FEATURES, and
+// reads the answer: then the daemon has come up.
+func getFeatures(d *Daemon) error {
 	fd := int(d.Socket().Fd())
 	// request 1, version 1, no payload
 	if _, err := unix.Write(fd, []byte{1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	// The header and 8 bytes of features, which come apart.
 	answer := make([]byte, 20)
 	for have := 0; have < len(answer); {
 		n, err := unix.Read(fd, answer[have:])
 		if err != nil || n == 0 {
-			t.Fatalf("after %d bytes: %v; stderr: %s", have, err, d.Stderr())
+			return fmt.Errorf("after %d bytes: %w; stderr: %s", have, errors.Join(err, io.ErrUnexpectedEOF), d.Stderr())
 		}
 		have += n
 	}
 	if answer[0] != 1 {
-		t.Errorf("answered %x", answer)
+		return fmt.Errorf("answered %x", answer)
+	}
+	return nil
+}
+
+func TestDaemonAnswers(t *testing.T) {
+	if err := getFeatures(start(t)); err != nil {
+		t.Fatal(err)
 	}
 }
 
