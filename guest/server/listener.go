@@ -38,15 +38,17 @@ type hostListener struct {
 const maxAcceptErrors = 100
 
 func (l *hostListener) Accept() (net.Conn, error) {
-	for failures := 0; ; failures++ {
+	failures := 0
+	for {
 		conn, err := l.Listener.Accept()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) || failures >= maxAcceptErrors {
+			if failures++; errors.Is(err, net.ErrClosed) || failures > maxAcceptErrors {
 				return nil, err
 			}
 			l.log.Warn("connection lost before it was accepted", "error", err)
 			continue
 		}
+		failures = 0
 		addr, ok := conn.RemoteAddr().(*vsock.Addr)
 		if ok && addr.ContextID == protocol.HostCID {
 			return conn, nil
