@@ -96,16 +96,22 @@ func TestSysctlPath(t *testing.T) {
 func TestGuestNamespaces(t *testing.T) {
 	r := &Runtime{}
 	linux := &specs.Linux{Namespaces: []specs.LinuxNamespace{
-		{Type: specs.NetworkNamespace, Path: "/var/run/netns/x"}, {Type: specs.PIDNamespace},
-		{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}, {Type: specs.UTSNamespace},
-		{Type: specs.CgroupNamespace}, {Type: specs.TimeNamespace},
+		{Type: specs.NetworkNamespace, Path: "/var/run/netns/x"},
+		{Type: specs.PIDNamespace},
+		{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"},
+		{Type: specs.UTSNamespace},
+		{Type: specs.CgroupNamespace},
+		{Type: specs.TimeNamespace},
 	}}
 	if err := r.guestNamespaces(linux); err != nil {
 		t.Fatal(err)
 	}
 	want := []specs.LinuxNamespace{
-		{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.UTSNamespace},
-		{Type: specs.CgroupNamespace}, {Type: specs.TimeNamespace},
+		{Type: specs.MountNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.CgroupNamespace},
+		{Type: specs.TimeNamespace},
 	}
 	if !slices.Equal(linux.Namespaces, want) {
 		t.Errorf("namespaces %v, want %v", linux.Namespaces, want)

@@ -7,6 +7,7 @@ import (
 	// Device rules: without it, libcontainer refuses every container.
 	_ "github.com/opencontainers/cgroups/devices"
 	"github.com/opencontainers/runc/libcontainer"
+
 	// The C constructor that joins and makes namespaces before Go starts.
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 	"golang.org/x/sys/unix"

@@ -64,7 +64,10 @@ func prepareStdio(lp *libcontainer.Process, host connections, terminal bool, own
 		}
 	}()
 	if terminal {
-		return s, s.prepareTerminal(lp)
+		if err := s.prepareTerminal(lp); err != nil {
+			return nil, err
+		}
+		return s, nil
 	}
 	// nil means /dev/null.
 	if host[protocol.Stdin] != nil {

@@ -15,9 +15,6 @@
 // away from.
 package pid1
 
-// #include "init.h"
-import "C"
-
 import (
 	"fmt"
 	"os"
@@ -25,13 +22,10 @@ import (
 	"kata-runtime/guest/bootparam"
 )
 
-// initMarker is what PID 1 prints; a test compares it with the protocol's.
-const initMarker = C.KATA_INIT_MARKER
-
 // Booting says whether this process is the agent that PID 1 started, so that
 // the guest is to be prepared.
 func Booting() bool {
-	return len(os.Args) == 2 && os.Args[1] == C.KATA_BOOT_ARGUMENT
+	return len(os.Args) == 2 && os.Args[1] == bootArgument
 }
 
 // Boot prepares the guest. On an error the guest cannot run anything, and the

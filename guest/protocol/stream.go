@@ -50,7 +50,8 @@ const StreamAccepted byte = 0x06
 // maxNameLength bounds the names in a header, in bytes.
 const maxNameLength = 1024
 
-var streamMagic = [4]byte{'K', 'S', 'T', '1'}
+// streamMagic opens every header.
+const streamMagic = "KST1"
 
 // ErrBadHeader is wrapped by the errors of ReadStreamHeader that are not
 // errors of the reader.
@@ -62,7 +63,7 @@ func WriteStreamHeader(w io.Writer, h StreamHeader) error {
 	if len(h.Container) > maxNameLength || len(h.Process) > maxNameLength {
 		return fmt.Errorf("%w: a name is longer than %d bytes", ErrBadHeader, maxNameLength)
 	}
-	buf := append(make([]byte, 0, 9+len(h.Container)+len(h.Process)), streamMagic[:]...)
+	buf := append(make([]byte, 0, 9+len(h.Container)+len(h.Process)), streamMagic...)
 	buf = append(buf, byte(h.Stream))
 	buf = binary.BigEndian.AppendUint16(buf, uint16(len(h.Container)))
 	buf = append(buf, h.Container...)
@@ -80,7 +81,7 @@ func ReadStreamHeader(r io.Reader) (StreamHeader, error) {
 	if _, err := io.ReadFull(r, fixed[:]); err != nil {
 		return StreamHeader{}, fmt.Errorf("read stream header: %w", err)
 	}
-	if [4]byte(fixed[:4]) != streamMagic {
+	if string(fixed[:4]) != streamMagic {
 		return StreamHeader{}, fmt.Errorf("%w: magic %x", ErrBadHeader, fixed[:4])
 	}
 	h := StreamHeader{Stream: Stream(fixed[4])}

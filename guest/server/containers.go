@@ -9,7 +9,7 @@ import (
 // The calls about containers: each hands over to the runtime.
 
 func (s *sandbox) CreateContainer(ctx context.Context, req *protocol.CreateContainerRequest) (*protocol.Empty, error) {
-	s.limitFiles()
+	s.limitFiles(ctx)
 	return &protocol.Empty{}, s.runtime.Create(ctx, req)
 }
 

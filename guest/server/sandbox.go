@@ -55,13 +55,13 @@ func (s *sandbox) close() {
 
 // limitFiles starts the limiter with the first container; a guest that waits
 // for its pod has nothing to look at.
-func (s *sandbox) limitFiles() {
+func (s *sandbox) limitFiles(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.limiter == nil || s.stop != nil {
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // It outlives the call.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

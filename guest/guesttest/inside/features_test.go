@@ -12,7 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/opencontainers/runc/types"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -94,9 +93,9 @@ func TestSpecFields(t *testing.T) {
 		"security labels are ignored": {func(_ *testing.T, s *specs.Spec) {
 			s.Process.ApparmorProfile, s.Process.SelinuxLabel, s.Linux.MountLabel = "docker-default", "system_u:object_r:x:s0", "system_u:object_r:y:s0"
 		}, "echo ok", "ok", 0},
-		"start hook runs in the container": {func(t *testing.T, s *specs.Spec) {
+		"start hook runs in the container": {func(_ *testing.T, s *specs.Spec) {
 			s.Hooks = &specs.Hooks{
-				Prestart:       []specs.Hook{{Path: "/nowhere"}},
+				CreateRuntime:  []specs.Hook{{Path: "/nowhere"}},
 				StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "hostname > /hooked"}, Env: []string{"PATH=/bin"}}},
 			}
 		}, "cat /hooked", "inside", 0},
@@ -210,7 +209,10 @@ func TestLifeOfAContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var stats types.Stats
+	var stats struct {
+		Pids   struct{ Current uint64 }
+		Memory struct{ Usage struct{ Usage uint64 } }
+	}
 	if err := json.Unmarshal(response.GetStatsJson(), &stats); err != nil || stats.Pids.Current == 0 || stats.Memory.Usage.Usage == 0 {
 		t.Errorf("statistics %s, %v", response.GetStatsJson(), err)
 	}

@@ -52,8 +52,12 @@ func newSpec(t *testing.T, args ...string) *specs.Spec {
 		Linux: &specs.Linux{
 			CgroupsPath: "/host/path",
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace},
-				{Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.NetworkNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.CgroupNamespace},
 			},
 			MaskedPaths:   []string{"/proc/kcore", "/proc/keys"},
 			ReadonlyPaths: []string{"/proc/sys", "/proc/bus"},
