@@ -14,10 +14,11 @@ const copySize = 1 << 20
 // descriptors of either mode, blocking or not, and never changes it: those of
 // the caller are shared with other processes. passed counts bytes when set.
 func copyStream(to, from int, passed *atomic.Uint64) {
-	if isRegular(to) || isRegular(from) {
-		// splice(2) notes a file's offset, waits for the pipe, and then goes
-		// on from where the file was: whatever another process that shares the
-		// offset has written meanwhile would be overwritten.
+	if !isPipe(to) || !isPipe(from) {
+		// Between a pipe and anything else, splice(2) waits with the pipe
+		// locked, so that its other end hangs; and it notes a file's offset
+		// before it waits, so that it overwrites what another process that
+		// shares the offset has written meanwhile.
 		copyThrough(to, from, passed)
 		return
 	}
@@ -31,7 +32,7 @@ func copyStream(to, from int, passed *atomic.Uint64) {
 				return
 			}
 		case errors.Is(err, unix.EINVAL):
-			copyThrough(to, from, passed) // neither a pipe, or a file opened to append
+			copyThrough(to, from, passed) // the same pipe, or one opened to append
 			return
 		case err != nil || n == 0:
 			return
@@ -41,9 +42,9 @@ func copyStream(to, from int, passed *atomic.Uint64) {
 	}
 }
 
-func isRegular(fd int) bool {
+func isPipe(fd int) bool {
 	var stat unix.Stat_t
-	return unix.Fstat(fd, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFREG
+	return unix.Fstat(fd, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFIFO
 }
 
 // copyThrough is copyStream by way of a buffer.

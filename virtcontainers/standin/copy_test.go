@@ -6,6 +6,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
 )
 
 // pipe returns both ends of a pipe, closed at the test's end.
@@ -84,4 +87,36 @@ func TestCopyFromPipeToPipe(t *testing.T) {
 	if string(got) != text {
 		t.Errorf("%d bytes went in and %d came out, or others", len(text), len(got))
 	}
+}
+
+// What was copied into a pipe can be read while the copy waits for more.
+func TestCopyFromATerminalDoesNotHoldThePipe(t *testing.T) {
+	terminal, path, err := console.NewPty()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	slave, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slave.Close()
+	reader, writer := pipe(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		copyStream(int(writer.Fd()), int(slave.Fd()), nil)
+	}()
+	for _, line := range []string{"one\n", "two\n", "three\n"} {
+		if _, err := terminal.Write([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 100)
+		n, err := reader.Read(got) // the test's own timeout is the judge
+		if err != nil || string(got[:n]) != line {
+			t.Errorf("read %q, %v; want %q", got[:n], err, line)
+		}
+	}
+	terminal.Close()
+	<-done
 }
