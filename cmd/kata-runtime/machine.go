@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -28,6 +29,8 @@ const (
 	shareTag = "kata"
 	// consoleLines is how much of the guest's console an error quotes.
 	consoleLines = 12
+	// tracedLines is how far back a kernel's panic is looked for.
+	tracedLines = 200
 )
 
 // machine is a QEMU VM with its vsock and the daemon that serves its share. It
@@ -231,7 +234,18 @@ func (m *machine) Listen(port uint32) (net.Listener, error) { return m.vsock.Lis
 
 // ConsoleTail implements virtcontainers.Machine.
 func (m *machine) ConsoleTail() string {
-	return strings.Join(m.console.Lines(consoleLines), "\n")
+	return strings.Join(lastWords(m.console.Lines(tracedLines)), "\n")
+}
+
+// lastWords picks the lines that an error quotes: the last ones or, when the
+// kernel panicked, those up to the line that says why, which a long trace
+// follows.
+func lastWords(lines []string) []string {
+	panicked := slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, "Kernel panic") })
+	if panicked >= 0 {
+		lines = lines[:panicked+1]
+	}
+	return lines[max(0, len(lines)-consoleLines):]
 }
 
 // AwaitConsole implements virtcontainers.Machine.

@@ -196,7 +196,7 @@ func TestBadPrograms(t *testing.T) {
 		texts []string
 	}{
 		{"missing program", func(s *specs.Spec) { s.Process.Args = []string{"/bin/nothing"} }, []string{"start container", "/bin/nothing", "no such file or directory"}},
-		{"directory as program", func(s *specs.Spec) { s.Process.Args = []string{"/bin"} }, []string{"start container", "permission denied"}},
+		{"directory as program", func(s *specs.Spec) { s.Process.Args = []string{"/bin"} }, []string{"is a directory"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := harness.New(t)
