@@ -227,7 +227,7 @@ func testBrokenKernel(t *testing.T, d Driver) {
 
 func testGuestPowersOff(t *testing.T, d Driver) {
 	vm := boot(t, d, Config{})
-	ask(t, vm, "poweroff")
+	Tell(t, vm, "poweroff")
 	var waiters sync.WaitGroup
 	for range 3 {
 		waiters.Go(func() {
@@ -243,7 +243,7 @@ func testGuestPowersOff(t *testing.T, d Driver) {
 func testGuestPanics(t *testing.T, d Driver) {
 	console := tail.New(0)
 	vm := boot(t, d, Config{Console: console})
-	ask(t, vm, "panic")
+	Tell(t, vm, "panic")
 	err := vm.Wait(bounded(t))
 	if !errors.Is(err, hypervisor.ErrGuestReset) || !errors.Is(err, hypervisor.ErrEnded) {
 		t.Errorf("Wait: %v", err)

@@ -93,9 +93,10 @@ func newVM(t *testing.T, d Driver, c Config) hypervisor.VM {
 	return vm
 }
 
-// Boot starts a VM whose guest is the suite's and waits until the guest is up.
-// The guest's connection to ReadyPort stays open until the test is over.
-func Boot(t *testing.T, vm hypervisor.VM) {
+// Boot starts a VM whose guest is the suite's, waits until the guest is up, and
+// returns the guest's connection to ReadyPort, which stays open until the test
+// is over.
+func Boot(t *testing.T, vm hypervisor.VM) net.Conn {
 	t.Helper()
 	ctx := bounded(t)
 	ready, err := vm.Listen(ReadyPort)
@@ -112,6 +113,7 @@ func Boot(t *testing.T, vm hypervisor.VM) {
 		t.Fatalf("the guest did not come up: %v; the VM: %v", err, vm.Wait(ctx))
 	}
 	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
 // boot makes and boots a VM.
@@ -132,6 +134,14 @@ func Ask(t *testing.T, vm hypervisor.VM, question string) string {
 		t.Fatalf("%s: %v", question, err)
 	}
 	return strings.TrimSuffix(line, "\n")
+}
+
+// Tell gives the suite's guest an order that has no answer.
+func Tell(t *testing.T, vm hypervisor.VM, order string) {
+	t.Helper()
+	conn := ask(t, vm, order)
+	// Closed when the test is over, lest the order be lost.
+	t.Cleanup(func() { _ = conn.Close() })
 }
 
 // ask sends a question and leaves the answer in the connection.

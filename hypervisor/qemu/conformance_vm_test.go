@@ -39,13 +39,9 @@ func logger(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// options are those of a small VM with a vsock device.
-func options(t *testing.T, initrd string) qemu.Options {
+// openVsock opens the host's end of a vsock until the test is over.
+func openVsock(t *testing.T) vsock.Host {
 	t.Helper()
-	choice, err := accel.Select(t.Context(), accel.Auto)
-	if err != nil {
-		t.Fatal(err)
-	}
 	host, err := vsock.Open(t.Context(), vsock.ModeAuto, logger(t))
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +51,16 @@ func options(t *testing.T, initrd string) qemu.Options {
 			t.Error(err)
 		}
 	})
+	return host
+}
+
+// options are those of a small VM with a vsock device.
+func options(t *testing.T, initrd string, host vsock.Host) qemu.Options {
+	t.Helper()
+	choice, err := accel.Select(t.Context(), accel.Auto)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return qemu.Options{
 		Name: "conformance", Accelerator: choice.Name,
 		Kernel: kernel(t), Initrd: initrd,
@@ -68,7 +74,7 @@ func TestConformance(t *testing.T) {
 	initrd := hypervisortest.BuildGuest(t)
 	hypervisortest.Run(t, hypervisortest.Driver{
 		New: func(t *testing.T, c hypervisortest.Config) hypervisor.VM {
-			o := options(t, initrd)
+			o := options(t, initrd, openVsock(t))
 			o.Size, o.MaxSize, o.RootPorts, o.Console = c.Size, c.MaxSize, c.Slots, c.Console
 			if c.BrokenKernel {
 				o.Kernel = brokenKernel(t)

@@ -38,7 +38,7 @@ func serve(t *testing.T, starter *child.Starter, dir string) *virtiofsd.Daemon {
 // bootWith boots a VM with devices besides its vsock.
 func bootWith(t *testing.T, starter *child.Starter, ports int, devices ...hypervisor.Device) *qemu.VM {
 	t.Helper()
-	o := options(t, hypervisortest.BuildGuest(t))
+	o := options(t, hypervisortest.BuildGuest(t), openVsock(t))
 	o.Devices = append(o.Devices, devices...)
 	o.RootPorts, o.Starter = ports, starter
 	vm, err := qemu.New(o)

@@ -2,11 +2,9 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -252,8 +250,9 @@ func (vm *VM) conclude(outcome error) {
 	if vm.ownStarter {
 		vm.starter.Close()
 	}
-	close(vm.ended)
-	if outcome != nil && !errors.Is(outcome, os.ErrClosed) {
+	if outcome != nil {
 		vm.opts.Log.Debug("QEMU ended", "vm", vm.opts.Name, "reason", outcome)
 	}
+	// Last of all: whoever waits for it may take away what the VM writes to.
+	close(vm.ended)
 }
