@@ -1,0 +1,140 @@
+//go:build vm
+
+package vm
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/test/bundle"
+	"kata-runtime/test/harness"
+)
+
+// TestExec shares one container: create and start it, run processes in it,
+// freeze it, change its limits.
+func TestExec(t *testing.T) {
+	h := harness.New(t)
+	id, pidFile := h.ID(), h.File("pid")
+	silently(h, "create", "--pid-file", pidFile, "-b", h.Bundle(bundle.Spec("/bin/sleep", "100000")), id)
+	if s := stateOf(h, id); s.Status != "created" {
+		t.Errorf("status %q after create", s.Status)
+	}
+	h.Must("start", id)
+	if result := h.Run("start", id); result.Code != 1 || !strings.Contains(result.Stderr, "running") {
+		t.Errorf("second start: exit code %d, %q", result.Code, result.Stderr)
+	}
+
+	t.Run("attached", func(t *testing.T) {
+		result := h.RunInput("input\n", "exec", "-u", "1000:100", "-e", "KEY=value", "--cwd", "/tmp", id,
+			"/bin/sh", "-c", `read line; echo "$line $KEY $(id -u):$(id -g) $(pwd)"; echo complaint >&2; exit 6`)
+		wantCode(t, result, 6)
+		if result.Stdout != "input value 1000:100 /tmp\n" || result.Stderr != "complaint\n" {
+			t.Errorf("output %q, %q", result.Stdout, result.Stderr)
+		}
+	})
+	t.Run("missing program", func(t *testing.T) {
+		result := h.Run("exec", id, "/bin/nothing")
+		wantCode(t, result, 255)
+		if !strings.Contains(result.Stderr, "no such file or directory") {
+			t.Errorf("standard error %q", result.Stderr)
+		}
+	})
+	t.Run("detached", func(t *testing.T) {
+		file := h.File("exec.pid")
+		silently(h, "exec", "--detach", "--pid-file", file, id, "/bin/sleep", "77777")
+		pid := number(t, file)
+		var pids []int
+		decode(h, h.Must("ps", "--format", "json", id), &pids)
+		if want := []int{number(t, pidFile), pid}; !slices.Equal(pids, want) {
+			t.Errorf("ps: pids %v, want %v", pids, want)
+		}
+		if table := h.Must("ps", id); !strings.Contains(table, "sleep 77777") {
+			t.Errorf("ps: %s", table)
+		}
+		if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code := h.Reap(pid); code != 128+int(unix.SIGTERM) {
+			t.Errorf("exit code %d after SIGTERM", code)
+		}
+	})
+	t.Run("killed command", func(t *testing.T) {
+		file := h.File("killed.pid")
+		command := h.Command("exec", "--pid-file", file, id, "/bin/sh", "-c", "echo ready; exec sleep 88888")
+		stdout, err := command.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		h.Expect(stdout, "ready\n")
+		if err := command.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		h.Wait(command)
+		if code := h.Reap(number(t, file)); code != 128+int(unix.SIGKILL) {
+			t.Errorf("exit code %d of the process's stand-in", code)
+		}
+		if table := h.Must("ps", id); strings.Contains(table, "88888") {
+			t.Errorf("the process outlives its command: %s", table)
+		}
+	})
+	t.Run("paused", func(t *testing.T) {
+		h.Must("pause", id)
+		if s := stateOf(h, id); s.Status != "paused" {
+			t.Errorf("status %q after pause", s.Status)
+		}
+		if result := h.Run("exec", id, "/bin/true"); result.Code != 255 {
+			t.Errorf("exec in a paused container: exit code %d", result.Code)
+		}
+		h.Must("resume", id)
+		if s := stateOf(h, id); s.Status != "running" {
+			t.Errorf("status %q after resume", s.Status)
+		}
+	})
+	t.Run("updated", func(t *testing.T) {
+		h.Must("update", "--memory", "67108864", "--pids-limit", "50", id)
+		limits := h.Must("exec", id, "/bin/cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/pids.max")
+		if limits != "67108864\n50\n" {
+			t.Errorf("limits in the container: %q", limits)
+		}
+	})
+	h.Must("delete", "--force", id)
+	if code := h.Reap(number(t, pidFile)); code != 128+int(unix.SIGKILL) {
+		t.Errorf("exit code %d after delete --force", code)
+	}
+}
+
+// silently runs a command whose process keeps its output open.
+func silently(h *harness.Host, args ...string) {
+	h.T.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	defer null.Close()
+	command := h.Command(args...)
+	command.Stdout, command.Stderr = null, null
+	if result := h.Finish(command); result.Code != 0 {
+		h.T.Fatalf("%s: exit code %d", command, result.Code)
+	}
+}
+
+func number(t *testing.T, path string) int {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(string(text))
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return n
+}
