@@ -14,6 +14,7 @@ import (
 
 	"kata-runtime/guest/bootparam"
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/network"
 	"kata-runtime/guest/pid1"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/server"
@@ -55,7 +56,12 @@ func run(ctx context.Context) error {
 	}
 	log := newLogger(params.Debug)
 	log.Debug("agent starts", "uptime", bootparam.Uptime())
-	cfg := server.Config{Log: log, StateDir: stateDir, Version: version + " " + commit}
+	if err := container.PrepareCgroups(); err != nil {
+		return err
+	}
+	cfg := server.Config{
+		Log: log, StateDir: stateDir, Version: version + " " + commit, HideNICs: network.Park,
+	}
 	if cfg.Agent, err = server.ListenVsock(log, protocol.AgentPort); err != nil {
 		return err
 	}

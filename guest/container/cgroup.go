@@ -16,15 +16,16 @@ const (
 	cgroupParent = "/kata"
 )
 
-// prepareCgroups makes the parent of the containers' cgroups, and has the
+// PrepareCgroups makes the parent of the containers' cgroups, and has the
 // kernel prefer whatever is not a container whenever that has something to do.
-// How containers share the processors among themselves is not changed.
+// How containers share the processors among themselves is not changed. It is
+// called once, in a guest.
 //
 // The agent so answers the host however busy the containers are. And the end of
 // a terminal's output is not lost: the kernel throws away what its own worker
 // thread has not yet moved to the reader's side when the session's leader
 // exits. On one processor, that thread must run before the leader goes on.
-func prepareCgroups() error {
+func PrepareCgroups() error {
 	if !cgroups.IsCgroup2UnifiedMode() {
 		return nil
 	}

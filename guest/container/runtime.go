@@ -57,9 +57,6 @@ type container struct {
 
 // New returns a runtime that keeps libcontainer's state below stateDir.
 func New(log *slog.Logger, stateDir string, streams Streams) (*Runtime, error) {
-	if err := prepareCgroups(); err != nil {
-		return nil, err
-	}
 	watcher, err := newOOMWatcher(log)
 	if err != nil {
 		return nil, err

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/guest/container"
-	"kata-runtime/guest/network"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/storage"
 )
@@ -25,10 +24,11 @@ var errSandboxState = errors.New("wrong state of the sandbox")
 
 // sandbox implements protocol.AgentService; there is one for all connections.
 type sandbox struct {
-	log     *slog.Logger
-	version string
-	runtime *container.Runtime
-	end     func() // ends the agent
+	log      *slog.Logger
+	version  string
+	runtime  *container.Runtime
+	hideNICs func() error // nil: nothing to hide
+	end      func()       // ends the agent
 
 	mu      sync.Mutex // guards what follows
 	created bool
@@ -39,8 +39,8 @@ type sandbox struct {
 
 var _ protocol.AgentService = (*sandbox)(nil)
 
-func newSandbox(log *slog.Logger, version string, runtime *container.Runtime, end func()) *sandbox {
-	return &sandbox{log: log, version: version, runtime: runtime, end: end}
+func newSandbox(cfg Config, runtime *container.Runtime, end func()) *sandbox {
+	return &sandbox{log: cfg.Log, version: cfg.Version, runtime: runtime, hideNICs: cfg.HideNICs, end: end}
 }
 
 // close ends the goroutines of the sandbox.
@@ -97,8 +97,10 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 			return nil, fmt.Errorf("create sandbox: set host name %q: %w", name, err)
 		}
 	}
-	if err := network.Park(); err != nil {
-		return nil, fmt.Errorf("create sandbox: %w", err)
+	if s.hideNICs != nil {
+		if err := s.hideNICs(); err != nil {
+			return nil, fmt.Errorf("create sandbox: %w", err)
+		}
 	}
 	limit := int64(math.MaxInt64)
 	for _, share := range req.GetShares() {

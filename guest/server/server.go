@@ -24,6 +24,9 @@ type Config struct {
 	// Agent takes the connections of the ttrpc service, Streams those of
 	// standard streams. Run closes both.
 	Agent, Streams net.Listener
+	// HideNICs is called when the sandbox is created: the pod sees loopback
+	// alone until it is given an interface. nil hides none.
+	HideNICs func() error
 	// Announce is called once both are served; an error is logged.
 	Announce func(ctx context.Context) error
 }
@@ -43,7 +46,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		// A context of its own: this must happen after ctx has ended.
 		err = errors.Join(err, runtime.Close(context.WithoutCancel(ctx)))
 	}()
-	sandbox := newSandbox(cfg.Log, cfg.Version, runtime, cancel)
+	sandbox := newSandbox(cfg, runtime, cancel)
 	defer sandbox.close()
 
 	cfg.Log.Debug("serving", "uptime", bootparam.Uptime())

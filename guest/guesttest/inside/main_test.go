@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 			fmt.Println("boot:", err)
 			os.Exit(1)
 		}
+		if err := container.PrepareCgroups(); err != nil {
+			fmt.Println("boot:", err)
+			os.Exit(1)
+		}
 	}
 	flag.Parse()
 	if err := flag.Set("test.v", "true"); err != nil {
