@@ -1,5 +1,5 @@
 // Package qemu is the driver for QEMU: it owns one qemu-system process per VM
-// and speaks QMP with it.
+// and speaks QMP with it. It needs QEMU 7.2 or later.
 //
 // The machine has what a container's guest needs and no more: virtio devices
 // over PCI Express, a virtio console, a random number generator, and root ports
