@@ -102,7 +102,7 @@ func Default() *Config {
 			Vsock:            VsockAuto,
 			DefaultVCPUs:     1,
 			DefaultMemoryMiB: 2048,
-			PCIeRootPorts:    8,
+			PCIeRootPorts:    4,
 			SharedFS:         SharedFSAuto,
 			VirtioFSCache:    "auto",
 		},
