@@ -77,6 +77,7 @@ func initrd(t *testing.T, dir string, modules []string, more ...cpio.Record) str
 	records := append([]cpio.Record{
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
+		cpio.CharDev("dev/null", 0o666, 1, 3),
 		cpio.StaticFile("init", static(t, "build", "-tags", "vm", "./internal/guest"), 0o755),
 		cpio.Directory("modules", 0o755),
 	}, more...)
@@ -112,9 +113,16 @@ type vm struct {
 	ask    *os.File
 }
 
+// startVM boots a guest with the kernel that KATA_TEST_KERNEL names, which needs
+// no modules, or else with Debian's.
 func startVM(t *testing.T, extra ...string) *vm {
 	t.Helper()
-	vmlinuz, modules := kernel(t)
+	vmlinuz, list := os.Getenv("KATA_TEST_KERNEL"), []string(nil)
+	modules := ""
+	if vmlinuz == "" {
+		vmlinuz, modules = kernel(t)
+		list = guestModules()
+	}
 	host, err := vsock.Open(t.Context(), vsock.ModeUser, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -132,8 +140,10 @@ func startVM(t *testing.T, extra ...string) *vm {
 	args := append([]string{
 		"-nodefaults", "-no-user-config", "-nographic", "-accel", "tcg", "-machine", "q35,memory-backend=mem",
 		"-m", "256M,slots=4,maxmem=2G", "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
-		"-kernel", vmlinuz, "-initrd", initrd(t, modules, guestModules()), "-append", "console=ttyS0 quiet", "-smp", "2",
-		"-serial", "file:" + filepath.Join(t.ArtifactDir(), "console"),
+		"-kernel", vmlinuz, "-initrd", initrd(t, modules, list), "-append", "console=ttyS0 console=hvc0 quiet", "-smp", "2",
+		"-serial", "file:" + filepath.Join(t.ArtifactDir(), "serial"),
+		"-chardev", "file,id=hvc,path=" + filepath.Join(t.ArtifactDir(), "console"),
+		"-device", "virtio-serial-pci", "-device", "virtconsole,chardev=hvc",
 		"-chardev", "socket,id=vsock,fd=3", "-device", "vhost-user-vsock-pci,chardev=vsock",
 		"-chardev", "socket,id=qmp,fd=4", "-mon", "chardev=qmp,mode=control",
 	}, extra...)
@@ -157,9 +167,11 @@ func startVM(t *testing.T, extra ...string) *vm {
 // waitReady waits until the guest serves its ports.
 func (v *vm) waitReady(t *testing.T) {
 	t.Helper()
+	late := time.AfterFunc(patience, func() { _ = v.listen.Close() })
+	defer late.Stop()
 	conn, err := v.listen.Accept()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("wait for the guest: %v", err)
 	}
 	v.ready = conn // the Host closes it
 }

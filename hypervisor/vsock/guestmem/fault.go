@@ -13,7 +13,9 @@ var ErrFault = errors.New("fault on guest memory")
 // Guard runs f and turns a memory fault in it, on this goroutine, into an error
 // that wraps ErrFault. A region that was whole when it was mapped faults when
 // its file is cut short later; without Guard the fault would end the process.
-// f must leave nothing locked when it is cut off in an access to guest memory.
+// Deferred calls of f run; nothing else of it does. In a program built with the
+// race detector, a fault in an operation of sync/atomic may end the process
+// nevertheless.
 func Guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
