@@ -241,7 +241,8 @@ func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error
 	return &StageError{Stage: stage, Err: err, Console: s.options.Machine.ConsoleTail()}
 }
 
-// watchMachine turns the machine's end into the sandbox's.
+// watchMachine turns the machine's end into the sandbox's. A machine that lost
+// only a part of itself is stopped: streams of its guest would not end.
 func (s *Sandbox) watchMachine() {
 	err := s.options.Machine.Wait(s.life)
 	if s.life.Err() != nil {
@@ -253,6 +254,9 @@ func (s *Sandbox) watchMachine() {
 	}
 	s.log.Warn("machine ended", "error", cause, "console", s.options.Machine.ConsoleTail())
 	s.end(cause)
+	if err := s.options.Machine.Stop(context.Background()); err != nil {
+		s.log.Warn("stop what is left of the machine", "error", err)
+	}
 }
 
 // Container returns the container with this id, or ErrNotFound.

@@ -131,6 +131,7 @@ func TestTheMachinesEndIsTheContainers(t *testing.T) {
 		t.Fatal(err)
 	}
 	guest.machine.fail(&hypervisor.ExitError{VMM: "qemu", Status: "signal: killed"})
+	<-guest.machine.stopped // without being asked to: a part of it may have lived on
 	<-c.Init().Done()
 	exit := c.Init().Exit()
 	if exit.Code != 137 || !errors.Is(exit.Reason, virtcontainers.ErrMachineEnded) {
@@ -201,7 +202,7 @@ func newFakeGuest(t *testing.T) *fakeGuest {
 		bootTimeout: time.Minute, exits: make(map[string]chan uint32), stdouts: make(map[string]net.Conn),
 	}
 	guest.machine = &fakeMachine{
-		guest: guest, started: make(chan struct{}), ended: make(chan struct{}),
+		guest: guest, started: make(chan struct{}), ended: make(chan struct{}), stopped: make(chan struct{}),
 		ready: make(chan net.Conn, 1),
 	}
 	return guest
@@ -277,6 +278,9 @@ type fakeMachine struct {
 	started chan struct{}
 	ready   chan net.Conn
 
+	stopping sync.Once
+	stopped  chan struct{} // closed by Stop
+
 	once  sync.Once
 	ended chan struct{}
 	cause error
@@ -315,6 +319,7 @@ func (m *fakeMachine) Wait(ctx context.Context) error {
 func (m *fakeMachine) Stop(context.Context) error {
 	m.fail(nil)
 	m.group.Wait()
+	m.stopping.Do(func() { close(m.stopped) })
 	return nil
 }
 

@@ -210,7 +210,9 @@ func (m *machine) Stop(ctx context.Context) error {
 	}
 	errs = append(errs, m.vsock.Close())
 	if m.spare != nil {
-		errs = append(errs, m.spare.Close())
+		if err := m.spare.Close(); !errors.Is(err, os.ErrClosed) { // by an earlier Stop
+			errs = append(errs, err)
+		}
 	}
 	m.starter.Close()
 	return errors.Join(errs...)
