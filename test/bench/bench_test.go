@@ -50,10 +50,12 @@ func TestReadStagesPassesOverOtherLines(t *testing.T) {
 	}
 }
 
-func TestReadTakesDDsReport(t *testing.T) {
-	report := "4+0 records in\n4+0 records out\n4194304 bytes (4.0MB) copied, 0.500000 seconds, 8.0MB/s\n"
-	rate, err := read(exec.Command("printf", "%s", report))
-	if err != nil || rate != 8 {
-		t.Errorf("%v MiB/s, %v; want 8", rate, err)
+func TestReadTakesTheContainersTimes(t *testing.T) {
+	rate, err := read(exec.Command("echo", "10.50 12.50"))
+	if want := fileMiB / 2.0; err != nil || rate != want {
+		t.Errorf("%v MiB/s, %v; want %v", rate, err, want)
+	}
+	if _, err := read(exec.Command("echo", "10.50")); err == nil {
+		t.Error("one time alone is taken")
 	}
 }
