@@ -54,9 +54,16 @@ type Vsock struct {
 	Backend *os.File
 }
 
-func (d *Disk) DeviceID() string  { return d.ID }
-func (n *NIC) DeviceID() string   { return n.ID }
+// DeviceID implements Device.
+func (d *Disk) DeviceID() string { return d.ID }
+
+// DeviceID implements Device.
+func (n *NIC) DeviceID() string { return n.ID }
+
+// DeviceID implements Device.
 func (s *Share) DeviceID() string { return s.ID }
+
+// DeviceID implements Device.
 func (v *Vsock) DeviceID() string { return v.ID }
 
 func (*Disk) device()  {}

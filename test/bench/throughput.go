@@ -25,7 +25,7 @@ func (b *bench) throughput(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	reader, err := b.bundle("/bin/sh", "-c", "read a b < /proc/uptime; cat /data > /dev/null; read c d < /proc/uptime; echo $a $c")
+	reader, err := b.bundle("/bin/sh", "-c", "read a b < /proc/uptime; dd if=/data of=/dev/null bs=1M 2>/dev/null; read c d < /proc/uptime; echo $a $c")
 	if err != nil {
 		return err
 	}
