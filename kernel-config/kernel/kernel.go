@@ -173,11 +173,10 @@ func (b *Builder) configure(ctx context.Context, tree, objects string, options k
 	return config, options.Survival(config)
 }
 
-// fastCompile spares the compiler work without use: warnings of a released
-// kernel are its developers' concern, macro expansions are tracked for the sake
-// of warnings, and there is nothing to vectorise in code that may not touch
-// vector registers. Together they are a seventh of its time.
-const fastCompile = "-w -ftrack-macro-expansion=0 -fno-tree-vectorize -fno-tree-slp-vectorize"
+// fastCompile spares the compiler work without use: macro expansions are
+// tracked for the sake of warnings, and there is nothing to vectorise in code
+// that may not touch vector registers. Together they are a tenth of its time.
+const fastCompile = "-ftrack-macro-expansion=0 -fno-tree-vectorize -fno-tree-slp-vectorize"
 
 // make runs the kernel's build system, out of tree and with nothing of this
 // host in the result.
