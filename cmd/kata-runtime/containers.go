@@ -194,5 +194,11 @@ func removeDead(ctx context.Context, entry *store.Entry, state store.State) erro
 			return err
 		}
 	}
-	return entry.Remove()
+	// The pod's other processes were killed with the supervisor; what is still
+	// ending is waited for here.
+	group, err := state.Cgroup.Open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(group.Remove(), entry.Remove())
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/store"
 )
 
@@ -21,6 +22,7 @@ const drainTimeout = 10 * time.Second
 // disk and its stand-in.
 type container struct {
 	entry    *store.Entry
+	group    *cgroup.Group  // of the host, for its stand-ins; written before core
 	standIn  *standIn       // written before core
 	finished chan struct{}  // closed when its end is recorded and its output taken
 	execs    sync.WaitGroup // its other processes, until their output is taken
@@ -77,7 +79,7 @@ func (s *server) forget(c *container) error {
 	if c.id == s.id {
 		return nil // the pod's directory goes with the pod
 	}
-	return c.entry.Remove()
+	return errors.Join(c.group.Remove(), c.entry.Remove())
 }
 
 func (s *server) lookup(id string) (*container, error) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/share"
@@ -109,6 +110,11 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 		return err
 	}
 	defer closeLog()
+	leave, err := joinCgroup(entry, boot.Cgroup)
+	defer func() { err = errors.Join(err, leave()) }()
+	if err != nil {
+		return err
+	}
 	sandbox, vsock, err := newSandbox(ctx, entry, boot, makeMachine, log)
 	if err != nil {
 		return err
@@ -121,6 +127,25 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 	}
 	defer func() { err = errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx))) }()
 	return s.serve(ctx, first, entry)
+}
+
+// joinCgroup moves this process into the pod's control group before it starts
+// others, which are born there. The group is recorded first: whoever finds this
+// process killed removes it. leave is never nil, and undoes it.
+func joinCgroup(entry *store.Entry, record *cgroup.Record) (leave func() error, err error) {
+	nothing := func() error { return nil }
+	group, err := record.Open()
+	if err != nil || group == nil {
+		return nothing, err
+	}
+	if err := entry.Update(func(state *store.State) error {
+		state.Cgroup = record
+		return nil
+	}); err != nil {
+		return nothing, err
+	}
+	membership, err := group.Join()
+	return func() error { return errors.Join(membership.Leave(), group.Remove()) }, err
 }
 
 func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine MachineMaker, log *slog.Logger) (*virtcontainers.Sandbox, string, error) {
