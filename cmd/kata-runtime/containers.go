@@ -17,7 +17,7 @@ import (
 
 // deadSupervisorTimeout bounds how long delete waits for the processes of a pod
 // whose supervisor has died; the kernel ends them.
-const deadSupervisorTimeout = 5 * time.Second
+const deadSupervisorTimeout = 20 * time.Second
 
 // openContainer finds the container that a command names.
 func openContainer(c *cli.Context) (*store.Entry, store.State, error) {
@@ -200,5 +200,5 @@ func removeDead(ctx context.Context, entry *store.Entry, state store.State) erro
 	if err != nil {
 		return err
 	}
-	return errors.Join(group.Remove(), entry.Remove())
+	return errors.Join(group.Remove(ctx), entry.Remove())
 }

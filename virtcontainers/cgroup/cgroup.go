@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -130,11 +131,19 @@ func (g *Group) Add(pid int) error {
 	return nil
 }
 
-// Remove removes the group and those below it. It waits a short time for
-// processes that are just ending; one that stays is an error. Idempotent.
-func (g *Group) Remove() error {
+// Remove removes the group and those below it, once the processes in it have
+// ended or ctx has; one that stays is an error. The calling process must not be
+// in it. Idempotent.
+func (g *Group) Remove(ctx context.Context) error {
 	if g == nil {
 		return nil
+	}
+	for _, dir := range g.manager.GetPaths() {
+		// Every controller's group has the same processes.
+		if err := awaitEmpty(ctx, dir); err != nil {
+			return fmt.Errorf("remove the control group: %w", err)
+		}
+		break
 	}
 	if err := g.manager.Destroy(); err != nil {
 		return fmt.Errorf("remove the control group: %w", err)

@@ -61,7 +61,7 @@ func TestNil(t *testing.T) {
 		t.Fatalf("group %v, error %v", group, err)
 	}
 	membership, err := group.Join()
-	if err := errors.Join(err, group.Create(1), group.Add(1), membership.Leave(), group.Remove()); err != nil {
+	if err := errors.Join(err, group.Create(1), group.Add(1), membership.Leave(), group.Remove(t.Context())); err != nil {
 		t.Error(err)
 	}
 }

@@ -3,7 +3,9 @@
 package cgroup_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,6 +93,11 @@ func TestLifeOfAGroup(t *testing.T) {
 	if !strings.Contains(groupsOf(t, late.Process.Pid), "pids:/parent/group") {
 		t.Error("Add has not moved the process")
 	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := later.Remove(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("remove a group with processes: %v", err)
+	}
 	for _, cmd := range []*exec.Cmd{other, late} {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -99,7 +106,7 @@ func TestLifeOfAGroup(t *testing.T) {
 		if later, err = again.Open(); err != nil {
 			t.Fatal(err)
 		}
-		if err := later.Remove(); err != nil {
+		if err := later.Remove(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}
@@ -128,7 +135,7 @@ func TestRelativePath(t *testing.T) {
 		}
 		_ = process.Process.Kill()
 		_ = process.Wait()
-		if err := group.Remove(); err != nil {
+		if err := group.Remove(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}

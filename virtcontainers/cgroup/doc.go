@@ -10,7 +10,6 @@
 // was killed.
 //
 // The work is done by github.com/opencontainers/cgroups, for version 1 and 2,
-// with and without systemd. It waits in steps for a group whose last process is
-// just ending, and for a process that is just being forked: the kernel has no
-// event for either.
+// with and without systemd. Where a process is just being forked it tries again
+// after some milliseconds: the kernel has no event for that.
 package cgroup

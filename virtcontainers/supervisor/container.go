@@ -79,7 +79,9 @@ func (s *server) forget(c *container) error {
 	if c.id == s.id {
 		return nil // the pod's directory goes with the pod
 	}
-	return errors.Join(c.group.Remove(), c.entry.Remove())
+	ctx, cancel := context.WithTimeout(context.Background(), cgroupTimeout)
+	defer cancel()
+	return errors.Join(c.group.Remove(ctx), c.entry.Remove())
 }
 
 func (s *server) lookup(id string) (*container, error) {

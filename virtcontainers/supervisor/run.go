@@ -33,6 +33,10 @@ const bootTimeout = 10 * time.Second
 // their answers and hang up.
 const answerTimeout = 5 * time.Second
 
+// cgroupTimeout bounds the wait for the last processes of a control group that
+// is to be removed: killed ones, which release their memory.
+const cgroupTimeout = 20 * time.Second
+
 // MachineSpec is what a pod's machine is made from.
 type MachineSpec struct {
 	ID string
@@ -111,7 +115,12 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 	}
 	defer closeLog()
 	leave, err := joinCgroup(entry, boot.Cgroup)
-	defer func() { err = errors.Join(err, leave()) }()
+	defer func() {
+		if leaveErr := leave(context.WithoutCancel(ctx)); leaveErr != nil {
+			log.Error("remove the control group", "error", leaveErr)
+			err = errors.Join(err, leaveErr)
+		}
+	}()
 	if err != nil {
 		return err
 	}
@@ -132,8 +141,8 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 // joinCgroup moves this process into the pod's control group before it starts
 // others, which are born there. The group is recorded first: whoever finds this
 // process killed removes it. leave is never nil, and undoes it.
-func joinCgroup(entry *store.Entry, record *cgroup.Record) (leave func() error, err error) {
-	nothing := func() error { return nil }
+func joinCgroup(entry *store.Entry, record *cgroup.Record) (leave func(context.Context) error, err error) {
+	nothing := func(context.Context) error { return nil }
 	group, err := record.Open()
 	if err != nil || group == nil {
 		return nothing, err
@@ -145,7 +154,11 @@ func joinCgroup(entry *store.Entry, record *cgroup.Record) (leave func() error, 
 		return nothing, err
 	}
 	membership, err := group.Join()
-	return func() error { return errors.Join(membership.Leave(), group.Remove()) }, err
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, cgroupTimeout)
+		defer cancel()
+		return errors.Join(membership.Leave(), group.Remove(ctx))
+	}, err
 }
 
 func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine MachineMaker, log *slog.Logger) (*virtcontainers.Sandbox, string, error) {
