@@ -176,7 +176,7 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 		return false, err // another call was faster
 	}
 	if force {
-		if err := kill(ctx, c.core); err != nil {
+		if err := s.killForSure(ctx, c.core); err != nil {
 			return false, err
 		}
 	}
@@ -223,6 +223,25 @@ func (c *container) awaitFinished() {
 	timer := time.AfterFunc(drainTimeout, c.standIn.abandon)
 	defer timer.Stop()
 	<-c.finished
+}
+
+// killTimeout is how long a killed container may take to end. Then its guest
+// does not work any more, or lies.
+const killTimeout = 20 * time.Second
+
+// killForSure ends a container, if need be with its machine.
+func (s *server) killForSure(ctx context.Context, c *virtcontainers.Container) error {
+	bounded, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	err := kill(bounded, c)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	s.log.Error("container survives being killed: its machine is stopped", "container", c.ID(), "error", err)
+	if err := s.sandbox.Stop(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	return kill(ctx, c)
 }
 
 // kill ends a container and waits for its end.
