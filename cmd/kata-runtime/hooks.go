@@ -75,6 +75,12 @@ func (h *containerHooks) create(ctx context.Context, hostname string) error {
 	if err != nil {
 		return err
 	}
+	// A hook that hangs must not hold up whoever deletes the container.
+	ctx, stop, err := whileAlive(ctx, h.state.StandInPID)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	options := hooks.Options{Dir: h.state.Bundle}
 	if err := hooks.Run(ctx, hooks.Prestart, prestart, input, options); err != nil {
 		return err

@@ -5,7 +5,7 @@
 // the environment of the config and nothing else of this process but its
 // working directory and namespaces. Its standard output is dropped; the end of
 // its standard error is kept for the error. A hook that runs past its timeout,
-// or whose runtime dies, is killed together with its process group. What a hook
-// leaves running on purpose, in a process group of its own, is left alone, and
-// nobody waits for it.
+// is killed together with its process group; one whose runtime dies, with it.
+// What a hook leaves running when it ends well is left alone, and nobody waits
+// for it.
 package hooks

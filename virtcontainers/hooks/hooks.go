@@ -94,7 +94,7 @@ func run(ctx context.Context, kind Kind, index int, hook specs.Hook, state []byt
 				return err
 			}
 		}
-		stderr, err = execute(ctx, hook, state, options.Dir)
+		stderr, err = execute(ctx, hook, state, options)
 		return err
 	})
 	if err != nil {
@@ -104,7 +104,7 @@ func run(ctx context.Context, kind Kind, index int, hook specs.Hook, state []byt
 }
 
 // execute runs one hook to its end and returns the end of its standard error.
-func execute(ctx context.Context, hook specs.Hook, state []byte, dir string) (string, error) {
+func execute(ctx context.Context, hook specs.Hook, state []byte, options Options) (string, error) {
 	if timeout, ok := Bound([]specs.Hook{hook}); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &timeoutError{timeout})
@@ -124,9 +124,14 @@ func execute(ctx context.Context, hook specs.Hook, state []byte, dir string) (st
 		cmd.Args = hook.Args
 	}
 	cmd.Env = append([]string{}, hook.Env...) // none at all, rather than this process's
-	cmd.Dir = dir
+	cmd.Dir = options.Dir
 	cmd.Stdin, cmd.Stderr = stdin, writer
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if options.Join == nil {
+		// In another PID namespace, where it does not see its parent, the hook
+		// would take that for dead already. It goes with that namespace.
+		cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
+	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	err = cmd.Start()
 	writer.Close() // the hook has its own

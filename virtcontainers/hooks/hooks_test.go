@@ -74,7 +74,7 @@ func TestFailuresNameTheHook(t *testing.T) {
 		{name: "says nothing", hook: shell("exit 1"), texts: []string{"exit status 1"}},
 		{name: "prints much", hook: shell("yes chatter | head -c 9000000; yes complaint | head -c 9000000 >&2; echo the end >&2; exit 4"), texts: []string{"exit status 4", `complaint\nthe end"`}},
 		{name: "control characters", hook: shell(`printf '\033[2J' >&2; exit 1`), texts: []string{`"\x1b[2J"`}},
-		{name: "hangs", hook: timed(shell("echo waiting >&2; sleep 1000"), 1), texts: []string{"killed: it ran past its timeout of 1s", `waiting"`}, is: context.DeadlineExceeded},
+		{name: "hangs", hook: timed(shell("echo waiting >&2; sleep 1000"), 2), texts: []string{"killed: it ran past its timeout of 2s", `waiting"`}, is: context.DeadlineExceeded},
 		{name: "killed", hook: shell("kill -9 $$"), texts: []string{"signal: killed"}},
 		{name: "missing", hook: specs.Hook{Path: "/no/such/hook"}, texts: []string{"/no/such/hook", "no such file"}, is: fs.ErrNotExist},
 		{name: "not a program", hook: specs.Hook{Path: garbage}, texts: []string{"exec format error"}, is: unix.ENOEXEC},

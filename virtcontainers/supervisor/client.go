@@ -186,6 +186,9 @@ func (c *Client) Create(ctx context.Context, request *api.CreateContainerRequest
 	}
 	request.Channel, request.StateJson = c.token, encoded
 	response, err := c.service.CreateContainer(ctx, request)
+	if errors.Is(err, ttrpc.ErrClosed) {
+		err = fmt.Errorf("the pod has ended: it was deleted, or its supervisor has died, meanwhile: %w", err)
+	}
 	return response, asError(err)
 }
 
