@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +23,8 @@ import (
 
 const (
 	hookArgument = "hook"
+	// hookName is a hook's among the container's processes.
+	hookName = "startContainer hook"
 	// hookFD is where runHookProgram finds its hookProgram.
 	hookFD = 3
 	// hookFailure is the exit code of a hook whose program cannot be run.
@@ -124,13 +125,11 @@ func (c *container) runHook(ctx context.Context, hook specs.Hook, state []byte) 
 	if err != nil {
 		return "", err
 	}
-	program, err := c.aimAt(lp, hook)
+	program, err := aimAt(lp, hook)
 	if err != nil {
 		return "", err
 	}
-	if program != nil {
-		defer program.Close()
-	}
+	defer program.Close()
 	stdin, err := memoryFile("state", state)
 	if err != nil {
 		return "", err
@@ -141,32 +140,52 @@ func (c *container) runHook(ctx context.Context, hook specs.Hook, state []byte) 
 		return "", err
 	}
 	lp.Stdin, lp.Stderr = stdin, writer
-	err = c.lc.Start(lp)
+	err = c.startHook(lp)
 	writer.Close() // the hook has its own
 	if err == nil {
-		// A signal fails only when the hook has ended.
-		stop := context.AfterFunc(ctx, func() { _ = lp.Signal(syscall.SIGKILL) })
-		_, err = lp.Wait()
-		if !stop() && err != nil {
-			err = context.Cause(ctx)
-		}
+		err = c.awaitHook(ctx, lp)
 	}
 	return stderr.finish(), err
+}
+
+// startHook starts a hook's process where Remove finds it.
+func (c *container) startHook(lp *libcontainer.Process) error {
+	placeholder := &process{name: hookName, done: make(chan struct{})}
+	if err := c.reserveExec(placeholder); err != nil {
+		return err
+	}
+	if err := c.lc.Start(lp); err != nil {
+		c.settleExec(placeholder, nil)
+		return err
+	}
+	c.settleExec(placeholder, &process{name: hookName, lp: lp, done: make(chan struct{})})
+	return nil
+}
+
+// awaitHook waits for a hook's end, and brings it about when ctx ends.
+func (c *container) awaitHook(ctx context.Context, lp *libcontainer.Process) error {
+	// A signal fails only when the hook has ended.
+	stop := context.AfterFunc(ctx, func() { _ = lp.Signal(syscall.SIGKILL) })
+	_, err := lp.Wait()
+	if !stop() && err != nil {
+		err = context.Cause(ctx)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.execs[hookName].done)
+	delete(c.execs, hookName)
+	return err
 }
 
 // aimAt makes lp run the hook's program. libcontainer can give a program
 // neither a name other than its path nor an environment without HOME, so this
 // program becomes it in the container, where it finds what to become in the
-// returned file. Without a procfs this program is out of the container's sight,
-// and the hook has to do with that.
-func (c *container) aimAt(lp *libcontainer.Process, hook specs.Hook) (*os.File, error) {
+// returned file. It is within reach there: libcontainer makes no container
+// without a procfs.
+func aimAt(lp *libcontainer.Process, hook specs.Hook) (*os.File, error) {
 	args := hook.Args
 	if len(args) == 0 {
 		args = []string{hook.Path}
-	}
-	if !hasProc(c.spec) {
-		lp.Args, lp.Env = append([]string{hook.Path}, args[1:]...), hook.Env
-		return nil, nil //nolint:nilnil // there is no file, and nothing went wrong
 	}
 	data, err := json.Marshal(hookProgram{Path: hook.Path, Args: args, Env: hook.Env})
 	if err != nil {
@@ -179,15 +198,6 @@ func (c *container) aimAt(lp *libcontainer.Process, hook specs.Hook) (*os.File, 
 	lp.Args, lp.Env = []string{"/proc/self/exe", hookArgument}, nil
 	lp.ExtraFiles = []*os.File{program}
 	return program, nil
-}
-
-func hasProc(spec *specs.Spec) bool {
-	for _, m := range spec.Mounts {
-		if m.Type == "proc" && path.Clean(m.Destination) == "/proc" {
-			return true
-		}
-	}
-	return false
 }
 
 // runHookProgram is the helper's part of aimAt. It returns only when it fails.
