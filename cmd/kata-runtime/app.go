@@ -138,7 +138,7 @@ func (r *reporter) open(c *cli.Context) error {
 		}
 		r.file, to = file, file
 	}
-	level := slog.LevelError
+	level := slog.LevelWarn
 	if c.Bool("debug") {
 		level = slog.LevelDebug
 	}

@@ -64,7 +64,9 @@ type creation struct {
 	group   *cgroup.Record // nil for none
 	// terminal tells that the container's process has one.
 	terminal bool
-	log      *slog.Logger
+	// hooks are nil until the first of them is due.
+	hooks *containerHooks
+	log   *slog.Logger
 }
 
 // create makes a container from the command's flags, up to its pid file.
@@ -157,6 +159,10 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 	if err != nil {
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
 	}
+	n.hooks = newContainerHooks(container.spec, state, n.log)
+	if err := n.hooks.create(ctx, ownHostname(container.spec)); err != nil {
+		return &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
+	}
 	response, err := n.client.Create(ctx, &api.CreateContainerRequest{
 		ContainerId: n.id, SpecJson: container.guestJSON, ConfigJson: container.configJSON, Mounts: container.mounts(),
 		Terminal: container.spec.Process.Terminal,
@@ -228,7 +234,7 @@ func (n *creation) start(ctx context.Context) error {
 		return err
 	}
 	n.reportTimings(response.GetTimings()[max(0, len(response.GetTimings())-1):])
-	return nil
+	return n.hooks.poststart(ctx)
 }
 
 // commit lets the container outlive this command.
@@ -237,16 +243,25 @@ func (n *creation) commit() error {
 	return n.client.Commit()
 }
 
-// abandon undoes the creation and waits until nothing of it is left.
+// abandon undoes the creation and waits until nothing of it is left; then
+// poststop hooks are due, if others were before.
 func (n *creation) abandon(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
-	defer cancel()
-	err := n.client.Abandon(ctx)
+	ctx = context.WithoutCancel(ctx)
+	err := n.awaitAbandoned(ctx)
 	if n.standIn != nil {
 		_ = n.standIn.Process.Kill() // it ends of itself when its channel does
 		_ = n.standIn.Wait()         // its exit code says nothing here
 	}
+	if n.hooks != nil {
+		n.hooks.poststop(ctx)
+	}
 	return err
+}
+
+func (n *creation) awaitAbandoned(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, abandonTimeout)
+	defer cancel()
+	return n.client.Abandon(ctx)
 }
 
 // startStandIn forks the stand-in and returns the supervisor's end of its

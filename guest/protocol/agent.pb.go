@@ -547,11 +547,13 @@ type CreateContainerRequest struct {
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// The OCI runtime-spec config as JSON, already translated for the guest:
 	// root.path and bind mount sources are guest paths.
-	SpecJson      []byte     `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"`
-	Storages      []*Storage `protobuf:"bytes,3,rep,name=storages,proto3" json:"storages,omitempty"`
-	Stdin         bool       `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"` // whether a stream was connected; false: /dev/null
-	Stdout        bool       `protobuf:"varint,5,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr        bool       `protobuf:"varint,6,opt,name=stderr,proto3" json:"stderr,omitempty"` // always false with a terminal
+	SpecJson []byte     `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"`
+	Storages []*Storage `protobuf:"bytes,3,rep,name=storages,proto3" json:"storages,omitempty"`
+	Stdin    bool       `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"` // whether a stream was connected; false: /dev/null
+	Stdout   bool       `protobuf:"varint,5,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr   bool       `protobuf:"varint,6,opt,name=stderr,proto3" json:"stderr,omitempty"` // always false with a terminal
+	// specs.State, for startContainer hooks; the agent sets pid and status.
+	StateJson     []byte `protobuf:"bytes,40,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -626,6 +628,13 @@ func (x *CreateContainerRequest) GetStderr() bool {
 		return x.Stderr
 	}
 	return false
+}
+
+func (x *CreateContainerRequest) GetStateJson() []byte {
+	if x != nil {
+		return x.StateJson
+	}
+	return nil
 }
 
 type ContainerRequest struct {
@@ -1323,14 +1332,16 @@ const file_agent_proto_rawDesc = "" +
 	"\x06fstype\x18\x03 \x01(\tR\x06fstype\x12\x18\n" +
 	"\aoptions\x18\x04 \x03(\tR\aoptions\x12\x1f\n" +
 	"\vmount_point\x18\x05 \x01(\tR\n" +
-	"mountPoint\"\xd2\x01\n" +
+	"mountPoint\"\xf1\x01\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +
 	"\bstorages\x18\x03 \x03(\v2\x16.kata.guest.v1.StorageR\bstorages\x12\x14\n" +
 	"\x05stdin\x18\x04 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x05 \x01(\bR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x06 \x01(\bR\x06stderr\"5\n" +
+	"\x06stderr\x18\x06 \x01(\bR\x06stderr\x12\x1d\n" +
+	"\n" +
+	"state_json\x18( \x01(\fR\tstateJson\"5\n" +
 	"\x10ContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"b\n" +
 	"\x16UpdateContainerRequest\x12!\n" +

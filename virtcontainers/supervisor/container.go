@@ -163,6 +163,9 @@ func (s *server) idle() bool {
 // remove deletes a container, with force also one that still runs. It tells
 // whether it was the last.
 func (s *server) remove(ctx context.Context, id string, force bool) (last bool, err error) {
+	if force && s.endUnasked(id) {
+		return true, nil
+	}
 	if force && s.cancelCreation(id) {
 		return s.count() == 0, nil
 	}
@@ -196,6 +199,20 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 		return false, err
 	}
 	return s.count() == 0, nil
+}
+
+// endUnasked ends a pod whose first container was not asked for yet, because
+// its hooks still run, and tells whether it is that.
+func (s *server) endUnasked(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.containers[id]
+	if !ok || c.id != "" || s.ending {
+		return false
+	}
+	s.ending = true
+	s.finish()
+	return true
 }
 
 // cancelCreation ends the creation of a container that is under way, and tells
