@@ -104,8 +104,9 @@ func newApp() *cli.App {
 func commands() []*cli.Command {
 	list := []*cli.Command{
 		createCommand(), startCommand(), runCommand(), execCommand(), stateCommand(), listCommand(), killCommand(), deleteCommand(),
-		pauseCommand(), resumeCommand(), updateCommand(), psCommand(),
-		specCommand(), checkCommand(), envCommand(), versionCommand(),
+		pauseCommand(), resumeCommand(), updateCommand(), psCommand(), eventsCommand(),
+		checkpointCommand(), restoreCommand(),
+		specCommand(), featuresCommand(), checkCommand(), envCommand(), versionCommand(),
 	}
 	for _, command := range list {
 		command.HideHelpCommand = true
@@ -143,11 +144,11 @@ func (r *reporter) open(c *cli.Context) error {
 		level = slog.LevelDebug
 	}
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: likeLogrus}
+	r.log = slog.New(slog.NewTextHandler(to, options))
 	switch format := c.String("log-format"); format {
+	case "text":
 	case "json":
 		r.log = slog.New(slog.NewJSONHandler(to, options))
-	case "text":
-		r.log = slog.New(slog.NewTextHandler(to, options))
 	default:
 		return fmt.Errorf("--log-format is %q, not text or json", format)
 	}
