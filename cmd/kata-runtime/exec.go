@@ -232,7 +232,7 @@ func execCgroup(paths []string) (string, error) {
 		return "", nil
 	case len(paths) > 1 || strings.Contains(paths[0], ":"):
 		return "", fmt.Errorf("--cgroup %s: the guest has cgroup v2, with one path for all controllers", strings.Join(paths, ","))
-	case !filepath.IsLocal(strings.TrimPrefix(paths[0], "/")):
+	case !filepath.IsLocal("./" + paths[0]):
 		return "", fmt.Errorf("--cgroup %s: not a path below the container's cgroup", paths[0])
 	default:
 		return paths[0], nil
