@@ -86,11 +86,16 @@ func newApp() *cli.App {
 			&cli.GenericFlag{Name: "rootless", Value: new(ignoredValue), Usage: "accepted and ignored"},
 			&cli.StringFlag{Name: "cgroup-manager", Usage: "accepted for compatibility", Hidden: true},
 			&cli.StringFlag{Name: "criu", Usage: "accepted and ignored", Hidden: true},
+			&cli.BoolFlag{Name: "kata-show-default-config-paths", Usage: "print where a configuration file is looked for", Hidden: true},
 			&cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Bool("version") {
 				return printVersion(c.App.Writer)
+			}
+			if c.Bool("kata-show-default-config-paths") {
+				_, err := fmt.Fprintln(c.App.Writer, strings.Join(config.DefaultPaths(), "\n"))
+				return err
 			}
 			if c.Args().Present() {
 				return fmt.Errorf("no such command: %q (see kata-runtime --help)", c.Args().First())
