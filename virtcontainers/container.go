@@ -51,9 +51,13 @@ type Container struct {
 	// as they like.
 	startBound time.Duration
 	starting   sync.Mutex // held by Start
+	oom        oomWatchers
 
-	mu     sync.Mutex // guards status
+	mu     sync.Mutex // guards what follows
 	status Status
+	// thawed is closed when the container leaves StatusPaused; nil before its
+	// first pause.
+	thawed chan struct{}
 }
 
 // CreateContainer makes a container whose program waits for Start. It may be
@@ -111,6 +115,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	c.setStatus(StatusCreated)
 	s.background.Go(func() {
 		process.await(s)
+		c.oom.settle(process.exit)
 		c.setStatus(StatusStopped)
 		close(process.done)
 	})
@@ -147,6 +152,17 @@ func (c *Container) Status() Status {
 func (c *Container) setStatus(status Status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.become(status)
+}
+
+// become changes the status. The caller holds mu.
+func (c *Container) become(status Status) {
+	if c.status == StatusPaused {
+		close(c.thawed)
+	}
+	if status == StatusPaused {
+		c.thawed = make(chan struct{})
+	}
 	c.status = status
 }
 

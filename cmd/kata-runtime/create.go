@@ -34,6 +34,7 @@ func creationFlags() []cli.Flag {
 		&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Value: ".", Usage: "`DIR` of the bundle"},
 		&cli.StringFlag{Name: "pid-file", Usage: "`FILE` to write the pid of the container's stand-in to"},
 		&cli.StringFlag{Name: "console-socket", Usage: "unix `SOCKET` that receives the terminal's descriptor"},
+		&cli.StringFlag{Name: "pidfd-socket", Usage: pidfdSocketUsage},
 		&cli.BoolFlag{Name: "no-pivot", Usage: "accepted and ignored: the guest always pivots"},
 		&cli.BoolFlag{Name: "no-new-keyring", Usage: "accepted and ignored"},
 		&cli.IntFlag{Name: "preserve-fds", Usage: "only 0: descriptors cannot enter a virtual machine"},
@@ -85,13 +86,24 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	defer prepared.stdio.close()
 	created := prepared.creation
 	err = created.make(c.Context, prepared.bundle, prepared.stdio, c.String("root"))
-	if err == nil && c.String("pid-file") != "" {
-		err = writePIDFile(c.String("pid-file"), created.standIn.Process.Pid)
+	if err == nil {
+		err = created.announce(c)
 	}
 	if err != nil {
 		return nil, errors.Join(err, created.abandon(c.Context))
 	}
 	return created, nil
+}
+
+// announce tells the caller the stand-in's pid in the ways that the flags name.
+func (n *creation) announce(c *cli.Context) error {
+	pid := n.standIn.Process.Pid
+	if path := c.String("pid-file"); path != "" {
+		if err := writePIDFile(path, pid); err != nil {
+			return err
+		}
+	}
+	return sendPIDFD(c.Context, c.String("pidfd-socket"), pid)
 }
 
 // preparation is a container whose machine boots already.

@@ -1116,8 +1116,11 @@ type WaitProcessResponse struct {
 	Signal          uint32                 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`                     // 0 unless a signal ended it
 	OomKilled       bool                   `protobuf:"varint,3,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
 	ExitedUnixNanos int64                  `protobuf:"varint,4,opt,name=exited_unix_nanos,json=exitedUnixNanos,proto3" json:"exited_unix_nanos,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How many OOMEvents of the container there were until then, those that
+	// NextOOM has yet to answer included.
+	OomEvents     uint64 `protobuf:"varint,60,opt,name=oom_events,json=oomEvents,proto3" json:"oom_events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WaitProcessResponse) Reset() {
@@ -1174,6 +1177,13 @@ func (x *WaitProcessResponse) GetOomKilled() bool {
 func (x *WaitProcessResponse) GetExitedUnixNanos() int64 {
 	if x != nil {
 		return x.ExitedUnixNanos
+	}
+	return 0
+}
+
+func (x *WaitProcessResponse) GetOomEvents() uint64 {
+	if x != nil {
+		return x.OomEvents
 	}
 	return 0
 }
@@ -1376,13 +1386,15 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"process_id\x18\x02 \x01(\tR\tprocessId\x12\x16\n" +
 	"\x06signal\x18\x03 \x01(\rR\x06signal\x12\x10\n" +
-	"\x03all\x18\x04 \x01(\bR\x03all\"\x95\x01\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\"\xb4\x01\n" +
 	"\x13WaitProcessResponse\x12\x1b\n" +
 	"\texit_code\x18\x01 \x01(\rR\bexitCode\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x1d\n" +
 	"\n" +
 	"oom_killed\x18\x03 \x01(\bR\toomKilled\x12*\n" +
-	"\x11exited_unix_nanos\x18\x04 \x01(\x03R\x0fexitedUnixNanos\"\x87\x01\n" +
+	"\x11exited_unix_nanos\x18\x04 \x01(\x03R\x0fexitedUnixNanos\x12\x1d\n" +
+	"\n" +
+	"oom_events\x18< \x01(\x04R\toomEvents\"\x87\x01\n" +
 	"\x15ResizeTerminalRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +

@@ -31,7 +31,7 @@ const helloTimeout = 10 * time.Second
 // Client is a command's connection to a pod's supervisor.
 type Client struct {
 	rpc     *ttrpc.Client
-	service api.SupervisorService
+	service api.SupervisorClient
 	channel *channel.Conn // nil until OpenChannel
 	token   string
 	entry   *store.Entry

@@ -188,7 +188,8 @@ func TestLackOfMemory(t *testing.T) {
 	if err != nil || event.GetContainerId() != "hungry" {
 		t.Fatalf("event %v, %v", event, err)
 	}
-	if exit := a.wait("hungry", ""); !exit.GetOomKilled() || exit.GetExitCode() != 137 {
+	// The event was counted before the end was told.
+	if exit := a.wait("hungry", ""); !exit.GetOomKilled() || exit.GetExitCode() != 137 || exit.GetOomEvents() != 1 {
 		t.Fatalf("exit %v", exit)
 	}
 	a.remove("hungry")
