@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/share"
@@ -76,6 +77,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 			standIn.Close()
 			err = errors.Join(err, s.forget(c))
 			close(c.gone)
+			s.stopIfIdle()
 			s.endIfUnused()
 		}
 	}()
@@ -87,12 +89,25 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
 		ID: id, Spec: request.GetSpecJson(), Mounts: mounts,
-		IO: virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
+		IO:       virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
+		Storages: storages(request),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return c, s.adopt(ctx, owner, c, core, standIn)
+}
+
+// storages are the file systems that the guest is to mount.
+func storages(request *api.CreateContainerRequest) []*protocol.Storage {
+	var list []*protocol.Storage
+	for _, volume := range request.GetMemoryVolumes() {
+		list = append(list, &protocol.Storage{
+			Driver: "tmpfs", MountPoint: volume.GetMountPoint(), Options: volume.GetOptions(),
+			Shared: true, Keep: volume.GetKeep(),
+		})
+	}
+	return list
 }
 
 // adopt connects the stand-in to the created container and begins to watch for
