@@ -17,7 +17,7 @@ import (
 
 // deadSupervisorTimeout bounds how long delete waits for the processes of a pod
 // whose supervisor has died; the kernel ends them.
-const deadSupervisorTimeout = 5 * time.Second
+const deadSupervisorTimeout = 20 * time.Second
 
 // openContainer finds the container that a command names.
 func openContainer(c *cli.Context) (*store.Entry, store.State, error) {
@@ -197,5 +197,11 @@ func removeDead(ctx context.Context, root string, entry *store.Entry, state stor
 			return err
 		}
 	}
-	return errors.Join(entry.Remove(), removeDeadPod(root, state.SandboxID))
+	// The pod's other processes were killed with the supervisor; what is still
+	// ending is waited for here.
+	group, err := state.Cgroup.Open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(group.Remove(ctx), entry.Remove(), removeDeadPod(ctx, root, state.SandboxID))
 }

@@ -12,9 +12,11 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/standin"
@@ -61,6 +63,7 @@ type creation struct {
 	created bool   // the supervisor has it
 	client  *supervisor.Client
 	standIn *exec.Cmd
+	group   *cgroup.Record // nil for none
 	// terminal tells that the container's process has one.
 	terminal bool
 	log      *slog.Logger
@@ -122,13 +125,18 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	for _, field := range p.bundle.guest.Dropped {
 		log.Debug("field of the spec does not reach the guest", "field", field)
 	}
-	p.creation = &creation{id: id, sandbox: id, terminal: p.bundle.spec.Process.Terminal, log: log}
+	group, err := resolveCgroup(c, id, p.bundle.spec)
+	if err != nil {
+		p.stdio.close()
+		return nil, err
+	}
+	p.creation = &creation{id: id, sandbox: id, group: group, terminal: p.bundle.spec.Process.Terminal, log: log}
 	if pod := p.bundle.pod; pod != nil {
 		p.creation.sandbox = pod.id
 		p.creation.client, err = pod.connect(c.Context)
 	} else {
 		p.creation.client, err = supervisor.Launch(c.Context, supervisor.Boot{
-			Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Config: settings, Debug: c.Bool("debug"),
+			Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
 		}, func(channel *os.File) error { return forkSupervisor(id, channel) })
 	}
 	if err != nil {
@@ -136,6 +144,15 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		return nil, err
 	}
 	return p, nil
+}
+
+// resolveCgroup finds the host's control group of a container, as its caller
+// wants it.
+func resolveCgroup(c *cli.Context, id string, spec *specs.Spec) (*cgroup.Record, error) {
+	if c.String("cgroup-manager") == "disabled" {
+		return nil, nil //nolint:nilnil // no group
+	}
+	return cgroup.Resolve(cgroup.Options{ID: id, Path: spec.Linux.CgroupsPath, Systemd: c.Bool("systemd-cgroup")})
 }
 
 // make lets the supervisor create the container.
@@ -189,7 +206,7 @@ func (n *creation) state(container *bundle) (store.State, error) {
 	return store.State{
 		OCIVersion: container.spec.Version, ID: n.id, Bundle: container.dir, Rootfs: container.rootfs,
 		StandInPID: n.standIn.Process.Pid, StandInStartTime: start,
-		Created: time.Now().UTC(), Annotations: container.spec.Annotations, Owner: owner,
+		Created: time.Now().UTC(), Annotations: container.spec.Annotations, Owner: owner, Cgroup: n.group,
 	}, nil
 }
 

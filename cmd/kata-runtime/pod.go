@@ -100,7 +100,7 @@ func namespacePath(pid int, kind specs.LinuxNamespaceType) string {
 
 // removeDeadPod removes what is left of a pod whose supervisor has died, once
 // neither its sandbox nor another container of it is known.
-func removeDeadPod(root, sandbox string) error {
+func removeDeadPod(ctx context.Context, root, sandbox string) error {
 	states, err := store.Open(root)
 	if err != nil {
 		return err
@@ -110,12 +110,13 @@ func removeDeadPod(root, sandbox string) error {
 		return err
 	}
 	var rest *store.Entry
+	var left store.State
 	for _, entry := range entries {
 		state, err := entry.Load()
 		switch {
 		case err != nil || state.SandboxID != sandbox:
 		case state.ID == sandbox && state.Deleted:
-			rest = entry
+			rest, left = entry, state
 		default:
 			return nil
 		}
@@ -123,5 +124,9 @@ func removeDeadPod(root, sandbox string) error {
 	if rest == nil {
 		return nil
 	}
-	return rest.Remove()
+	group, err := left.Cgroup.Open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(group.Remove(ctx), rest.Remove())
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/store"
 )
 
@@ -21,6 +22,7 @@ const drainTimeout = 10 * time.Second
 // disk and its stand-in.
 type container struct {
 	entry    *store.Entry
+	group    *cgroup.Group  // of the host, for its stand-ins; written before core
 	standIn  *standIn       // written before core
 	finished chan struct{}  // closed when its end is recorded and its output taken
 	execs    sync.WaitGroup // its other processes, until their output is taken
@@ -76,7 +78,9 @@ func (s *server) forget(c *container) error {
 	last := len(s.containers) == 0
 	s.mu.Unlock()
 	if c.id != s.id {
-		return c.entry.Remove()
+		ctx, cancel := context.WithTimeout(context.Background(), cgroupTimeout)
+		defer cancel()
+		return errors.Join(c.group.Remove(ctx), c.entry.Remove())
 	}
 	if last {
 		return nil // the pod's directory goes with the pod

@@ -30,6 +30,10 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 	}
 	defer c.execs.Done()
 	pid := int(request.GetStandInPid())
+	if err := c.group.Add(pid); err != nil {
+		conn.Close()
+		return err
+	}
 	process, err := c.core.Exec(ctx, virtcontainers.ExecOptions{
 		ID: name, Process: request.GetProcessJson(),
 		IO: virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},

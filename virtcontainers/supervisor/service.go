@@ -74,7 +74,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	}
 	defer func() {
 		if err != nil {
-			standIn.Close()
+			standIn.Close() // it ends, and leaves its control group
 			err = errors.Join(err, s.forget(c))
 			close(c.gone)
 			s.stopIfIdle()
@@ -85,6 +85,9 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 		return nil, fmt.Errorf("decode the container's state: %w", err)
 	}
 	if err := s.saveInitial(c, request.GetConfigJson()); err != nil {
+		return nil, err
+	}
+	if err := s.place(c); err != nil {
 		return nil, err
 	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
@@ -108,6 +111,25 @@ func storages(request *api.CreateContainerRequest) []*protocol.Storage {
 		})
 	}
 	return list
+}
+
+// place moves the container's stand-in into the control group that callers look
+// for it in. That of the pod's first container is the pod's own.
+func (s *server) place(c *container) (err error) {
+	c.mu.Lock()
+	record, pid := c.state.Cgroup, c.state.StandInPID
+	c.mu.Unlock()
+	group, err := record.Open()
+	if err != nil {
+		return err
+	}
+	if c.id == s.id {
+		err = group.Add(pid)
+	} else {
+		err = group.Create(pid)
+	}
+	c.group = group
+	return err
 }
 
 // adopt connects the stand-in to the created container and begins to watch for
