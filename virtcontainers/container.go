@@ -39,7 +39,9 @@ type ContainerOptions struct {
 	State []byte
 	// Mounts are attached to the share; their trees are closed in any case.
 	Mounts []share.Mount
-	IO     IO
+	// Storages are mounted in the guest.
+	Storages []*protocol.Storage
+	IO       IO
 }
 
 // Container is one container of a sandbox.
@@ -77,6 +79,10 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 }
 
 func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOptions) (err error) {
+	if s.life.Err() != nil { // nothing is shared with a machine that is gone
+		closeTrees(options.Mounts)
+		return s.callFailure(StagePrepare, context.Cause(s.life))
+	}
 	done := s.watch.begin(StagePrepare)
 	err = s.options.Share.Add(c.id, options.Mounts)
 	done()
@@ -106,6 +112,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		Stdin:       options.IO.Stdin,
 		Stdout:      options.IO.Stdout,
 		Stderr:      options.IO.Stderr,
+		Storages:    options.Storages,
 	})
 	if err != nil {
 		process.Streams.Close()

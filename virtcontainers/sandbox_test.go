@@ -76,6 +76,21 @@ func TestAnIDIsTakenOnce(t *testing.T) {
 	}
 }
 
+func TestNothingIsMadeInAMachineThatHasEnded(t *testing.T) {
+	guest := newFakeGuest(t)
+	sandbox := startSandbox(t, guest)
+	if err := sandbox.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{ID: "late"})
+	if !errors.Is(err, virtcontainers.ErrMachineEnded) {
+		t.Errorf("error %v, want ErrMachineEnded", err)
+	}
+	if n := guest.machine.share.count(); n != 0 || sandbox.Containers() != 0 {
+		t.Errorf("%d shares and %d containers are left", n, sandbox.Containers())
+	}
+}
+
 func TestTheGuestsRefusalLeavesNothing(t *testing.T) {
 	guest := newFakeGuest(t)
 	guest.createErr = status.Error(codes.Unknown, `exec: "nope": executable file not found in $PATH`)

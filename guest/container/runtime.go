@@ -31,11 +31,12 @@ type Runtime struct {
 	stateDir string
 	streams  Streams
 	oom      *oomWatcher
+	pod      podNamespaces
+	shared   sharedStorages
 	waiters  sync.WaitGroup // one for each running process
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*container
-	holder     *os.Process // of the shared PID namespace; nil until needed
 }
 
 // container is one container. All fields but execs are set before it can be
@@ -88,14 +89,16 @@ func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest
 		}
 	}()
 	for _, s := range req.GetStorages() {
-		if err := storage.Mount(s); err != nil {
+		if err := r.shared.mount(s); err != nil {
 			return err
 		}
 		c.mounted = append(c.mounted, s.GetMountPoint())
 	}
-	if err := r.guestSpec(id, spec); err != nil {
+	release, err := r.guestSpec(id, spec)
+	if err != nil {
 		return err
 	}
+	defer release()
 	if err := c.takeHooks(req.GetStateJson()); err != nil {
 		return err
 	}
@@ -211,8 +214,12 @@ func (r *Runtime) dismantle(c *container) error {
 			r.log.Warn("container's files may be incomplete on the host", "container", c.id, "error", err)
 		}
 	}
-	for i := len(c.mounted) - 1; i >= 0; i-- {
-		errs = append(errs, storage.Unmount(c.mounted[i]))
+	for last := len(c.mounted) - 1; last >= 0; last-- {
+		if err := r.shared.unmount(c.mounted[last]); err != nil {
+			errs = append(errs, err)
+			break // it and those below it are left for a repetition
+		}
+		c.mounted = c.mounted[:last]
 	}
 	return errors.Join(errs...)
 }
@@ -271,14 +278,7 @@ func (r *Runtime) RemoveAll(ctx context.Context) error {
 // be called afterwards.
 func (r *Runtime) Close(ctx context.Context) error {
 	err := r.RemoveAll(ctx)
-	r.mu.Lock()
-	holder := r.holder
-	r.holder = nil
-	r.mu.Unlock()
-	if holder != nil {
-		_ = holder.Kill() // Fails only when it is gone already.
-		_, _ = holder.Wait()
-	}
+	r.pod.close()
 	if err == nil {
 		r.waiters.Wait()
 	}

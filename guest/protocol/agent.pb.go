@@ -465,14 +465,18 @@ func (x *SetClockRequest) GetUnixNanos() int64 {
 }
 
 // Storage is a file system that is mounted in the guest before the container
-// and unmounted after it.
+// and unmounted after it, or after the last container that has it.
 type Storage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Driver        string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"` // "tmpfs" or "block"
-	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	Fstype        string                 `protobuf:"bytes,3,opt,name=fstype,proto3" json:"fstype,omitempty"`
-	Options       []string               `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
-	MountPoint    string                 `protobuf:"bytes,5,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Driver     string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"` // "tmpfs" or "block"
+	Source     string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Fstype     string                 `protobuf:"bytes,3,opt,name=fstype,proto3" json:"fstype,omitempty"`
+	Options    []string               `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
+	MountPoint string                 `protobuf:"bytes,5,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	// Several containers of the pod may have it, named by its mount point: the
+	// first one's request mounts it.
+	Shared        bool `protobuf:"varint,40,opt,name=shared,proto3" json:"shared,omitempty"`
+	Keep          bool `protobuf:"varint,41,opt,name=keep,proto3" json:"keep,omitempty"` // a shared one stays until the guest's end
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,11 +546,26 @@ func (x *Storage) GetMountPoint() string {
 	return ""
 }
 
+func (x *Storage) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *Storage) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
 type CreateContainerRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// The OCI runtime-spec config as JSON, already translated for the guest:
-	// root.path and bind mount sources are guest paths.
+	// root.path and bind mount sources are guest paths. A namespace's path is
+	// one that SandboxNamespace or ContainerNamespace (package protocol) gives.
 	SpecJson []byte     `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"`
 	Storages []*Storage `protobuf:"bytes,3,rep,name=storages,proto3" json:"storages,omitempty"`
 	Stdin    bool       `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"` // whether a stream was connected; false: /dev/null
@@ -1335,14 +1354,16 @@ const file_agent_proto_rawDesc = "" +
 	"\tpower_off\x18\x01 \x01(\bR\bpowerOff\"0\n" +
 	"\x0fSetClockRequest\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\x8c\x01\n" +
+	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xb8\x01\n" +
 	"\aStorage\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
 	"\x06fstype\x18\x03 \x01(\tR\x06fstype\x12\x18\n" +
 	"\aoptions\x18\x04 \x03(\tR\aoptions\x12\x1f\n" +
 	"\vmount_point\x18\x05 \x01(\tR\n" +
-	"mountPoint\"\xf1\x01\n" +
+	"mountPoint\x12\x16\n" +
+	"\x06shared\x18( \x01(\bR\x06shared\x12\x12\n" +
+	"\x04keep\x18) \x01(\bR\x04keep\"\xf1\x01\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +

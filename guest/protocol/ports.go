@@ -29,3 +29,7 @@ const (
 
 // ShareMountPoint is where the guest mounts the pod's shared directory.
 const ShareMountPoint = "/run/kata/shared"
+
+// MemoryMountPoint is the guest's directory of the tmpfs file systems that
+// containers of the pod share.
+const MemoryMountPoint = "/run/kata/memory"

@@ -93,8 +93,8 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	if name := req.GetHostname(); name != "" {
-		if err := unix.Sethostname([]byte(name)); err != nil {
-			return nil, fmt.Errorf("create sandbox: set host name %q: %w", name, err)
+		if err := s.runtime.SetHostname(name); err != nil {
+			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 	}
 	if s.hideNICs != nil {

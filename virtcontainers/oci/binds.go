@@ -23,7 +23,7 @@ func (t *translation) bind(field string, m *specs.Mount) error {
 	if !filepath.IsAbs(source) {
 		source = filepath.Join(t.options.BundleDir, source)
 	}
-	if isShm, err := t.sharedMemory(m, source); isShm || err != nil {
+	if inMemory, err := t.memoryVolume(m, source); inMemory || err != nil {
 		return err
 	}
 	own, err := t.guestSource(source)
@@ -52,25 +52,6 @@ func (t *translation) bind(field string, m *specs.Mount) error {
 	m.Source = b.GuestSource
 	t.guest.Binds = append(t.guest.Binds, b.Bind)
 	return nil
-}
-
-// sharedMemory replaces a bind of a tmpfs of the host on /dev/shm, as container
-// managers make it, by a tmpfs of that size in the guest: memory that is shared
-// between processes must be the guest's.
-func (t *translation) sharedMemory(m *specs.Mount, source string) (bool, error) {
-	if m.Destination != "/dev/shm" {
-		return false, nil
-	}
-	size, err := t.host.TmpfsSize(source)
-	if err != nil {
-		return false, fmt.Errorf("source: %w", err)
-	}
-	if size == 0 {
-		return false, nil
-	}
-	m.Type, m.Source = "tmpfs", "shm"
-	m.Options = append(flagOptions(m.Options), "mode=1777", fmt.Sprintf("size=%d", size))
-	return true, nil
 }
 
 // guestSource decides on a bind's source: a path of the guest's own, or "" for

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/protocol"
 )
 
 func testOptions() GuestOptions {
@@ -82,26 +84,58 @@ func TestTransformHooks(t *testing.T) {
 }
 
 func TestTransformNamespaces(t *testing.T) {
-	pid := specs.LinuxNamespace{Type: specs.PIDNamespace}
-	network := specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/run/netns/x"}
-	joined := specs.LinuxNamespace{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}
+	namespace := func(kind specs.LinuxNamespaceType, path string) specs.LinuxNamespace {
+		return specs.LinuxNamespace{Type: kind, Path: path}
+	}
+	pid, user := namespace(specs.PIDNamespace, ""), namespace(specs.UserNamespace, "")
+	network := namespace(specs.NetworkNamespace, "/run/netns/x")
+	ipc, uts := namespace(specs.IPCNamespace, ""), namespace(specs.UTSNamespace, "")
+	joined := namespace(specs.IPCNamespace, "/proc/7/ns/ipc")
+	pods := []specs.LinuxNamespace{
+		pid, namespace(specs.IPCNamespace, protocol.SandboxNamespace), namespace(specs.UTSNamespace, protocol.SandboxNamespace),
+	}
+	theirs := func(kind specs.LinuxNamespaceType) specs.LinuxNamespace {
+		return namespace(kind, protocol.ContainerNamespace("other"))
+	}
+	// The pod's containers are in the namespaces of process 7.
+	owner := func(ns specs.LinuxNamespace) (string, error) {
+		if strings.HasPrefix(ns.Path, "/proc/7/") || ns == network {
+			return "other", nil
+		}
+		return "", nil
+	}
+	const alone, sandbox, member = 1, 2, 3
 	tests := []struct {
 		name       string
+		role       int
 		namespaces []specs.LinuxNamespace
-		inSandbox  bool
 		want       []specs.LinuxNamespace
 		wrong      string
 	}{
-		{"network is the VM", []specs.LinuxNamespace{pid, network}, false, []specs.LinuxNamespace{pid}, ""},
-		{"no pid namespace", []specs.LinuxNamespace{network}, false, nil, "linux.namespaces"},
-		{"a path alone", []specs.LinuxNamespace{pid, joined}, false, nil, "linux.namespaces[1].path"},
-		{"a path in a pod", []specs.LinuxNamespace{pid, joined}, true, []specs.LinuxNamespace{pid, joined}, ""},
-		{"another's user namespace", []specs.LinuxNamespace{pid, {Type: specs.UserNamespace, Path: "/x"}}, true, nil, "linux.namespaces[1].path"},
+		{"network is the VM", alone, []specs.LinuxNamespace{pid, network}, []specs.LinuxNamespace{pid}, ""},
+		{"no pid namespace", alone, []specs.LinuxNamespace{network}, nil, "linux.namespaces"},
+		{"new ones are the pod's", alone, []specs.LinuxNamespace{pid, ipc, uts}, pods, ""},
+		{"with a user namespace", alone, []specs.LinuxNamespace{pid, ipc, uts, user}, []specs.LinuxNamespace{pid, ipc, uts, user}, ""},
+		{"a path alone", alone, []specs.LinuxNamespace{pid, joined}, nil, "linux.namespaces[1].path"},
+		{"a pod's that were made before", sandbox, []specs.LinuxNamespace{pid, joined, namespace(specs.UTSNamespace, "/run/utsns/x")}, pods, ""},
+		{"a sandbox with another's processes", sandbox, []specs.LinuxNamespace{namespace(specs.PIDNamespace, "/proc/7/ns/pid")}, nil, "linux.namespaces[0].path"},
+		{"new ones in a pod", member, []specs.LinuxNamespace{pid, ipc, uts, network}, []specs.LinuxNamespace{pid, ipc, uts}, ""},
+		{
+			"those of the pod", member, []specs.LinuxNamespace{namespace(specs.PIDNamespace, "/proc/7/ns/pid"), joined, network},
+			[]specs.LinuxNamespace{theirs(specs.PIDNamespace), theirs(specs.IPCNamespace)}, "",
+		},
+		{"another pod's", member, []specs.LinuxNamespace{pid, network, namespace(specs.IPCNamespace, "/proc/8/ns/ipc")}, nil, "linux.namespaces[2].path"},
+		{"another network", member, []specs.LinuxNamespace{pid, namespace(specs.NetworkNamespace, "/run/netns/y")}, nil, "linux.namespaces[1].path"},
+		{"a new network in a pod", member, []specs.LinuxNamespace{pid, namespace(specs.NetworkNamespace, "")}, nil, "linux.namespaces[1].path"},
+		{"another's user namespace", member, []specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/proc/7/ns/user")}, nil, "linux.namespaces[1].path"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			spec, options := baseSpec(), testOptions()
-			spec.Linux.Namespaces, options.InSandbox = test.namespaces, test.inSandbox
+			spec.Linux.Namespaces, options.Sandbox = test.namespaces, test.role == sandbox
+			if test.role == member {
+				options.Owner = owner
+			}
 			guest, err := Transform(spec, options)
 			if test.wrong != "" {
 				if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), test.wrong) {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/share"
@@ -77,6 +78,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 			standIn.Close() // it ends, and leaves its control group
 			err = errors.Join(err, s.forget(c))
 			close(c.gone)
+			s.stopIfIdle()
 			s.endIfUnused()
 		}
 	}()
@@ -95,12 +97,25 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
 		ID: id, Spec: request.GetSpecJson(), State: hookState, Mounts: mounts,
-		IO: virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
+		IO:       virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
+		Storages: storages(request),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return c, s.adopt(ctx, owner, c, core, standIn)
+}
+
+// storages are the file systems that the guest is to mount.
+func storages(request *api.CreateContainerRequest) []*protocol.Storage {
+	var list []*protocol.Storage
+	for _, volume := range request.GetMemoryVolumes() {
+		list = append(list, &protocol.Storage{
+			Driver: "tmpfs", MountPoint: volume.GetMountPoint(), Options: volume.GetOptions(),
+			Shared: true, Keep: volume.GetKeep(),
+		})
+	}
+	return list
 }
 
 // place moves the container's stand-in into the control group that callers look
