@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/share"
 )
 
@@ -31,7 +32,9 @@ type ContainerOptions struct {
 	Spec []byte
 	// Mounts are attached to the share; their trees are closed in any case.
 	Mounts []share.Mount
-	IO     IO
+	// Devices are block devices of the host, which Spec names by their numbers.
+	Devices []device.Block
+	IO      IO
 }
 
 // Container is one container of a sandbox.
@@ -39,6 +42,8 @@ type Container struct {
 	id      string
 	sandbox *Sandbox
 	init    *Process
+
+	updating sync.Mutex // held while limits change
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -79,6 +84,23 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	defer done()
 	ctx, cancel := s.call(ctx)
 	defer cancel()
+	defer func() {
+		if err != nil {
+			s.unplug(ctx, c.id)
+			s.unfit(c.id)
+		}
+	}()
+	resources, err := linuxResources(options.Spec)
+	if err == nil {
+		err = s.fit(ctx, c.id, resources)
+	}
+	if err != nil {
+		return s.callFailure(StageCreateContainer, err)
+	}
+	disks, err := s.plugIn(ctx, c.id, options.Devices)
+	if err != nil {
+		return s.callFailure(StageCreateContainer, err)
+	}
 	process, err := s.openProcess(ctx, c.id, "", options.IO)
 	if err != nil {
 		return s.callFailure(StageCreateContainer, err)
@@ -89,6 +111,8 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		Stdin:       options.IO.Stdin,
 		Stdout:      options.IO.Stdout,
 		Stderr:      options.IO.Stderr,
+
+		BlockDevices: disks,
 	})
 	if err != nil {
 		process.Streams.Close()
@@ -183,6 +207,8 @@ func (c *Container) Delete(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
 		}
 	}
+	c.sandbox.unplug(ctx, c.id)
+	c.sandbox.unfit(c.id)
 	errs = append(errs, c.sandbox.options.Share.Remove(c.id))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)

@@ -17,6 +17,7 @@ import (
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/sizing"
 	"kata-runtime/virtcontainers/standin"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
@@ -122,6 +123,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	}
 	client, err := supervisor.Launch(c.Context, supervisor.Boot{
 		Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Config: settings, Debug: c.Bool("debug"),
+		Demand: sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
 	}, func(channel *os.File) error { return forkSupervisor(id, channel) })
 	if err != nil {
 		p.stdio.close()
@@ -142,8 +144,8 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 	}
 	response, err := n.client.Create(ctx, &api.CreateContainerRequest{
 		ContainerId: n.id, SpecJson: container.guestJSON, ConfigJson: container.configJSON, Mounts: container.mounts(),
-		Terminal: container.spec.Process.Terminal,
-		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
+		BlockDevices: container.blockDevices(), Terminal: container.spec.Process.Terminal,
+		Stdin: stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
 	}, state)
 	if err != nil {
 		return err

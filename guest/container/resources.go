@@ -19,6 +19,9 @@ func (r *Runtime) Update(_ context.Context, id string, resources []byte) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if resources, err = translateUpdate(resources, c.disks); err != nil {
+		return fmt.Errorf("update container %q: %w: resources: %w", id, ErrInvalid, err)
+	}
 	merged, err := mergeResources(c.spec.Linux.Resources, resources)
 	if err != nil {
 		return fmt.Errorf("update container %q: %w: resources: %w", id, ErrInvalid, err)

@@ -46,6 +46,7 @@ type container struct {
 	spec     *specs.Spec
 	init     *process
 	mounted  []string // mount points of its storages, in order
+	disks    diskNumbers
 	removing sync.Mutex
 
 	mu      sync.Mutex // guards what follows
@@ -69,7 +70,7 @@ func New(log *slog.Logger, stateDir string, streams Streams) (*Runtime, error) {
 
 // Create makes a container whose first process waits for Start. When it fails,
 // nothing of the container is left.
-func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest) (err error) {
+func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerRequest) (err error) {
 	id := req.GetContainerId()
 	spec, err := parseSpec(req.GetSpecJson())
 	if err != nil {
@@ -90,6 +91,9 @@ func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest
 			return err
 		}
 		c.mounted = append(c.mounted, s.GetMountPoint())
+	}
+	if err := r.equip(ctx, c, req.GetBlockDevices()); err != nil {
+		return err
 	}
 	if err := r.guestSpec(id, spec); err != nil {
 		return err
@@ -112,6 +116,21 @@ func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest
 	c.mu.Unlock()
 	return nil
 }
+
+// equip gives a container its disks.
+func (r *Runtime) equip(ctx context.Context, c *container, devices []*protocol.BlockDevice) (err error) {
+	if c.disks, err = awaitDisks(ctx, devices); err != nil {
+		return err
+	}
+	mounted, err := translateDevices(c.spec, c.disks, c.nodesDir())
+	if err != nil {
+		return err
+	}
+	return makeNodes(c.spec.Linux, mounted)
+}
+
+// nodesDir holds the container's device nodes that are mounted.
+func (c *container) nodesDir() string { return filepath.Join(nodesDir, c.id) }
 
 // reserve takes the name id, so that no other call uses it.
 func (r *Runtime) reserve(id string, spec *specs.Spec) (*container, error) {
@@ -204,6 +223,7 @@ func (r *Runtime) dismantle(c *container) error {
 	for i := len(c.mounted) - 1; i >= 0; i-- {
 		errs = append(errs, storage.Unmount(c.mounted[i]))
 	}
+	errs = append(errs, os.RemoveAll(c.nodesDir()))
 	return errors.Join(errs...)
 }
 

@@ -253,7 +253,7 @@ func TestRealHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if own, err := guestDeviceNode("/dev/null", info); err != nil || own != "/dev/null" {
+	if own, err := (&translation{}).guestDeviceNode(&specs.Mount{}, "/dev/null", info); err != nil || own != "/dev/null" {
 		t.Errorf("/dev/null is %q, %v", own, err)
 	}
 	if size, err := h.TmpfsSize("/proc"); err != nil || size != 0 {

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/sizing"
 )
 
 // The versions of the private protocol (ttrpc service and channels) that this
@@ -26,8 +27,11 @@ type Boot struct {
 	Root, ID string
 	// Hostname is the pod's; empty: each container's own.
 	Hostname string
-	Config   *config.Config
-	Debug    bool
+	// Demand is what the first container asks for, SandboxDemand what the pod
+	// announced for all of them.
+	Demand, SandboxDemand sizing.Demand
+	Config                *config.Config
+	Debug                 bool
 }
 
 // Ready answers Boot and every message of a command, and opens a channel that

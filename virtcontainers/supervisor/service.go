@@ -12,6 +12,7 @@ import (
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
@@ -86,7 +87,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 		return nil, err
 	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
-		ID: id, Spec: request.GetSpecJson(), Mounts: mounts,
+		ID: id, Spec: request.GetSpecJson(), Mounts: mounts, Devices: blocks(request.GetBlockDevices()),
 		IO: virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
 	})
 	if err != nil {
@@ -199,4 +200,12 @@ func asStatus(err error) error {
 		code = codes.FailedPrecondition
 	}
 	return status.Error(code, err.Error())
+}
+
+func blocks(devices []*api.BlockDevice) []device.Block {
+	result := make([]device.Block, len(devices))
+	for i, d := range devices {
+		result[i] = device.Block{Major: d.GetMajor(), Minor: d.GetMinor(), ReadOnly: d.GetReadOnly()}
+	}
+	return result
 }

@@ -235,6 +235,7 @@ type CreateContainerRequest struct {
 	Stderr        bool                   `protobuf:"varint,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	StateJson     []byte                 `protobuf:"bytes,9,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`     // store.State, to be kept by the supervisor
 	ConfigJson    []byte                 `protobuf:"bytes,10,opt,name=config_json,json=configJson,proto3" json:"config_json,omitempty"` // the caller's OCI config, kept for exec
+	BlockDevices  []*BlockDevice         `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -339,6 +340,75 @@ func (x *CreateContainerRequest) GetConfigJson() []byte {
 	return nil
 }
 
+func (x *CreateContainerRequest) GetBlockDevices() []*BlockDevice {
+	if x != nil {
+		return x.BlockDevices
+	}
+	return nil
+}
+
+// BlockDevice is a block device of the host that the container is to have. The
+// guest's spec names it by the host's numbers.
+type BlockDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Major         uint32                 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
+	Minor         uint32                 `protobuf:"varint,2,opt,name=minor,proto3" json:"minor,omitempty"`
+	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"` // the container may not write to it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockDevice) Reset() {
+	*x = BlockDevice{}
+	mi := &file_supervisor_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockDevice) ProtoMessage() {}
+
+func (x *BlockDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
+func (*BlockDevice) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BlockDevice) GetMajor() uint32 {
+	if x != nil {
+		return x.Major
+	}
+	return 0
+}
+
+func (x *BlockDevice) GetMinor() uint32 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
+func (x *BlockDevice) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
 type Timing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stage         string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
@@ -350,7 +420,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_supervisor_proto_msgTypes[5]
+	mi := &file_supervisor_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +432,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[5]
+	mi := &file_supervisor_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +445,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{5}
+	return file_supervisor_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Timing) GetStage() string {
@@ -415,7 +485,7 @@ type Machine struct {
 
 func (x *Machine) Reset() {
 	*x = Machine{}
-	mi := &file_supervisor_proto_msgTypes[6]
+	mi := &file_supervisor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +497,7 @@ func (x *Machine) String() string {
 func (*Machine) ProtoMessage() {}
 
 func (x *Machine) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[6]
+	mi := &file_supervisor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +510,7 @@ func (x *Machine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Machine.ProtoReflect.Descriptor instead.
 func (*Machine) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{6}
+	return file_supervisor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Machine) GetDriver() string {
@@ -503,7 +573,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[7]
+	mi := &file_supervisor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +585,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[7]
+	mi := &file_supervisor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +598,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{7}
+	return file_supervisor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateContainerResponse) GetTimings() []*Timing {
@@ -561,7 +631,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[8]
+	mi := &file_supervisor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +643,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[8]
+	mi := &file_supervisor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +656,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{8}
+	return file_supervisor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -605,7 +675,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[9]
+	mi := &file_supervisor_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +687,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[9]
+	mi := &file_supervisor_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +700,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{9}
+	return file_supervisor_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StartContainerResponse) GetTimings() []*Timing {
@@ -656,7 +726,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +738,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +751,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{10}
+	return file_supervisor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -750,7 +820,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +832,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +845,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{11}
+	return file_supervisor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -801,7 +871,7 @@ type ContainerStatsResponse struct {
 
 func (x *ContainerStatsResponse) Reset() {
 	*x = ContainerStatsResponse{}
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +883,7 @@ func (x *ContainerStatsResponse) String() string {
 func (*ContainerStatsResponse) ProtoMessage() {}
 
 func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +896,7 @@ func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatsResponse.ProtoReflect.Descriptor instead.
 func (*ContainerStatsResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{12}
+	return file_supervisor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ContainerStatsResponse) GetStatsJson() []byte {
@@ -850,7 +920,7 @@ type GuestProcess struct {
 
 func (x *GuestProcess) Reset() {
 	*x = GuestProcess{}
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +932,7 @@ func (x *GuestProcess) String() string {
 func (*GuestProcess) ProtoMessage() {}
 
 func (x *GuestProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +945,7 @@ func (x *GuestProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestProcess.ProtoReflect.Descriptor instead.
 func (*GuestProcess) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{13}
+	return file_supervisor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GuestProcess) GetPid() int32 {
@@ -923,7 +993,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_supervisor_proto_msgTypes[14]
+	mi := &file_supervisor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1005,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[14]
+	mi := &file_supervisor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1018,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{14}
+	return file_supervisor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*GuestProcess {
@@ -976,7 +1046,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[15]
+	mi := &file_supervisor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1058,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[15]
+	mi := &file_supervisor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1071,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{15}
+	return file_supervisor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -1035,7 +1105,7 @@ type DeleteContainerRequest struct {
 
 func (x *DeleteContainerRequest) Reset() {
 	*x = DeleteContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[16]
+	mi := &file_supervisor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1117,7 @@ func (x *DeleteContainerRequest) String() string {
 func (*DeleteContainerRequest) ProtoMessage() {}
 
 func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[16]
+	mi := &file_supervisor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1130,7 @@ func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{16}
+	return file_supervisor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteContainerRequest) GetContainerId() string {
@@ -1086,7 +1156,7 @@ type DeleteContainerResponse struct {
 
 func (x *DeleteContainerResponse) Reset() {
 	*x = DeleteContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[17]
+	mi := &file_supervisor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1168,7 @@ func (x *DeleteContainerResponse) String() string {
 func (*DeleteContainerResponse) ProtoMessage() {}
 
 func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[17]
+	mi := &file_supervisor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1181,7 @@ func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerResponse.ProtoReflect.Descriptor instead.
 func (*DeleteContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{17}
+	return file_supervisor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteContainerResponse) GetLast() bool {
@@ -1136,7 +1206,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
-	"\x06follow\x18\x04 \x01(\bR\x06follow\"\xc7\x02\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\"\x8d\x03\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
@@ -1150,7 +1220,12 @@ const file_supervisor_proto_rawDesc = "" +
 	"state_json\x18\t \x01(\fR\tstateJson\x12\x1f\n" +
 	"\vconfig_json\x18\n" +
 	" \x01(\fR\n" +
-	"configJson\"f\n" +
+	"configJson\x12D\n" +
+	"\rblock_devices\x18P \x03(\v2\x1f.kata.supervisor.v1.BlockDeviceR\fblockDevices\"V\n" +
+	"\vBlockDevice\x12\x14\n" +
+	"\x05major\x18\x01 \x01(\rR\x05major\x12\x14\n" +
+	"\x05minor\x18\x02 \x01(\rR\x05minor\x12\x1b\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\"f\n" +
 	"\x06Timing\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x1f\n" +
 	"\vbegin_nanos\x18\x02 \x01(\x03R\n" +
@@ -1233,60 +1308,62 @@ func file_supervisor_proto_rawDescGZIP() []byte {
 	return file_supervisor_proto_rawDescData
 }
 
-var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_supervisor_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: kata.supervisor.v1.Empty
 	(*HelloRequest)(nil),            // 1: kata.supervisor.v1.HelloRequest
 	(*HelloResponse)(nil),           // 2: kata.supervisor.v1.HelloResponse
 	(*Mount)(nil),                   // 3: kata.supervisor.v1.Mount
 	(*CreateContainerRequest)(nil),  // 4: kata.supervisor.v1.CreateContainerRequest
-	(*Timing)(nil),                  // 5: kata.supervisor.v1.Timing
-	(*Machine)(nil),                 // 6: kata.supervisor.v1.Machine
-	(*CreateContainerResponse)(nil), // 7: kata.supervisor.v1.CreateContainerResponse
-	(*ContainerRequest)(nil),        // 8: kata.supervisor.v1.ContainerRequest
-	(*StartContainerResponse)(nil),  // 9: kata.supervisor.v1.StartContainerResponse
-	(*ExecProcessRequest)(nil),      // 10: kata.supervisor.v1.ExecProcessRequest
-	(*UpdateContainerRequest)(nil),  // 11: kata.supervisor.v1.UpdateContainerRequest
-	(*ContainerStatsResponse)(nil),  // 12: kata.supervisor.v1.ContainerStatsResponse
-	(*GuestProcess)(nil),            // 13: kata.supervisor.v1.GuestProcess
-	(*ListProcessesResponse)(nil),   // 14: kata.supervisor.v1.ListProcessesResponse
-	(*KillContainerRequest)(nil),    // 15: kata.supervisor.v1.KillContainerRequest
-	(*DeleteContainerRequest)(nil),  // 16: kata.supervisor.v1.DeleteContainerRequest
-	(*DeleteContainerResponse)(nil), // 17: kata.supervisor.v1.DeleteContainerResponse
+	(*BlockDevice)(nil),             // 5: kata.supervisor.v1.BlockDevice
+	(*Timing)(nil),                  // 6: kata.supervisor.v1.Timing
+	(*Machine)(nil),                 // 7: kata.supervisor.v1.Machine
+	(*CreateContainerResponse)(nil), // 8: kata.supervisor.v1.CreateContainerResponse
+	(*ContainerRequest)(nil),        // 9: kata.supervisor.v1.ContainerRequest
+	(*StartContainerResponse)(nil),  // 10: kata.supervisor.v1.StartContainerResponse
+	(*ExecProcessRequest)(nil),      // 11: kata.supervisor.v1.ExecProcessRequest
+	(*UpdateContainerRequest)(nil),  // 12: kata.supervisor.v1.UpdateContainerRequest
+	(*ContainerStatsResponse)(nil),  // 13: kata.supervisor.v1.ContainerStatsResponse
+	(*GuestProcess)(nil),            // 14: kata.supervisor.v1.GuestProcess
+	(*ListProcessesResponse)(nil),   // 15: kata.supervisor.v1.ListProcessesResponse
+	(*KillContainerRequest)(nil),    // 16: kata.supervisor.v1.KillContainerRequest
+	(*DeleteContainerRequest)(nil),  // 17: kata.supervisor.v1.DeleteContainerRequest
+	(*DeleteContainerResponse)(nil), // 18: kata.supervisor.v1.DeleteContainerResponse
 }
 var file_supervisor_proto_depIdxs = []int32{
 	3,  // 0: kata.supervisor.v1.CreateContainerRequest.mounts:type_name -> kata.supervisor.v1.Mount
-	5,  // 1: kata.supervisor.v1.CreateContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
-	6,  // 2: kata.supervisor.v1.CreateContainerResponse.machine:type_name -> kata.supervisor.v1.Machine
-	5,  // 3: kata.supervisor.v1.StartContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
-	13, // 4: kata.supervisor.v1.ListProcessesResponse.processes:type_name -> kata.supervisor.v1.GuestProcess
-	1,  // 5: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
-	4,  // 6: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
-	8,  // 7: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	10, // 8: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
-	15, // 9: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
-	8,  // 10: kata.supervisor.v1.Supervisor.PauseContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	8,  // 11: kata.supervisor.v1.Supervisor.ResumeContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	11, // 12: kata.supervisor.v1.Supervisor.UpdateContainer:input_type -> kata.supervisor.v1.UpdateContainerRequest
-	8,  // 13: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
-	8,  // 14: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
-	16, // 15: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
-	2,  // 16: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
-	7,  // 17: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
-	9,  // 18: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
-	0,  // 19: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
-	0,  // 20: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 21: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 22: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 23: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
-	12, // 24: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
-	14, // 25: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
-	17, // 26: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
-	16, // [16:27] is the sub-list for method output_type
-	5,  // [5:16] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	5,  // 1: kata.supervisor.v1.CreateContainerRequest.block_devices:type_name -> kata.supervisor.v1.BlockDevice
+	6,  // 2: kata.supervisor.v1.CreateContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
+	7,  // 3: kata.supervisor.v1.CreateContainerResponse.machine:type_name -> kata.supervisor.v1.Machine
+	6,  // 4: kata.supervisor.v1.StartContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
+	14, // 5: kata.supervisor.v1.ListProcessesResponse.processes:type_name -> kata.supervisor.v1.GuestProcess
+	1,  // 6: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
+	4,  // 7: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
+	9,  // 8: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	11, // 9: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
+	16, // 10: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
+	9,  // 11: kata.supervisor.v1.Supervisor.PauseContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	9,  // 12: kata.supervisor.v1.Supervisor.ResumeContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	12, // 13: kata.supervisor.v1.Supervisor.UpdateContainer:input_type -> kata.supervisor.v1.UpdateContainerRequest
+	9,  // 14: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
+	9,  // 15: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
+	17, // 16: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
+	2,  // 17: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
+	8,  // 18: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
+	10, // 19: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
+	0,  // 20: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
+	0,  // 21: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 22: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 23: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 24: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
+	13, // 25: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
+	15, // 26: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
+	18, // 27: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
+	17, // [17:28] is the sub-list for method output_type
+	6,  // [6:17] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_supervisor_proto_init() }
@@ -1300,7 +1377,7 @@ func file_supervisor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_supervisor_proto_rawDesc), len(file_supervisor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
