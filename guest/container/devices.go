@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -186,4 +187,24 @@ func translateUpdate(document []byte, disks diskNumbers) ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(resources)
+}
+
+// setDiskWeights sets what libcontainer leaves out where disks have no BFQ
+// scheduler: weights of single disks.
+func (c *container) setDiskWeights(resources *specs.LinuxResources) error {
+	dir := c.cgroupDir()
+	if dir == "" || resources == nil || resources.BlockIO == nil {
+		return nil
+	}
+	for _, device := range resources.BlockIO.WeightDevice {
+		if device.Weight == nil {
+			continue
+		}
+		weight := cgroups.ConvertBlkIOToIOWeightValue(*device.Weight)
+		line := fmt.Sprintf("%d:%d %d", device.Major, device.Minor, weight)
+		if err := cgroups.WriteFile(dir, "io.weight", line); err != nil {
+			return fmt.Errorf("linux.resources.blockIO.weightDevice: %w", err)
+		}
+	}
+	return nil
 }

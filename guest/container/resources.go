@@ -39,6 +39,9 @@ func (r *Runtime) Update(_ context.Context, id string, resources []byte) error {
 	if err := c.lc.Set(config); err != nil {
 		return fmt.Errorf("update container %q: %w", id, err)
 	}
+	if err := c.setDiskWeights(merged); err != nil {
+		return fmt.Errorf("update container %q: %w", id, err)
+	}
 	// What is remembered must describe the container for a process added later.
 	group.Resources.Devices, group.Resources.SkipDevices = devices, false
 	c.spec.Linux.Resources = merged

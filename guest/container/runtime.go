@@ -108,6 +108,9 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 	c.init, err = r.launch(c, spec.Process, launchOptions{
 		init: true, stdin: req.GetStdin(), stdout: req.GetStdout(), stderr: req.GetStderr(),
 	})
+	if err == nil {
+		err = c.setDiskWeights(spec.Linux.Resources)
+	}
 	if err != nil {
 		return err
 	}
