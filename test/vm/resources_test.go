@@ -38,7 +38,7 @@ func TestResources(t *testing.T) {
 			grep -c ^processor /proc/cpuinfo
 			ls -d /sys/devices/system/memory/memory[0-9]* | wc -l
 			cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpuset.cpus
-			awk '/MemTotal/ {print ($2 / 1024 > `+fmt.Sprint(want.blocks*128*3/4)+`)}' /proc/meminfo`)
+			awk '/MemTotal/ {print ($2 / 1024 > `+fmt.Sprint(want.blocks*128/2)+`)}' /proc/meminfo`)
 		if text := fmt.Sprintf("%d\n%d\n%s\n%s\n%s\n1\n", want.cpus, want.blocks, want.memory, want.maximum, want.set); got != text {
 			t.Errorf("%s: the guest has %q, want %q", what, got, text)
 		}
