@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/share"
 )
@@ -41,7 +42,9 @@ type ContainerOptions struct {
 	Mounts []share.Mount
 	// Storages are mounted in the guest.
 	Storages []*protocol.Storage
-	IO       IO
+	// Devices are block devices of the host, which Spec names by their numbers.
+	Devices []device.Block
+	IO      IO
 }
 
 // Container is one container of a sandbox.
@@ -54,6 +57,8 @@ type Container struct {
 	startBound time.Duration
 	starting   sync.Mutex // held by Start
 	oom        oomWatchers
+
+	updating sync.Mutex // held while limits change
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -101,18 +106,36 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	defer done()
 	ctx, cancel := s.call(ctx)
 	defer cancel()
+	defer func() {
+		if err != nil {
+			s.unplug(ctx, c.id)
+			s.unfit(c.id)
+		}
+	}()
+	resources, err := linuxResources(options.Spec)
+	if err == nil {
+		err = s.fit(ctx, c.id, resources)
+	}
+	if err != nil {
+		return s.callFailure(StageCreateContainer, err)
+	}
+	disks, err := s.plugIn(ctx, c.id, options.Devices)
+	if err != nil {
+		return s.callFailure(StageCreateContainer, err)
+	}
 	process, err := s.openProcess(ctx, c.id, "", options.IO)
 	if err != nil {
 		return s.callFailure(StageCreateContainer, err)
 	}
 	_, err = s.agent.CreateContainer(ctx, &protocol.CreateContainerRequest{
-		ContainerId: c.id,
-		SpecJson:    options.Spec,
-		StateJson:   options.State,
-		Stdin:       options.IO.Stdin,
-		Stdout:      options.IO.Stdout,
-		Stderr:      options.IO.Stderr,
-		Storages:    options.Storages,
+		ContainerId:  c.id,
+		SpecJson:     options.Spec,
+		StateJson:    options.State,
+		Stdin:        options.IO.Stdin,
+		Stdout:       options.IO.Stdout,
+		Stderr:       options.IO.Stderr,
+		Storages:     options.Storages,
+		BlockDevices: disks,
 	})
 	if err != nil {
 		process.Streams.Close()
@@ -239,6 +262,8 @@ func (c *Container) Delete(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
 		}
 	}
+	c.sandbox.unplug(ctx, c.id)
+	c.sandbox.unfit(c.id)
 	errs = append(errs, c.sandbox.options.Share.Remove(c.id))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)

@@ -20,6 +20,9 @@ type Machine interface {
 	Info() hypervisor.Info
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	Listen(port uint32) (net.Listener, error)
+	Attach(ctx context.Context, device hypervisor.Device) error
+	Detach(ctx context.Context, id string) error
+	Resize(ctx context.Context, size hypervisor.Size) (hypervisor.Size, error)
 
 	// ConsoleTail returns the last lines of the guest's console, made safe to
 	// print.

@@ -9,10 +9,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/agent"
 	"kata-runtime/virtcontainers/clock"
+	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/share"
 )
 
@@ -59,6 +62,7 @@ type SandboxOptions struct {
 	// BootTimeout bounds the time from the machine's start to the agent's
 	// answer.
 	BootTimeout time.Duration
+	Sizing      SizingOptions
 	Log         *slog.Logger
 }
 
@@ -76,6 +80,8 @@ type Sandbox struct {
 
 	booted  chan struct{} // closed when boot has succeeded or failed
 	bootErr error         // written before booted is closed
+	devices *device.Manager
+	sizer   sizer
 	agent   *agent.Client // likewise
 
 	mu         sync.Mutex // guards containers and started
@@ -96,6 +102,8 @@ func NewSandbox(options SandboxOptions) *Sandbox {
 		end:        end,
 		booted:     make(chan struct{}),
 		containers: make(map[string]*Container),
+		devices:    device.New(options.Machine, device.Open),
+		sizer:      sizer{options: options.Sizing, resources: make(map[string]*specs.LinuxResources)},
 	}
 }
 

@@ -204,6 +204,8 @@ type fakeGuest struct {
 	machine     *fakeMachine
 	silent      bool // never report that it is ready
 	createErr   error
+	updateErr   error
+	online      hypervisor.Size // what the guest was asked to bring on line
 	bootTimeout time.Duration
 
 	ooms      chan string // answers of NextOOM, taken one by one
@@ -321,6 +323,10 @@ type fakeMachine struct {
 	ended chan struct{}
 	cause error
 	group sync.WaitGroup
+
+	mu        sync.Mutex // guards what follows
+	size      hypervisor.Size
+	resizeErr error
 }
 
 func (m *fakeMachine) fail(cause error) {
@@ -384,7 +390,6 @@ func (m *fakeMachine) Listen(uint32) (net.Listener, error) {
 	return &pipeListener{conns: m.ready, closed: make(chan struct{})}, nil
 }
 
-func (m *fakeMachine) Info() hypervisor.Info  { return hypervisor.Info{} }
 func (m *fakeMachine) ConsoleTail() string    { return "last words" }
 func (m *fakeMachine) Share() *protocol.Share { return &protocol.Share{} }
 func (m *fakeMachine) AwaitConsole(ctx context.Context, _ string) error {

@@ -162,6 +162,15 @@ func (b *bundle) memoryVolumes() []*api.MemoryVolume {
 	return volumes
 }
 
+// blockDevices describes the container's block devices to the supervisor.
+func (b *bundle) blockDevices() []*api.BlockDevice {
+	devices := make([]*api.BlockDevice, len(b.guest.BlockDevices))
+	for i, d := range b.guest.BlockDevices {
+		devices[i] = &api.BlockDevice{Major: d.Major, Minor: d.Minor, ReadOnly: d.ReadOnly}
+	}
+	return devices
+}
+
 // lookup finds a container's state.
 func lookup(root, id string) (*store.Entry, error) {
 	states, err := store.Open(root)

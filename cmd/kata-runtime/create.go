@@ -19,6 +19,7 @@ import (
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/sizing"
 	"kata-runtime/virtcontainers/standin"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
@@ -151,6 +152,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	} else {
 		p.creation.client, err = supervisor.Launch(c.Context, supervisor.Boot{
 			Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
+			Demand: sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
 		}, func(channel *os.File) error { return forkSupervisor(id, channel) })
 	}
 	if err != nil {
@@ -187,6 +189,7 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 		Terminal: container.spec.Process.Terminal,
 		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
 		MemoryVolumes: container.memoryVolumes(),
+		BlockDevices:  container.blockDevices(),
 	}, state)
 	if err != nil {
 		return err

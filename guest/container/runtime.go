@@ -46,7 +46,8 @@ type container struct {
 	lc       *libcontainer.Container
 	spec     *specs.Spec
 	init     *process
-	mounted  []string     // mount points of its storages, in order
+	mounted  []string // mount points of its storages, in order
+	disks    diskNumbers
 	hooks    []specs.Hook // startContainer
 	state    specs.State  // for hooks
 	removing sync.Mutex
@@ -72,7 +73,7 @@ func New(log *slog.Logger, stateDir string, streams Streams) (*Runtime, error) {
 
 // Create makes a container whose first process waits for Start. When it fails,
 // nothing of the container is left.
-func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest) (err error) {
+func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerRequest) (err error) {
 	id := req.GetContainerId()
 	spec, err := parseSpec(req.GetSpecJson())
 	if err != nil {
@@ -94,6 +95,9 @@ func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest
 		}
 		c.mounted = append(c.mounted, s.GetMountPoint())
 	}
+	if err := r.equip(ctx, c, req.GetBlockDevices()); err != nil {
+		return err
+	}
 	release, err := r.guestSpec(id, spec)
 	if err != nil {
 		return err
@@ -113,6 +117,9 @@ func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest
 	c.init, err = r.launch(c, spec.Process, launchOptions{
 		init: true, stdin: req.GetStdin(), stdout: req.GetStdout(), stderr: req.GetStderr(),
 	})
+	if err == nil {
+		err = c.setDiskWeights(spec.Linux.Resources)
+	}
 	if err != nil {
 		return err
 	}
@@ -121,6 +128,21 @@ func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest
 	c.mu.Unlock()
 	return nil
 }
+
+// equip gives a container its disks.
+func (r *Runtime) equip(ctx context.Context, c *container, devices []*protocol.BlockDevice) (err error) {
+	if c.disks, err = awaitDisks(ctx, devices); err != nil {
+		return err
+	}
+	mounted, err := translateDevices(c.spec, c.disks, c.nodesDir())
+	if err != nil {
+		return err
+	}
+	return makeNodes(c.spec.Linux, mounted)
+}
+
+// nodesDir holds the container's device nodes that are mounted.
+func (c *container) nodesDir() string { return filepath.Join(nodesDir, c.id) }
 
 // reserve takes the name id, so that no other call uses it.
 func (r *Runtime) reserve(id string, spec *specs.Spec) (*container, error) {
@@ -221,6 +243,7 @@ func (r *Runtime) dismantle(c *container) error {
 		}
 		c.mounted = c.mounted[:last]
 	}
+	errs = append(errs, os.RemoveAll(c.nodesDir()))
 	return errors.Join(errs...)
 }
 

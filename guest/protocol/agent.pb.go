@@ -572,7 +572,10 @@ type CreateContainerRequest struct {
 	Stdout   bool       `protobuf:"varint,5,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr   bool       `protobuf:"varint,6,opt,name=stderr,proto3" json:"stderr,omitempty"` // always false with a terminal
 	// specs.State, for startContainer hooks; the agent sets pid and status.
-	StateJson     []byte `protobuf:"bytes,40,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`
+	StateJson []byte `protobuf:"bytes,40,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`
+	// The host's block devices of the container, plugged in already. The spec
+	// names them by the host's numbers.
+	BlockDevices  []*BlockDevice `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -656,6 +659,126 @@ func (x *CreateContainerRequest) GetStateJson() []byte {
 	return nil
 }
 
+func (x *CreateContainerRequest) GetBlockDevices() []*BlockDevice {
+	if x != nil {
+		return x.BlockDevices
+	}
+	return nil
+}
+
+// BlockDevice is a disk that stands for a block device of the host.
+type BlockDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"` // by which the guest finds the disk
+	HostMajor     int64                  `protobuf:"varint,2,opt,name=host_major,json=hostMajor,proto3" json:"host_major,omitempty"`
+	HostMinor     int64                  `protobuf:"varint,3,opt,name=host_minor,json=hostMinor,proto3" json:"host_minor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockDevice) Reset() {
+	*x = BlockDevice{}
+	mi := &file_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockDevice) ProtoMessage() {}
+
+func (x *BlockDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
+func (*BlockDevice) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BlockDevice) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *BlockDevice) GetHostMajor() int64 {
+	if x != nil {
+		return x.HostMajor
+	}
+	return 0
+}
+
+func (x *BlockDevice) GetHostMinor() int64 {
+	if x != nil {
+		return x.HostMinor
+	}
+	return 0
+}
+
+type OnlineResourcesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vcpus         uint32                 `protobuf:"varint,1,opt,name=vcpus,proto3" json:"vcpus,omitempty"`                          // in all
+	MemoryMib     uint64                 `protobuf:"varint,2,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"` // in all, as the VMM counts
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OnlineResourcesRequest) Reset() {
+	*x = OnlineResourcesRequest{}
+	mi := &file_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OnlineResourcesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OnlineResourcesRequest) ProtoMessage() {}
+
+func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OnlineResourcesRequest.ProtoReflect.Descriptor instead.
+func (*OnlineResourcesRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *OnlineResourcesRequest) GetVcpus() uint32 {
+	if x != nil {
+		return x.Vcpus
+	}
+	return 0
+}
+
+func (x *OnlineResourcesRequest) GetMemoryMib() uint64 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
 type ContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -665,7 +788,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +800,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +813,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -710,7 +833,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +845,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +858,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -761,7 +884,7 @@ type StatsContainerResponse struct {
 
 func (x *StatsContainerResponse) Reset() {
 	*x = StatsContainerResponse{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +896,7 @@ func (x *StatsContainerResponse) String() string {
 func (*StatsContainerResponse) ProtoMessage() {}
 
 func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +909,7 @@ func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsContainerResponse.ProtoReflect.Descriptor instead.
 func (*StatsContainerResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StatsContainerResponse) GetStatsJson() []byte {
@@ -809,7 +932,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -821,7 +944,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -834,7 +957,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -881,7 +1004,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1016,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1029,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -931,7 +1054,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1066,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1079,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -1019,7 +1142,7 @@ type ProcessRequest struct {
 
 func (x *ProcessRequest) Reset() {
 	*x = ProcessRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1154,7 @@ func (x *ProcessRequest) String() string {
 func (*ProcessRequest) ProtoMessage() {}
 
 func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1167,7 @@ func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessRequest.ProtoReflect.Descriptor instead.
 func (*ProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProcessRequest) GetContainerId() string {
@@ -1073,7 +1196,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1208,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1221,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SignalProcessRequest) GetContainerId() string {
@@ -1144,7 +1267,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1279,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1292,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WaitProcessResponse) GetExitCode() uint32 {
@@ -1219,7 +1342,7 @@ type ResizeTerminalRequest struct {
 
 func (x *ResizeTerminalRequest) Reset() {
 	*x = ResizeTerminalRequest{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1354,7 @@ func (x *ResizeTerminalRequest) String() string {
 func (*ResizeTerminalRequest) ProtoMessage() {}
 
 func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1367,7 @@ func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResizeTerminalRequest) GetContainerId() string {
@@ -1284,7 +1407,7 @@ type OOMEvent struct {
 
 func (x *OOMEvent) Reset() {
 	*x = OOMEvent{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1419,7 @@ func (x *OOMEvent) String() string {
 func (*OOMEvent) ProtoMessage() {}
 
 func (x *OOMEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1432,7 @@ func (x *OOMEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OOMEvent.ProtoReflect.Descriptor instead.
 func (*OOMEvent) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OOMEvent) GetContainerId() string {
@@ -1363,7 +1486,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x05 \x01(\tR\n" +
 	"mountPoint\x12\x16\n" +
 	"\x06shared\x18( \x01(\bR\x06shared\x12\x12\n" +
-	"\x04keep\x18) \x01(\bR\x04keep\"\xf1\x01\n" +
+	"\x04keep\x18) \x01(\bR\x04keep\"\xb2\x02\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +
@@ -1372,7 +1495,18 @@ const file_agent_proto_rawDesc = "" +
 	"\x06stdout\x18\x05 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x06 \x01(\bR\x06stderr\x12\x1d\n" +
 	"\n" +
-	"state_json\x18( \x01(\fR\tstateJson\"5\n" +
+	"state_json\x18( \x01(\fR\tstateJson\x12?\n" +
+	"\rblock_devices\x18P \x03(\v2\x1a.kata.guest.v1.BlockDeviceR\fblockDevices\"c\n" +
+	"\vBlockDevice\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x1d\n" +
+	"\n" +
+	"host_major\x18\x02 \x01(\x03R\thostMajor\x12\x1d\n" +
+	"\n" +
+	"host_minor\x18\x03 \x01(\x03R\thostMinor\"M\n" +
+	"\x16OnlineResourcesRequest\x12\x14\n" +
+	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
+	"\n" +
+	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\"5\n" +
 	"\x10ContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"b\n" +
 	"\x16UpdateContainerRequest\x12!\n" +
@@ -1423,7 +1557,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x04rows\x18\x03 \x01(\rR\x04rows\x12\x18\n" +
 	"\acolumns\x18\x04 \x01(\rR\acolumns\"-\n" +
 	"\bOOMEvent\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId2\x9d\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId2\xed\n" +
 	"\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Hello\x12\x1b.kata.guest.v1.HelloRequest\x1a\x1c.kata.guest.v1.HelloResponse\x12Z\n" +
@@ -1442,7 +1576,8 @@ const file_agent_proto_rawDesc = "" +
 	"\rSignalProcess\x12#.kata.guest.v1.SignalProcessRequest\x1a\x14.kata.guest.v1.Empty\x12P\n" +
 	"\vWaitProcess\x12\x1d.kata.guest.v1.ProcessRequest\x1a\".kata.guest.v1.WaitProcessResponse\x12L\n" +
 	"\x0eResizeTerminal\x12$.kata.guest.v1.ResizeTerminalRequest\x1a\x14.kata.guest.v1.Empty\x128\n" +
-	"\aNextOOM\x12\x14.kata.guest.v1.Empty\x1a\x17.kata.guest.v1.OOMEventB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
+	"\aNextOOM\x12\x14.kata.guest.v1.Empty\x1a\x17.kata.guest.v1.OOMEvent\x12N\n" +
+	"\x0fOnlineResources\x12%.kata.guest.v1.OnlineResourcesRequest\x1a\x14.kata.guest.v1.EmptyB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -1456,7 +1591,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                  // 0: kata.guest.v1.Empty
 	(*HelloRequest)(nil),           // 1: kata.guest.v1.HelloRequest
@@ -1468,61 +1603,66 @@ var file_agent_proto_goTypes = []any{
 	(*SetClockRequest)(nil),        // 7: kata.guest.v1.SetClockRequest
 	(*Storage)(nil),                // 8: kata.guest.v1.Storage
 	(*CreateContainerRequest)(nil), // 9: kata.guest.v1.CreateContainerRequest
-	(*ContainerRequest)(nil),       // 10: kata.guest.v1.ContainerRequest
-	(*UpdateContainerRequest)(nil), // 11: kata.guest.v1.UpdateContainerRequest
-	(*StatsContainerResponse)(nil), // 12: kata.guest.v1.StatsContainerResponse
-	(*ProcessInfo)(nil),            // 13: kata.guest.v1.ProcessInfo
-	(*ListProcessesResponse)(nil),  // 14: kata.guest.v1.ListProcessesResponse
-	(*ExecProcessRequest)(nil),     // 15: kata.guest.v1.ExecProcessRequest
-	(*ProcessRequest)(nil),         // 16: kata.guest.v1.ProcessRequest
-	(*SignalProcessRequest)(nil),   // 17: kata.guest.v1.SignalProcessRequest
-	(*WaitProcessResponse)(nil),    // 18: kata.guest.v1.WaitProcessResponse
-	(*ResizeTerminalRequest)(nil),  // 19: kata.guest.v1.ResizeTerminalRequest
-	(*OOMEvent)(nil),               // 20: kata.guest.v1.OOMEvent
+	(*BlockDevice)(nil),            // 10: kata.guest.v1.BlockDevice
+	(*OnlineResourcesRequest)(nil), // 11: kata.guest.v1.OnlineResourcesRequest
+	(*ContainerRequest)(nil),       // 12: kata.guest.v1.ContainerRequest
+	(*UpdateContainerRequest)(nil), // 13: kata.guest.v1.UpdateContainerRequest
+	(*StatsContainerResponse)(nil), // 14: kata.guest.v1.StatsContainerResponse
+	(*ProcessInfo)(nil),            // 15: kata.guest.v1.ProcessInfo
+	(*ListProcessesResponse)(nil),  // 16: kata.guest.v1.ListProcessesResponse
+	(*ExecProcessRequest)(nil),     // 17: kata.guest.v1.ExecProcessRequest
+	(*ProcessRequest)(nil),         // 18: kata.guest.v1.ProcessRequest
+	(*SignalProcessRequest)(nil),   // 19: kata.guest.v1.SignalProcessRequest
+	(*WaitProcessResponse)(nil),    // 20: kata.guest.v1.WaitProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 21: kata.guest.v1.ResizeTerminalRequest
+	(*OOMEvent)(nil),               // 22: kata.guest.v1.OOMEvent
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
 	8,  // 1: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
-	13, // 2: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
-	1,  // 3: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	4,  // 4: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	6,  // 5: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	7,  // 6: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	9,  // 7: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	10, // 8: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	10, // 9: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	11, // 10: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	10, // 11: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	10, // 12: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	10, // 13: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	10, // 14: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	15, // 15: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	17, // 16: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	16, // 17: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	19, // 18: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	0,  // 19: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	2,  // 20: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	5,  // 21: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	0,  // 22: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	0,  // 23: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	0,  // 24: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 25: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	0,  // 26: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	0,  // 27: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 28: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	0,  // 29: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	12, // 30: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	14, // 31: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	0,  // 32: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	0,  // 33: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	18, // 34: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	0,  // 35: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	20, // 36: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	20, // [20:37] is the sub-list for method output_type
-	3,  // [3:20] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	10, // 2: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
+	15, // 3: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
+	1,  // 4: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	4,  // 5: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	6,  // 6: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	7,  // 7: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	9,  // 8: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	12, // 9: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 10: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	13, // 11: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	12, // 12: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 13: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 14: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 15: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	17, // 16: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	19, // 17: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	18, // 18: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	21, // 19: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	0,  // 20: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	11, // 21: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	2,  // 22: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	5,  // 23: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	0,  // 24: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	0,  // 25: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	0,  // 26: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 27: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	0,  // 28: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	0,  // 29: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 30: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	0,  // 31: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	14, // 32: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	16, // 33: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	0,  // 34: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	0,  // 35: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	20, // 36: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	0,  // 37: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	22, // 38: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	0,  // 39: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	22, // [22:40] is the sub-list for method output_type
+	4,  // [4:22] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1536,7 +1676,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -290,7 +290,6 @@ func TestMountErrors(t *testing.T) {
 		{"missing relative source", bind("none"), "/bundle/none", fs.ErrNotExist},
 		{"missing shared memory", specs.Mount{Type: "bind", Destination: "/dev/shm", Source: "/none"}, "/none", fs.ErrNotExist},
 		{"unknown device", bind("/dev/kvm"), "10:232", ErrUnsupported},
-		{"block device", bind("/dev/sda"), "block device 8:0", ErrUnsupported},
 		{"device directory", bind("/dev/dri"), "/dev/dri", ErrUnsupported},
 		{"a process's file", bind("/proc/1/root"), "host process", ErrUnsupported},
 		{"a process's file by a link", bind("/proc/self/root"), "host process", ErrUnsupported},
@@ -312,6 +311,25 @@ func TestMountErrors(t *testing.T) {
 	}
 }
 
+// A block device is no file: its node is made in the guest.
+func TestAMountedBlockDeviceBecomesADevice(t *testing.T) {
+	guest, err := transformMount(specs.Mount{Type: "bind", Destination: "/data/disk", Source: "/dev/sda", Options: []string{"bind", "ro"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(guest.Spec.Mounts) != 0 || len(guest.Binds) != 0 {
+		t.Errorf("mounts %v, binds %v", guest.Spec.Mounts, guest.Binds)
+	}
+	devices := guest.Spec.Linux.Devices
+	last := devices[len(devices)-1]
+	if last.Path != "/data/disk" || last.Type != "b" || last.Major != 8 || last.Minor != 0 || last.FileMode == nil || last.UID == nil {
+		t.Errorf("device %+v", last)
+	}
+	if diff := cmp.Diff([]BlockDevice{{Major: 8, ReadOnly: true}, {ReadOnly: true}}, guest.BlockDevices); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestRealHost looks at files that every Linux has.
 func TestRealHost(t *testing.T) {
 	var h realHost
@@ -319,7 +337,7 @@ func TestRealHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if own, err := guestDeviceNode("/dev/null", info); err != nil || own != "/dev/null" {
+	if own, err := (&translation{}).guestDeviceNode(&specs.Mount{}, "/dev/null", info); err != nil || own != "/dev/null" {
 		t.Errorf("/dev/null is %q, %v", own, err)
 	}
 	if fs, err := h.Tmpfs("/proc"); err != nil || fs != nil {

@@ -46,6 +46,8 @@ type GuestSpec struct {
 	Rootfs string
 	// Binds are the host's files and directories that the guest's mounts name.
 	Binds []Bind
+	// BlockDevices are the host's block devices that the container has.
+	BlockDevices []BlockDevice
 	// HostHooks are the hooks that run on the host: all but startContainer.
 	// Never nil.
 	HostHooks *specs.Hooks
@@ -95,8 +97,9 @@ func (t *translation) drop(field string, value any) {
 	t.guest.Dropped = append(t.guest.Dropped, fmt.Sprintf("%s: %v", field, value))
 }
 
-// transformers lists the steps. Each owns the fields that its file names, and
-// none depends on another.
+// transformers lists the steps. Each owns the fields that its file names. None
+// depends on another, but that limits on block devices are for devices that the
+// container has.
 func transformers() []func(*translation) error {
 	return []func(*translation) error{
 		transformRoot,
@@ -104,8 +107,8 @@ func transformers() []func(*translation) error {
 		transformHooks,
 		transformLabels,
 		transformNamespaces,
-		transformCgroup,
 		transformDevices,
+		transformCgroup,
 		transformHostOnly,
 	}
 }

@@ -165,7 +165,9 @@ func TestTransformDevices(t *testing.T) {
 		{specs.LinuxDevice{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200}, ""},
 		{specs.LinuxDevice{Path: "/dev/fifo", Type: "p"}, ""},
 		{specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}, "character device 10:232"},
-		{specs.LinuxDevice{Path: "/dev/vda", Type: "b", Major: 254}, "block device 254:0"},
+		{specs.LinuxDevice{Path: "/dev/vda", Type: "b", Major: 254}, ""},
+		{specs.LinuxDevice{Path: "/dev/vda", Type: "b", Major: -1}, "-1:0 is no device number"},
+		{specs.LinuxDevice{Path: "/dev/vda", Type: "b", Minor: 1 << 20}, "0:1048576 is no device number"},
 		{specs.LinuxDevice{Path: "/dev/x", Type: "a"}, "type"},
 	}
 	for _, test := range tests {
@@ -238,8 +240,62 @@ func TestTransformResources(t *testing.T) {
 	if *guest.Memory.Limit != limit || guest.Memory.Swappiness != nil || len(dropped) != 1 || resources.Memory.Swappiness == nil {
 		t.Errorf("guest's %+v, dropped %q", guest.Memory, dropped)
 	}
-	resources.BlockIO = &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{{}}}
-	if _, _, err := TransformResources(resources); !errors.Is(err, ErrUnsupported) {
+	// The guest knows which devices the container has.
+	resources.BlockIO = &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weightDevice(8, 16, 100)}}
+	guest, _, err = TransformResources(resources)
+	if diff := cmp.Diff(resources.BlockIO, guest.BlockIO); diff != "" || err != nil {
+		t.Errorf("%v, %s", err, diff)
+	}
+}
+
+func weightDevice(major, minor int64, weight uint16) specs.LinuxWeightDevice {
+	w := specs.LinuxWeightDevice{Weight: &weight}
+	w.Major, w.Minor = major, minor
+	return w
+}
+
+func rule(allow bool, kind string, major, minor int64, access string) specs.LinuxDeviceCgroup {
+	return specs.LinuxDeviceCgroup{Allow: allow, Type: kind, Major: &major, Minor: &minor, Access: access}
+}
+
+func TestBlockDevicesAreReadOnlyByTheirRules(t *testing.T) {
+	for name, test := range map[string]struct {
+		rules    []specs.LinuxDeviceCgroup
+		readOnly bool
+	}{
+		"none":                 {nil, true},
+		"denied":               {[]specs.LinuxDeviceCgroup{{Access: "rwm"}}, true},
+		"everything allowed":   {[]specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true}}, false},
+		"this one":             {[]specs.LinuxDeviceCgroup{{}, rule(true, "b", 8, 16, "rw")}, false},
+		"to be read":           {[]specs.LinuxDeviceCgroup{{}, rule(true, "b", 8, 16, "rm")}, true},
+		"another":              {[]specs.LinuxDeviceCgroup{{}, rule(true, "b", 8, 17, "rw")}, true},
+		"a character device":   {[]specs.LinuxDeviceCgroup{{}, rule(true, "c", 8, 16, "rw")}, true},
+		"its major":            {[]specs.LinuxDeviceCgroup{{}, rule(true, "b", 8, -1, "rwm")}, false},
+		"allowed, then denied": {[]specs.LinuxDeviceCgroup{{Allow: true}, rule(false, "a", -1, -1, "w")}, true},
+		"denied to be made":    {[]specs.LinuxDeviceCgroup{{Allow: true}, rule(false, "b", 8, 16, "m")}, false},
+	} {
+		spec := baseSpec()
+		device := specs.LinuxDevice{Path: "/dev/x", Type: "b", Major: 8, Minor: 16}
+		spec.Linux.Devices = []specs.LinuxDevice{device, device}
+		spec.Linux.Resources = &specs.LinuxResources{Devices: test.rules}
+		guest := mustTransform(t, spec, testOptions())
+		if diff := cmp.Diff([]BlockDevice{{Major: 8, Minor: 16, ReadOnly: test.readOnly}}, guest.BlockDevices); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestLimitsAreOnTheContainersBlockDevices(t *testing.T) {
+	spec := baseSpec()
+	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "b", Major: 8, Minor: 16}}
+	blockIO := &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weightDevice(8, 16, 100)}}
+	spec.Linux.Resources = &specs.LinuxResources{BlockIO: blockIO}
+	guest := mustTransform(t, spec, testOptions())
+	if diff := cmp.Diff(blockIO, guest.Spec.Linux.Resources.BlockIO); diff != "" {
+		t.Error(diff)
+	}
+	blockIO.WeightDevice[0].Minor = 17
+	if _, err := Transform(spec, testOptions()); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "weightDevice") || !strings.Contains(err.Error(), "8:17") {
 		t.Errorf("error = %v", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
@@ -99,6 +100,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 		ID: id, Spec: request.GetSpecJson(), State: hookState, Mounts: mounts,
 		IO:       virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
 		Storages: storages(request),
+		Devices:  blocks(request.GetBlockDevices()),
 	})
 	if err != nil {
 		return nil, err
@@ -253,4 +255,12 @@ func asStatus(err error) error {
 		code = codes.FailedPrecondition
 	}
 	return status.Error(code, err.Error())
+}
+
+func blocks(devices []*api.BlockDevice) []device.Block {
+	result := make([]device.Block, len(devices))
+	for i, d := range devices {
+		result[i] = device.Block{Major: d.GetMajor(), Minor: d.GetMinor(), ReadOnly: d.GetReadOnly()}
+	}
+	return result
 }
