@@ -25,6 +25,7 @@ type AgentService interface {
 	WaitProcess(context.Context, *ProcessRequest) (*WaitProcessResponse, error)
 	ResizeTerminal(context.Context, *ResizeTerminalRequest) (*Empty, error)
 	NextOOM(context.Context, *Empty) (*OOMEvent, error)
+	UpdateSockets(context.Context, *UpdateSocketsRequest) (*Empty, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -148,6 +149,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.NextOOM(ctx, &req)
+			},
+			"UpdateSockets": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpdateSocketsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.UpdateSockets(ctx, &req)
 			},
 		},
 	})
@@ -294,6 +302,14 @@ func (c *agentClient) ResizeTerminal(ctx context.Context, req *ResizeTerminalReq
 func (c *agentClient) NextOOM(ctx context.Context, req *Empty) (*OOMEvent, error) {
 	var resp OOMEvent
 	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "NextOOM", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) UpdateSockets(ctx context.Context, req *UpdateSocketsRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "UpdateSockets", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -65,3 +65,7 @@ func (s *sandbox) WaitProcess(ctx context.Context, req *protocol.ProcessRequest)
 func (s *sandbox) ResizeTerminal(_ context.Context, req *protocol.ResizeTerminalRequest) (*protocol.Empty, error) {
 	return &protocol.Empty{}, s.runtime.Resize(req.GetContainerId(), req.GetProcessId(), req.GetRows(), req.GetColumns())
 }
+
+func (s *sandbox) UpdateSockets(_ context.Context, req *protocol.UpdateSocketsRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.sockets.Update(req.GetContainerId(), req.GetSocketBinds())
+}
