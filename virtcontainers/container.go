@@ -9,6 +9,7 @@ import (
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/sockets"
 )
 
 // Status is where a container is in its life, in the words of the OCI
@@ -39,6 +40,7 @@ type Container struct {
 	id      string
 	sandbox *Sandbox
 	init    *Process
+	sockets *sockets.Container // nil when it can reach none
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -62,13 +64,20 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 
 func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOptions) (err error) {
 	done := s.watch.begin(StagePrepare)
-	err = s.options.Share.Add(c.id, options.Mounts)
+	c.sockets, err = s.findSockets(options) // before the share closes the trees
+	if err != nil {
+		closeTrees(options.Mounts)
+	} else {
+		err = s.options.Share.Add(c.id, options.Mounts)
+	}
 	done()
 	if err != nil {
+		c.sockets.Close()
 		return &StageError{Stage: StagePrepare, Err: err}
 	}
 	defer func() {
 		if err != nil {
+			c.sockets.Close()
 			err = errors.Join(err, s.options.Share.Remove(c.id))
 		}
 	}()
@@ -84,6 +93,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		return s.callFailure(StageCreateContainer, err)
 	}
 	_, err = s.agent.CreateContainer(ctx, &protocol.CreateContainerRequest{
+		SocketBinds: c.sockets.Binds(),
 		ContainerId: c.id,
 		SpecJson:    options.Spec,
 		Stdin:       options.IO.Stdin,
@@ -96,6 +106,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	}
 	c.init = process
 	c.setStatus(StatusCreated)
+	s.followSockets(c)
 	s.background.Go(func() {
 		process.await(s)
 		c.setStatus(StatusStopped)
@@ -183,6 +194,7 @@ func (c *Container) Delete(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
 		}
 	}
+	c.sockets.Close()
 	errs = append(errs, c.sandbox.options.Share.Remove(c.id))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)

@@ -20,6 +20,9 @@ type Machine interface {
 	Info() hypervisor.Info
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	Listen(port uint32) (net.Listener, error)
+	// GuestPort is the number that the guest dials to reach the listener of a
+	// port: vsock's transports may differ in it.
+	GuestPort(port uint32) uint32
 
 	// ConsoleTail returns the last lines of the guest's console, made safe to
 	// print.

@@ -234,6 +234,9 @@ func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 // Listen implements virtcontainers.Machine.
 func (m *machine) Listen(port uint32) (net.Listener, error) { return m.vsock.Listen(port) }
 
+// GuestPort implements virtcontainers.Machine.
+func (m *machine) GuestPort(port uint32) uint32 { return m.vsock.GuestPort(port) }
+
 // ConsoleTail implements virtcontainers.Machine.
 func (m *machine) ConsoleTail() string {
 	return strings.Join(lastWords(m.console.Lines(tracedLines)), "\n")

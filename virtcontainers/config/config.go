@@ -70,6 +70,9 @@ type Agent struct {
 type Runtime struct {
 	// Debug makes the runtime log at debug level.
 	Debug bool `toml:"enable_debug"`
+	// DisableSocketRelay keeps containers from connecting to the host's unix
+	// sockets that their bind mounts show.
+	DisableSocketRelay bool `toml:"disable_socket_relay"`
 }
 
 // Values of Hypervisor.Accelerator.

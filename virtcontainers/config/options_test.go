@@ -65,6 +65,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.qemu.virtio_fs_extra_args": `["a", "b c"]`,
 		"agent.kata.dial_timeout":              `9`,
 		"runtime.enable_debug":                 `true`,
+		"runtime.disable_socket_relay":         `true`,
 	}
 	for _, option := range Options() {
 		if option.Key == "kernel" || option.Key == "initrd" {

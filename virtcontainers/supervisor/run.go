@@ -144,7 +144,7 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 	}
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
 		ID: boot.ID, Hostname: boot.Hostname, Machine: machine, Share: shared, Token: token,
-		BootTimeout: boot.Config.Agent.DialTimeout, Log: log,
+		BootTimeout: boot.Config.Agent.DialTimeout, RelaySockets: !boot.Config.Runtime.DisableSocketRelay, Log: log,
 	})
 	sandbox.Start()
 	return sandbox, vsock, nil
