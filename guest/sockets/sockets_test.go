@@ -73,7 +73,7 @@ func (c closer) CloseWrite() error { return c.Close() }
 
 func newRelay(t *testing.T) (*Relay, *host) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "s") // short enough for an address
+	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // an address has little room
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,12 +86,10 @@ func (c *Container) scan(watch *watcher, b *bind, from string) (found bool) {
 		}
 		for _, entry := range c.enter(watch, b, dir) {
 			name := path.Join(dir, entry.Name())
-			switch entry.Type() {
-			case fs.ModeDir:
-				if strings.Count(name, "/") < maxDepth {
-					queue = append(queue, name)
-				}
-			case fs.ModeSocket:
+			switch {
+			case entry.IsDir() && strings.Count(name, "/") < maxDepth:
+				queue = append(queue, name)
+			case entry.Type() == fs.ModeSocket:
 				found = c.look(b, name) || found
 			}
 		}

@@ -62,8 +62,8 @@ func (r *Relay) Token() string { return r.token }
 type Container struct {
 	relay      *Relay
 	id         string
-	connecting chan struct{} // one for each connection that waits for a server
-	life       context.Context
+	connecting chan struct{}   // one for each connection that waits for a server
+	life       context.Context //nolint:containedctx // the container's own life, not a caller's
 	end        context.CancelFunc
 	serving    sync.WaitGroup
 	changed    chan struct{} // holds a token when there is something to tell

@@ -27,7 +27,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "s")
+	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // an address has little room
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,7 +369,8 @@ func TestSilentConnections(t *testing.T) {
 	add(t, g, "c1", share.Mount{Name: "mounts/0", Tree: h.tree("a")})
 	oldest := g.dial()
 	for range maxGreeting {
-		defer g.dial().Close()
+		conn := g.dial()
+		t.Cleanup(func() { conn.Close() })
 	}
 	if _, err := oldest.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the oldest: %v", err)

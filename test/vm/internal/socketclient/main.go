@@ -56,7 +56,7 @@ func run(mode string, args []string) (string, error) {
 		})
 	case "dgram": // PATH: connects with a socket of another type
 		_, err := net.Dial("unixgram", path) //nolint:noctx // fails at once
-		return fmt.Sprint(errors.Is(err, unix.EPROTOTYPE)), nil
+		return strconv.FormatBool(errors.Is(err, unix.EPROTOTYPE)), nil
 	case "serve": // PATH OTHER...: makes a server at PATH, and asks it, twice: after OTHER was asked too
 		return serve(path, args[1:])
 	case "guess": // PORT: keeps connections to the host's port that say nothing or guess
@@ -86,7 +86,7 @@ func echo(path string, n int) error {
 		sent <- errors.Join(err, conn.CloseWrite())
 	}()
 	back, err := io.ReadAll(conn)
-	if err = errors.Join(err, <-sent); err != nil {
+	if err := errors.Join(err, <-sent); err != nil {
 		return err
 	}
 	if !bytes.Equal(back, data) {
