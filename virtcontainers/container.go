@@ -15,6 +15,7 @@ import (
 	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/sockets"
 )
 
 // Status is where a container is in its life, in the words of the OCI
@@ -57,6 +58,7 @@ type Container struct {
 	startBound time.Duration
 	starting   sync.Mutex // held by Start
 	oom        oomWatchers
+	sockets    *sockets.Container // nil when it can reach none
 
 	updating sync.Mutex // held while limits change
 
@@ -89,13 +91,20 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		return s.callFailure(StagePrepare, context.Cause(s.life))
 	}
 	done := s.watch.begin(StagePrepare)
-	err = s.options.Share.Add(c.id, options.Mounts)
+	c.sockets, err = s.findSockets(options) // before the share closes the trees
+	if err != nil {
+		closeTrees(options.Mounts)
+	} else {
+		err = s.options.Share.Add(c.id, options.Mounts)
+	}
 	done()
 	if err != nil {
+		c.sockets.Close()
 		return &StageError{Stage: StagePrepare, Err: err}
 	}
 	defer func() {
 		if err != nil {
+			c.sockets.Close()
 			err = errors.Join(err, s.options.Share.Remove(c.id))
 		}
 	}()
@@ -136,6 +145,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		Stderr:       options.IO.Stderr,
 		Storages:     options.Storages,
 		BlockDevices: disks,
+		SocketBinds:  c.sockets.Binds(),
 	})
 	if err != nil {
 		process.Streams.Close()
@@ -143,6 +153,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	}
 	c.init = process
 	c.setStatus(StatusCreated)
+	s.followSockets(c)
 	s.background.Go(func() {
 		process.await(s)
 		c.oom.settle(process.exit)
@@ -262,6 +273,7 @@ func (c *Container) Delete(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
 		}
 	}
+	c.sockets.Close()
 	c.sandbox.unplug(ctx, c.id)
 	c.sandbox.unfit(c.id)
 	errs = append(errs, c.sandbox.options.Share.Remove(c.id))

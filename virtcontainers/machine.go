@@ -23,6 +23,9 @@ type Machine interface {
 	Attach(ctx context.Context, device hypervisor.Device) error
 	Detach(ctx context.Context, id string) error
 	Resize(ctx context.Context, size hypervisor.Size) (hypervisor.Size, error)
+	// GuestPort is the number that the guest dials to reach the listener of a
+	// port: vsock's transports may differ in it.
+	GuestPort(port uint32) uint32
 
 	// ConsoleTail returns the last lines of the guest's console, made safe to
 	// print.

@@ -17,6 +17,7 @@ import (
 	"kata-runtime/virtcontainers/clock"
 	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/sockets"
 )
 
 // Errors of this package, for errors.Is.
@@ -63,7 +64,10 @@ type SandboxOptions struct {
 	// answer.
 	BootTimeout time.Duration
 	Sizing      SizingOptions
-	Log         *slog.Logger
+	// RelaySockets lets containers connect to the host's unix sockets that
+	// their bind mounts show.
+	RelaySockets bool
+	Log          *slog.Logger
 }
 
 // Sandbox is a pod: one machine and the containers in it.
@@ -71,6 +75,7 @@ type Sandbox struct {
 	options SandboxOptions
 	log     *slog.Logger
 	watch   *stopwatch
+	sockets *sockets.Relay // nil without RelaySockets
 
 	// life ends when the machine is to end; everything that the sandbox does
 	// in the background hangs on it, and background waits for all of it.
@@ -94,7 +99,12 @@ type Sandbox struct {
 // NewSandbox makes a sandbox. Stop releases the machine and the share.
 func NewSandbox(options SandboxOptions) *Sandbox {
 	life, end := context.WithCancelCause(context.Background())
+	var relay *sockets.Relay
+	if options.RelaySockets {
+		relay = sockets.New(options.Log)
+	}
 	return &Sandbox{
+		sockets:    relay,
 		options:    options,
 		log:        options.Log,
 		watch:      newStopwatch(),
@@ -167,6 +177,9 @@ func (s *Sandbox) boot() error {
 		return &StageError{Stage: StagePrepare, Err: err}
 	}
 	defer listener.Close()
+	if err := s.serveSockets(); err != nil {
+		return &StageError{Stage: StagePrepare, Err: err}
+	}
 	done := s.watch.begin(StageStartVMM)
 	err = machine.Start(ctx)
 	done()
@@ -228,13 +241,17 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = client.CreateSandbox(ctx, &protocol.CreateSandboxRequest{
+	request := &protocol.CreateSandboxRequest{
 		SandboxId:      s.options.ID,
 		Hostname:       s.options.Hostname,
 		ClockUnixNanos: time.Now().UnixNano(),
 		Shares:         []*protocol.Share{s.options.Machine.Share()},
-	})
-	if err != nil {
+	}
+	if s.sockets != nil {
+		request.SocketPort = s.options.Machine.GuestPort(protocol.SocketPort)
+		request.SocketToken = s.sockets.Token()
+	}
+	if _, err = client.CreateSandbox(ctx, request); err != nil {
 		client.Close()
 		return fmt.Errorf("set up the guest: %w", err)
 	}
@@ -294,6 +311,9 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 		errs := []error{s.options.Machine.Stop(ctx)}
 		if s.agent != nil { // written before booted is closed, see farewell
 			errs = append(errs, s.agent.Close())
+		}
+		if s.sockets != nil {
+			s.sockets.Close()
 		}
 		s.background.Wait()
 		errs = append(errs, s.options.Share.Close())

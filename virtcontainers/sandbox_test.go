@@ -386,6 +386,8 @@ func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return ours, nil
 }
 
+func (m *fakeMachine) GuestPort(port uint32) uint32 { return port }
+
 func (m *fakeMachine) Listen(uint32) (net.Listener, error) {
 	return &pipeListener{conns: m.ready, closed: make(chan struct{})}, nil
 }

@@ -260,6 +260,9 @@ func (m *machine) Resize(ctx context.Context, size hypervisor.Size) (hypervisor.
 	return vm.Resize(ctx, size)
 }
 
+// GuestPort implements virtcontainers.Machine.
+func (m *machine) GuestPort(port uint32) uint32 { return m.vsock.GuestPort(port) }
+
 // ConsoleTail implements virtcontainers.Machine.
 func (m *machine) ConsoleTail() string {
 	return strings.Join(lastWords(m.console.Lines(tracedLines)), "\n")

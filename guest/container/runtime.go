@@ -24,12 +24,25 @@ type Streams interface {
 	Claim(header protocol.StreamHeader) (net.Conn, error)
 }
 
+// Sockets relays connections to the host's unix sockets that bind mounts show.
+type Sockets interface {
+	// Prepare makes the sockets of a container that is about to be created, and
+	// tells which sources of its mounts they replace.
+	Prepare(ctx context.Context, id string, binds []*protocol.SocketBind) (map[string]string, error)
+	// Enter shows those in bind-mounted directories in a container whose first
+	// process, pid, has its mounts, at the destinations of these sources.
+	Enter(id string, pid int, destinations map[string]string) error
+	// Close ends what Prepare began; there may be nothing.
+	Close(id string) error
+}
+
 // Runtime owns the containers of the pod. Make it with New; its methods may be
 // called from any goroutine.
 type Runtime struct {
 	log      *slog.Logger
 	stateDir string
 	streams  Streams
+	sockets  Sockets
 	oom      *oomWatcher
 	pod      podNamespaces
 	shared   sharedStorages
@@ -60,13 +73,13 @@ type container struct {
 }
 
 // New returns a runtime that keeps libcontainer's state below stateDir.
-func New(log *slog.Logger, stateDir string, streams Streams) (*Runtime, error) {
+func New(log *slog.Logger, stateDir string, streams Streams, sockets Sockets) (*Runtime, error) {
 	watcher, err := newOOMWatcher(log)
 	if err != nil {
 		return nil, err
 	}
 	return &Runtime{
-		log: log, stateDir: stateDir, streams: streams, oom: watcher,
+		log: log, stateDir: stateDir, streams: streams, sockets: sockets, oom: watcher,
 		containers: map[string]*container{},
 	}, nil
 }
@@ -106,6 +119,10 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 	if err := c.takeHooks(req.GetStateJson()); err != nil {
 		return err
 	}
+	destinations, err := r.relaySockets(ctx, id, spec, req.GetSocketBinds())
+	if err != nil {
+		return err
+	}
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -123,6 +140,7 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 	if err != nil {
 		return err
 	}
+	r.showSockets(c, destinations)
 	c.mu.Lock()
 	c.ready = true
 	c.mu.Unlock()
@@ -236,6 +254,7 @@ func (r *Runtime) dismantle(c *container) error {
 			r.log.Warn("container's files may be incomplete on the host", "container", c.id, "error", err)
 		}
 	}
+	errs = append(errs, r.sockets.Close(c.id))
 	for last := len(c.mounted) - 1; last >= 0; last-- {
 		if err := r.shared.unmount(c.mounted[last]); err != nil {
 			errs = append(errs, err)

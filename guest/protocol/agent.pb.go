@@ -271,8 +271,12 @@ type CreateSandboxRequest struct {
 	ClockUnixNanos int64                  `protobuf:"varint,3,opt,name=clock_unix_nanos,json=clockUnixNanos,proto3" json:"clock_unix_nanos,omitempty"` // host's real time at sending; 0: leave the clock
 	Shares         []*Share               `protobuf:"bytes,4,rep,name=shares,proto3" json:"shares,omitempty"`
 	Dns            []string               `protobuf:"bytes,5,rep,name=dns,proto3" json:"dns,omitempty"` // lines of resolv.conf, for later use
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The host's vsock port that relays connections to its unix sockets, and the
+	// token that each connection there begins with. 0: nothing is relayed.
+	SocketPort    uint32 `protobuf:"varint,100,opt,name=socket_port,json=socketPort,proto3" json:"socket_port,omitempty"`
+	SocketToken   string `protobuf:"bytes,101,opt,name=socket_token,json=socketToken,proto3" json:"socket_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSandboxRequest) Reset() {
@@ -338,6 +342,20 @@ func (x *CreateSandboxRequest) GetDns() []string {
 		return x.Dns
 	}
 	return nil
+}
+
+func (x *CreateSandboxRequest) GetSocketPort() uint32 {
+	if x != nil {
+		return x.SocketPort
+	}
+	return 0
+}
+
+func (x *CreateSandboxRequest) GetSocketToken() string {
+	if x != nil {
+		return x.SocketToken
+	}
+	return ""
 }
 
 type CreateSandboxResponse struct {
@@ -576,6 +594,7 @@ type CreateContainerRequest struct {
 	// The host's block devices of the container, plugged in already. The spec
 	// names them by the host's numbers.
 	BlockDevices  []*BlockDevice `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
+	SocketBinds   []*SocketBind  `protobuf:"bytes,100,rep,name=socket_binds,json=socketBinds,proto3" json:"socket_binds,omitempty"` // those that show sockets, or may later
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -662,6 +681,13 @@ func (x *CreateContainerRequest) GetStateJson() []byte {
 func (x *CreateContainerRequest) GetBlockDevices() []*BlockDevice {
 	if x != nil {
 		return x.BlockDevices
+	}
+	return nil
+}
+
+func (x *CreateContainerRequest) GetSocketBinds() []*SocketBind {
+	if x != nil {
+		return x.SocketBinds
 	}
 	return nil
 }
@@ -1442,6 +1468,197 @@ func (x *OOMEvent) GetContainerId() string {
 	return ""
 }
 
+// SocketBind is a bind mount that shows unix sockets of the host: it is one, or
+// a directory.
+type SocketBind struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`     // by which the host knows it
+	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // guest path in the share, the source of a mount of the spec
+	Directory     bool                   `protobuf:"varint,3,opt,name=directory,proto3" json:"directory,omitempty"`
+	Sockets       []*Socket              `protobuf:"bytes,4,rep,name=sockets,proto3" json:"sockets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SocketBind) Reset() {
+	*x = SocketBind{}
+	mi := &file_agent_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SocketBind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SocketBind) ProtoMessage() {}
+
+func (x *SocketBind) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SocketBind.ProtoReflect.Descriptor instead.
+func (*SocketBind) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SocketBind) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SocketBind) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SocketBind) GetDirectory() bool {
+	if x != nil {
+		return x.Directory
+	}
+	return false
+}
+
+func (x *SocketBind) GetSockets() []*Socket {
+	if x != nil {
+		return x.Sockets
+	}
+	return nil
+}
+
+// Socket is a unix socket of the host.
+type Socket struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`  // in the directory; empty for a bind mount of the socket itself
+	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"` // permission bits
+	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Socket) Reset() {
+	*x = Socket{}
+	mi := &file_agent_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Socket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Socket) ProtoMessage() {}
+
+func (x *Socket) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Socket.ProtoReflect.Descriptor instead.
+func (*Socket) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Socket) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Socket) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Socket) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Socket) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+type UpdateSocketsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	SocketBinds   []*SocketBind          `protobuf:"bytes,2,rep,name=socket_binds,json=socketBinds,proto3" json:"socket_binds,omitempty"` // of directories alone
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateSocketsRequest) Reset() {
+	*x = UpdateSocketsRequest{}
+	mi := &file_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateSocketsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateSocketsRequest) ProtoMessage() {}
+
+func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateSocketsRequest.ProtoReflect.Descriptor instead.
+func (*UpdateSocketsRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *UpdateSocketsRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *UpdateSocketsRequest) GetSocketBinds() []*SocketBind {
+	if x != nil {
+		return x.SocketBinds
+	}
+	return nil
+}
+
 var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
@@ -1464,14 +1681,17 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xbb\x01\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xff\x01\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12(\n" +
 	"\x10clock_unix_nanos\x18\x03 \x01(\x03R\x0eclockUnixNanos\x12,\n" +
 	"\x06shares\x18\x04 \x03(\v2\x14.kata.guest.v1.ShareR\x06shares\x12\x10\n" +
-	"\x03dns\x18\x05 \x03(\tR\x03dns\"\x17\n" +
+	"\x03dns\x18\x05 \x03(\tR\x03dns\x12\x1f\n" +
+	"\vsocket_port\x18d \x01(\rR\n" +
+	"socketPort\x12!\n" +
+	"\fsocket_token\x18e \x01(\tR\vsocketToken\"\x17\n" +
 	"\x15CreateSandboxResponse\"4\n" +
 	"\x15DestroySandboxRequest\x12\x1b\n" +
 	"\tpower_off\x18\x01 \x01(\bR\bpowerOff\"0\n" +
@@ -1486,7 +1706,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x05 \x01(\tR\n" +
 	"mountPoint\x12\x16\n" +
 	"\x06shared\x18( \x01(\bR\x06shared\x12\x12\n" +
-	"\x04keep\x18) \x01(\bR\x04keep\"\xb2\x02\n" +
+	"\x04keep\x18) \x01(\bR\x04keep\"\xf0\x02\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +
@@ -1496,7 +1716,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x06stderr\x18\x06 \x01(\bR\x06stderr\x12\x1d\n" +
 	"\n" +
 	"state_json\x18( \x01(\fR\tstateJson\x12?\n" +
-	"\rblock_devices\x18P \x03(\v2\x1a.kata.guest.v1.BlockDeviceR\fblockDevices\"c\n" +
+	"\rblock_devices\x18P \x03(\v2\x1a.kata.guest.v1.BlockDeviceR\fblockDevices\x12<\n" +
+	"\fsocket_binds\x18d \x03(\v2\x19.kata.guest.v1.SocketBindR\vsocketBinds\"c\n" +
 	"\vBlockDevice\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x1d\n" +
 	"\n" +
@@ -1557,8 +1778,21 @@ const file_agent_proto_rawDesc = "" +
 	"\x04rows\x18\x03 \x01(\rR\x04rows\x12\x18\n" +
 	"\acolumns\x18\x04 \x01(\rR\acolumns\"-\n" +
 	"\bOOMEvent\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId2\xed\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x87\x01\n" +
 	"\n" +
+	"SocketBind\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1c\n" +
+	"\tdirectory\x18\x03 \x01(\bR\tdirectory\x12/\n" +
+	"\asockets\x18\x04 \x03(\v2\x15.kata.guest.v1.SocketR\asockets\"T\n" +
+	"\x06Socket\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gid\"w\n" +
+	"\x14UpdateSocketsRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12<\n" +
+	"\fsocket_binds\x18\x02 \x03(\v2\x19.kata.guest.v1.SocketBindR\vsocketBinds2\xb9\v\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Hello\x12\x1b.kata.guest.v1.HelloRequest\x1a\x1c.kata.guest.v1.HelloResponse\x12Z\n" +
 	"\rCreateSandbox\x12#.kata.guest.v1.CreateSandboxRequest\x1a$.kata.guest.v1.CreateSandboxResponse\x12L\n" +
@@ -1577,7 +1811,8 @@ const file_agent_proto_rawDesc = "" +
 	"\vWaitProcess\x12\x1d.kata.guest.v1.ProcessRequest\x1a\".kata.guest.v1.WaitProcessResponse\x12L\n" +
 	"\x0eResizeTerminal\x12$.kata.guest.v1.ResizeTerminalRequest\x1a\x14.kata.guest.v1.Empty\x128\n" +
 	"\aNextOOM\x12\x14.kata.guest.v1.Empty\x1a\x17.kata.guest.v1.OOMEvent\x12N\n" +
-	"\x0fOnlineResources\x12%.kata.guest.v1.OnlineResourcesRequest\x1a\x14.kata.guest.v1.EmptyB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
+	"\x0fOnlineResources\x12%.kata.guest.v1.OnlineResourcesRequest\x1a\x14.kata.guest.v1.Empty\x12J\n" +
+	"\rUpdateSockets\x12#.kata.guest.v1.UpdateSocketsRequest\x1a\x14.kata.guest.v1.EmptyB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -1591,7 +1826,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                  // 0: kata.guest.v1.Empty
 	(*HelloRequest)(nil),           // 1: kata.guest.v1.HelloRequest
@@ -1616,53 +1851,61 @@ var file_agent_proto_goTypes = []any{
 	(*WaitProcessResponse)(nil),    // 20: kata.guest.v1.WaitProcessResponse
 	(*ResizeTerminalRequest)(nil),  // 21: kata.guest.v1.ResizeTerminalRequest
 	(*OOMEvent)(nil),               // 22: kata.guest.v1.OOMEvent
+	(*SocketBind)(nil),             // 23: kata.guest.v1.SocketBind
+	(*Socket)(nil),                 // 24: kata.guest.v1.Socket
+	(*UpdateSocketsRequest)(nil),   // 25: kata.guest.v1.UpdateSocketsRequest
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
 	8,  // 1: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
 	10, // 2: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
-	15, // 3: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
-	1,  // 4: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	4,  // 5: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	6,  // 6: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	7,  // 7: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	9,  // 8: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	12, // 9: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 10: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	13, // 11: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	12, // 12: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 13: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 14: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 15: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	17, // 16: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	19, // 17: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	18, // 18: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	21, // 19: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	0,  // 20: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	11, // 21: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
-	2,  // 22: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	5,  // 23: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	0,  // 24: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	0,  // 25: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	0,  // 26: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 27: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	0,  // 28: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	0,  // 29: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 30: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	0,  // 31: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	14, // 32: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	16, // 33: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	0,  // 34: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	0,  // 35: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	20, // 36: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	0,  // 37: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	22, // 38: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	0,  // 39: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
-	22, // [22:40] is the sub-list for method output_type
-	4,  // [4:22] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	23, // 3: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	15, // 4: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
+	24, // 5: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
+	23, // 6: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	1,  // 7: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	4,  // 8: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	6,  // 9: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	7,  // 10: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	9,  // 11: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	12, // 12: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 13: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	13, // 14: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	12, // 15: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 16: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 17: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 18: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	17, // 19: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	19, // 20: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	18, // 21: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	21, // 22: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	0,  // 23: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	11, // 24: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	25, // 25: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	2,  // 26: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	5,  // 27: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	0,  // 28: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	0,  // 29: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	0,  // 30: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 31: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	0,  // 32: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	0,  // 33: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 34: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	0,  // 35: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	14, // 36: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	16, // 37: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	0,  // 38: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	0,  // 39: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	20, // 40: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	0,  // 41: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	22, // 42: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	0,  // 43: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	0,  // 44: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	26, // [26:45] is the sub-list for method output_type
+	7,  // [7:26] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1676,7 +1919,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

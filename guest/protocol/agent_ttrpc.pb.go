@@ -26,6 +26,7 @@ type AgentService interface {
 	ResizeTerminal(context.Context, *ResizeTerminalRequest) (*Empty, error)
 	NextOOM(context.Context, *Empty) (*OOMEvent, error)
 	OnlineResources(context.Context, *OnlineResourcesRequest) (*Empty, error)
+	UpdateSockets(context.Context, *UpdateSocketsRequest) (*Empty, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -156,6 +157,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.OnlineResources(ctx, &req)
+			},
+			"UpdateSockets": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpdateSocketsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.UpdateSockets(ctx, &req)
 			},
 		},
 	})
@@ -310,6 +318,14 @@ func (c *agentClient) NextOOM(ctx context.Context, req *Empty) (*OOMEvent, error
 func (c *agentClient) OnlineResources(ctx context.Context, req *OnlineResourcesRequest) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "OnlineResources", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) UpdateSockets(ctx context.Context, req *UpdateSocketsRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "UpdateSockets", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

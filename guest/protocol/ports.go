@@ -13,6 +13,9 @@ const (
 	// ReadyPort is the host's vsock port that the agent dials once, when it
 	// serves both of its own ports.
 	ReadyPort uint32 = 1026
+	// SocketPort is the host's vsock port that relays connections to its unix
+	// sockets, see package relay.
+	SocketPort uint32 = 1027
 )
 
 const (

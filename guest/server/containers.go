@@ -71,3 +71,7 @@ func (s *sandbox) OnlineResources(ctx context.Context, req *protocol.OnlineResou
 	const limit = 1 << 31 // what a host asks for, and more than any has
 	return &protocol.Empty{}, hotplug.AwaitResources(ctx, int(min(req.GetVcpus(), limit)), int(min(req.GetMemoryMib(), limit)))
 }
+
+func (s *sandbox) UpdateSockets(_ context.Context, req *protocol.UpdateSocketsRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.sockets.Update(req.GetContainerId(), req.GetSocketBinds())
+}

@@ -77,6 +77,9 @@ type Runtime struct {
 	StaticSandboxResources bool `toml:"static_sandbox_resource_mgmt"`
 	// Debug makes the runtime log at debug level.
 	Debug bool `toml:"enable_debug"`
+	// DisableSocketRelay keeps containers from connecting to the host's unix
+	// sockets that their bind mounts show.
+	DisableSocketRelay bool `toml:"disable_socket_relay"`
 }
 
 // Values of Hypervisor.Accelerator.

@@ -252,6 +252,14 @@ func otherOptions() []Option {
 			get:     func(c *Config) any { return c.Runtime.Debug },
 			check:   func(*Config) string { return "" },
 		},
+		{
+			Table: runtimeTable, Key: "disable_socket_relay",
+			Values: "`true` or `false`",
+			Meaning: "Do not let containers connect to unix sockets of the host that their bind mounts show. " +
+				"They still see such sockets, and connecting to one is refused.",
+			get:   func(c *Config) any { return c.Runtime.DisableSocketRelay },
+			check: func(*Config) string { return "" },
+		},
 	}
 }
 

@@ -66,8 +66,8 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.qemu.virtio_fs_extra_args": `["a", "b c"]`,
 		"agent.kata.dial_timeout":              `9`,
 		"runtime.enable_debug":                 `true`,
-
 		"runtime.static_sandbox_resource_mgmt": `true`,
+		"runtime.disable_socket_relay":         `true`,
 	}
 	for _, option := range Options() {
 		if option.Key == "kernel" || option.Key == "initrd" {

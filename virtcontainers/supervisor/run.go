@@ -204,6 +204,7 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
 		ID: boot.ID, Hostname: boot.Hostname, Machine: machine, Share: shared, Token: token,
 		BootTimeout: boot.Config.Agent.DialTimeout, Sizing: sizes, Log: log,
+		RelaySockets: !boot.Config.Runtime.DisableSocketRelay,
 	})
 	sandbox.Start()
 	return sandbox, vsock, nil
