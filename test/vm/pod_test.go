@@ -97,26 +97,31 @@ func TestPod(t *testing.T) {
 	in := func(c detached, script string) string { return h.Must("exec", c.id, "/bin/sh", "-c", script) }
 
 	t.Run("namespaces", func(t *testing.T) {
-		for _, where := range []struct {
-			name string
-			link func(c detached, kind string) string
-		}{
-			{"guest", func(c detached, kind string) string { return in(c, "readlink /proc/self/ns/"+kind) }},
-			{"host", func(c detached, kind string) string {
+		kinds := []string{"net", "ipc", "uts", "pid", "mnt"}
+		guest := func(c detached) []string {
+			return strings.Fields(in(c, "cd /proc/self/ns; for n in "+strings.Join(kinds, " ")+"; do readlink $n; done"))
+		}
+		host := func(c detached) []string {
+			var links []string
+			for _, kind := range kinds {
 				link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.pid, kind))
 				if err != nil {
 					t.Error(err)
 				}
-				return link
-			}},
-		} {
-			for kind, same := range map[string][2]bool{
-				"net": {true, true}, "ipc": {true, true}, "uts": {true, true}, "pid": {false, true}, "mnt": {false, false},
-			} {
-				theirs := where.link(pod, kind)
-				for i, c := range []detached{own, sharing} {
-					if got := where.link(c, kind); (got == theirs) != same[i] {
-						t.Errorf("%s: %s namespace of container %d: %q, the sandbox's %q", where.name, kind, i+1, got, theirs)
+				links = append(links, link)
+			}
+			return links
+		}
+		for where, links := range map[string]func(detached) []string{"guest": guest, "host": host} {
+			sandbox := links(pod)
+			for i, want := range [][]bool{{true, true, true, false, false}, {true, true, true, true, false}} {
+				got := links([]detached{own, sharing}[i])
+				if len(got) != len(kinds) || len(sandbox) != len(kinds) {
+					t.Fatalf("%s: namespaces %q and the sandbox's %q", where, got, sandbox)
+				}
+				for k, kind := range kinds {
+					if (got[k] == sandbox[k]) != want[k] {
+						t.Errorf("%s: %s namespace of container %d: %s, the sandbox's %s", where, kind, i+1, got[k], sandbox[k])
 					}
 				}
 			}
