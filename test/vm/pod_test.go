@@ -44,7 +44,9 @@ func member(spec *specs.Spec, pod detached, shared ...specs.LinuxNamespaceType) 
 }
 
 // podNamespaces are what containers of a pod share by default.
-var podNamespaces = []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace}
+func podNamespaces() []specs.LinuxNamespaceType {
+	return []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace}
+}
 
 // memory mounts a tmpfs below the test's own directory, for the test's time.
 func memory(h *harness.Host, name, options string) string {
@@ -85,11 +87,11 @@ func TestPod(t *testing.T) {
 	spec := sandbox(program(": pause; " + waitForTerm))
 	spec.Hostname = "pod"
 	pod := detach(h, spec)
-	spec = member(program(waitForTerm), pod, podNamespaces...)
+	spec = member(program(waitForTerm), pod, podNamespaces()...)
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64)}
 	*spec.Linux.Resources.Memory.Limit = 64 << 20
 	own := detach(h, spec)
-	sharing := detach(h, member(program(waitForTerm), pod, append(podNamespaces, specs.PIDNamespace)...))
+	sharing := detach(h, member(program(waitForTerm), pod, append(podNamespaces(), specs.PIDNamespace)...))
 	all := []detached{pod, own, sharing}
 	for _, c := range all {
 		h.WaitText(c.output, "ready")
@@ -177,12 +179,12 @@ func TestPod(t *testing.T) {
 		}
 	})
 	t.Run("containers that come and go", func(t *testing.T) {
-		spec := member(bundle.Spec("/bin/sh", "-c", "cat /cache/file; hostname; exit 3"), pod, podNamespaces...)
+		spec := member(bundle.Spec("/bin/sh", "-c", "cat /cache/file; hostname; exit 3"), pod, podNamespaces()...)
 		bindMount(spec, cache, "/cache")
 		if result := h.Run("run", "-b", h.Bundle(spec), h.ID()); result.Code != 3 || result.Stdout != "cached\npod\n" {
 			t.Errorf("exit code %d, %q, %q", result.Code, result.Stdout, result.Stderr)
 		}
-		spec = member(bundle.Spec("/bin/nothing"), pod, podNamespaces...)
+		spec = member(bundle.Spec("/bin/nothing"), pod, podNamespaces()...)
 		id := h.ID()
 		if result := h.Run("run", "-b", h.Bundle(spec), id); result.Code != 1 || !strings.Contains(result.Stderr, "/bin/nothing") {
 			t.Errorf("missing program: exit code %d, %q", result.Code, result.Stderr)
@@ -191,7 +193,7 @@ func TestPod(t *testing.T) {
 			t.Errorf("after a failed run: %q, %q", result.Stdout, result.Stderr)
 		}
 		// A command that is killed takes its container along, and nothing else.
-		command := h.Command("run", "-b", h.Bundle(member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, podNamespaces...)), id)
+		command := h.Command("run", "-b", h.Bundle(member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, podNamespaces()...)), id)
 		stdout, err := command.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -219,7 +221,7 @@ func TestPod(t *testing.T) {
 			{"another's namespace", func(s *specs.Spec) { bundle.Namespace(s, specs.IPCNamespace).Path = "/proc/self/ns/ipc" }, "ipc"},
 			{"a network of its own", func(s *specs.Spec) { bundle.Namespace(s, specs.NetworkNamespace).Path = "" }, "network"},
 		} {
-			spec := member(bundle.Spec("/bin/true"), pod, podNamespaces...)
+			spec := member(bundle.Spec("/bin/true"), pod, podNamespaces()...)
 			c.spec(spec)
 			if result := h.Run("run", "-b", h.Bundle(spec), h.ID()); result.Code != 1 || !strings.Contains(result.Stderr, c.text) {
 				t.Errorf("%s: exit code %d, %q", c.what, result.Code, result.Stderr)
@@ -274,7 +276,7 @@ func TestPodsSupervisorIsKilled(t *testing.T) {
 			pod := detach(h, sandbox(bundle.Spec("/bin/sleep", "100000")))
 			all := []detached{pod}
 			for range 2 {
-				all = append(all, detach(h, member(bundle.Spec("/bin/sleep", "100000"), pod, podNamespaces...)))
+				all = append(all, detach(h, member(bundle.Spec("/bin/sleep", "100000"), pod, podNamespaces()...)))
 			}
 			supervisor := supervisorOf(h, pod)
 			if !withSandbox {
@@ -328,7 +330,7 @@ func TestManyContainersInOnePod(t *testing.T) {
 	pod := detach(h, sandbox(bundle.Spec("/bin/sleep", "100000")))
 	var all []detached
 	for i := range n {
-		spec := member(bundle.Spec("/bin/sh", "-c", "echo container "+strconv.Itoa(i)+"; exec sleep 100000"), pod, podNamespaces...)
+		spec := member(bundle.Spec("/bin/sh", "-c", "echo container "+strconv.Itoa(i)+"; exec sleep 100000"), pod, podNamespaces()...)
 		all = append(all, detach(h, spec))
 	}
 	if ids := strings.Fields(h.Must("list", "-q")); len(ids) != n+1 {
