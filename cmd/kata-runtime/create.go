@@ -34,6 +34,7 @@ func creationFlags() []cli.Flag {
 		&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Value: ".", Usage: "`DIR` of the bundle"},
 		&cli.StringFlag{Name: "pid-file", Usage: "`FILE` to write the pid of the container's stand-in to"},
 		&cli.StringFlag{Name: "console-socket", Usage: "unix `SOCKET` that receives the terminal's descriptor"},
+		&cli.StringFlag{Name: "pidfd-socket", Usage: pidfdSocketUsage},
 		&cli.BoolFlag{Name: "no-pivot", Usage: "accepted and ignored: the guest always pivots"},
 		&cli.BoolFlag{Name: "no-new-keyring", Usage: "accepted and ignored"},
 		&cli.IntFlag{Name: "preserve-fds", Usage: "only 0: descriptors cannot enter a virtual machine"},
@@ -66,7 +67,9 @@ type creation struct {
 	group   *cgroup.Record // nil for none
 	// terminal tells that the container's process has one.
 	terminal bool
-	log      *slog.Logger
+	// hooks are nil until the first of them is due.
+	hooks *containerHooks
+	log   *slog.Logger
 }
 
 // create makes a container from the command's flags, up to its pid file.
@@ -85,13 +88,24 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	defer prepared.stdio.close()
 	created := prepared.creation
 	err = created.make(c.Context, prepared.bundle, prepared.stdio, c.String("root"))
-	if err == nil && c.String("pid-file") != "" {
-		err = writePIDFile(c.String("pid-file"), created.standIn.Process.Pid)
+	if err == nil {
+		err = created.announce(c)
 	}
 	if err != nil {
 		return nil, errors.Join(err, created.abandon(c.Context))
 	}
 	return created, nil
+}
+
+// announce tells the caller the stand-in's pid in the ways that the flags name.
+func (n *creation) announce(c *cli.Context) error {
+	pid := n.standIn.Process.Pid
+	if path := c.String("pid-file"); path != "" {
+		if err := writePIDFile(path, pid); err != nil {
+			return err
+		}
+	}
+	return sendPIDFD(c.Context, c.String("pidfd-socket"), pid)
 }
 
 // preparation is a container whose machine boots already.
@@ -163,6 +177,10 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 	state, err := n.state(container)
 	if err != nil {
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
+	}
+	n.hooks = newContainerHooks(container.spec, state, n.log)
+	if err := n.hooks.create(ctx, ownHostname(container.spec)); err != nil {
+		return &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
 	}
 	response, err := n.client.Create(ctx, &api.CreateContainerRequest{
 		ContainerId: n.id, SpecJson: container.guestJSON, ConfigJson: container.configJSON, Mounts: container.mounts(),
@@ -237,7 +255,7 @@ func (n *creation) start(ctx context.Context) error {
 		return err
 	}
 	n.reportTimings(response.GetTimings()[max(0, len(response.GetTimings())-1):])
-	return nil
+	return n.hooks.poststart(ctx)
 }
 
 // commit lets the container outlive this command.
@@ -246,9 +264,23 @@ func (n *creation) commit() error {
 	return n.client.Commit()
 }
 
-// abandon undoes the creation and waits until nothing of it is left.
+// abandon undoes the creation and waits until nothing of it is left; then
+// poststop hooks are due, if others were before.
 func (n *creation) abandon(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
+	ctx = context.WithoutCancel(ctx)
+	err := n.awaitAbandoned(ctx)
+	if n.standIn != nil {
+		_ = n.standIn.Process.Kill() // it ends of itself when its channel does
+		_ = n.standIn.Wait()         // its exit code says nothing here
+	}
+	if n.hooks != nil {
+		n.hooks.poststop(ctx)
+	}
+	return err
+}
+
+func (n *creation) awaitAbandoned(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, abandonTimeout)
 	defer cancel()
 	var err error
 	if n.created && n.sandbox != n.id {
@@ -258,12 +290,7 @@ func (n *creation) abandon(ctx context.Context) error {
 			err = nil // another command was faster
 		}
 	}
-	err = errors.Join(err, n.client.Abandon(ctx))
-	if n.standIn != nil {
-		_ = n.standIn.Process.Kill() // it ends of itself when its channel does
-		_ = n.standIn.Wait()         // its exit code says nothing here
-	}
-	return err
+	return errors.Join(err, n.client.Abandon(ctx))
 }
 
 // startStandIn forks the stand-in and returns the supervisor's end of its

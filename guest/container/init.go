@@ -1,6 +1,7 @@
 package container
 
 import (
+	"fmt"
 	"os"
 
 	// Device rules: without it, libcontainer refuses every container.
@@ -13,11 +14,20 @@ import (
 
 const initArgument = "init" // libcontainer's choice
 
-// RunHelper does the work of this program when libcontainer started it to set up
-// a container from inside, and then never returns. The main function calls it
-// first, before anything that costs time.
+// RunHelper does the work of this program when it was started to set up a
+// container from inside, or to become a hook there, and then never returns. The
+// main function calls it first, before anything that costs time.
 func RunHelper() {
-	if len(os.Args) == 2 && os.Args[1] == initArgument && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
-		libcontainer.Init()
+	if len(os.Args) != 2 {
+		return
+	}
+	switch os.Args[1] {
+	case initArgument:
+		if os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
+			libcontainer.Init()
+		}
+	case hookArgument:
+		fmt.Fprintln(os.Stderr, runHookProgram())
+		os.Exit(hookFailure)
 	}
 }

@@ -176,6 +176,9 @@ func (s *server) idle() bool {
 // remove deletes a container, with force also one that still runs. It tells
 // whether it was the last.
 func (s *server) remove(ctx context.Context, id string, force bool) (last bool, err error) {
+	if force && s.endUnasked(id) {
+		return true, nil
+	}
 	if force && s.cancelCreation(id) {
 		return s.count() == 0, nil
 	}
@@ -189,7 +192,7 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 		return false, err // another call was faster
 	}
 	if force {
-		if err := kill(ctx, c.core); err != nil {
+		if err := s.killForSure(ctx, c.core); err != nil {
 			return false, err
 		}
 	}
@@ -209,6 +212,20 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 		return false, err
 	}
 	return s.count() == 0, nil
+}
+
+// endUnasked ends a pod whose first container was not asked for yet, because
+// its hooks still run, and tells whether it is that.
+func (s *server) endUnasked(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.containers[id]
+	if !ok || c.id != "" || s.ending {
+		return false
+	}
+	s.ending = true
+	s.finish()
+	return true
 }
 
 // cancelCreation ends the creation of a container that is under way, and tells
@@ -236,6 +253,25 @@ func (c *container) awaitFinished() {
 	timer := time.AfterFunc(drainTimeout, c.standIn.abandon)
 	defer timer.Stop()
 	<-c.finished
+}
+
+// killTimeout is how long a killed container may take to end. Then its guest
+// does not work any more, or lies.
+const killTimeout = 20 * time.Second
+
+// killForSure ends a container, if need be with its machine.
+func (s *server) killForSure(ctx context.Context, c *virtcontainers.Container) error {
+	bounded, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	err := kill(bounded, c)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	s.log.Error("container survives being killed: its machine is stopped", "container", c.ID(), "error", err)
+	if err := s.sandbox.Stop(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	return kill(ctx, c)
 }
 
 // kill ends a container and waits for its end.

@@ -108,6 +108,9 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 		return err
 	}
 	defer func() { err = errors.Join(err, entry.Remove()) }()
+	if err := claimState(entry, boot.ID); err != nil {
+		return err
+	}
 
 	log, closeLog, err := openLog(entry.Path(logName), boot.Debug)
 	if err != nil {
@@ -159,6 +162,19 @@ func joinCgroup(entry *store.Entry, record *cgroup.Record) (leave func(context.C
 		defer cancel()
 		return errors.Join(membership.Leave(), group.Remove(ctx))
 	}, err
+}
+
+// claimState notes whose the pod is that is being made: hooks of its first
+// container, and whoever else asks, find it.
+func claimState(entry *store.Entry, id string) error {
+	start, err := store.StartTime(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return entry.Update(func(state *store.State) error {
+		state.SandboxID, state.SupervisorPID, state.SupervisorStartTime = id, os.Getpid(), start
+		return nil
+	})
 }
 
 func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine MachineMaker, log *slog.Logger) (*virtcontainers.Sandbox, string, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -90,8 +91,12 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	if err := s.place(c); err != nil {
 		return nil, err
 	}
+	hookState, err := stateForHooks(c.state)
+	if err != nil {
+		return nil, err
+	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
-		ID: id, Spec: request.GetSpecJson(), Mounts: mounts,
+		ID: id, Spec: request.GetSpecJson(), State: hookState, Mounts: mounts,
 		IO:       virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
 		Storages: storages(request),
 	})
@@ -130,6 +135,18 @@ func (s *server) place(c *container) (err error) {
 	}
 	c.group = group
 	return err
+}
+
+// stateForHooks is what hooks in the guest are told of a container; its pid and
+// its status there are the guest's to know.
+func stateForHooks(state store.State) ([]byte, error) {
+	data, err := json.Marshal(specs.State{
+		Version: state.OCIVersion, ID: state.ID, Bundle: state.Bundle, Annotations: state.Annotations,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode the state for hooks: %w", err)
+	}
+	return data, nil
 }
 
 // adopt connects the stand-in to the created container and begins to watch for
