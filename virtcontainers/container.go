@@ -88,7 +88,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOptions) (err error) {
 	if s.life.Err() != nil { // nothing is shared with a machine that is gone
 		closeTrees(options.Mounts)
-		return s.callFailure(StagePrepare, context.Cause(s.life))
+		return s.callFailure(StagePrepare, ErrMachineEnded)
 	}
 	done := s.watch.begin(StagePrepare)
 	c.sockets, err = s.findSockets(options) // before the share closes the trees

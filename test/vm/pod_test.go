@@ -44,7 +44,9 @@ func member(spec *specs.Spec, pod detached, shared ...specs.LinuxNamespaceType) 
 }
 
 // podNamespaces are what containers of a pod share by default.
-var podNamespaces = []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace}
+func podNamespaces() []specs.LinuxNamespaceType {
+	return []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace}
+}
 
 // memory mounts a tmpfs below the test's own directory, for the test's time.
 func memory(h *harness.Host, name, options string) string {
@@ -85,11 +87,11 @@ func TestPod(t *testing.T) {
 	spec := sandbox(program(": pause; " + waitForTerm))
 	spec.Hostname = "pod"
 	pod := detach(h, spec)
-	spec = member(program(waitForTerm), pod, podNamespaces...)
+	spec = member(program(waitForTerm), pod, podNamespaces()...)
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64)}
 	*spec.Linux.Resources.Memory.Limit = 64 << 20
 	own := detach(h, spec)
-	sharing := detach(h, member(program(waitForTerm), pod, append(podNamespaces, specs.PIDNamespace)...))
+	sharing := detach(h, member(program(waitForTerm), pod, append(podNamespaces(), specs.PIDNamespace)...))
 	all := []detached{pod, own, sharing}
 	for _, c := range all {
 		h.WaitText(c.output, "ready")
@@ -97,26 +99,31 @@ func TestPod(t *testing.T) {
 	in := func(c detached, script string) string { return h.Must("exec", c.id, "/bin/sh", "-c", script) }
 
 	t.Run("namespaces", func(t *testing.T) {
-		for _, where := range []struct {
-			name string
-			link func(c detached, kind string) string
-		}{
-			{"guest", func(c detached, kind string) string { return in(c, "readlink /proc/self/ns/"+kind) }},
-			{"host", func(c detached, kind string) string {
+		kinds := []string{"net", "ipc", "uts", "pid", "mnt"}
+		guest := func(c detached) []string {
+			return strings.Fields(in(c, "cd /proc/self/ns; for n in "+strings.Join(kinds, " ")+"; do readlink $n; done"))
+		}
+		host := func(c detached) []string {
+			var links []string
+			for _, kind := range kinds {
 				link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.pid, kind))
 				if err != nil {
 					t.Error(err)
 				}
-				return link
-			}},
-		} {
-			for kind, same := range map[string][2]bool{
-				"net": {true, true}, "ipc": {true, true}, "uts": {true, true}, "pid": {false, true}, "mnt": {false, false},
-			} {
-				theirs := where.link(pod, kind)
-				for i, c := range []detached{own, sharing} {
-					if got := where.link(c, kind); (got == theirs) != same[i] {
-						t.Errorf("%s: %s namespace of container %d: %q, the sandbox's %q", where.name, kind, i+1, got, theirs)
+				links = append(links, link)
+			}
+			return links
+		}
+		for where, links := range map[string]func(detached) []string{"guest": guest, "host": host} {
+			sandbox := links(pod)
+			for i, want := range [][]bool{{true, true, true, false, false}, {true, true, true, true, false}} {
+				got := links([]detached{own, sharing}[i])
+				if len(got) != len(kinds) || len(sandbox) != len(kinds) {
+					t.Fatalf("%s: namespaces %q and the sandbox's %q", where, got, sandbox)
+				}
+				for k, kind := range kinds {
+					if (got[k] == sandbox[k]) != want[k] {
+						t.Errorf("%s: %s namespace of container %d: %s, the sandbox's %s", where, kind, i+1, got[k], sandbox[k])
 					}
 				}
 			}
@@ -172,12 +179,12 @@ func TestPod(t *testing.T) {
 		}
 	})
 	t.Run("containers that come and go", func(t *testing.T) {
-		spec := member(bundle.Spec("/bin/sh", "-c", "cat /cache/file; hostname; exit 3"), pod, podNamespaces...)
+		spec := member(bundle.Spec("/bin/sh", "-c", "cat /cache/file; hostname; exit 3"), pod, podNamespaces()...)
 		bindMount(spec, cache, "/cache")
 		if result := h.Run("run", "-b", h.Bundle(spec), h.ID()); result.Code != 3 || result.Stdout != "cached\npod\n" {
 			t.Errorf("exit code %d, %q, %q", result.Code, result.Stdout, result.Stderr)
 		}
-		spec = member(bundle.Spec("/bin/nothing"), pod, podNamespaces...)
+		spec = member(bundle.Spec("/bin/nothing"), pod, podNamespaces()...)
 		id := h.ID()
 		if result := h.Run("run", "-b", h.Bundle(spec), id); result.Code != 1 || !strings.Contains(result.Stderr, "/bin/nothing") {
 			t.Errorf("missing program: exit code %d, %q", result.Code, result.Stderr)
@@ -186,7 +193,7 @@ func TestPod(t *testing.T) {
 			t.Errorf("after a failed run: %q, %q", result.Stdout, result.Stderr)
 		}
 		// A command that is killed takes its container along, and nothing else.
-		command := h.Command("run", "-b", h.Bundle(member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, podNamespaces...)), id)
+		command := h.Command("run", "-b", h.Bundle(member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, podNamespaces()...)), id)
 		stdout, err := command.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -214,7 +221,7 @@ func TestPod(t *testing.T) {
 			{"another's namespace", func(s *specs.Spec) { bundle.Namespace(s, specs.IPCNamespace).Path = "/proc/self/ns/ipc" }, "ipc"},
 			{"a network of its own", func(s *specs.Spec) { bundle.Namespace(s, specs.NetworkNamespace).Path = "" }, "network"},
 		} {
-			spec := member(bundle.Spec("/bin/true"), pod, podNamespaces...)
+			spec := member(bundle.Spec("/bin/true"), pod, podNamespaces()...)
 			c.spec(spec)
 			if result := h.Run("run", "-b", h.Bundle(spec), h.ID()); result.Code != 1 || !strings.Contains(result.Stderr, c.text) {
 				t.Errorf("%s: exit code %d, %q", c.what, result.Code, result.Stderr)
@@ -269,7 +276,7 @@ func TestPodsSupervisorIsKilled(t *testing.T) {
 			pod := detach(h, sandbox(bundle.Spec("/bin/sleep", "100000")))
 			all := []detached{pod}
 			for range 2 {
-				all = append(all, detach(h, member(bundle.Spec("/bin/sleep", "100000"), pod, podNamespaces...)))
+				all = append(all, detach(h, member(bundle.Spec("/bin/sleep", "100000"), pod, podNamespaces()...)))
 			}
 			supervisor := supervisorOf(h, pod)
 			if !withSandbox {
@@ -323,7 +330,7 @@ func TestManyContainersInOnePod(t *testing.T) {
 	pod := detach(h, sandbox(bundle.Spec("/bin/sleep", "100000")))
 	var all []detached
 	for i := range n {
-		spec := member(bundle.Spec("/bin/sh", "-c", "echo container "+strconv.Itoa(i)+"; exec sleep 100000"), pod, podNamespaces...)
+		spec := member(bundle.Spec("/bin/sh", "-c", "echo container "+strconv.Itoa(i)+"; exec sleep 100000"), pod, podNamespaces()...)
 		all = append(all, detach(h, spec))
 	}
 	if ids := strings.Fields(h.Must("list", "-q")); len(ids) != n+1 {

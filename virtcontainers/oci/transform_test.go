@@ -121,8 +121,10 @@ func TestTransformNamespaces(t *testing.T) {
 		{"a sandbox with another's processes", sandbox, []specs.LinuxNamespace{namespace(specs.PIDNamespace, "/proc/7/ns/pid")}, nil, "linux.namespaces[0].path"},
 		{"new ones in a pod", member, []specs.LinuxNamespace{pid, ipc, uts, network}, []specs.LinuxNamespace{pid, ipc, uts}, ""},
 		{
-			"those of the pod", member, []specs.LinuxNamespace{namespace(specs.PIDNamespace, "/proc/7/ns/pid"), joined, network},
-			[]specs.LinuxNamespace{theirs(specs.PIDNamespace), theirs(specs.IPCNamespace)}, "",
+			"those of the pod", member,
+			[]specs.LinuxNamespace{namespace(specs.PIDNamespace, "/proc/7/ns/pid"), joined, network},
+			[]specs.LinuxNamespace{theirs(specs.PIDNamespace), theirs(specs.IPCNamespace)},
+			"",
 		},
 		{"another pod's", member, []specs.LinuxNamespace{pid, network, namespace(specs.IPCNamespace, "/proc/8/ns/ipc")}, nil, "linux.namespaces[2].path"},
 		{"another network", member, []specs.LinuxNamespace{pid, namespace(specs.NetworkNamespace, "/run/netns/y")}, nil, "linux.namespaces[1].path"},
