@@ -148,15 +148,16 @@ func TestNewNeverStarted(t *testing.T) {
 }
 
 func TestDIMMSize(t *testing.T) {
-	for _, test := range []struct{ now, wanted, most, want int }{
-		{2048, 2049, 65536, 2048}, // as much again
-		{2048, 8192, 65536, 6144}, // what is wanted
-		{384, 768, 1024, 384},
-		{768, 770, 1024, 256}, // the maximum
-		{1000, 1020, 1024, 128},
+	for _, test := range []struct{ now, wanted, most, used, want int }{
+		{2048, 2049, 65536, 0, 256}, // an eighth
+		{2304, 2305, 65536, 1, 640}, // a quarter, in blocks
+		{2944, 2945, 65536, 3, 2944},
+		{2048, 8192, 65536, 0, 6144}, // what is wanted
+		{768, 770, 1024, 3, 256},     // the maximum
+		{1000, 1020, 1024, 0, 128},
 	} {
-		if got := dimmSize(test.now, test.wanted, test.most); got != test.want {
-			t.Errorf("dimmSize(%d, %d, %d) = %d, want %d", test.now, test.wanted, test.most, got, test.want)
+		if got := dimmSize(test.now, test.wanted, test.most, test.used); got != test.want {
+			t.Errorf("dimmSize(%d, %d, %d, %d) = %d, want %d", test.now, test.wanted, test.most, test.used, got, test.want)
 		}
 	}
 }

@@ -126,7 +126,7 @@ func (h *Hypervisor) MaxMemoryMiB() int {
 	bound := h.DefaultMaxMemoryMiB
 	var info unix.Sysinfo_t
 	if bound == 0 && unix.Sysinfo(&info) == nil {
-		bound = int(min(info.Totalram*uint64(info.Unit)>>20, maxMemoryMiB)) //nolint:unconvert // Totalram is smaller elsewhere
+		bound = int(min(info.Totalram*uint64(info.Unit)>>20, maxMemoryMiB))
 	}
 	return max(bound, h.DefaultMemoryMiB)
 }

@@ -42,7 +42,7 @@ type Disk struct {
 	Serial string
 }
 
-// ErrNotReserved: the container has no devices reserved.
+// ErrNotReserved says that the container has no devices reserved.
 var ErrNotReserved = errors.New("no devices are reserved for the container")
 
 // Manager counts who needs what. Make it with New; its methods may be called

@@ -25,7 +25,7 @@ func newLoop(t *testing.T, flags ...string) (major, minor uint32) {
 	}
 	node := strings.TrimSpace(string(out))
 	t.Cleanup(func() {
-		if err := exec.Command("losetup", "--detach", node).Run(); err != nil { //nolint:noctx // the test's context has ended
+		if err := exec.Command("losetup", "--detach", node).Run(); err != nil {
 			t.Errorf("losetup: %v", err)
 		}
 	})
