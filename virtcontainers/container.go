@@ -2,12 +2,17 @@ package virtcontainers
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
 	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/share"
 )
 
@@ -29,6 +34,9 @@ type ContainerOptions struct {
 	ID string
 	// Spec is the guest's view of the OCI config, as JSON.
 	Spec []byte
+	// State is what startContainer hooks are told of the container: a
+	// specs.State as JSON.
+	State []byte
 	// Mounts are attached to the share; their trees are closed in any case.
 	Mounts []share.Mount
 	IO     IO
@@ -39,16 +47,24 @@ type Container struct {
 	id      string
 	sandbox *Sandbox
 	init    *Process
+	// startBound is how long startContainer hooks may take; negative: as long
+	// as they like.
+	startBound time.Duration
+	starting   sync.Mutex // held by Start
+	oom        oomWatchers
 
-	mu     sync.Mutex // guards status
+	mu     sync.Mutex // guards what follows
 	status Status
+	// thawed is closed when the container leaves StatusPaused; nil before its
+	// first pause.
+	thawed chan struct{}
 }
 
 // CreateContainer makes a container whose program waits for Start. It may be
 // called while the machine still boots. An error is a *StageError, or wraps
 // ErrExists; nothing of the container is left then.
 func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions) (*Container, error) {
-	c := &Container{id: options.ID, sandbox: s, status: StatusCreating}
+	c := &Container{id: options.ID, sandbox: s, status: StatusCreating, startBound: startBound(options.Spec)}
 	if err := s.add(c); err != nil {
 		closeTrees(options.Mounts)
 		return nil, err
@@ -86,6 +102,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	_, err = s.agent.CreateContainer(ctx, &protocol.CreateContainerRequest{
 		ContainerId: c.id,
 		SpecJson:    options.Spec,
+		StateJson:   options.State,
 		Stdin:       options.IO.Stdin,
 		Stdout:      options.IO.Stdout,
 		Stderr:      options.IO.Stderr,
@@ -98,6 +115,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	c.setStatus(StatusCreated)
 	s.background.Go(func() {
 		process.await(s)
+		c.oom.settle(process.exit)
 		c.setStatus(StatusStopped)
 		close(process.done)
 	})
@@ -134,29 +152,60 @@ func (c *Container) Status() Status {
 func (c *Container) setStatus(status Status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.become(status)
+}
+
+// become changes the status. The caller holds mu.
+func (c *Container) become(status Status) {
+	if c.status == StatusPaused {
+		close(c.thawed)
+	}
+	if status == StatusPaused {
+		c.thawed = make(chan struct{})
+	}
 	c.status = status
 }
 
 // Init is the container's first process.
 func (c *Container) Init() *Process { return c.init }
 
-// Start runs the container's program. It wraps ErrState unless the container
-// is in StatusCreated.
+// Start runs the container's startContainer hooks and its program. It wraps
+// ErrState unless the container is in StatusCreated. What has begun goes on
+// when ctx ends: it could not be begun again.
 func (c *Container) Start(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock() // a second Start waits and then finds it running
-	if c.status != StatusCreated {
-		return fmt.Errorf("%w: cannot start a container that is %s", ErrState, c.status)
+	c.starting.Lock()
+	defer c.starting.Unlock() // a second Start waits and then finds it running
+	if status := c.Status(); status != StatusCreated {
+		return fmt.Errorf("%w: cannot start a container that is %s", ErrState, status)
 	}
 	done := c.sandbox.watch.begin(StageStartContainer)
 	defer done()
-	ctx, cancel := c.sandbox.call(ctx)
+	ctx, cancel := c.sandbox.callWithin(context.WithoutCancel(ctx), c.startBound)
 	defer cancel()
 	if _, err := c.sandbox.agent.StartContainer(ctx, &protocol.ContainerRequest{ContainerId: c.id}); err != nil {
 		return c.sandbox.callFailure(StageStartContainer, err)
 	}
-	c.status = StatusRunning
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.status == StatusCreated { // it may have ended already
+		c.status = StatusRunning
+	}
 	return nil
+}
+
+// startBound adds up the timeouts of the startContainer hooks in a spec.
+func startBound(spec []byte) time.Duration {
+	var config struct {
+		Hooks *specs.Hooks `json:"hooks"`
+	}
+	if err := json.Unmarshal(spec, &config); err != nil || config.Hooks == nil {
+		return 0 // the agent reports what it cannot read
+	}
+	bound, ok := hooks.Bound(config.Hooks.StartContainer)
+	if !ok {
+		return -1
+	}
+	return bound
 }
 
 // Signal sends a signal to the container's init, or with all to every process
@@ -194,8 +243,17 @@ func (c *Container) Delete(ctx context.Context) error {
 // call bounds a call of the agent by the caller's patience, the machine's life
 // and callTimeout.
 func (s *Sandbox) call(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancelTimeout := context.WithTimeoutCause(ctx, callTimeout,
-		fmt.Errorf("the agent did not answer within %v", callTimeout))
+	return s.callWithin(ctx, 0)
+}
+
+// callWithin is call for one that has something to wait for, which takes at
+// most as long as extra; negative: for ever.
+func (s *Sandbox) callWithin(ctx context.Context, extra time.Duration) (context.Context, context.CancelFunc) {
+	cancelTimeout := func() {}
+	if extra >= 0 {
+		timeout := callTimeout + extra
+		ctx, cancelTimeout = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the agent did not answer within %v", timeout))
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(s.life, func() { cancel(context.Cause(s.life)) })
 	return ctx, func() {

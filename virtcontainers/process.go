@@ -50,6 +50,8 @@ type Exit struct {
 	At time.Time
 	// Reason is set when the process ended with its machine.
 	Reason error
+
+	oomEvents uint64 // of the container until then, see Container.WatchOOM
 }
 
 // Process is one process in a container: its init, or one that was added.
@@ -100,6 +102,8 @@ type ExecOptions struct {
 	// Process is the guest's view of the OCI process, as JSON.
 	Process []byte
 	IO      IO
+	// Cgroup is a path below the container's cgroup; empty: that itself.
+	Cgroup string
 }
 
 // Exec adds a process to the container and starts it. It wraps ErrNotRunning
@@ -117,7 +121,7 @@ func (c *Container) Exec(ctx context.Context, options ExecOptions) (*Process, er
 	}
 	_, err = s.agent.ExecProcess(ctx, &protocol.ExecProcessRequest{
 		ContainerId: c.id, ProcessId: options.ID, ProcessJson: options.Process,
-		Stdin: options.IO.Stdin, Stdout: options.IO.Stdout, Stderr: options.IO.Stderr,
+		Stdin: options.IO.Stdin, Stdout: options.IO.Stdout, Stderr: options.IO.Stderr, Cgroup: options.Cgroup,
 	})
 	if err != nil {
 		process.Streams.Close()
@@ -143,7 +147,7 @@ func (p *Process) await(s *Sandbox) {
 	}
 	// The code comes from the guest: only eight bits of it are believed.
 	p.exit.Code = uint8(response.GetExitCode() & 0xff)
-	p.exit.OOMKilled = response.GetOomKilled()
+	p.exit.OOMKilled, p.exit.oomEvents = response.GetOomKilled(), response.GetOomEvents()
 }
 
 // Signal sends a signal to the process. It wraps ErrNotRunning once the process

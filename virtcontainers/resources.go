@@ -42,8 +42,25 @@ func (c *Container) switchStatus(ctx context.Context, from, to Status, verb stri
 	if err := call(ctx, &protocol.ContainerRequest{ContainerId: c.id}); err != nil {
 		return fmt.Errorf("%s the container: %w", verb, plain(err))
 	}
-	c.status = to
+	c.become(to)
 	return nil
+}
+
+// AwaitThaw waits as long as the container is paused.
+func (c *Container) AwaitThaw(ctx context.Context) error {
+	for {
+		c.mu.Lock()
+		paused, thawed := c.status == StatusPaused, c.thawed
+		c.mu.Unlock()
+		if !paused {
+			return nil
+		}
+		select {
+		case <-thawed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the paused container: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // alive wraps ErrNotRunning unless the container has processes.

@@ -177,6 +177,7 @@ func (s *Sandbox) boot() error {
 	}
 	started()
 	s.background.Go(s.keepClock)
+	s.background.Go(s.dispatchOOM)
 	return nil
 }
 

@@ -191,6 +191,9 @@ type fakeGuest struct {
 	createErr   error
 	bootTimeout time.Duration
 
+	ooms      chan string // answers of NextOOM, taken one by one
+	oomEvents uint64      // what WaitProcess tells, set before the exit
+
 	mu      sync.Mutex // guards exits and stdout
 	exits   map[string]chan uint32
 	stdouts map[string]net.Conn
@@ -199,6 +202,7 @@ type fakeGuest struct {
 func newFakeGuest(t *testing.T) *fakeGuest {
 	t.Helper()
 	guest := &fakeGuest{
+		ooms:        make(chan string),
 		bootTimeout: time.Minute, exits: make(map[string]chan uint32), stdouts: make(map[string]net.Conn),
 	}
 	guest.machine = &fakeMachine{
@@ -242,6 +246,14 @@ func (g *fakeGuest) StartContainer(context.Context, *protocol.ContainerRequest) 
 	return &protocol.Empty{}, nil
 }
 
+func (g *fakeGuest) PauseContainer(context.Context, *protocol.ContainerRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, nil
+}
+
+func (g *fakeGuest) ResumeContainer(context.Context, *protocol.ContainerRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, nil
+}
+
 func (g *fakeGuest) RemoveContainer(context.Context, *protocol.ContainerRequest) (*protocol.Empty, error) {
 	return &protocol.Empty{}, nil
 }
@@ -252,7 +264,16 @@ func (g *fakeGuest) WaitProcess(ctx context.Context, r *protocol.ProcessRequest)
 	g.mu.Unlock()
 	select {
 	case code := <-exit:
-		return &protocol.WaitProcessResponse{ExitCode: code}, nil
+		return &protocol.WaitProcessResponse{ExitCode: code, OomEvents: g.oomEvents}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (g *fakeGuest) NextOOM(ctx context.Context, _ *protocol.Empty) (*protocol.OOMEvent, error) {
+	select {
+	case id := <-g.ooms:
+		return &protocol.OOMEvent{ContainerId: id}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -82,15 +82,20 @@ func newApp() *cli.App {
 			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "`FORMAT` of the messages: text or json"},
 			&cli.BoolFlag{Name: "debug", Usage: "report what is done, with timings"},
 			&cli.StringFlag{Name: "config", Aliases: []string{"kata-config"}, Usage: "configuration `FILE`, instead of the first of " + strings.Join(config.DefaultPaths(), ", ")},
-			&cli.BoolFlag{Name: "systemd-cgroup", Usage: "accepted for compatibility"},
+			&cli.BoolFlag{Name: "systemd-cgroup", Usage: "let systemd make the control group; linux.cgroupsPath is slice:prefix:name then"},
 			&cli.GenericFlag{Name: "rootless", Value: new(ignoredValue), Usage: "accepted and ignored"},
-			&cli.StringFlag{Name: "cgroup-manager", Usage: "accepted for compatibility", Hidden: true},
+			&cli.StringFlag{Name: "cgroup-manager", Usage: "with `disabled` no control group is made, as crun has it", Hidden: true},
 			&cli.StringFlag{Name: "criu", Usage: "accepted and ignored", Hidden: true},
+			&cli.BoolFlag{Name: "kata-show-default-config-paths", Usage: "print where a configuration file is looked for", Hidden: true},
 			&cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Bool("version") {
 				return printVersion(c.App.Writer)
+			}
+			if c.Bool("kata-show-default-config-paths") {
+				_, err := fmt.Fprintln(c.App.Writer, strings.Join(config.DefaultPaths(), "\n"))
+				return err
 			}
 			if c.Args().Present() {
 				return fmt.Errorf("no such command: %q (see kata-runtime --help)", c.Args().First())
@@ -104,8 +109,9 @@ func newApp() *cli.App {
 func commands() []*cli.Command {
 	list := []*cli.Command{
 		createCommand(), startCommand(), runCommand(), execCommand(), stateCommand(), listCommand(), killCommand(), deleteCommand(),
-		pauseCommand(), resumeCommand(), updateCommand(), psCommand(),
-		specCommand(), checkCommand(), envCommand(), versionCommand(),
+		pauseCommand(), resumeCommand(), updateCommand(), psCommand(), eventsCommand(),
+		checkpointCommand(), restoreCommand(),
+		specCommand(), featuresCommand(), checkCommand(), envCommand(), versionCommand(),
 	}
 	for _, command := range list {
 		command.HideHelpCommand = true
@@ -138,16 +144,16 @@ func (r *reporter) open(c *cli.Context) error {
 		}
 		r.file, to = file, file
 	}
-	level := slog.LevelError
+	level := slog.LevelWarn
 	if c.Bool("debug") {
 		level = slog.LevelDebug
 	}
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: likeLogrus}
+	r.log = slog.New(slog.NewTextHandler(to, options))
 	switch format := c.String("log-format"); format {
+	case "text":
 	case "json":
 		r.log = slog.New(slog.NewJSONHandler(to, options))
-	case "text":
-		r.log = slog.New(slog.NewTextHandler(to, options))
 	default:
 		return fmt.Errorf("--log-format is %q, not text or json", format)
 	}

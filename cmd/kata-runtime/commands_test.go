@@ -145,3 +145,54 @@ func TestIsNull(t *testing.T) {
 		t.Errorf("isNull: %v for /dev/null, %v for a file", isNull(null), isNull(file))
 	}
 }
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]int64{
+		"0": 0, "4096": 4096, "64M": 64 << 20, "64mb": 64 << 20, "1GiB": 1 << 30, "2k": 2048, "-1": -1, "7b": 7, "8191p": 8191 << 50,
+	} {
+		var size sizeValue
+		if err := size.Set(text); err != nil || int64(size) != want {
+			t.Errorf("%q is %d, %v; want %d", text, size, err, want)
+		}
+	}
+	for _, text := range []string{"", "M", "1x", "1.5G", "-2", "-1M", "8192p", "9223372036854775808", "1 M", "1mbb"} {
+		if err := new(sizeValue).Set(text); err == nil {
+			t.Errorf("%q: no error", text)
+		}
+	}
+}
+
+func TestExecCgroup(t *testing.T) {
+	for path, want := range map[string]string{"/": "/", "sub": "sub", "/a/b": "/a/b", "a/../b": "a/../b"} {
+		if got, err := execCgroup([]string{path}); err != nil || got != want {
+			t.Errorf("%q is %q, %v", path, got, err)
+		}
+	}
+	for _, paths := range [][]string{{".."}, {"/../x"}, {"a/../../x"}, {"cpu:/x"}, {"a", "b"}} {
+		if got, err := execCgroup(paths); err == nil {
+			t.Errorf("%q is %q, want an error", paths, got)
+		}
+	}
+	if got, err := execCgroup(nil); err != nil || got != "" {
+		t.Errorf("no flag is %q, %v", got, err)
+	}
+}
+
+func TestUsageErrorsReachTheLogToo(t *testing.T) {
+	for _, args := range [][]string{
+		{"--log-format", "xml", "list"},
+		{"--log-format", "json", "list", "--no-such-flag"},
+		{"no-such-command"},
+		{"checkpoint", "--image-path", "x", "id"},
+		{"events", "--interval", "0s", "id"},
+	} {
+		log := filepath.Join(t.TempDir(), "log")
+		if code := runCommandLine(append([]string{"kata-runtime", "--root", t.TempDir(), "--log", log}, args...)); code != 1 {
+			t.Errorf("%q: exit code %d", args, code)
+		}
+		data, err := os.ReadFile(log)
+		if err != nil || strings.Count(string(data), "\n") != 1 || !strings.Contains(string(data), "error") {
+			t.Errorf("%q: log %q, %v", args, data, err)
+		}
+	}
+}

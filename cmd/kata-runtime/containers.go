@@ -17,7 +17,7 @@ import (
 
 // deadSupervisorTimeout bounds how long delete waits for the processes of a pod
 // whose supervisor has died; the kernel ends them.
-const deadSupervisorTimeout = 5 * time.Second
+const deadSupervisorTimeout = 20 * time.Second
 
 // openContainer finds the container that a command names.
 func openContainer(c *cli.Context) (*store.Entry, store.State, error) {
@@ -65,22 +65,49 @@ func startCommand() *cli.Command {
 		Usage:     "run the program of a created container",
 		ArgsUsage: "ID",
 		Action: func(c *cli.Context) error {
-			_, state, err := openContainer(c)
+			entry, state, err := openContainer(c)
 			if err != nil {
 				return err
 			}
 			if state.Status != store.StatusCreated {
 				return fmt.Errorf("cannot start a container that is %s", state.Status)
 			}
+			hooks, err := keptHooks(entry, state, logger(c))
+			if err != nil {
+				return err
+			}
 			client, err := connect(c.Context, c.String("root"), state)
 			if err != nil {
 				return err
 			}
 			defer client.Close()
-			_, err = client.Start(c.Context, state.ID)
-			return err
+			return start(c.Context, client, state.ID, hooks)
 		},
 	}
+}
+
+// start runs a container's program. When a hook fails, nothing is left of the
+// container.
+func start(ctx context.Context, client *supervisor.Client, id string, hooks *containerHooks) error {
+	_, err := client.Start(ctx, id)
+	if err != nil && !hooks.endsContainer(err) {
+		return err
+	}
+	if err == nil {
+		err = hooks.poststart(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	deleteErr := client.Delete(ctx, id, true)
+	switch {
+	case errors.Is(deleteErr, virtcontainers.ErrNotFound): // another command was faster
+	case deleteErr != nil:
+		return errors.Join(err, deleteErr)
+	default:
+		hooks.poststop(ctx)
+	}
+	return err
 }
 
 func killCommand() *cli.Command {
@@ -148,7 +175,14 @@ func deleteCommand() *cli.Command {
 			case state.Status != store.StatusStopped && !force:
 				return fmt.Errorf("cannot delete container %s that is not stopped: %s", state.ID, state.Status)
 			}
-			err = deleteContainer(c, entry, state, force)
+			hooks, err := keptHooks(entry, state, logger(c))
+			if err != nil && !force {
+				return err
+			}
+			removed, err := deleteContainer(c, entry, state, force)
+			if removed && hooks != nil {
+				hooks.poststop(c.Context)
+			}
 			if force && (errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, store.ErrNotExist)) {
 				return nil // another command was faster
 			}
@@ -157,42 +191,57 @@ func deleteCommand() *cli.Command {
 	}
 }
 
-func deleteContainer(c *cli.Context, entry *store.Entry, state store.State, force bool) error {
+// deleteContainer removes a container, and tells whether it was this command
+// that did.
+func deleteContainer(c *cli.Context, entry *store.Entry, state store.State, force bool) (removed bool, err error) {
 	client, err := connect(c.Context, c.String("root"), state)
 	if err == nil {
 		defer client.Close()
-		return client.Delete(c.Context, state.ID, force)
+		err = client.Delete(c.Context, state.ID, force)
+		return err == nil, err
 	}
 	if store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 			// It is on its way out: what it removes is gone when it is.
 			return awaitSupervisor(c.Context, entry, state)
 		}
-		return err
+		return false, err
 	}
 	return removeDead(c.Context, entry, state)
 }
 
 // awaitSupervisor waits for the end of a supervisor that serves nobody any
 // more, and removes what it may have left.
-func awaitSupervisor(ctx context.Context, entry *store.Entry, state store.State) error {
+func awaitSupervisor(ctx context.Context, entry *store.Entry, state store.State) (removed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, deadSupervisorTimeout)
 	defer cancel()
 	if err := supervisor.AwaitExit(ctx, state.SupervisorPID); err != nil {
-		return err
+		return false, err
 	}
 	return removeDead(ctx, entry, state)
 }
 
 // removeDead removes what is left of a container whose supervisor has died:
 // the kernel has ended its processes and mounts, or is about to.
-func removeDead(ctx context.Context, entry *store.Entry, state store.State) error {
+func removeDead(ctx context.Context, entry *store.Entry, state store.State) (removed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, deadSupervisorTimeout)
 	defer cancel()
 	if store.Alive(state.StandInPID, state.StandInStartTime) {
 		if err := supervisor.AwaitExit(ctx, state.StandInPID); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return entry.Remove()
+	// The pod's other processes were killed with the supervisor; what is still
+	// ending is waited for here.
+	group, err := state.Cgroup.Open()
+	if err != nil {
+		return false, err
+	}
+	if err := group.Remove(ctx); err != nil {
+		return false, err
+	}
+	_, err = entry.Load()
+	there := !errors.Is(err, store.ErrNotExist) // nobody else has removed it
+	err = entry.Remove()
+	return there && err == nil, err
 }

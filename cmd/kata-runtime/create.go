@@ -12,9 +12,11 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/standin"
@@ -32,6 +34,7 @@ func creationFlags() []cli.Flag {
 		&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Value: ".", Usage: "`DIR` of the bundle"},
 		&cli.StringFlag{Name: "pid-file", Usage: "`FILE` to write the pid of the container's stand-in to"},
 		&cli.StringFlag{Name: "console-socket", Usage: "unix `SOCKET` that receives the terminal's descriptor"},
+		&cli.StringFlag{Name: "pidfd-socket", Usage: pidfdSocketUsage},
 		&cli.BoolFlag{Name: "no-pivot", Usage: "accepted and ignored: the guest always pivots"},
 		&cli.BoolFlag{Name: "no-new-keyring", Usage: "accepted and ignored"},
 		&cli.IntFlag{Name: "preserve-fds", Usage: "only 0: descriptors cannot enter a virtual machine"},
@@ -59,9 +62,12 @@ type creation struct {
 	id      string
 	client  *supervisor.Client
 	standIn *exec.Cmd
+	group   *cgroup.Record // nil for none
 	// terminal tells that the container's process has one.
 	terminal bool
-	log      *slog.Logger
+	// hooks are nil until the first of them is due.
+	hooks *containerHooks
+	log   *slog.Logger
 }
 
 // create makes a container from the command's flags, up to its pid file.
@@ -80,13 +86,24 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	defer prepared.stdio.close()
 	created := prepared.creation
 	err = created.make(c.Context, prepared.bundle, prepared.stdio, c.String("root"))
-	if err == nil && c.String("pid-file") != "" {
-		err = writePIDFile(c.String("pid-file"), created.standIn.Process.Pid)
+	if err == nil {
+		err = created.announce(c)
 	}
 	if err != nil {
 		return nil, errors.Join(err, created.abandon(c.Context))
 	}
 	return created, nil
+}
+
+// announce tells the caller the stand-in's pid in the ways that the flags name.
+func (n *creation) announce(c *cli.Context) error {
+	pid := n.standIn.Process.Pid
+	if path := c.String("pid-file"); path != "" {
+		if err := writePIDFile(path, pid); err != nil {
+			return err
+		}
+	}
+	return sendPIDFD(c.Context, c.String("pidfd-socket"), pid)
 }
 
 // preparation is a container whose machine boots already.
@@ -120,15 +137,29 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	for _, field := range p.bundle.guest.Dropped {
 		log.Debug("field of the spec does not reach the guest", "field", field)
 	}
+	group, err := resolveCgroup(c, id, p.bundle.spec)
+	if err != nil {
+		p.stdio.close()
+		return nil, err
+	}
 	client, err := supervisor.Launch(c.Context, supervisor.Boot{
-		Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Config: settings, Debug: c.Bool("debug"),
+		Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
 	}, func(channel *os.File) error { return forkSupervisor(id, channel) })
 	if err != nil {
 		p.stdio.close()
 		return nil, err
 	}
-	p.creation = &creation{id: id, client: client, terminal: p.bundle.spec.Process.Terminal, log: log}
+	p.creation = &creation{id: id, client: client, group: group, terminal: p.bundle.spec.Process.Terminal, log: log}
 	return p, nil
+}
+
+// resolveCgroup finds the host's control group of a container, as its caller
+// wants it.
+func resolveCgroup(c *cli.Context, id string, spec *specs.Spec) (*cgroup.Record, error) {
+	if c.String("cgroup-manager") == "disabled" {
+		return nil, nil //nolint:nilnil // no group
+	}
+	return cgroup.Resolve(cgroup.Options{ID: id, Path: spec.Linux.CgroupsPath, Systemd: c.Bool("systemd-cgroup")})
 }
 
 // make lets the supervisor create the container.
@@ -139,6 +170,10 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 	state, err := n.state(container)
 	if err != nil {
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
+	}
+	n.hooks = newContainerHooks(container.spec, state, n.log)
+	if err := n.hooks.create(ctx, ownHostname(container.spec)); err != nil {
+		return &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
 	}
 	response, err := n.client.Create(ctx, &api.CreateContainerRequest{
 		ContainerId: n.id, SpecJson: container.guestJSON, ConfigJson: container.configJSON, Mounts: container.mounts(),
@@ -180,7 +215,7 @@ func (n *creation) state(container *bundle) (store.State, error) {
 	return store.State{
 		OCIVersion: container.spec.Version, ID: n.id, Bundle: container.dir, Rootfs: container.rootfs,
 		StandInPID: n.standIn.Process.Pid, StandInStartTime: start,
-		Created: time.Now().UTC(), Annotations: container.spec.Annotations, Owner: owner,
+		Created: time.Now().UTC(), Annotations: container.spec.Annotations, Owner: owner, Cgroup: n.group,
 	}, nil
 }
 
@@ -211,7 +246,7 @@ func (n *creation) start(ctx context.Context) error {
 		return err
 	}
 	n.reportTimings(response.GetTimings()[max(0, len(response.GetTimings())-1):])
-	return nil
+	return n.hooks.poststart(ctx)
 }
 
 // commit lets the container outlive this command.
@@ -220,16 +255,25 @@ func (n *creation) commit() error {
 	return n.client.Commit()
 }
 
-// abandon undoes the creation and waits until nothing of it is left.
+// abandon undoes the creation and waits until nothing of it is left; then
+// poststop hooks are due, if others were before.
 func (n *creation) abandon(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
-	defer cancel()
-	err := n.client.Abandon(ctx)
+	ctx = context.WithoutCancel(ctx)
+	err := n.awaitAbandoned(ctx)
 	if n.standIn != nil {
 		_ = n.standIn.Process.Kill() // it ends of itself when its channel does
 		_ = n.standIn.Wait()         // its exit code says nothing here
 	}
+	if n.hooks != nil {
+		n.hooks.poststop(ctx)
+	}
 	return err
+}
+
+func (n *creation) awaitAbandoned(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, abandonTimeout)
+	defer cancel()
+	return n.client.Abandon(ctx)
 }
 
 // startStandIn forks the stand-in and returns the supervisor's end of its

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -42,7 +43,9 @@ func execCommand() *cli.Command {
 			&cli.StringFlag{Name: "process-label", Usage: "accepted and ignored: the guest has no SELinux"},
 			&cli.StringFlag{Name: "apparmor", Usage: "accepted and ignored: the guest has no AppArmor"},
 			&cli.IntFlag{Name: "preserve-fds", Usage: "only 0: descriptors cannot enter a virtual machine"},
-			&cli.BoolFlag{Name: "ignore-paused", Usage: "accepted"},
+			&cli.BoolFlag{Name: "ignore-paused", Usage: "in a paused container, wait until it is resumed"},
+			&cli.StringSliceFlag{Name: "cgroup", Usage: "`PATH` of the process's cgroup, below the container's in the guest"},
+			&cli.StringFlag{Name: "pidfd-socket", Usage: pidfdSocketUsage},
 		},
 		Action: func(c *cli.Context) error {
 			code, err := execAction(c)
@@ -122,6 +125,10 @@ func (n *creation) exec(c *cli.Context, entry *store.Entry, state store.State, p
 	if err := n.client.OpenChannel(c.Context); err != nil {
 		return err
 	}
+	cgroup, err := execCgroup(c.StringSlice("cgroup"))
+	if err != nil {
+		return err
+	}
 	name := "exec-" + strings.ToLower(rand.Text())
 	if err := n.execStandIn(entry, state, name, stdio); err != nil {
 		return err
@@ -130,11 +137,12 @@ func (n *creation) exec(c *cli.Context, entry *store.Entry, state store.State, p
 		ContainerId: n.id, ProcessId: name, ProcessJson: encoded,
 		Stdin: stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
 		StandInPid: int32(n.standIn.Process.Pid),
+		Cgroup:     cgroup, IgnorePaused: c.Bool("ignore-paused"),
 	})
-	if err == nil && c.String("pid-file") != "" {
-		err = writePIDFile(c.String("pid-file"), n.standIn.Process.Pid)
+	if err != nil {
+		return err
 	}
-	return err
+	return n.announce(c)
 }
 
 // execStandIn forks the process's stand-in into the namespaces of the
@@ -214,6 +222,21 @@ func setUser(process *specs.Process, user string, groups []int64) error {
 		process.User.AdditionalGids = append(process.User.AdditionalGids, uint32(group))
 	}
 	return nil
+}
+
+// execCgroup is the one path that the flag can give: the guest's cgroups are
+// those of version 2, with one tree for all controllers.
+func execCgroup(paths []string) (string, error) {
+	switch {
+	case len(paths) == 0:
+		return "", nil
+	case len(paths) > 1 || strings.Contains(paths[0], ":"):
+		return "", fmt.Errorf("--cgroup %s: the guest has cgroup v2, with one path for all controllers", strings.Join(paths, ","))
+	case !filepath.IsLocal("./" + paths[0]):
+		return "", fmt.Errorf("--cgroup %s: not a path below the container's cgroup", paths[0])
+	default:
+		return paths[0], nil
+	}
 }
 
 // addCapabilities adds to the sets to which runc's exec adds.

@@ -116,11 +116,13 @@ func updateCommand() *cli.Command {
 		ArgsUsage: "ID",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "resources", Aliases: []string{"r"}, Usage: "`FILE` with an OCI resources object, - for standard input"},
-			&cli.Int64Flag{Name: "memory", Usage: "memory limit in `BYTES`"},
-			&cli.Int64Flag{Name: "memory-reservation", Usage: "memory that is protected from reclaim, in `BYTES`"},
-			&cli.Int64Flag{Name: "memory-swap", Usage: "limit of memory and swap together, in `BYTES`"},
+			sizeFlag("memory", "memory limit in `BYTES`"),
+			sizeFlag("memory-reservation", "memory that is protected from reclaim, in `BYTES`"),
+			sizeFlag("memory-swap", "limit of memory and swap together, in `BYTES`"),
 			&cli.Int64Flag{Name: "cpu-quota", Usage: "CPU time in a period, in `MICROSECONDS`"},
 			&cli.Uint64Flag{Name: "cpu-period", Usage: "the period, in `MICROSECONDS`"},
+			&cli.Uint64Flag{Name: "cpu-burst", Usage: "unused CPU time that may be saved up, in `MICROSECONDS`"},
+			&cli.Int64Flag{Name: "cpu-idle", Usage: "1: run only when nobody else wants to"},
 			&cli.Uint64Flag{Name: "cpu-share", Usage: "CPU `WEIGHT`, relative to other containers"},
 			&cli.StringFlag{Name: "cpuset-cpus", Usage: "`CPUS` to run on"},
 			&cli.StringFlag{Name: "cpuset-mems", Usage: "memory `NODES` to use"},
@@ -160,12 +162,14 @@ func updatedResources(c *cli.Context) (*specs.LinuxResources, error) {
 		return readResources(path)
 	}
 	resources := &specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}}
-	setFlag(c, "memory", &resources.Memory.Limit, c.Int64)
-	setFlag(c, "memory-reservation", &resources.Memory.Reservation, c.Int64)
-	setFlag(c, "memory-swap", &resources.Memory.Swap, c.Int64)
+	setFlag(c, "memory", &resources.Memory.Limit, flagSize(c))
+	setFlag(c, "memory-reservation", &resources.Memory.Reservation, flagSize(c))
+	setFlag(c, "memory-swap", &resources.Memory.Swap, flagSize(c))
 	setFlag(c, "cpu-quota", &resources.CPU.Quota, c.Int64)
 	setFlag(c, "cpu-period", &resources.CPU.Period, c.Uint64)
 	setFlag(c, "cpu-share", &resources.CPU.Shares, c.Uint64)
+	setFlag(c, "cpu-burst", &resources.CPU.Burst, c.Uint64)
+	setFlag(c, "cpu-idle", &resources.CPU.Idle, c.Int64)
 	resources.CPU.Cpus, resources.CPU.Mems = c.String("cpuset-cpus"), c.String("cpuset-mems")
 	if c.IsSet("pids-limit") {
 		limit := c.Int64("pids-limit")

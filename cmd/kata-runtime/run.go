@@ -84,6 +84,9 @@ func (n *creation) finish(ctx context.Context, keep bool) error {
 	if errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, ttrpc.ErrClosed) {
 		return nil // another command was faster
 	}
+	if err == nil {
+		n.hooks.poststop(ctx)
+	}
 	return err
 }
 

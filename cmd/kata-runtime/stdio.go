@@ -94,7 +94,7 @@ func sendTerminal(ctx context.Context, socket string, size *specs.Box) (*os.File
 	if err := prepareSlave(slave, size); err != nil {
 		return nil, errors.Join(err, slave.Close())
 	}
-	if err := sendMaster(ctx, socket, int(master.Fd())); err != nil {
+	if err := sendDescriptor(ctx, socket, "/dev/ptmx", int(master.Fd())); err != nil {
 		return nil, errors.Join(err, slave.Close())
 	}
 	return slave, nil
@@ -117,9 +117,9 @@ func prepareSlave(slave *os.File, size *specs.Box) error {
 	return nil
 }
 
-// sendMaster passes the master as runc does: one message with a name and one
-// descriptor.
-func sendMaster(ctx context.Context, socket string, master int) error {
+// sendDescriptor passes a descriptor as runc does: one message with a name and
+// one descriptor.
+func sendDescriptor(ctx context.Context, socket, name string, fd int) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
@@ -129,8 +129,8 @@ func sendMaster(ctx context.Context, socket string, master int) error {
 	if !ok {
 		return errors.New("not a unix socket")
 	}
-	if _, _, err := unixConn.WriteMsgUnix([]byte("/dev/ptmx"), unix.UnixRights(master), nil); err != nil {
-		return fmt.Errorf("send the terminal: %w", err)
+	if _, _, err := unixConn.WriteMsgUnix([]byte(name), unix.UnixRights(fd), nil); err != nil {
+		return fmt.Errorf("send the descriptor: %w", err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 
@@ -20,7 +21,7 @@ const (
 
 // RunHelper does the work of this program when the agent started it for a
 // purpose other than being the agent, and then never returns: setting up a
-// container from inside, or holding a namespace. The main function calls it
+// container from inside, becoming a hook there, or holding a namespace. The main function calls it
 // first, before anything that costs time.
 func RunHelper() {
 	if len(os.Args) != 2 {
@@ -31,6 +32,9 @@ func RunHelper() {
 		if os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
 			libcontainer.Init()
 		}
+	case hookArgument:
+		fmt.Fprintln(os.Stderr, runHookProgram())
+		os.Exit(hookFailure)
 	case holdArgument:
 		hold()
 	}

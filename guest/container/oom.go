@@ -35,6 +35,7 @@ type oomWatcher struct {
 type oomWatch struct {
 	id, dir string
 	kills   uint64
+	events  uint64 // how many were queued
 }
 
 func newOOMWatcher(log *slog.Logger) (*oomWatcher, error) {
@@ -127,15 +128,34 @@ func (w *oomWatcher) run() {
 func (w *oomWatcher) changed(wd int32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	watch, ok := w.watches[wd]
-	if !ok {
-		return
+	if watch, ok := w.watches[wd]; ok {
+		w.check(watch)
 	}
+}
+
+// settle queues what the kernel has counted already and not announced yet, and
+// returns how many events of the container were queued in all.
+func (w *oomWatcher) settle(id string) uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, watch := range w.watches {
+		if watch.id == id {
+			w.check(watch)
+			return watch.events
+		}
+	}
+	return 0
+}
+
+// check queues an event if the kernel has counted more kills. The caller holds
+// mu.
+func (w *oomWatcher) check(watch *oomWatch) {
 	kills := readOOMKills(watch.dir)
 	if kills <= watch.kills {
 		return
 	}
 	watch.kills = kills
+	watch.events++
 	w.events = append(w.events, watch.id)
 	if len(w.events) > maxOOMEvents {
 		w.events = w.events[1:]

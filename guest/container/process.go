@@ -13,6 +13,8 @@ type Exit struct {
 	Code      int // 0-255; 128+Signal when a signal ended it
 	Signal    int // 0 unless a signal ended it
 	OOMKilled bool
+	// OOMEvents is how many events of the container NextOOM returns until then.
+	OOMEvents uint64
 	At        time.Time
 }
 
@@ -91,6 +93,7 @@ func (r *Runtime) wait(c *container, p *process, killedBefore uint64) {
 		}
 	}
 	exit.OOMKilled = c.oomKills() > killedBefore
+	exit.OOMEvents = r.oom.settle(c.id)
 	p.stdio.finish()
 	p.exit = exit
 	close(p.done)

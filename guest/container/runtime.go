@@ -45,7 +45,9 @@ type container struct {
 	lc       *libcontainer.Container
 	spec     *specs.Spec
 	init     *process
-	mounted  []string // mount points of its storages, in order
+	mounted  []string     // mount points of its storages, in order
+	hooks    []specs.Hook // startContainer
+	state    specs.State  // for hooks
 	removing sync.Mutex
 
 	mu      sync.Mutex // guards what follows
@@ -94,10 +96,14 @@ func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest
 	if err := r.guestSpec(id, spec); err != nil {
 		return err
 	}
+	if err := c.takeHooks(req.GetStateJson()); err != nil {
+		return err
+	}
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	config.Hooks = nil // runHooks runs them
 	if c.lc, err = libcontainer.Create(r.stateDir, id, config); err != nil {
 		return err
 	}
@@ -142,11 +148,15 @@ func (c *container) isReady() bool {
 	return c.ready
 }
 
-// Start lets the first process of a created container begin its program.
-func (r *Runtime) Start(_ context.Context, id string) error {
+// Start runs the startContainer hooks of a created container and lets its first
+// process begin its program. When a hook fails the container ends.
+func (r *Runtime) Start(ctx context.Context, id string) error {
 	c, err := r.get(id)
 	if err != nil {
 		return err
+	}
+	if err := c.runHooks(ctx); err != nil {
+		return fmt.Errorf("start container %q: %w", id, errors.Join(err, c.killAll()))
 	}
 	if err := c.lc.Exec(); err != nil {
 		return fmt.Errorf("start container %q: %w", id, err)

@@ -547,11 +547,13 @@ type CreateContainerRequest struct {
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// The OCI runtime-spec config as JSON, already translated for the guest:
 	// root.path and bind mount sources are guest paths.
-	SpecJson      []byte     `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"`
-	Storages      []*Storage `protobuf:"bytes,3,rep,name=storages,proto3" json:"storages,omitempty"`
-	Stdin         bool       `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"` // whether a stream was connected; false: /dev/null
-	Stdout        bool       `protobuf:"varint,5,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr        bool       `protobuf:"varint,6,opt,name=stderr,proto3" json:"stderr,omitempty"` // always false with a terminal
+	SpecJson []byte     `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"`
+	Storages []*Storage `protobuf:"bytes,3,rep,name=storages,proto3" json:"storages,omitempty"`
+	Stdin    bool       `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"` // whether a stream was connected; false: /dev/null
+	Stdout   bool       `protobuf:"varint,5,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr   bool       `protobuf:"varint,6,opt,name=stderr,proto3" json:"stderr,omitempty"` // always false with a terminal
+	// specs.State, for startContainer hooks; the agent sets pid and status.
+	StateJson     []byte `protobuf:"bytes,40,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -626,6 +628,13 @@ func (x *CreateContainerRequest) GetStderr() bool {
 		return x.Stderr
 	}
 	return false
+}
+
+func (x *CreateContainerRequest) GetStateJson() []byte {
+	if x != nil {
+		return x.StateJson
+	}
+	return nil
 }
 
 type ContainerRequest struct {
@@ -1107,8 +1116,11 @@ type WaitProcessResponse struct {
 	Signal          uint32                 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`                     // 0 unless a signal ended it
 	OomKilled       bool                   `protobuf:"varint,3,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
 	ExitedUnixNanos int64                  `protobuf:"varint,4,opt,name=exited_unix_nanos,json=exitedUnixNanos,proto3" json:"exited_unix_nanos,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How many OOMEvents of the container there were until then, those that
+	// NextOOM has yet to answer included.
+	OomEvents     uint64 `protobuf:"varint,60,opt,name=oom_events,json=oomEvents,proto3" json:"oom_events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WaitProcessResponse) Reset() {
@@ -1165,6 +1177,13 @@ func (x *WaitProcessResponse) GetOomKilled() bool {
 func (x *WaitProcessResponse) GetExitedUnixNanos() int64 {
 	if x != nil {
 		return x.ExitedUnixNanos
+	}
+	return 0
+}
+
+func (x *WaitProcessResponse) GetOomEvents() uint64 {
+	if x != nil {
+		return x.OomEvents
 	}
 	return 0
 }
@@ -1323,14 +1342,16 @@ const file_agent_proto_rawDesc = "" +
 	"\x06fstype\x18\x03 \x01(\tR\x06fstype\x12\x18\n" +
 	"\aoptions\x18\x04 \x03(\tR\aoptions\x12\x1f\n" +
 	"\vmount_point\x18\x05 \x01(\tR\n" +
-	"mountPoint\"\xd2\x01\n" +
+	"mountPoint\"\xf1\x01\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +
 	"\bstorages\x18\x03 \x03(\v2\x16.kata.guest.v1.StorageR\bstorages\x12\x14\n" +
 	"\x05stdin\x18\x04 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x05 \x01(\bR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x06 \x01(\bR\x06stderr\"5\n" +
+	"\x06stderr\x18\x06 \x01(\bR\x06stderr\x12\x1d\n" +
+	"\n" +
+	"state_json\x18( \x01(\fR\tstateJson\"5\n" +
 	"\x10ContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"b\n" +
 	"\x16UpdateContainerRequest\x12!\n" +
@@ -1365,13 +1386,15 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"process_id\x18\x02 \x01(\tR\tprocessId\x12\x16\n" +
 	"\x06signal\x18\x03 \x01(\rR\x06signal\x12\x10\n" +
-	"\x03all\x18\x04 \x01(\bR\x03all\"\x95\x01\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\"\xb4\x01\n" +
 	"\x13WaitProcessResponse\x12\x1b\n" +
 	"\texit_code\x18\x01 \x01(\rR\bexitCode\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x1d\n" +
 	"\n" +
 	"oom_killed\x18\x03 \x01(\bR\toomKilled\x12*\n" +
-	"\x11exited_unix_nanos\x18\x04 \x01(\x03R\x0fexitedUnixNanos\"\x87\x01\n" +
+	"\x11exited_unix_nanos\x18\x04 \x01(\x03R\x0fexitedUnixNanos\x12\x1d\n" +
+	"\n" +
+	"oom_events\x18< \x01(\x04R\toomEvents\"\x87\x01\n" +
 	"\x15ResizeTerminalRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +

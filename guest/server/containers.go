@@ -58,7 +58,7 @@ func (s *sandbox) WaitProcess(ctx context.Context, req *protocol.ProcessRequest)
 	}
 	return &protocol.WaitProcessResponse{
 		ExitCode: uint32(exit.Code), Signal: uint32(exit.Signal),
-		OomKilled: exit.OOMKilled, ExitedUnixNanos: exit.At.UnixNano(),
+		OomKilled: exit.OOMKilled, OomEvents: exit.OOMEvents, ExitedUnixNanos: exit.At.UnixNano(),
 	}, nil
 }
 

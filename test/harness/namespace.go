@@ -17,8 +17,8 @@ import (
 // namespaces of its own.
 const insideVariable = "KATA_TEST_INSIDE"
 
-// Main runs the tests of a package, as root, in new PID, mount and network
-// namespaces, and returns the exit code for os.Exit. It is called by TestMain.
+// Main runs the tests of a package, as root, in new PID, mount, network and
+// cgroup namespaces, and returns the exit code for os.Exit. It is called by TestMain.
 func Main(m *testing.M) int {
 	if os.Getenv(insideVariable) == "" {
 		return runInside()
@@ -32,12 +32,25 @@ func Main(m *testing.M) int {
 
 // runInside runs this program again in new namespaces. Its end, however it
 // comes, ends everything in them.
-func runInside() int {
+func runInside() (code int) {
+	groups, err := enterCgroups()
+	if groups != nil {
+		defer func() {
+			if err := groups.leave(); err != nil {
+				fmt.Fprintln(os.Stderr, "remove the tests' control groups:", err)
+				code = 1
+			}
+		}()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "make control groups for the tests (root is needed):", err)
+		return 1
+	}
 	command := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // ends with this process
 	command.Stdin, command.Stdout, command.Stderr = os.Stdin, os.Stdout, os.Stderr
-	command.Env = append(os.Environ(), insideVariable+"=1")
+	command.Env = append(os.Environ(), insideVariable+"=1", cgroupVariable+"="+groups.name)
 	command.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET,
+		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP,
 		Pdeathsig:  unix.SIGKILL,
 	}
 	// "go test" asks for the stacks of a test that hangs with SIGQUIT.
@@ -52,7 +65,7 @@ func runInside() int {
 			_ = command.Process.Signal(s)
 		}
 	}()
-	err := command.Wait()
+	err = command.Wait()
 	signal.Stop(signals)
 	close(signals)
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
@@ -71,6 +84,9 @@ func prepareInside() error {
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if err := isolateCgroups(); err != nil {
+		return err
 	}
 	for _, dir := range []string{"/run", "/dev/shm"} {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {

@@ -65,11 +65,12 @@ func (h *Host) ReadAll(from io.Reader) string {
 	return string(data)
 }
 
-// ConsoleSocket listens as a caller does that passes --console-socket. The
-// function returns the terminal that the runtime sent.
+// ConsoleSocket listens as a caller does that passes --console-socket, or
+// --pidfd-socket: the messages are alike. The
+// function returns the terminal, or pidfd, that the runtime sent.
 func (h *Host) ConsoleSocket() (path string, receive func() *os.File) {
 	h.T.Helper()
-	path = h.File("console.sock")
+	path = h.File(h.ID() + ".sock")
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		h.T.Fatalf("listen: %v", err)

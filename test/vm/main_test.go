@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
 // assets is a guest kernel and its initrd.
 type assets struct{ kernel, initrd string }
 
-func builtAssets(t *testing.T) assets {
+func builtAssets(t testing.TB) assets {
 	t.Helper()
 	dir := filepath.Join(harness.Repository(t), "share", "kata-containers")
 	return assets{filepath.Join(dir, "vmlinux"), filepath.Join(dir, "initrd.img")}

@@ -30,6 +30,8 @@ func (t *translation) mount(field string, m *specs.Mount) error {
 		return fmt.Errorf("uidMappings, gidMappings: an id-mapped mount is %w", ErrUnsupported)
 	}
 	t.dropContexts(field, m)
+	// mount(8)'s word for no option: a file system would not know it.
+	m.Options = slices.DeleteFunc(m.Options, func(option string) bool { return option == "defaults" })
 	if isBind(m) {
 		return t.bind(field, m)
 	}

@@ -96,6 +96,7 @@ func TestMountsThatTheGuestMakes(t *testing.T) {
 		{"/dev/pts", "/dev/pts", "/dev/pts", "rbind", "bind /dev/pts /dev/pts rbind"},
 		{"a device", "/dev/null", "/proc/kcore", "bind", "bind /dev/null /proc/kcore bind"},
 		{"a device elsewhere", "/var/null", "/m", "bind", "bind /dev/null /m bind"},
+		{"no option at all", "/pod/shm", "/dev/shm", "rbind,defaults", "tmpfs shm /dev/shm mode=1777,size=67108864"},
 		{"shared memory", "/pod/shm", "/dev/shm", "rbind,rprivate,nosuid,nodev", "tmpfs shm /dev/shm nosuid,nodev,mode=1777,size=67108864"},
 		{"the host's shared memory", "/dev/shm", "/dev/shm", "bind", "tmpfs shm /dev/shm mode=1777,size=1073741824"},
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"kata-runtime/virtcontainers/cgroup"
 )
 
 // DefaultRoot is the root when the user gives none.
@@ -66,6 +68,9 @@ type State struct {
 	// SupervisorPID is the process that owns the VM, and its start time.
 	SupervisorPID       int    `json:"supervisorPid"`
 	SupervisorStartTime uint64 `json:"supervisorStartTime"`
+	// Cgroup is the host's control group of the container, recorded before it
+	// is made; nil for none.
+	Cgroup *cgroup.Record `json:"cgroup,omitempty"`
 	// ExitCode is the init's once Status is stopped: 0-255, 128+N for signal N.
 	ExitCode int `json:"exitCode"`
 	// Owner is the name of the user who created the container.

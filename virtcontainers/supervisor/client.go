@@ -31,7 +31,7 @@ const helloTimeout = 10 * time.Second
 // Client is a command's connection to a pod's supervisor.
 type Client struct {
 	rpc     *ttrpc.Client
-	service api.SupervisorService
+	service api.SupervisorClient
 	channel *channel.Conn // nil until OpenChannel
 	token   string
 	entry   *store.Entry
@@ -186,6 +186,9 @@ func (c *Client) Create(ctx context.Context, request *api.CreateContainerRequest
 	}
 	request.Channel, request.StateJson = c.token, encoded
 	response, err := c.service.CreateContainer(ctx, request)
+	if errors.Is(err, ttrpc.ErrClosed) {
+		err = fmt.Errorf("the pod has ended: it was deleted, or its supervisor has died, meanwhile: %w", err)
+	}
 	return response, asError(err)
 }
 
@@ -202,9 +205,8 @@ func (c *Client) Exec(ctx context.Context, request *api.ExecProcessRequest) erro
 	return asError(err)
 }
 
-// ContainerProcess is the init process of a container as its config described
-// it when it was created.
-func ContainerProcess(entry *store.Entry) (*specs.Process, error) {
+// ContainerConfig is a container's config as it was when it was created.
+func ContainerConfig(entry *store.Entry) (*specs.Spec, error) {
 	data, err := os.ReadFile(entry.Path(configName))
 	if err != nil {
 		return nil, fmt.Errorf("read the container's config: %w", err)
@@ -212,6 +214,16 @@ func ContainerProcess(entry *store.Entry) (*specs.Process, error) {
 	var spec specs.Spec
 	if err := json.Unmarshal(data, &spec); err != nil {
 		return nil, fmt.Errorf("decode the container's config: %w", err)
+	}
+	return &spec, nil
+}
+
+// ContainerProcess is the init process of a container as its config described
+// it when it was created.
+func ContainerProcess(entry *store.Entry) (*specs.Process, error) {
+	spec, err := ContainerConfig(entry)
+	if err != nil {
+		return nil, err
 	}
 	if spec.Process == nil {
 		return nil, errors.New("the container's config has no process")

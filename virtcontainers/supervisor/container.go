@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/store"
 )
 
@@ -21,6 +22,7 @@ const drainTimeout = 10 * time.Second
 // disk and its stand-in.
 type container struct {
 	entry    *store.Entry
+	group    *cgroup.Group  // of the host, for its stand-ins; written before core
 	standIn  *standIn       // written before core
 	finished chan struct{}  // closed when its end is recorded and its output taken
 	execs    sync.WaitGroup // its other processes, until their output is taken
@@ -77,7 +79,9 @@ func (s *server) forget(c *container) error {
 	if c.id == s.id {
 		return nil // the pod's directory goes with the pod
 	}
-	return c.entry.Remove()
+	ctx, cancel := context.WithTimeout(context.Background(), cgroupTimeout)
+	defer cancel()
+	return errors.Join(c.group.Remove(ctx), c.entry.Remove())
 }
 
 func (s *server) lookup(id string) (*container, error) {
@@ -159,6 +163,9 @@ func (s *server) idle() bool {
 // remove deletes a container, with force also one that still runs. It tells
 // whether it was the last.
 func (s *server) remove(ctx context.Context, id string, force bool) (last bool, err error) {
+	if force && s.endUnasked(id) {
+		return true, nil
+	}
 	if force && s.cancelCreation(id) {
 		return s.count() == 0, nil
 	}
@@ -172,7 +179,7 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 		return false, err // another call was faster
 	}
 	if force {
-		if err := kill(ctx, c.core); err != nil {
+		if err := s.killForSure(ctx, c.core); err != nil {
 			return false, err
 		}
 	}
@@ -192,6 +199,20 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 		return false, err
 	}
 	return s.count() == 0, nil
+}
+
+// endUnasked ends a pod whose first container was not asked for yet, because
+// its hooks still run, and tells whether it is that.
+func (s *server) endUnasked(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.containers[id]
+	if !ok || c.id != "" || s.ending {
+		return false
+	}
+	s.ending = true
+	s.finish()
+	return true
 }
 
 // cancelCreation ends the creation of a container that is under way, and tells
@@ -219,6 +240,25 @@ func (c *container) awaitFinished() {
 	timer := time.AfterFunc(drainTimeout, c.standIn.abandon)
 	defer timer.Stop()
 	<-c.finished
+}
+
+// killTimeout is how long a killed container may take to end. Then its guest
+// does not work any more, or lies.
+const killTimeout = 20 * time.Second
+
+// killForSure ends a container, if need be with its machine.
+func (s *server) killForSure(ctx context.Context, c *virtcontainers.Container) error {
+	bounded, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	err := kill(bounded, c)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	s.log.Error("container survives being killed: its machine is stopped", "container", c.ID(), "error", err)
+	if err := s.sandbox.Stop(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	return kill(ctx, c)
 }
 
 // kill ends a container and waits for its end.

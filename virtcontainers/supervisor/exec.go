@@ -30,9 +30,20 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 	}
 	defer c.execs.Done()
 	pid := int(request.GetStandInPid())
+	if err := c.group.Add(pid); err != nil {
+		conn.Close()
+		return err
+	}
+	if request.GetIgnorePaused() {
+		if err := c.core.AwaitThaw(ctx); err != nil {
+			conn.Close()
+			return err
+		}
+	}
 	process, err := c.core.Exec(ctx, virtcontainers.ExecOptions{
 		ID: name, Process: request.GetProcessJson(),
-		IO: virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
+		IO:     virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
+		Cgroup: request.GetCgroup(),
 	})
 	if err != nil {
 		conn.Close()

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 )
 
@@ -26,8 +27,11 @@ type Boot struct {
 	Root, ID string
 	// Hostname is the pod's; empty: each container's own.
 	Hostname string
-	Config   *config.Config
-	Debug    bool
+	// Cgroup is the host's group of the first container, in which the pod's
+	// own processes live too; nil for none.
+	Cgroup *cgroup.Record
+	Config *config.Config
+	Debug  bool
 }
 
 // Ready answers Boot and every message of a command, and opens a channel that

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/share"
@@ -31,6 +32,10 @@ const bootTimeout = 10 * time.Second
 // answerTimeout bounds how long an ending supervisor waits for commands to take
 // their answers and hang up.
 const answerTimeout = 5 * time.Second
+
+// cgroupTimeout bounds the wait for the last processes of a control group that
+// is to be removed: killed ones, which release their memory.
+const cgroupTimeout = 20 * time.Second
 
 // MachineSpec is what a pod's machine is made from.
 type MachineSpec struct {
@@ -103,12 +108,25 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 		return err
 	}
 	defer func() { err = errors.Join(err, entry.Remove()) }()
+	if err := claimState(entry, boot.ID); err != nil {
+		return err
+	}
 
 	log, closeLog, err := openLog(entry.Path(logName), boot.Debug)
 	if err != nil {
 		return err
 	}
 	defer closeLog()
+	leave, err := joinCgroup(entry, boot.Cgroup)
+	defer func() {
+		if leaveErr := leave(context.WithoutCancel(ctx)); leaveErr != nil {
+			log.Error("remove the control group", "error", leaveErr)
+			err = errors.Join(err, leaveErr)
+		}
+	}()
+	if err != nil {
+		return err
+	}
 	sandbox, vsock, err := newSandbox(ctx, entry, boot, makeMachine, log)
 	if err != nil {
 		return err
@@ -121,6 +139,42 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 	}
 	defer func() { err = errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx))) }()
 	return s.serve(ctx, first, entry)
+}
+
+// joinCgroup moves this process into the pod's control group before it starts
+// others, which are born there. The group is recorded first: whoever finds this
+// process killed removes it. leave is never nil, and undoes it.
+func joinCgroup(entry *store.Entry, record *cgroup.Record) (leave func(context.Context) error, err error) {
+	nothing := func(context.Context) error { return nil }
+	group, err := record.Open()
+	if err != nil || group == nil {
+		return nothing, err
+	}
+	if err := entry.Update(func(state *store.State) error {
+		state.Cgroup = record
+		return nil
+	}); err != nil {
+		return nothing, err
+	}
+	membership, err := group.Join()
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, cgroupTimeout)
+		defer cancel()
+		return errors.Join(membership.Leave(), group.Remove(ctx))
+	}, err
+}
+
+// claimState notes whose the pod is that is being made: hooks of its first
+// container, and whoever else asks, find it.
+func claimState(entry *store.Entry, id string) error {
+	start, err := store.StartTime(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return entry.Update(func(state *store.State) error {
+		state.SandboxID, state.SupervisorPID, state.SupervisorStartTime = id, os.Getpid(), start
+		return nil
+	})
 }
 
 func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine MachineMaker, log *slog.Logger) (*virtcontainers.Sandbox, string, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -73,7 +74,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	}
 	defer func() {
 		if err != nil {
-			standIn.Close()
+			standIn.Close() // it ends, and leaves its control group
 			err = errors.Join(err, s.forget(c))
 			close(c.gone)
 			s.endIfUnused()
@@ -85,14 +86,52 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	if err := s.saveInitial(c, request.GetConfigJson()); err != nil {
 		return nil, err
 	}
+	if err := s.place(c); err != nil {
+		return nil, err
+	}
+	hookState, err := stateForHooks(c.state)
+	if err != nil {
+		return nil, err
+	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
-		ID: id, Spec: request.GetSpecJson(), Mounts: mounts,
+		ID: id, Spec: request.GetSpecJson(), State: hookState, Mounts: mounts,
 		IO: virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
 	})
 	if err != nil {
 		return nil, err
 	}
 	return c, s.adopt(ctx, owner, c, core, standIn)
+}
+
+// place moves the container's stand-in into the control group that callers look
+// for it in. That of the pod's first container is the pod's own.
+func (s *server) place(c *container) (err error) {
+	c.mu.Lock()
+	record, pid := c.state.Cgroup, c.state.StandInPID
+	c.mu.Unlock()
+	group, err := record.Open()
+	if err != nil {
+		return err
+	}
+	if c.id == s.id {
+		err = group.Add(pid)
+	} else {
+		err = group.Create(pid)
+	}
+	c.group = group
+	return err
+}
+
+// stateForHooks is what hooks in the guest are told of a container; its pid and
+// its status there are the guest's to know.
+func stateForHooks(state store.State) ([]byte, error) {
+	data, err := json.Marshal(specs.State{
+		Version: state.OCIVersion, ID: state.ID, Bundle: state.Bundle, Annotations: state.Annotations,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode the state for hooks: %w", err)
+	}
+	return data, nil
 }
 
 // adopt connects the stand-in to the created container and begins to watch for

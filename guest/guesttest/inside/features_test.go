@@ -99,6 +99,20 @@ func TestSpecFields(t *testing.T) {
 				StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "hostname > /hooked"}, Env: []string{"PATH=/bin"}}},
 			}
 		}, "cat /hooked", "inside", 0},
+		"start hook as the container's user in its user namespace": {func(t *testing.T, s *specs.Spec) {
+			s.Process.User = specs.User{UID: 1000, GID: 1000}
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+			s.Linux.GIDMappings = s.Linux.UIDMappings
+			for _, dir := range []string{s.Root.Path, filepath.Dir(s.Root.Path), filepath.Dir(filepath.Dir(s.Root.Path))} {
+				if err := os.Chmod(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.Hooks = &specs.Hooks{
+				StartContainer: []specs.Hook{{Path: "/bin/busybox", Args: []string{"sh", "-c", "id -u > /dev/shm/uid"}, Env: []string{"PATH=/bin"}}},
+			}
+		}, "cat /dev/shm/uid", "1000", 0},
 		"user namespace": {func(t *testing.T, s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 			s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
@@ -174,7 +188,8 @@ func TestLackOfMemory(t *testing.T) {
 	if err != nil || event.GetContainerId() != "hungry" {
 		t.Fatalf("event %v, %v", event, err)
 	}
-	if exit := a.wait("hungry", ""); !exit.GetOomKilled() || exit.GetExitCode() != 137 {
+	// The event was counted before the end was told.
+	if exit := a.wait("hungry", ""); !exit.GetOomKilled() || exit.GetExitCode() != 137 || exit.GetOomEvents() != 1 {
 		t.Fatalf("exit %v", exit)
 	}
 	a.remove("hungry")

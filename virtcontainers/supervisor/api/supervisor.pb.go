@@ -649,7 +649,9 @@ type ExecProcessRequest struct {
 	Stdin         bool                   `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	Stdout        bool                   `protobuf:"varint,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr        bool                   `protobuf:"varint,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	StandInPid    int32                  `protobuf:"varint,8,opt,name=stand_in_pid,json=standInPid,proto3" json:"stand_in_pid,omitempty"` // on the host, in the command's PID namespace
+	StandInPid    int32                  `protobuf:"varint,8,opt,name=stand_in_pid,json=standInPid,proto3" json:"stand_in_pid,omitempty"`      // on the host, in the command's PID namespace
+	Cgroup        string                 `protobuf:"bytes,60,opt,name=cgroup,proto3" json:"cgroup,omitempty"`                                  // below the container's, see ExecProcessRequest of the agent
+	IgnorePaused  bool                   `protobuf:"varint,61,opt,name=ignore_paused,json=ignorePaused,proto3" json:"ignore_paused,omitempty"` // wait until a paused container is resumed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -738,6 +740,20 @@ func (x *ExecProcessRequest) GetStandInPid() int32 {
 		return x.StandInPid
 	}
 	return 0
+}
+
+func (x *ExecProcessRequest) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *ExecProcessRequest) GetIgnorePaused() bool {
+	if x != nil {
+		return x.IgnorePaused
+	}
+	return false
 }
 
 type UpdateContainerRequest struct {
@@ -1121,6 +1137,51 @@ func (x *DeleteContainerResponse) GetLast() bool {
 	return false
 }
 
+// ContainerEvent is something that happened to a container.
+type ContainerEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Oom           bool                   `protobuf:"varint,1,opt,name=oom,proto3" json:"oom,omitempty"` // a process was killed for lack of memory
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerEvent) Reset() {
+	*x = ContainerEvent{}
+	mi := &file_supervisor_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerEvent) ProtoMessage() {}
+
+func (x *ContainerEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerEvent.ProtoReflect.Descriptor instead.
+func (*ContainerEvent) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ContainerEvent) GetOom() bool {
+	if x != nil {
+		return x.Oom
+	}
+	return false
+}
+
 var File_supervisor_proto protoreflect.FileDescriptor
 
 const file_supervisor_proto_rawDesc = "" +
@@ -1171,7 +1232,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x10ContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"N\n" +
 	"\x16StartContainerResponse\x124\n" +
-	"\atimings\x18\x01 \x03(\v2\x1a.kata.supervisor.v1.TimingR\atimings\"\xfb\x01\n" +
+	"\atimings\x18\x01 \x03(\v2\x1a.kata.supervisor.v1.TimingR\atimings\"\xb8\x02\n" +
 	"\x12ExecProcessRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +
@@ -1182,7 +1243,9 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x06stdout\x18\x06 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\a \x01(\bR\x06stderr\x12 \n" +
 	"\fstand_in_pid\x18\b \x01(\x05R\n" +
-	"standInPid\"b\n" +
+	"standInPid\x12\x16\n" +
+	"\x06cgroup\x18< \x01(\tR\x06cgroup\x12#\n" +
+	"\rignore_paused\x18= \x01(\bR\fignorePaused\"b\n" +
 	"\x16UpdateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12%\n" +
 	"\x0eresources_json\x18\x02 \x01(\fR\rresourcesJson\"7\n" +
@@ -1206,7 +1269,9 @@ const file_supervisor_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"-\n" +
 	"\x17DeleteContainerResponse\x12\x12\n" +
-	"\x04last\x18\x01 \x01(\bR\x04last2\x85\b\n" +
+	"\x04last\x18\x01 \x01(\bR\x04last\"\"\n" +
+	"\x0eContainerEvent\x12\x10\n" +
+	"\x03oom\x18\x01 \x01(\bR\x03oom2\xe3\b\n" +
 	"\n" +
 	"Supervisor\x12L\n" +
 	"\x05Hello\x12 .kata.supervisor.v1.HelloRequest\x1a!.kata.supervisor.v1.HelloResponse\x12j\n" +
@@ -1219,7 +1284,8 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x0fUpdateContainer\x12*.kata.supervisor.v1.UpdateContainerRequest\x1a\x19.kata.supervisor.v1.Empty\x12b\n" +
 	"\x0eContainerStats\x12$.kata.supervisor.v1.ContainerRequest\x1a*.kata.supervisor.v1.ContainerStatsResponse\x12`\n" +
 	"\rListProcesses\x12$.kata.supervisor.v1.ContainerRequest\x1a).kata.supervisor.v1.ListProcessesResponse\x12j\n" +
-	"\x0fDeleteContainer\x12*.kata.supervisor.v1.DeleteContainerRequest\x1a+.kata.supervisor.v1.DeleteContainerResponseB0Z.kata-runtime/virtcontainers/supervisor/api;apib\x06proto3"
+	"\x0fDeleteContainer\x12*.kata.supervisor.v1.DeleteContainerRequest\x1a+.kata.supervisor.v1.DeleteContainerResponse\x12\\\n" +
+	"\x0eWatchContainer\x12$.kata.supervisor.v1.ContainerRequest\x1a\".kata.supervisor.v1.ContainerEvent0\x01B0Z.kata-runtime/virtcontainers/supervisor/api;apib\x06proto3"
 
 var (
 	file_supervisor_proto_rawDescOnce sync.Once
@@ -1233,7 +1299,7 @@ func file_supervisor_proto_rawDescGZIP() []byte {
 	return file_supervisor_proto_rawDescData
 }
 
-var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_supervisor_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: kata.supervisor.v1.Empty
 	(*HelloRequest)(nil),            // 1: kata.supervisor.v1.HelloRequest
@@ -1253,6 +1319,7 @@ var file_supervisor_proto_goTypes = []any{
 	(*KillContainerRequest)(nil),    // 15: kata.supervisor.v1.KillContainerRequest
 	(*DeleteContainerRequest)(nil),  // 16: kata.supervisor.v1.DeleteContainerRequest
 	(*DeleteContainerResponse)(nil), // 17: kata.supervisor.v1.DeleteContainerResponse
+	(*ContainerEvent)(nil),          // 18: kata.supervisor.v1.ContainerEvent
 }
 var file_supervisor_proto_depIdxs = []int32{
 	3,  // 0: kata.supervisor.v1.CreateContainerRequest.mounts:type_name -> kata.supervisor.v1.Mount
@@ -1271,19 +1338,21 @@ var file_supervisor_proto_depIdxs = []int32{
 	8,  // 13: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
 	8,  // 14: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
 	16, // 15: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
-	2,  // 16: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
-	7,  // 17: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
-	9,  // 18: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
-	0,  // 19: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
-	0,  // 20: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 21: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 22: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 23: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
-	12, // 24: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
-	14, // 25: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
-	17, // 26: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
-	16, // [16:27] is the sub-list for method output_type
-	5,  // [5:16] is the sub-list for method input_type
+	8,  // 16: kata.supervisor.v1.Supervisor.WatchContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	2,  // 17: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
+	7,  // 18: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
+	9,  // 19: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
+	0,  // 20: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
+	0,  // 21: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 22: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 23: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 24: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
+	12, // 25: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
+	14, // 26: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
+	17, // 27: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
+	18, // 28: kata.supervisor.v1.Supervisor.WatchContainer:output_type -> kata.supervisor.v1.ContainerEvent
+	17, // [17:29] is the sub-list for method output_type
+	5,  // [5:17] is the sub-list for method input_type
 	5,  // [5:5] is the sub-list for extension type_name
 	5,  // [5:5] is the sub-list for extension extendee
 	0,  // [0:5] is the sub-list for field type_name
@@ -1300,7 +1369,7 @@ func file_supervisor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_supervisor_proto_rawDesc), len(file_supervisor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

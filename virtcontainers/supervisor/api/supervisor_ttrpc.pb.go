@@ -19,6 +19,20 @@ type SupervisorService interface {
 	ContainerStats(context.Context, *ContainerRequest) (*ContainerStatsResponse, error)
 	ListProcesses(context.Context, *ContainerRequest) (*ListProcessesResponse, error)
 	DeleteContainer(context.Context, *DeleteContainerRequest) (*DeleteContainerResponse, error)
+	WatchContainer(context.Context, *ContainerRequest, Supervisor_WatchContainerServer) error
+}
+
+type Supervisor_WatchContainerServer interface {
+	Send(*ContainerEvent) error
+	ttrpc.StreamServer
+}
+
+type supervisorWatchContainerServer struct {
+	ttrpc.StreamServer
+}
+
+func (x *supervisorWatchContainerServer) Send(m *ContainerEvent) error {
+	return x.StreamServer.SendMsg(m)
 }
 
 func RegisterSupervisorService(srv *ttrpc.Server, svc SupervisorService) {
@@ -102,14 +116,42 @@ func RegisterSupervisorService(srv *ttrpc.Server, svc SupervisorService) {
 				return svc.DeleteContainer(ctx, &req)
 			},
 		},
+		Streams: map[string]ttrpc.Stream{
+			"WatchContainer": {
+				Handler: func(ctx context.Context, stream ttrpc.StreamServer) (interface{}, error) {
+					m := new(ContainerRequest)
+					if err := stream.RecvMsg(m); err != nil {
+						return nil, err
+					}
+					return nil, svc.WatchContainer(ctx, m, &supervisorWatchContainerServer{stream})
+				},
+				StreamingClient: false,
+				StreamingServer: true,
+			},
+		},
 	})
+}
+
+type SupervisorClient interface {
+	Hello(context.Context, *HelloRequest) (*HelloResponse, error)
+	CreateContainer(context.Context, *CreateContainerRequest) (*CreateContainerResponse, error)
+	StartContainer(context.Context, *ContainerRequest) (*StartContainerResponse, error)
+	ExecProcess(context.Context, *ExecProcessRequest) (*Empty, error)
+	KillContainer(context.Context, *KillContainerRequest) (*Empty, error)
+	PauseContainer(context.Context, *ContainerRequest) (*Empty, error)
+	ResumeContainer(context.Context, *ContainerRequest) (*Empty, error)
+	UpdateContainer(context.Context, *UpdateContainerRequest) (*Empty, error)
+	ContainerStats(context.Context, *ContainerRequest) (*ContainerStatsResponse, error)
+	ListProcesses(context.Context, *ContainerRequest) (*ListProcessesResponse, error)
+	DeleteContainer(context.Context, *DeleteContainerRequest) (*DeleteContainerResponse, error)
+	WatchContainer(context.Context, *ContainerRequest) (Supervisor_WatchContainerClient, error)
 }
 
 type supervisorClient struct {
 	client *ttrpc.Client
 }
 
-func NewSupervisorClient(client *ttrpc.Client) SupervisorService {
+func NewSupervisorClient(client *ttrpc.Client) SupervisorClient {
 	return &supervisorClient{
 		client: client,
 	}
@@ -201,4 +243,33 @@ func (c *supervisorClient) DeleteContainer(ctx context.Context, req *DeleteConta
 		return nil, err
 	}
 	return &resp, nil
+}
+
+func (c *supervisorClient) WatchContainer(ctx context.Context, req *ContainerRequest) (Supervisor_WatchContainerClient, error) {
+	stream, err := c.client.NewStream(ctx, &ttrpc.StreamDesc{
+		StreamingClient: false,
+		StreamingServer: true,
+	}, "kata.supervisor.v1.Supervisor", "WatchContainer", req)
+	if err != nil {
+		return nil, err
+	}
+	x := &supervisorWatchContainerClient{stream}
+	return x, nil
+}
+
+type Supervisor_WatchContainerClient interface {
+	Recv() (*ContainerEvent, error)
+	ttrpc.ClientStream
+}
+
+type supervisorWatchContainerClient struct {
+	ttrpc.ClientStream
+}
+
+func (x *supervisorWatchContainerClient) Recv() (*ContainerEvent, error) {
+	m := new(ContainerEvent)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
 }

@@ -1,0 +1,190 @@
+//go:build vm
+
+package vm
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"kata-runtime/test/bundle"
+	"kata-runtime/test/harness"
+)
+
+// buildHostile compiles the enemy.
+func buildHostile(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "hostile")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "kata-runtime/test/hostile")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the hostile guest: %v\n%s", err, out)
+	}
+	return path
+}
+
+// hostileInitrd is a guest image with the program as PID 1.
+func hostileInitrd(h *harness.Host, program string) string {
+	h.T.Helper()
+	data, err := os.ReadFile(program)
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	return h.Image("hostile.img", cpio.StaticRecord(data, cpio.Info{Name: "init", Mode: 0o100755, FileSize: uint64(len(data))}))
+}
+
+// hostileGuest makes the host's commands boot a guest whose agent lies.
+func hostileGuest(h *harness.Host, program, kind string, timeout int) {
+	h.T.Helper()
+	configure(
+		h, fmt.Sprintf("hypervisor.qemu.kernel = %q", builtAssets(h.T).kernel),
+		fmt.Sprintf("hypervisor.qemu.initrd = %q", hostileInitrd(h, program)),
+		fmt.Sprintf("hypervisor.qemu.kernel_params = %q", "hostile="+kind),
+		fmt.Sprintf("agent.kata.dial_timeout = %d", timeout),
+	)
+}
+
+// An agent that was replaced can keep its own machine from working, and
+// nothing else: the command ends with one error, and nothing is left.
+func TestLyingAgents(t *testing.T) {
+	program := buildHostile(t)
+	for _, c := range []struct {
+		kind    string
+		timeout int // seconds
+		texts   []string
+	}{
+		{"garbage", 100, []string{"start agent"}},
+		{"oversized", 100, []string{"start agent"}},
+		{"hangup", 100, []string{"start agent"}},
+		{"guess", 100, []string{"start agent"}},
+		{"silent", 15, []string{"did not answer"}},
+	} {
+		t.Run(c.kind, func(t *testing.T) {
+			h := harness.New(t)
+			hostileGuest(h, program, c.kind, c.timeout)
+			wantFailure(h, c.texts, "run", "-b", h.Bundle(bundle.Spec("/bin/true")), h.ID())
+			log, _ := os.ReadFile(h.File("log.json"))
+			if strings.Contains(string(log), "the host listens") {
+				t.Errorf("a port that no guest should reach: %s", log)
+			}
+		})
+	}
+}
+
+// A container that was created by an agent that lies ever after: output that
+// never ends, a process that no signal ends, calls that are not answered.
+func TestLyingAgentOfARunningContainer(t *testing.T) {
+	h := harness.New(t)
+	hostileGuest(h, buildHostile(t), "streams", 100)
+	id := h.ID()
+	command := h.Command("run", "-b", h.Bundle(bundle.Spec("/bin/true")), id)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	command.Stdout = writer
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	h.Expect(reader, "endless output\n") // and then nobody reads any more
+
+	if table := h.Must("ps", id); strings.Contains(table, "\x1b") || strings.Count(table, "\n") != 2 {
+		t.Errorf("what the guest says reaches the terminal: %q", table)
+	}
+	if s := stateOf(h, id); s.Status != "running" {
+		t.Errorf("status %s", s.Status)
+	}
+	h.Must("delete", "--force", id)
+	if code := h.Wait(command); code != 128+9 {
+		t.Errorf("exit code %d, want 137", code)
+	}
+}
+
+// A container with every privilege that a specification can give is root of its
+// guest. That must not make it anything on the host.
+func TestContainerWithEveryPrivilege(t *testing.T) {
+	h := harness.New(t)
+	program := buildHostile(t)
+	// What only the host has: a file outside of the share, and a bind that is
+	// read-only.
+	if err := os.WriteFile("/run/secret-of-the-host", []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove("/run/secret-of-the-host")
+	volume := h.File("volume")
+	if err := os.Mkdir(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := privileged(bundle.Spec("/bin/hostile", "probe"))
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Destination: "/volume", Type: "bind", Source: volume, Options: []string{"bind", "ro"},
+	})
+	dir := h.Bundle(spec)
+	rootfs := filepath.Join(dir, "rootfs")
+	if err := os.WriteFile(filepath.Join(rootfs, "bin/hostile"), data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(rootfs, "bin/run"), []byte("#!/bin/sh\n/bin/hostile probe\nls /proc/*/root/run/secret-of-the-host 2>/dev/null\nexec sleep 100000\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	spec.Process.Args = []string{"/bin/run"}
+	if err := bundle.WriteConfig(dir, spec); err != nil {
+		t.Fatal(err)
+	}
+	id, output := h.ID(), h.File("output")
+	file, err := os.Create(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	command := h.Command("run", "--detach", "-b", dir, id)
+	command.Stdout, command.Stderr = file, file
+	result := h.Finish(command)
+	if text := h.WaitText(output, "done\n"); result.Code != 0 || text != "done\n" {
+		t.Errorf("exit code %d, the container reached:\n%s", result.Code, text)
+	}
+	if _, err := os.Lstat(filepath.Join(volume, "written")); err == nil {
+		t.Error("a read-only volume was written to")
+	}
+	// The container has put a link to the host's files into its root file
+	// system: what callers open there is the container's.
+	standIn := stateOf(h, id).PID
+	seen := fmt.Sprintf("/proc/%d/root/run/secret-of-the-host", standIn)
+	if _, err := os.Stat(seen); err == nil {
+		t.Error("the stand-in's root shows the host's files")
+	}
+	h.Must("delete", "--force", id)
+}
+
+// privileged gives a container all that --privileged does.
+func privileged(spec *specs.Spec) *specs.Spec {
+	all := []string{
+		"CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_AUDIT_WRITE", "CAP_BLOCK_SUSPEND", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_IPC_LOCK", "CAP_IPC_OWNER",
+		"CAP_KILL", "CAP_LEASE", "CAP_LINUX_IMMUTABLE", "CAP_MAC_ADMIN", "CAP_MAC_OVERRIDE", "CAP_MKNOD", "CAP_NET_ADMIN",
+		"CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_RAW", "CAP_PERFMON", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP",
+		"CAP_SETUID", "CAP_SYSLOG", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_CHROOT", "CAP_SYS_MODULE", "CAP_SYS_NICE",
+		"CAP_SYS_PACCT", "CAP_SYS_PTRACE", "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_WAKE_ALARM",
+	}
+	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all, Inheritable: all}
+	spec.Process.NoNewPrivileges = false
+	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths, spec.Linux.Seccomp = nil, nil, nil
+	spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}}
+	for i := range spec.Mounts {
+		spec.Mounts[i].Options = slices.DeleteFunc(spec.Mounts[i].Options, func(o string) bool { return o == "ro" })
+	}
+	return spec
+}

@@ -1,0 +1,142 @@
+//go:build vm
+
+package cgroup_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"kata-runtime/test/harness"
+	"kata-runtime/virtcontainers/cgroup"
+)
+
+func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
+
+// groupsOf is what a container manager reads of a process.
+func groupsOf(t *testing.T, pid int) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// sleeper starts a process that ends with the test.
+func sleeper(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return cmd
+}
+
+func TestLifeOfAGroup(t *testing.T) {
+	before := groupsOf(t, os.Getpid())
+	record, err := cgroup.Resolve(cgroup.Options{ID: "c1", Path: "/parent/group"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/parent"); len(dirs) > 0 {
+		t.Errorf("Resolve has made %v", dirs)
+	}
+	group, err := record.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	membership, err := group.Join()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(groupsOf(t, os.Getpid())) {
+		if !strings.HasSuffix(line, ":/parent/group\n") {
+			t.Errorf("after Join: %q", line)
+		}
+	}
+	other := sleeper(t)
+	if !strings.Contains(groupsOf(t, other.Process.Pid), "/parent/group") {
+		t.Error("a child of a member is not in the group")
+	}
+	if err := membership.Leave(); err != nil {
+		t.Error(err)
+	}
+	if after := groupsOf(t, os.Getpid()); after != before {
+		t.Errorf("after Leave: %s\nbefore Join: %s", after, before)
+	}
+
+	// Another process, a later command, finds the group by what was recorded.
+	encoded, err := json.Marshal(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again cgroup.Record
+	if err := json.Unmarshal(encoded, &again); err != nil {
+		t.Fatal(err)
+	}
+	later, err := again.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := sleeper(t)
+	if err := later.Add(late.Process.Pid); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(groupsOf(t, late.Process.Pid), "pids:/parent/group") {
+		t.Error("Add has not moved the process")
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := later.Remove(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("remove a group with processes: %v", err)
+	}
+	for _, cmd := range []*exec.Cmd{other, late} {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	for range 2 {
+		if later, err = again.Open(); err != nil {
+			t.Fatal(err)
+		}
+		if err := later.Remove(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/parent/group"); len(dirs) > 0 {
+		t.Errorf("left behind: %v", dirs)
+	}
+}
+
+// Without a path, and with a relative one, the group is below the caller's.
+func TestRelativePath(t *testing.T) {
+	for path, want := range map[string]string{"": "/c2", "some/where": "/some/where"} {
+		record, err := cgroup.Resolve(cgroup.Options{ID: "c2", Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		group, err := record.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		process := sleeper(t)
+		if err := group.Create(process.Process.Pid); err != nil {
+			t.Error(err)
+		}
+		if groups := groupsOf(t, process.Process.Pid); !strings.Contains(groups, ":pids:"+want+"\n") {
+			t.Errorf("path %q: the process is in %s", path, groups)
+		}
+		_ = process.Process.Kill()
+		_ = process.Wait()
+		if err := group.Remove(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
