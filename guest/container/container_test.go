@@ -100,7 +100,7 @@ func TestGuestNamespaces(t *testing.T) {
 		{Type: specs.PIDNamespace},
 		{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"},
 		{Type: specs.UTSNamespace},
-		{Type: specs.CgroupNamespace, Path: "/proc/7/ns/cgroup"},
+		{Type: specs.CgroupNamespace},
 		{Type: specs.TimeNamespace},
 	}}
 	if err := r.guestNamespaces(linux); err != nil {
@@ -108,9 +108,9 @@ func TestGuestNamespaces(t *testing.T) {
 	}
 	want := []specs.LinuxNamespace{
 		{Type: specs.MountNamespace},
-		{Type: specs.CgroupNamespace},
 		{Type: specs.PIDNamespace},
 		{Type: specs.UTSNamespace},
+		{Type: specs.CgroupNamespace},
 		{Type: specs.TimeNamespace},
 	}
 	if !slices.Equal(linux.Namespaces, want) {

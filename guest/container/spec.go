@@ -42,10 +42,7 @@ func checkProcess(p *specs.Process) error {
 // guestSpec changes what only the guest can decide:
 //   - Namespaces. The guest's network namespace is the pod's, and every
 //     container is in it. A path names the pod's own namespace: for pid one that
-//     is made when first needed, for ipc and uts the guest's. The cgroup
-//     namespace is always the container's own: there is no host's in a guest,
-//     and with it the container finds its limits in /sys/fs/cgroup, as on a
-//     host with cgroups of version 1, where callers ask for none.
+//     is made when first needed, for ipc, uts and cgroup the guest's.
 //   - Sysctls of those namespaces are the pod's, and set by the agent.
 //   - Hooks but startContainer, which runs in the container, were the host's.
 //   - Security labels: the guest's kernel has no policies for them.
@@ -54,6 +51,12 @@ func (r *Runtime) guestSpec(id string, spec *specs.Spec) error {
 	linux := spec.Linux
 	linux.CgroupsPath = filepath.Join(cgroupParent, id)
 	linux.MountLabel, linux.IntelRdt, linux.NetDevices = "", nil, nil
+	if !hasNamespace(linux, specs.CgroupNamespace) {
+		// There is no host's in a guest. With its own the container finds its
+		// limits in /sys/fs/cgroup, as on a host with cgroups of version 1,
+		// where callers ask for none.
+		linux.Namespaces = append(linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
 	if spec.Hooks != nil {
 		spec.Hooks = &specs.Hooks{StartContainer: spec.Hooks.StartContainer}
 	}
@@ -88,10 +91,10 @@ func hasNamespace(linux *specs.Linux, kind specs.LinuxNamespaceType) bool {
 }
 
 func (r *Runtime) guestNamespaces(linux *specs.Linux) error {
-	namespaces := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}
+	namespaces := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	for _, ns := range linux.Namespaces {
 		switch {
-		case ns.Type == specs.NetworkNamespace, ns.Type == specs.MountNamespace, ns.Type == specs.CgroupNamespace:
+		case ns.Type == specs.NetworkNamespace, ns.Type == specs.MountNamespace:
 			continue
 		case ns.Path == "":
 		case ns.Type == specs.PIDNamespace:
@@ -100,7 +103,7 @@ func (r *Runtime) guestNamespaces(linux *specs.Linux) error {
 				return err
 			}
 			ns.Path = path
-		case ns.Type == specs.IPCNamespace, ns.Type == specs.UTSNamespace:
+		case ns.Type == specs.IPCNamespace, ns.Type == specs.UTSNamespace, ns.Type == specs.CgroupNamespace:
 			continue
 		default:
 			return fmt.Errorf("%w: linux.namespaces: joining an existing %s namespace is not possible in a guest", ErrInvalid, ns.Type)
