@@ -85,7 +85,7 @@ func (b *bundle) encode() (err error) {
 type trees struct {
 	forShare []*os.File // root file system first
 	root     standin.Mount
-	binds    []standin.Mount
+	mounts   []standin.Mount
 }
 
 // openTrees clones the container's mounts as this process sees them: it is the
@@ -101,15 +101,29 @@ func (b *bundle) openTrees() (_ *trees, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("root file system: %w", err)
 	}
-	t.root = standin.Mount{Tree: root}
-	for _, bind := range b.guest.Binds {
-		tree, err := t.open(bind.Source, bind.Recursive)
-		if err != nil {
-			return nil, fmt.Errorf("mount %s: %w", bind.Destination, err)
+	t.root = standin.Mount{Tree: root, Attributes: share.Attributes{ReadOnly: b.spec.Root.Readonly}}
+	binds := b.guest.Binds
+	for _, mount := range b.guest.Spec.Mounts {
+		switch {
+		case len(binds) > 0 && mount.Source == binds[0].GuestSource:
+			if err := t.bind(binds[0]); err != nil {
+				return nil, err
+			}
+			binds = binds[1:]
+		case mount.Type == "tmpfs", mount.Type == "ramfs":
+			t.mounts = append(t.mounts, standin.Mount{Destination: mount.Destination})
 		}
-		t.binds = append(t.binds, standin.Mount{Tree: tree, Destination: bind.Destination, Attributes: attributes(bind)})
 	}
 	return t, nil
+}
+
+func (t *trees) bind(bind oci.Bind) error {
+	tree, err := t.open(bind.Source, bind.Recursive)
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", bind.Destination, err)
+	}
+	t.mounts = append(t.mounts, standin.Mount{Tree: tree, Destination: bind.Destination, Attributes: attributes(bind)})
+	return nil
 }
 
 // open clones the mount at path for the share, and returns another clone for
@@ -130,8 +144,10 @@ func (t *trees) close() {
 	if t.root.Tree != nil {
 		t.root.Tree.Close()
 	}
-	for _, bind := range t.binds {
-		bind.Tree.Close()
+	for _, mount := range t.mounts {
+		if mount.Tree != nil {
+			mount.Tree.Close()
+		}
 	}
 }
 

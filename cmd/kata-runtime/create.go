@@ -314,7 +314,7 @@ func (n *creation) startStandIn(container *bundle, trees *trees, stdio *stdio, r
 		Stdio: stdio.files, OwnsTerminal: stdio.ownsTerminal, Terminal: container.spec.Process.Terminal,
 		Attached:   stdio.attached,
 		Namespaces: container.spec.Linux.Namespaces,
-		Root:       trees.root, Binds: trees.binds, Directory: entry.Dir(), Channel: ours,
+		Root:       trees.root, Mounts: trees.mounts, Directory: entry.Dir(), Channel: ours,
 	})
 	if err != nil {
 		theirs.Close()

@@ -52,6 +52,12 @@ func (r *Runtime) guestSpec(id string, spec *specs.Spec) (release func(), err er
 	linux := spec.Linux
 	linux.CgroupsPath = filepath.Join(cgroupParent, id)
 	linux.MountLabel, linux.IntelRdt, linux.NetDevices = "", nil, nil
+	if !hasNamespace(linux, specs.CgroupNamespace) {
+		// There is no host's in a guest. With its own the container finds its
+		// limits in /sys/fs/cgroup, as on a host with cgroups of version 1,
+		// where callers ask for none.
+		linux.Namespaces = append(linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
 	if spec.Hooks != nil {
 		spec.Hooks = &specs.Hooks{StartContainer: spec.Hooks.StartContainer}
 	}

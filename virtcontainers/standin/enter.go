@@ -11,9 +11,9 @@ import (
 )
 
 // enter moves this process into the container's file system: a clone of its
-// root with its binds and a fresh procfs. The host's mounts are out of reach
-// afterwards. A bind or procfs whose mount point does not exist is left out;
-// the guest makes mount points, so that is one that the guest keeps to itself.
+// root with its mounts and a fresh procfs. The host's mounts are out of reach
+// afterwards. A mount whose mount point does not exist is left out; the guest
+// makes mount points, so that is one that the guest keeps to itself.
 func enter(s settings) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mount namespace private: %w", err)
@@ -40,8 +40,15 @@ func enter(s settings) error {
 	if err := mountProc(root); err != nil {
 		return err
 	}
-	for i, bind := range s.Binds {
-		if err := attachBind(root, tree(1+i), bind); err != nil {
+	trees := 1 // the root's
+	for _, m := range s.Mounts {
+		if m.Cover {
+			err = cover(root, m.Destination)
+		} else {
+			err = attachBind(root, tree(trees), m)
+			trees++
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -84,8 +91,22 @@ func attachBind(root, tree *os.File, bind mount) error {
 	return err
 }
 
-func mountProc(root *os.File) error {
-	target, err := openIn(root, "/proc")
+// mountProc mounts a procfs that is read-only: it has the host's sysctls, and a
+// caller that copies a file into the container must not be led there by the
+// container's links.
+func mountProc(root *os.File) error { return mountIn(root, "/proc", "proc", unix.MS_RDONLY, "") }
+
+// cover mounts an empty file system.
+func cover(root *os.File, destination string) error {
+	err := mountIn(root, destination, "tmpfs", unix.MS_RDONLY, "size=4k,mode=0755")
+	if errors.Is(err, unix.ENOTDIR) { // the guest could not mount one there either
+		return nil
+	}
+	return err
+}
+
+func mountIn(root *os.File, destination, fileSystem string, flags uintptr, data string) error {
+	target, err := openIn(root, destination)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -94,8 +115,9 @@ func mountProc(root *os.File) error {
 	}
 	defer target.Close()
 	path := fmt.Sprintf("/proc/self/fd/%d", target.Fd())
-	if err := unix.Mount("proc", path, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount procfs: %w", err)
+	flags |= unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("kata-stand-in", path, fileSystem, flags, data); err != nil {
+		return fmt.Errorf("mount %s at %s: %w", fileSystem, destination, err)
 	}
 	return nil
 }

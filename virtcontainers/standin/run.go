@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -27,6 +28,8 @@ type standIn struct {
 
 	output   []chan struct{} // each closed when one output stream has ended
 	progress atomic.Uint64   // bytes of output passed on
+
+	sizing sync.Mutex // held while the terminal's size is read and sent
 }
 
 // Run is a stand-in's whole life, in the process that Start forked. It returns
@@ -96,6 +99,9 @@ func (s *standIn) serve() int {
 			}
 		case len(message.Streams) == len(files) && len(files) > 0:
 			s.connect(message.Streams, files)
+			// Whoever got the terminal may have set its size already, before
+			// anybody listened.
+			s.sendSize()
 		case message.Exit != nil:
 			s.drain()
 			return *message.Exit
@@ -168,14 +174,24 @@ func (s *standIn) forward(received os.Signal) {
 	if !ok || number == unix.SIGCHLD || number == unix.SIGURG || number == unix.SIGPIPE {
 		return
 	}
-	message := supervisor.FromStandIn{Signal: int(number)}
 	if number == unix.SIGWINCH && s.settings.Terminal {
-		size, err := unix.IoctlGetWinsize(unix.Stdin, unix.TIOCGWINSZ)
-		if err != nil {
-			return // not a terminal any more
-		}
-		message = supervisor.FromStandIn{Size: &supervisor.Size{Rows: size.Row, Columns: size.Col}}
+		s.sendSize()
+		return
 	}
 	// When the supervisor is gone, serve notices.
-	_ = s.channel.Send(message)
+	_ = s.channel.Send(supervisor.FromStandIn{Signal: int(number)})
+}
+
+// sendSize reports the terminal's size, when there is a terminal that has one.
+func (s *standIn) sendSize() {
+	if !s.settings.Terminal {
+		return
+	}
+	s.sizing.Lock()
+	defer s.sizing.Unlock()
+	size, err := unix.IoctlGetWinsize(unix.Stdin, unix.TIOCGWINSZ)
+	if err != nil || size.Row == 0 && size.Col == 0 {
+		return // not a terminal any more, or nobody has said
+	}
+	_ = s.channel.Send(supervisor.FromStandIn{Size: &supervisor.Size{Rows: size.Row, Columns: size.Col}})
 }

@@ -31,7 +31,10 @@ const killedExit = 128 + int(unix.SIGKILL)
 
 // Mount is a part of the container's file system that the stand-in enters.
 type Mount struct {
-	// Tree is detached, see share.OpenTree; it stays the caller's.
+	// Tree is detached, see share.OpenTree; it stays the caller's. Without
+	// one, the guest alone has a file system there, in its memory: an empty
+	// read-only one covers the place here, since what is written to a place
+	// that the container does not see would be lost without a word.
 	Tree *os.File
 	// Destination is the path in the container; ignored for the root.
 	Destination string
@@ -56,10 +59,10 @@ type Options struct {
 	// Namespaces are those of the spec. Mount namespaces are always new, user
 	// and time namespaces are the guest's alone.
 	Namespaces []specs.LinuxNamespace
-	// Root is the container's root file system, Binds its bind mounts in their
-	// order. Without a tree, the stand-in of an exec, the root is empty.
-	Root  Mount
-	Binds []Mount
+	// Root is the container's root file system, Mounts what is mounted in it, in
+	// that order. Without a tree, the stand-in of an exec, the root is empty.
+	Root   Mount
+	Mounts []Mount
 	// Directory is an existing one on which the root is mounted first; in the
 	// stand-in's own mount namespace only.
 	Directory string
@@ -74,12 +77,13 @@ type settings struct {
 	Directory          string
 	Empty              bool // there is no tree
 	Root               mount
-	Binds              []mount
+	Mounts             []mount
 }
 
 type mount struct {
 	Destination string
 	Attributes  share.Attributes
+	Cover       bool // there is no tree
 }
 
 // cloneFlags are the namespaces that a stand-in can have of its own.
@@ -104,9 +108,11 @@ func Start(options Options) (*exec.Cmd, error) {
 	} else {
 		files = append(files, options.Root.Tree)
 	}
-	for _, bind := range options.Binds {
-		s.Binds = append(s.Binds, mount{Destination: bind.Destination, Attributes: bind.Attributes})
-		files = append(files, bind.Tree)
+	for _, m := range options.Mounts {
+		s.Mounts = append(s.Mounts, mount{Destination: m.Destination, Attributes: m.Attributes, Cover: m.Tree == nil})
+		if m.Tree != nil {
+			files = append(files, m.Tree)
+		}
 	}
 	flags := unix.CLONE_NEWNS
 	var join []specs.LinuxNamespace
@@ -134,7 +140,9 @@ func Start(options Options) (*exec.Cmd, error) {
 	cmd.Args = []string{"kata-runtime", Command, options.ID}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = options.Stdio[0], options.Stdio[1], options.Stdio[2]
 	cmd.ExtraFiles = files
-	cmd.Env = []string{"GOMAXPROCS=2", "GOGC=50"}
+	// Without containermaxprocs=0, Go's runtime keeps files of the caller's
+	// cgroup open.
+	cmd.Env = []string{"GOMAXPROCS=2", "GOGC=50", "GODEBUG=containermaxprocs=0"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true, Setctty: options.OwnsTerminal}
 	if err := startIn(cmd, join); err != nil {
 		return nil, fmt.Errorf("start a stand-in: %w", err)
