@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers/device"
@@ -269,7 +271,7 @@ func (c *Container) Delete(ctx context.Context) error {
 		callCtx, cancel := c.sandbox.call(ctx)
 		_, err := c.sandbox.agent.RemoveContainer(callCtx, &protocol.ContainerRequest{ContainerId: c.id})
 		cancel()
-		if err != nil && c.sandbox.life.Err() == nil {
+		if err != nil && grpcstatus.Code(err) != codes.NotFound && c.sandbox.life.Err() == nil {
 			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
 		}
 	}

@@ -72,13 +72,13 @@ func (s *server) reserve(owner *commandChannel, id string, cancel context.Cancel
 }
 
 // forget undoes reserve.
-func (s *server) forget(c *container) error {
+func (s *server) forget(ctx context.Context, c *container) error {
 	s.mu.Lock()
 	delete(s.containers, c.id)
 	last := len(s.containers) == 0
 	s.mu.Unlock()
 	if c.id != s.id {
-		ctx, cancel := context.WithTimeout(context.Background(), cgroupTimeout)
+		ctx, cancel := context.WithTimeout(ctx, cgroupTimeout)
 		defer cancel()
 		return errors.Join(c.group.Remove(ctx), c.entry.Remove())
 	}
@@ -208,7 +208,7 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 	if err := c.core.Delete(ctx); err != nil {
 		return false, err
 	}
-	if err := s.forget(c); err != nil {
+	if err := s.forget(context.WithoutCancel(ctx), c); err != nil {
 		return false, err
 	}
 	return s.count() == 0, nil

@@ -77,7 +77,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	defer func() {
 		if err != nil {
 			standIn.Close() // it ends, and leaves its control group
-			err = errors.Join(err, s.forget(c))
+			err = errors.Join(err, s.forget(context.WithoutCancel(ctx), c))
 			close(c.gone)
 			s.stopIfIdle()
 			s.endIfUnused()
