@@ -247,7 +247,7 @@ func (r *deathRow) kill(victim string) {
 
 func (r *deathRow) killIfThere(pid int) {
 	r.h.T.Helper()
-	if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH { //nolint:errorlint // an errno
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
 		r.h.T.Fatalf("kill %d: %v", pid, err)
 	}
 }

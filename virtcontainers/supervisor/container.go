@@ -148,15 +148,15 @@ func (s *server) watchExit(c *container) {
 	s.mu.Unlock()
 	c.execs.Wait() // they end with the init
 	close(c.finished)
-	s.stopIfIdle()
+	s.stopIfIdle(context.Background())
 }
 
 // stopIfIdle stops a machine in which no container can run any more.
-func (s *server) stopIfIdle() {
+func (s *server) stopIfIdle(ctx context.Context) {
 	if !s.idle() {
 		return
 	}
-	if err := s.sandbox.Stop(context.Background()); err != nil {
+	if err := s.sandbox.Stop(ctx); err != nil {
 		s.log.Error("stop the idle machine", "error", err)
 	}
 }

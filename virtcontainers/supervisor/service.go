@@ -79,7 +79,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 			standIn.Close() // it ends, and leaves its control group
 			err = errors.Join(err, s.forget(context.WithoutCancel(ctx), c))
 			close(c.gone)
-			s.stopIfIdle()
+			s.stopIfIdle(context.WithoutCancel(ctx))
 			s.endIfUnused()
 		}
 	}()
