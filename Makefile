@@ -86,7 +86,7 @@ bench: deps build kernel image ## measure start time, memory and throughput, and
 
 .PHONY: lint
 lint: ## golangci-lint, with the import rules of the architecture
-	@tools=$$(test/tools.sh "$(TOOLS)") && "$$tools/golangci-lint" run
+	@tools=$$(test/tools.sh "$(TOOLS)") && "$$tools/golangci-lint" run --allow-parallel-runners
 
 .PHONY: fmt
 fmt: ## format the Go sources
