@@ -30,6 +30,9 @@ type SizingOptions struct {
 	Sandbox sizing.Demand
 	// Static: the machine keeps the size that it started with.
 	Static bool
+	// BeforeGrowth is told what the machine is about to get, and what is asked
+	// for; nil: nobody wants to know.
+	BeforeGrowth func(hypervisor.Size, sizing.Demand) error
 }
 
 // sizer keeps what each container asks for.
@@ -108,6 +111,11 @@ func (s *Sandbox) grow(ctx context.Context) error {
 	now := s.options.Machine.Info().Size
 	if want.VCPUs <= now.VCPUs && want.MemoryMiB <= now.MemoryMiB {
 		return nil
+	}
+	if s.sizer.options.BeforeGrowth != nil {
+		if err := s.sizer.options.BeforeGrowth(want, sum); err != nil {
+			return err
+		}
 	}
 	got, err := s.options.Machine.Resize(ctx, want)
 	if errors.Is(err, hypervisor.ErrUnsupported) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -164,6 +165,9 @@ func TestStandIn(t *testing.T) {
 	h := harness.New(t)
 	spec := bundle.Spec("/bin/sh", "-c", waitForTerm)
 	spec.Linux.CgroupsPath = "/kata-test/" + h.ID()
+	limit, quota := int64(64<<20), int64(50000)
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
+	spec.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &quota}
 	t.Cleanup(func() { removeCgroups(t, "kata-test") })
 	d := detach(h, spec)
 	h.WaitText(d.output, "ready")
@@ -174,6 +178,24 @@ func TestStandIn(t *testing.T) {
 	}
 	if cgroups, err := os.ReadFile(filepath.Join(proc, "cgroup")); err != nil || !strings.Contains(string(cgroups), spec.Linux.CgroupsPath) {
 		t.Errorf("its cgroups are %s (%v), want %s", cgroups, err, spec.Linux.CgroupsPath)
+	}
+	// The pod's processes are there too, with limits that leave room for them.
+	group := func(controller, file string) string {
+		data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", controller, spec.Linux.CgroupsPath, file))
+		if err != nil {
+			t.Error(err)
+		}
+		return string(data)
+	}
+	qemu := process(h, "qemu-system").PID
+	if pids := strings.Fields(group("memory", "cgroup.procs")); !slices.Contains(pids, strconv.Itoa(qemu)) {
+		t.Errorf("processes of the group: %v, QEMU is %d", pids, qemu)
+	}
+	if got, want := group("memory", "memory.limit_in_bytes"), fmt.Sprintln((2048+64+512+1024)<<20); got != want {
+		t.Errorf("memory limit %swant %s", got, want)
+	}
+	if got := group("cpu", "cpu.cfs_quota_us"); got != "150000\n" {
+		t.Errorf("CPU quota %s", got)
 	}
 	for _, kind := range []string{"mnt", "net", "pid", "ipc", "uts"} {
 		theirs, err := os.Readlink(filepath.Join(proc, "ns", kind))

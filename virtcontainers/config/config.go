@@ -75,6 +75,10 @@ type Agent struct {
 type Runtime struct {
 	// StaticSandboxResources settles a VM's size when it starts.
 	StaticSandboxResources bool `toml:"static_sandbox_resource_mgmt"`
+	// OverheadMemoryMiB and OverheadVCPUs are what a pod's processes on the host
+	// may use beyond the VM's memory and the containers' CPU limits.
+	OverheadMemoryMiB int `toml:"overhead_memory"`
+	OverheadVCPUs     int `toml:"overhead_vcpus"`
 	// Debug makes the runtime log at debug level.
 	Debug bool `toml:"enable_debug"`
 	// DisableSocketRelay keeps containers from connecting to the host's unix
@@ -116,7 +120,8 @@ func Default() *Config {
 			SharedFS:         SharedFSAuto,
 			VirtioFSCache:    "auto",
 		},
-		Agent: Agent{DialTimeout: 60 * time.Second},
+		Agent:   Agent{DialTimeout: 60 * time.Second},
+		Runtime: Runtime{OverheadMemoryMiB: 512, OverheadVCPUs: 1},
 	}
 }
 

@@ -57,6 +57,8 @@ virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 [agent.kata]
 dial_timeout = 5
 [runtime]
+overhead_memory = 700
+overhead_vcpus = 2
 enable_debug = true
 static_sandbox_resource_mgmt = true
 `)
@@ -72,7 +74,7 @@ static_sandbox_resource_mgmt = true
 			VirtioFSCache: "never", VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"},
 		},
 		Agent:   Agent{DialTimeout: 5 * time.Second},
-		Runtime: Runtime{Debug: true, StaticSandboxResources: true},
+		Runtime: Runtime{Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2},
 		Files:   got.Files,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -13,6 +13,8 @@ const (
 	// maxVCPUs is what an 8-bit APIC id can name: q35 without an interrupt
 	// remapper takes no more.
 	maxVCPUs = 255
+	// minOverheadMiB is what the processes around an idle VM use.
+	minOverheadMiB = 128
 	// minMemoryMiB is below what a guest with its initrd unpacked boots in.
 	minMemoryMiB = 128
 	// maxMemoryMiB is 16 TiB; more is a typing error.
@@ -244,6 +246,21 @@ func otherOptions() []Option {
 				"`false`: the VM also grows with the limits of later containers and of updates.",
 			get:   func(c *Config) any { return c.Runtime.StaticSandboxResources },
 			check: func(*Config) string { return "" },
+		},
+		{
+			Table: runtimeTable, Key: "overhead_memory",
+			Values: rangeText(minOverheadMiB, maxMemoryMiB) + " (MiB)",
+			Meaning: "The host's control group of a pod whose containers have a memory limit gets the VM's memory and this as its limit: " +
+				"what the VMM, the file server and the supervisor may use, in MiB. An emulated VM gets 1024 MiB more, for the code that is translated.",
+			get:   func(c *Config) any { return int64(c.Runtime.OverheadMemoryMiB) },
+			check: func(c *Config) string { return inRange(c.Runtime.OverheadMemoryMiB, minOverheadMiB, maxMemoryMiB) },
+		},
+		{
+			Table: runtimeTable, Key: "overhead_vcpus",
+			Values:  rangeText(1, maxVCPUs),
+			Meaning: "The host's control group of a pod whose containers have a CPU limit gets their sum and this many CPUs as its limit.",
+			get:     func(c *Config) any { return int64(c.Runtime.OverheadVCPUs) },
+			check:   func(c *Config) string { return inRange(c.Runtime.OverheadVCPUs, 1, maxVCPUs) },
 		},
 		{
 			Table: runtimeTable, Key: "enable_debug",

@@ -66,6 +66,8 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.qemu.virtio_fs_extra_args": `["a", "b c"]`,
 		"agent.kata.dial_timeout":              `9`,
 		"runtime.enable_debug":                 `true`,
+		"runtime.overhead_memory":              `640`,
+		"runtime.overhead_vcpus":               `2`,
 		"runtime.static_sandbox_resource_mgmt": `true`,
 		"runtime.disable_socket_relay":         `true`,
 	}

@@ -194,12 +194,16 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 		return nil, "", err
 	}
 	sizes := sizingOptions(boot)
+	size := firstSize(boot, sizes, log)
 	machine, vsock, err := makeMachine(ctx, MachineSpec{
 		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token,
-		Size: firstSize(boot, sizes, log), MaxSize: sizes.Policy.Max, Config: boot.Config, Log: log,
+		Size: size, MaxSize: sizes.Policy.Max, Config: boot.Config, Log: log,
 	})
 	if err != nil {
 		return nil, "", errors.Join(err, shared.Close())
+	}
+	if sizes.BeforeGrowth, err = limitHost(boot, machine.Info(), size); err != nil {
+		return nil, "", errors.Join(err, machine.Stop(context.WithoutCancel(ctx)), shared.Close())
 	}
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
 		ID: boot.ID, Hostname: boot.Hostname, Machine: machine, Share: shared, Token: token,

@@ -1,0 +1,44 @@
+package supervisor
+
+import (
+	"kata-runtime/hypervisor"
+	"kata-runtime/virtcontainers/cgroup"
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/sizing"
+)
+
+// translationMiB is the memory that QEMU takes at most for the code that it
+// translates where there is no hardware virtualization: its tb-size.
+const translationMiB = 1024
+
+// hostLimits are those of the pod's control group on the host. A container's
+// limit as it stands would kill the VMM, which needs memory for what the guest
+// uses beside its containers and for itself. What nobody limits stays without.
+func hostLimits(size hypervisor.Size, demand sizing.Demand, settings *config.Runtime, emulated bool) cgroup.Limits {
+	var limits cgroup.Limits
+	if demand.MemoryBytes > 0 {
+		memory := size.MemoryMiB + settings.OverheadMemoryMiB
+		if emulated {
+			memory += translationMiB
+		}
+		limits.MemoryBytes = int64(memory) << 20
+	}
+	if demand.MilliCPUs > 0 {
+		limits.MilliCPUs = demand.MilliCPUs + int64(settings.OverheadVCPUs)*1000
+	}
+	return limits
+}
+
+// limitHost sets the limits of the pod's group for the machine's first size, and
+// returns what sets them again before it grows.
+func limitHost(boot Boot, machine hypervisor.Info, size hypervisor.Size) (func(hypervisor.Size, sizing.Demand) error, error) {
+	group, err := boot.Cgroup.Open()
+	if err != nil {
+		return nil, err
+	}
+	limit := func(size hypervisor.Size, demand sizing.Demand) error {
+		demand = demand.Max(boot.SandboxDemand)
+		return group.Limit(hostLimits(size, demand, &boot.Config.Runtime, machine.Accelerator == config.AcceleratorTCG))
+	}
+	return limit, limit(size, boot.Demand)
+}
