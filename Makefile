@@ -78,7 +78,7 @@ vet:
 test-full: test ## the above, then each fuzz target for a while and the tests repeated
 	@test/fuzz.sh 30s
 	$(GO) test -race -count=3 ./...
-	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestManyContainersInOnePod$$' ./test/vm
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestMany|TestLongStream)' ./test/vm
 
 .PHONY: bench
 bench: deps build kernel image ## measure start time, memory and throughput, and print the table
