@@ -51,7 +51,7 @@ func (c *caller) prepare(args ...string) *exec.Cmd {
 }
 
 func (c *caller) commandWith(ctx context.Context, args []string) *exec.Cmd {
-	all := append(c.command[1:len(c.command):len(c.command)], args...)
+	all := slices.Concat(c.command[1:], args)
 	command := exec.CommandContext(ctx, c.command[0], all...)
 	command.Env = append(os.Environ(), c.env...)
 	command.WaitDelay = 10 * time.Second
@@ -120,11 +120,11 @@ func (c *caller) terminal(args ...string) {
 	}
 	c.h.Expect(master, "# ")
 	say("stty size\n")
-	c.h.Expect(master, "33 99\r\n")
+	c.h.Expect(master, "33 99\r")
 	c.h.Expect(master, "# ")
 	// The shell has the terminal raw while it reads a command.
 	say("sh -c 'echo go$((0)); exec sleep 1000'\n")
-	c.h.Expect(master, "go0\r\n")
+	c.h.Expect(master, "go0\r")
 	say("\x03")
 	c.h.Expect(master, "# ")
 	say("exit 9\n")
@@ -230,7 +230,7 @@ func daemon(h *harness.Host, name string, args ...string) {
 		h.T.Fatal(err)
 	}
 	defer log.Close()
-	command := exec.Command(name, args...) //nolint:noctx // ended below, after the containers
+	command := exec.Command(name, args...) // ended below, after the containers
 	command.Env = append(os.Environ(), "NOTIFY_SOCKET="+socket, "TMPDIR="+h.Temp, "HOME="+h.File("home"))
 	command.Stdout, command.Stderr = log, log
 	if err := command.Start(); err != nil {

@@ -17,6 +17,9 @@ import (
 // image is the test's image in podman's storage.
 const image = "localhost/busybox"
 
+// podmanRun is in the test program's own /run: podman refuses long paths.
+const podmanRun = "/run/podman"
+
 // fullVariable makes the loop long.
 const fullVariable = "KATA_TEST_FULL"
 
@@ -31,7 +34,7 @@ func newPodman(t *testing.T) *caller {
 	cgroup := "kata-test-" + h.ID()
 	text := fmt.Sprintf("[engine]\nevents_logger = \"file\"\ncgroup_manager = \"cgroupfs\"\n"+
 		"[network]\nnetwork_backend = \"cni\"\nnetwork_config_dir = %q\n", filepath.Join(dir, "net"))
-	if err := os.MkdirAll(filepath.Join(dir, "run"), 0o700); err != nil {
+	if err := os.Mkdir(podmanRun, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -40,13 +43,13 @@ func newPodman(t *testing.T) *caller {
 	p := &caller{
 		t: t, h: h,
 		command: []string{
-			"podman", "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "runroot"),
-			"--tmpdir", filepath.Join(dir, "tmp"), "--storage-driver", storageDriver(t, h.Temp),
+			"podman", "--root", filepath.Join(dir, "root"), "--runroot", podmanRun + "/root",
+			"--tmpdir", podmanRun + "/tmp", "--storage-driver", storageDriver(t, h.Temp),
 			"--cgroup-manager", "cgroupfs", "--runtime", runtimePath(t),
 		},
 		env: []string{
 			"CONTAINERS_CONF=" + config, "HOME=" + h.File("home"), "TMPDIR=" + h.Temp,
-			"XDG_RUNTIME_DIR=" + filepath.Join(dir, "run"),
+			"XDG_RUNTIME_DIR=" + podmanRun,
 			cgroupVariable + "=/" + cgroup,
 		},
 	}
@@ -58,6 +61,7 @@ func newPodman(t *testing.T) *caller {
 		}
 		removeCgroups(t, cgroup, "conmon")
 		unmountBelow(t, dir)
+		unmountBelow(t, podmanRun)
 		// Where podman is called without the runtime's flags.
 		if left, err := os.ReadDir("/run/kata-runtime"); err == nil {
 			for _, entry := range left {
@@ -66,7 +70,7 @@ func newPodman(t *testing.T) *caller {
 				}
 			}
 		}
-		removeOwn(t, "/run/kata-runtime", "/run/containers", "/run/libpod", "/run/lock", "/run/netns", "/dev/shm/libpod_lock")
+		removeOwn(t, podmanRun, "/run/kata-runtime", "/run/containers", "/run/libpod", "/run/lock", "/run/netns", "/dev/shm/libpod_lock")
 	})
 	p.must("import", layer(h), image)
 	return p
