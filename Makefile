@@ -78,6 +78,7 @@ vet:
 test-full: test ## the above, then each fuzz target for a while and the tests repeated
 	@test/fuzz.sh 30s
 	$(GO) test -race -count=3 ./...
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestManyContainersInOnePod$$' ./test/vm
 
 .PHONY: bench
 bench: deps build kernel image ## measure start time, memory and throughput, and print the table
@@ -85,7 +86,7 @@ bench: deps build kernel image ## measure start time, memory and throughput, and
 
 .PHONY: lint
 lint: ## golangci-lint, with the import rules of the architecture
-	@tools=$$(test/tools.sh "$(TOOLS)") && "$$tools/golangci-lint" run
+	@tools=$$(test/tools.sh "$(TOOLS)") && "$$tools/golangci-lint" run --allow-parallel-runners
 
 .PHONY: fmt
 fmt: ## format the Go sources

@@ -10,10 +10,14 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/sockets"
 )
 
 // Status is where a container is in its life, in the words of the OCI
@@ -39,7 +43,11 @@ type ContainerOptions struct {
 	State []byte
 	// Mounts are attached to the share; their trees are closed in any case.
 	Mounts []share.Mount
-	IO     IO
+	// Storages are mounted in the guest.
+	Storages []*protocol.Storage
+	// Devices are block devices of the host, which Spec names by their numbers.
+	Devices []device.Block
+	IO      IO
 }
 
 // Container is one container of a sandbox.
@@ -52,6 +60,9 @@ type Container struct {
 	startBound time.Duration
 	starting   sync.Mutex // held by Start
 	oom        oomWatchers
+	sockets    *sockets.Container // nil when it can reach none
+
+	updating sync.Mutex // held while limits change
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -77,14 +88,25 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 }
 
 func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOptions) (err error) {
+	if s.life.Err() != nil { // nothing is shared with a machine that is gone
+		closeTrees(options.Mounts)
+		return s.callFailure(StagePrepare, ErrMachineEnded)
+	}
 	done := s.watch.begin(StagePrepare)
-	err = s.options.Share.Add(c.id, options.Mounts)
+	c.sockets, err = s.findSockets(options) // before the share closes the trees
+	if err != nil {
+		closeTrees(options.Mounts)
+	} else {
+		err = s.options.Share.Add(c.id, options.Mounts)
+	}
 	done()
 	if err != nil {
+		c.sockets.Close()
 		return &StageError{Stage: StagePrepare, Err: err}
 	}
 	defer func() {
 		if err != nil {
+			c.sockets.Close()
 			err = errors.Join(err, s.options.Share.Remove(c.id))
 		}
 	}()
@@ -95,17 +117,37 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	defer done()
 	ctx, cancel := s.call(ctx)
 	defer cancel()
+	defer func() {
+		if err != nil {
+			s.unplug(ctx, c.id)
+			s.unfit(c.id)
+		}
+	}()
+	resources, err := linuxResources(options.Spec)
+	if err == nil {
+		err = s.fit(ctx, c.id, resources)
+	}
+	if err != nil {
+		return s.callFailure(StageCreateContainer, err)
+	}
+	disks, err := s.plugIn(ctx, c.id, options.Devices)
+	if err != nil {
+		return s.callFailure(StageCreateContainer, err)
+	}
 	process, err := s.openProcess(ctx, c.id, "", options.IO)
 	if err != nil {
 		return s.callFailure(StageCreateContainer, err)
 	}
 	_, err = s.agent.CreateContainer(ctx, &protocol.CreateContainerRequest{
-		ContainerId: c.id,
-		SpecJson:    options.Spec,
-		StateJson:   options.State,
-		Stdin:       options.IO.Stdin,
-		Stdout:      options.IO.Stdout,
-		Stderr:      options.IO.Stderr,
+		ContainerId:  c.id,
+		SpecJson:     options.Spec,
+		StateJson:    options.State,
+		Stdin:        options.IO.Stdin,
+		Stdout:       options.IO.Stdout,
+		Stderr:       options.IO.Stderr,
+		Storages:     options.Storages,
+		BlockDevices: disks,
+		SocketBinds:  c.sockets.Binds(),
 	})
 	if err != nil {
 		process.Streams.Close()
@@ -113,6 +155,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	}
 	c.init = process
 	c.setStatus(StatusCreated)
+	s.followSockets(c)
 	s.background.Go(func() {
 		process.await(s)
 		c.oom.settle(process.exit)
@@ -228,10 +271,13 @@ func (c *Container) Delete(ctx context.Context) error {
 		callCtx, cancel := c.sandbox.call(ctx)
 		_, err := c.sandbox.agent.RemoveContainer(callCtx, &protocol.ContainerRequest{ContainerId: c.id})
 		cancel()
-		if err != nil && c.sandbox.life.Err() == nil {
+		if err != nil && grpcstatus.Code(err) != codes.NotFound && c.sandbox.life.Err() == nil {
 			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
 		}
 	}
+	c.sockets.Close()
+	c.sandbox.unplug(ctx, c.id)
+	c.sandbox.unfit(c.id)
 	errs = append(errs, c.sandbox.options.Share.Remove(c.id))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)

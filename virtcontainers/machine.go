@@ -20,6 +20,12 @@ type Machine interface {
 	Info() hypervisor.Info
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	Listen(port uint32) (net.Listener, error)
+	Attach(ctx context.Context, device hypervisor.Device) error
+	Detach(ctx context.Context, id string) error
+	Resize(ctx context.Context, size hypervisor.Size) (hypervisor.Size, error)
+	// GuestPort is the number that the guest dials to reach the listener of a
+	// port: vsock's transports may differ in it.
+	GuestPort(port uint32) uint32
 
 	// ConsoleTail returns the last lines of the guest's console, made safe to
 	// print.

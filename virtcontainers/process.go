@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
@@ -194,9 +196,25 @@ func (p *Process) Resize(ctx context.Context, rows, columns uint16) error {
 // for the person who reads it.
 func plain(err error) error {
 	if s, ok := status.FromError(err); ok && s.Code() != codes.OK {
-		return &agentError{code: s.Code(), text: s.Message(), cause: err}
+		return &agentError{code: s.Code(), text: harmless(s.Message()), cause: err}
 	}
 	return err
+}
+
+// maxErrorText bounds how much of an agent's error is quoted, in bytes.
+const maxErrorText = 4096
+
+// harmless makes text from the guest safe to print on a terminal.
+func harmless(text string) string {
+	if len(text) > maxErrorText {
+		text = text[:maxErrorText] + " ..."
+	}
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // agentError is an answer of the agent.

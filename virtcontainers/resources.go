@@ -2,9 +2,11 @@ package virtcontainers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/sizing"
 )
 
 // Pause freezes the container's processes. It wraps ErrState unless the
@@ -83,11 +85,23 @@ func (c *Container) Update(ctx context.Context, resources []byte) error {
 	}
 	ctx, cancel := c.sandbox.call(ctx)
 	defer cancel()
-	_, err := c.sandbox.agent.UpdateContainer(ctx, &protocol.UpdateContainerRequest{
+	c.updating.Lock()
+	defer c.updating.Unlock()
+	previous := c.sandbox.resourcesOf(c.id)
+	merged, err := sizing.Merge(previous, resources)
+	if err == nil {
+		err = c.sandbox.fit(ctx, c.id, merged)
+	}
+	if err != nil {
+		return fmt.Errorf("update the container's resources: %w", err)
+	}
+	_, err = c.sandbox.agent.UpdateContainer(ctx, &protocol.UpdateContainerRequest{
 		ContainerId: c.id, ResourcesJson: resources,
 	})
 	if err != nil {
-		return fmt.Errorf("update the container's resources: %w", plain(err))
+		// What it has already is enough: the machine need not grow.
+		return errors.Join(fmt.Errorf("update the container's resources: %w", plain(err)),
+			c.sandbox.fit(ctx, c.id, previous))
 	}
 	return nil
 }

@@ -9,11 +9,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/agent"
 	"kata-runtime/virtcontainers/clock"
+	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/sockets"
 )
 
 // Errors of this package, for errors.Is.
@@ -59,7 +63,11 @@ type SandboxOptions struct {
 	// BootTimeout bounds the time from the machine's start to the agent's
 	// answer.
 	BootTimeout time.Duration
-	Log         *slog.Logger
+	Sizing      SizingOptions
+	// RelaySockets lets containers connect to the host's unix sockets that
+	// their bind mounts show.
+	RelaySockets bool
+	Log          *slog.Logger
 }
 
 // Sandbox is a pod: one machine and the containers in it.
@@ -67,6 +75,7 @@ type Sandbox struct {
 	options SandboxOptions
 	log     *slog.Logger
 	watch   *stopwatch
+	sockets *sockets.Relay // nil without RelaySockets
 
 	// life ends when the machine is to end; everything that the sandbox does
 	// in the background hangs on it, and background waits for all of it.
@@ -76,6 +85,8 @@ type Sandbox struct {
 
 	booted  chan struct{} // closed when boot has succeeded or failed
 	bootErr error         // written before booted is closed
+	devices *device.Manager
+	sizer   sizer
 	agent   *agent.Client // likewise
 
 	mu         sync.Mutex // guards containers and started
@@ -88,7 +99,12 @@ type Sandbox struct {
 // NewSandbox makes a sandbox. Stop releases the machine and the share.
 func NewSandbox(options SandboxOptions) *Sandbox {
 	life, end := context.WithCancelCause(context.Background())
+	var relay *sockets.Relay
+	if options.RelaySockets {
+		relay = sockets.New(options.Log)
+	}
 	return &Sandbox{
+		sockets:    relay,
 		options:    options,
 		log:        options.Log,
 		watch:      newStopwatch(),
@@ -96,6 +112,8 @@ func NewSandbox(options SandboxOptions) *Sandbox {
 		end:        end,
 		booted:     make(chan struct{}),
 		containers: make(map[string]*Container),
+		devices:    device.New(options.Machine, device.Open),
+		sizer:      sizer{options: options.Sizing, resources: make(map[string]*specs.LinuxResources)},
 	}
 }
 
@@ -159,6 +177,9 @@ func (s *Sandbox) boot() error {
 		return &StageError{Stage: StagePrepare, Err: err}
 	}
 	defer listener.Close()
+	if err := s.serveSockets(); err != nil {
+		return &StageError{Stage: StagePrepare, Err: err}
+	}
 	done := s.watch.begin(StageStartVMM)
 	err = machine.Start(ctx)
 	done()
@@ -220,13 +241,17 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = client.CreateSandbox(ctx, &protocol.CreateSandboxRequest{
+	request := &protocol.CreateSandboxRequest{
 		SandboxId:      s.options.ID,
 		Hostname:       s.options.Hostname,
 		ClockUnixNanos: time.Now().UnixNano(),
 		Shares:         []*protocol.Share{s.options.Machine.Share()},
-	})
-	if err != nil {
+	}
+	if s.sockets != nil {
+		request.SocketPort = s.options.Machine.GuestPort(protocol.SocketPort)
+		request.SocketToken = s.sockets.Token()
+	}
+	if _, err = client.CreateSandbox(ctx, request); err != nil {
 		client.Close()
 		return fmt.Errorf("set up the guest: %w", err)
 	}
@@ -286,6 +311,9 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 		errs := []error{s.options.Machine.Stop(ctx)}
 		if s.agent != nil { // written before booted is closed, see farewell
 			errs = append(errs, s.agent.Close())
+		}
+		if s.sockets != nil {
+			s.sockets.Close()
 		}
 		s.background.Wait()
 		errs = append(errs, s.options.Share.Close())

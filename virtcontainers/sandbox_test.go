@@ -76,6 +76,21 @@ func TestAnIDIsTakenOnce(t *testing.T) {
 	}
 }
 
+func TestNothingIsMadeInAMachineThatHasEnded(t *testing.T) {
+	guest := newFakeGuest(t)
+	sandbox := startSandbox(t, guest)
+	if err := sandbox.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{ID: "late"})
+	if !errors.Is(err, virtcontainers.ErrMachineEnded) {
+		t.Errorf("error %v, want ErrMachineEnded", err)
+	}
+	if n := guest.machine.share.count(); n != 0 || sandbox.Containers() != 0 {
+		t.Errorf("%d shares and %d containers are left", n, sandbox.Containers())
+	}
+}
+
 func TestTheGuestsRefusalLeavesNothing(t *testing.T) {
 	guest := newFakeGuest(t)
 	guest.createErr = status.Error(codes.Unknown, `exec: "nope": executable file not found in $PATH`)
@@ -189,6 +204,8 @@ type fakeGuest struct {
 	machine     *fakeMachine
 	silent      bool // never report that it is ready
 	createErr   error
+	updateErr   error
+	online      hypervisor.Size // what the guest was asked to bring on line
 	bootTimeout time.Duration
 
 	ooms      chan string // answers of NextOOM, taken one by one
@@ -306,6 +323,10 @@ type fakeMachine struct {
 	ended chan struct{}
 	cause error
 	group sync.WaitGroup
+
+	mu        sync.Mutex // guards what follows
+	size      hypervisor.Size
+	resizeErr error
 }
 
 func (m *fakeMachine) fail(cause error) {
@@ -365,11 +386,12 @@ func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return ours, nil
 }
 
+func (m *fakeMachine) GuestPort(port uint32) uint32 { return port }
+
 func (m *fakeMachine) Listen(uint32) (net.Listener, error) {
 	return &pipeListener{conns: m.ready, closed: make(chan struct{})}, nil
 }
 
-func (m *fakeMachine) Info() hypervisor.Info  { return hypervisor.Info{} }
 func (m *fakeMachine) ConsoleTail() string    { return "last words" }
 func (m *fakeMachine) Share() *protocol.Share { return &protocol.Share{} }
 func (m *fakeMachine) AwaitConsole(ctx context.Context, _ string) error {

@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	stateDir = "/run/kata/containers"
+	stateDir  = "/run/kata/containers"
+	socketDir = "/run/kata/sockets"
 	// The agent's memory is taken from the pod's: its heap may grow by half
 	// before it is collected. No memory limit on top: a burst of streams would
 	// make the collector run without end.
@@ -61,6 +62,7 @@ func run(ctx context.Context) error {
 	}
 	cfg := server.Config{
 		Log: log, StateDir: stateDir, Version: version + " " + commit, HideNICs: network.Park,
+		SocketDir: socketDir, DialHost: server.DialVsock,
 	}
 	if cfg.Agent, err = server.ListenVsock(log, protocol.AgentPort); err != nil {
 		return err

@@ -22,14 +22,15 @@ import (
 type bundle struct {
 	dir, rootfs string // absolute
 	spec        *specs.Spec
+	pod         *pod // that the container joins; nil: it has one of its own
 	guest       *oci.GuestSpec
 	guestJSON   []byte // of guest.Spec; see encode
 	configJSON  []byte // of spec; see encode
 }
 
 // loadBundle reads a bundle, refuses what this runtime cannot do, and
-// translates the rest for the guest.
-func loadBundle(dir, id string) (*bundle, error) {
+// translates the rest for the guest. root is where its pod is looked for.
+func loadBundle(dir, id, root string) (*bundle, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("find the bundle: %w", err)
@@ -38,17 +39,30 @@ func loadBundle(dir, id string) (*bundle, error) {
 	if err != nil {
 		return nil, err
 	}
+	b := &bundle{dir: dir, rootfs: spec.Root.Path, spec: spec}
+	membership, err := oci.PodOf(spec.Annotations, id)
+	if err != nil {
+		return nil, err
+	}
+	if membership.Sandbox != "" { // first of all: its namespaces' paths may be those of a pod that is gone
+		if b.pod, err = findPod(root, membership); err != nil {
+			return nil, err
+		}
+	}
 	if err := checkNetwork(spec); err != nil {
 		return nil, err
 	}
-	b := &bundle{dir: dir, rootfs: spec.Root.Path, spec: spec}
 	if !filepath.IsAbs(b.rootfs) {
 		b.rootfs = filepath.Join(dir, b.rootfs)
 	}
-	b.guest, err = oci.Transform(spec, oci.GuestOptions{
+	options := oci.GuestOptions{
 		ContainerID: id, SharePath: filepath.Join(protocol.ShareMountPoint, id), Rootfs: b.rootfs, BundleDir: dir,
-	})
-	if err != nil {
+		Sandbox: membership.Declared,
+	}
+	if b.pod != nil {
+		options.Owner = b.pod.owner
+	}
+	if b.guest, err = oci.Transform(spec, options); err != nil {
 		return nil, err
 	}
 	return b, nil
@@ -153,6 +167,24 @@ func (b *bundle) mounts() []*api.Mount {
 		})
 	}
 	return mounts
+}
+
+// memoryVolumes describes the guest's file systems that the pod shares.
+func (b *bundle) memoryVolumes() []*api.MemoryVolume {
+	var volumes []*api.MemoryVolume
+	for _, volume := range b.guest.Memory {
+		volumes = append(volumes, &api.MemoryVolume{MountPoint: volume.MountPoint, Options: volume.Options, Keep: volume.Keep})
+	}
+	return volumes
+}
+
+// blockDevices describes the container's block devices to the supervisor.
+func (b *bundle) blockDevices() []*api.BlockDevice {
+	devices := make([]*api.BlockDevice, len(b.guest.BlockDevices))
+	for i, d := range b.guest.BlockDevices {
+		devices[i] = &api.BlockDevice{Major: d.Major, Minor: d.Minor, ReadOnly: d.ReadOnly}
+	}
+	return devices
 }
 
 // lookup finds a container's state.

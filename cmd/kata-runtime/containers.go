@@ -44,6 +44,9 @@ func currentState(entry *store.Entry) (store.State, error) {
 	if err != nil {
 		return store.State{}, err
 	}
+	if state.Deleted { // only its pod is still there
+		return store.State{}, fmt.Errorf("%w: %s", store.ErrNotExist, entry.ID())
+	}
 	if state.Status != store.StatusStopped && !store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
 		state.Status, state.ExitCode = store.StatusStopped, 128+int(syscall.SIGKILL)
 	}
@@ -201,29 +204,29 @@ func deleteContainer(c *cli.Context, entry *store.Entry, state store.State, forc
 		return err == nil, err
 	}
 	if store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, store.ErrNotExist) {
 			// It is on its way out: what it removes is gone when it is.
-			return awaitSupervisor(c.Context, entry, state)
+			return awaitSupervisor(c.Context, c.String("root"), entry, state)
 		}
 		return false, err
 	}
-	return removeDead(c.Context, entry, state)
+	return removeDead(c.Context, c.String("root"), entry, state)
 }
 
 // awaitSupervisor waits for the end of a supervisor that serves nobody any
 // more, and removes what it may have left.
-func awaitSupervisor(ctx context.Context, entry *store.Entry, state store.State) (removed bool, err error) {
+func awaitSupervisor(ctx context.Context, root string, entry *store.Entry, state store.State) (removed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, deadSupervisorTimeout)
 	defer cancel()
 	if err := supervisor.AwaitExit(ctx, state.SupervisorPID); err != nil {
 		return false, err
 	}
-	return removeDead(ctx, entry, state)
+	return removeDead(ctx, root, entry, state)
 }
 
 // removeDead removes what is left of a container whose supervisor has died:
 // the kernel has ended its processes and mounts, or is about to.
-func removeDead(ctx context.Context, entry *store.Entry, state store.State) (removed bool, err error) {
+func removeDead(ctx context.Context, root string, entry *store.Entry, state store.State) (removed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, deadSupervisorTimeout)
 	defer cancel()
 	if store.Alive(state.StandInPID, state.StandInStartTime) {
@@ -242,6 +245,6 @@ func removeDead(ctx context.Context, entry *store.Entry, state store.State) (rem
 	}
 	_, err = entry.Load()
 	there := !errors.Is(err, store.ErrNotExist) // nobody else has removed it
-	err = entry.Remove()
+	err = errors.Join(entry.Remove(), removeDeadPod(ctx, root, state.SandboxID))
 	return there && err == nil, err
 }

@@ -19,6 +19,7 @@ import (
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/sizing"
 	"kata-runtime/virtcontainers/standin"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
@@ -60,6 +61,8 @@ func createCommand() *cli.Command {
 // creation is a container that has been created and not committed yet.
 type creation struct {
 	id      string
+	sandbox string // the id of its pod, which is its own when it starts one
+	created bool   // the supervisor has it
 	client  *supervisor.Client
 	standIn *exec.Cmd
 	group   *cgroup.Record // nil for none
@@ -119,7 +122,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		return nil, fmt.Errorf("--preserve-fds %d: open descriptors cannot be passed into a virtual machine", n)
 	}
 	p := &preparation{}
-	if p.bundle, err = loadBundle(c.String("bundle"), id); err != nil {
+	if p.bundle, err = loadBundle(c.String("bundle"), id, c.String("root")); err != nil {
 		return nil, err
 	}
 	settings, err := loadConfig(c)
@@ -142,14 +145,20 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		p.stdio.close()
 		return nil, err
 	}
-	client, err := supervisor.Launch(c.Context, supervisor.Boot{
-		Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
-	}, func(channel *os.File) error { return forkSupervisor(id, channel) })
+	p.creation = &creation{id: id, sandbox: id, group: group, terminal: p.bundle.spec.Process.Terminal, log: log}
+	if pod := p.bundle.pod; pod != nil {
+		p.creation.sandbox = pod.id
+		p.creation.client, err = pod.connect(c.Context)
+	} else {
+		p.creation.client, err = supervisor.Launch(c.Context, supervisor.Boot{
+			Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
+			Demand: sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
+		}, func(channel *os.File) error { return forkSupervisor(id, channel) })
+	}
 	if err != nil {
 		p.stdio.close()
 		return nil, err
 	}
-	p.creation = &creation{id: id, client: client, group: group, terminal: p.bundle.spec.Process.Terminal, log: log}
 	return p, nil
 }
 
@@ -179,10 +188,13 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 		ContainerId: n.id, SpecJson: container.guestJSON, ConfigJson: container.configJSON, Mounts: container.mounts(),
 		Terminal: container.spec.Process.Terminal,
 		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
+		MemoryVolumes: container.memoryVolumes(),
+		BlockDevices:  container.blockDevices(),
 	}, state)
 	if err != nil {
 		return err
 	}
+	n.created = true
 	n.reportMachine(response)
 	return nil
 }
@@ -273,7 +285,15 @@ func (n *creation) abandon(ctx context.Context) error {
 func (n *creation) awaitAbandoned(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, abandonTimeout)
 	defer cancel()
-	return n.client.Abandon(ctx)
+	var err error
+	if n.created && n.sandbox != n.id {
+		// The pod lives on: its supervisor's end does not tell that this
+		// container is gone.
+		if err = n.client.Delete(ctx, n.id, true); errors.Is(err, virtcontainers.ErrNotFound) {
+			err = nil // another command was faster
+		}
+	}
+	return errors.Join(err, n.client.Abandon(ctx))
 }
 
 // startStandIn forks the stand-in and returns the supervisor's end of its
@@ -284,7 +304,7 @@ func (n *creation) startStandIn(container *bundle, trees *trees, stdio *stdio, r
 		return nil, err
 	}
 	defer ours.Close()
-	entry, err := lookup(root, n.id)
+	entry, err := lookup(root, n.sandbox) // of a directory that exists already
 	if err != nil {
 		theirs.Close()
 		return nil, err

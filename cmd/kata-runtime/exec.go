@@ -155,12 +155,10 @@ func (n *creation) execStandIn(entry *store.Entry, state store.State, name strin
 	defer ours.Close()
 	defer theirs.Close()
 	var namespaces []specs.LinuxNamespace
-	for kind, file := range map[specs.LinuxNamespaceType]string{
-		specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts",
-		specs.PIDNamespace: "pid", specs.CgroupNamespace: "cgroup",
+	for _, kind := range []specs.LinuxNamespaceType{
+		specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.PIDNamespace, specs.CgroupNamespace,
 	} {
-		path := fmt.Sprintf("/proc/%d/ns/%s", state.StandInPID, file)
-		namespaces = append(namespaces, specs.LinuxNamespace{Type: kind, Path: path})
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: kind, Path: namespacePath(state.StandInPID, kind)})
 	}
 	n.standIn, err = standin.Start(standin.Options{
 		ID: n.id, Stdio: stdio.files, OwnsTerminal: stdio.ownsTerminal, Terminal: n.terminal, Attached: stdio.attached,

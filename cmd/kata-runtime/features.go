@@ -19,13 +19,13 @@ func featuresCommand() *cli.Command {
 const oldestSpecVersion = "1.0.0"
 
 // supported is what works; callers switch features on by it. A test behind the
-// tag vm makes containers that use all of it. Everything but the hooks happens
-// in the guest, so that nothing depends on the host's kernel.
+// tag vm makes containers that use it. Everything but the hooks happens in the
+// guest, so that nothing depends on the host's kernel.
 func supported() *features.Features {
 	return &features.Features{
 		OCIVersionMin: oldestSpecVersion,
 		OCIVersionMax: specVersion,
-		Hooks:         []string{"startContainer"},
+		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
 		MountOptions:  mountOptions(),
 		Linux: &features.Linux{
 			Namespaces: []string{
@@ -35,9 +35,10 @@ func supported() *features.Features {
 			},
 			Capabilities: capabilities(),
 			// Limits are the guest's, whose cgroups are those of version 2,
-			// on hosts of either version.
+			// on hosts of either version; the host's group is systemd's with
+			// --systemd-cgroup.
 			Cgroup: &features.Cgroup{
-				V1: new(true), V2: new(true), Systemd: new(false), SystemdUser: new(false), Rdma: new(false),
+				V1: new(true), V2: new(true), Systemd: new(true), SystemdUser: new(false), Rdma: new(false),
 			},
 			Seccomp:         seccompFeatures(),
 			Apparmor:        &features.Apparmor{Enabled: new(false)},

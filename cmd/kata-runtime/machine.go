@@ -101,12 +101,11 @@ func (m *machine) build(ctx context.Context) (*qemu.VM, error) {
 	m.vm, err = qemu.New(qemu.Options{
 		Path: settings.Path, Name: "kata-" + m.spec.ID, Accelerator: m.choice.Name,
 		Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: m.kernelParams(),
-		Size:      hypervisor.Size{VCPUs: settings.DefaultVCPUs, MemoryMiB: settings.DefaultMemoryMiB},
-		MaxSize:   hypervisor.Size{VCPUs: settings.MaxVCPUs(), MemoryMiB: settings.DefaultMaxMemoryMiB},
+		Size: m.spec.Size, MaxSize: m.spec.MaxSize,
 		Devices:   m.devices(share),
 		Vsock:     m.vsock,
-		RootPorts: settings.PCIeRootPorts,
-		Console:   m.console, Starter: m.starter, Log: m.spec.Log,
+		RootPorts: settings.PCIeRootPorts, Bridges: settings.Bridges,
+		Console: m.console, Starter: m.starter, Log: m.spec.Log,
 	})
 	return m.vm, err
 }
@@ -233,6 +232,36 @@ func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 
 // Listen implements virtcontainers.Machine.
 func (m *machine) Listen(port uint32) (net.Listener, error) { return m.vsock.Listen(port) }
+
+// Attach implements virtcontainers.Machine.
+func (m *machine) Attach(ctx context.Context, device hypervisor.Device) error {
+	vm, _ := m.parts()
+	if vm == nil {
+		return hypervisor.ErrNotRunning
+	}
+	return vm.Attach(ctx, device)
+}
+
+// Detach implements virtcontainers.Machine.
+func (m *machine) Detach(ctx context.Context, id string) error {
+	vm, _ := m.parts()
+	if vm == nil {
+		return hypervisor.ErrNotRunning
+	}
+	return vm.Detach(ctx, id)
+}
+
+// Resize implements virtcontainers.Machine.
+func (m *machine) Resize(ctx context.Context, size hypervisor.Size) (hypervisor.Size, error) {
+	vm, _ := m.parts()
+	if vm == nil {
+		return hypervisor.Size{}, hypervisor.ErrNotRunning
+	}
+	return vm.Resize(ctx, size)
+}
+
+// GuestPort implements virtcontainers.Machine.
+func (m *machine) GuestPort(port uint32) uint32 { return m.vsock.GuestPort(port) }
 
 // ConsoleTail implements virtcontainers.Machine.
 func (m *machine) ConsoleTail() string {

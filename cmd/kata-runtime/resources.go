@@ -90,7 +90,7 @@ func psCommand() *cli.Command {
 				table := tabwriter.NewWriter(c.App.Writer, 0, 1, 2, ' ', 0)
 				fmt.Fprintln(table, "UID\tPID\tPPID\tTIME\tCMD")
 				for _, p := range list.GetProcesses() {
-					fmt.Fprintf(table, "%s\t%d\t%d\t%s\t%s\n", p.GetUser(), p.GetPid(), p.GetPpid(), p.GetTime(), printable(p.GetCommand()))
+					fmt.Fprintf(table, "%s\t%d\t%d\t%s\t%s\n", printable(p.GetUser()), p.GetPid(), p.GetPpid(), printable(p.GetTime()), printable(p.GetCommand()))
 				}
 				return table.Flush()
 			})

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/protocol"
 )
 
 func ptr[T any](value T) *T { return &value }
@@ -98,17 +100,20 @@ func TestGuestNamespaces(t *testing.T) {
 	linux := &specs.Linux{Namespaces: []specs.LinuxNamespace{
 		{Type: specs.NetworkNamespace, Path: "/var/run/netns/x"},
 		{Type: specs.PIDNamespace},
-		{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"},
+		{Type: specs.IPCNamespace},
 		{Type: specs.UTSNamespace},
 		{Type: specs.CgroupNamespace},
 		{Type: specs.TimeNamespace},
 	}}
-	if err := r.guestNamespaces(linux); err != nil {
+	release, err := r.guestNamespaces(linux)
+	if err != nil {
 		t.Fatal(err)
 	}
+	release()
 	want := []specs.LinuxNamespace{
 		{Type: specs.MountNamespace},
 		{Type: specs.PIDNamespace},
+		{Type: specs.IPCNamespace},
 		{Type: specs.UTSNamespace},
 		{Type: specs.CgroupNamespace},
 		{Type: specs.TimeNamespace},
@@ -116,10 +121,29 @@ func TestGuestNamespaces(t *testing.T) {
 	if !slices.Equal(linux.Namespaces, want) {
 		t.Errorf("namespaces %v, want %v", linux.Namespaces, want)
 	}
-	for _, kind := range []specs.LinuxNamespaceType{specs.UserNamespace, specs.TimeNamespace} {
-		linux.Namespaces = []specs.LinuxNamespace{{Type: kind, Path: "/proc/7/ns/x"}}
-		if err := r.guestNamespaces(linux); !errors.Is(err, ErrInvalid) {
-			t.Errorf("joining a %s namespace: %v", kind, err)
+}
+
+func TestNamespacesThatCannotBeJoined(t *testing.T) {
+	for _, test := range []struct {
+		kind specs.LinuxNamespaceType
+		path string
+		want error
+	}{
+		{specs.UserNamespace, protocol.ContainerNamespace("c"), ErrInvalid},
+		{specs.TimeNamespace, protocol.ContainerNamespace("c"), ErrInvalid},
+		{specs.PIDNamespace, protocol.SandboxNamespace, ErrInvalid},
+		{specs.PIDNamespace, "/proc/7/ns/pid", ErrInvalid},
+		{specs.IPCNamespace, "/proc/7/ns/ipc", ErrInvalid},
+		{specs.PIDNamespace, protocol.ContainerNamespace("c"), ErrNotFound},
+	} {
+		linux := &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: test.kind, Path: test.path}}}
+		for _, kind := range []specs.LinuxNamespaceType{specs.IPCNamespace, specs.UTSNamespace} {
+			if kind != test.kind {
+				linux.Namespaces = append(linux.Namespaces, specs.LinuxNamespace{Type: kind})
+			}
+		}
+		if _, err := (&Runtime{}).guestNamespaces(linux); !errors.Is(err, test.want) {
+			t.Errorf("%s namespace %q: error %v, want %v", test.kind, test.path, err, test.want)
 		}
 	}
 }

@@ -19,6 +19,9 @@ func (r *Runtime) Update(_ context.Context, id string, resources []byte) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if resources, err = translateUpdate(resources, c.disks); err != nil {
+		return fmt.Errorf("update container %q: %w: resources: %w", id, ErrInvalid, err)
+	}
 	merged, err := mergeResources(c.spec.Linux.Resources, resources)
 	if err != nil {
 		return fmt.Errorf("update container %q: %w: resources: %w", id, ErrInvalid, err)
@@ -34,6 +37,9 @@ func (r *Runtime) Update(_ context.Context, id string, resources []byte) error {
 	devices := config.Cgroups.Resources.Devices
 	config.Cgroups = group
 	if err := c.lc.Set(config); err != nil {
+		return fmt.Errorf("update container %q: %w", id, err)
+	}
+	if err := c.setDiskWeights(merged); err != nil {
 		return fmt.Errorf("update container %q: %w", id, err)
 	}
 	// What is remembered must describe the container for a process added later.

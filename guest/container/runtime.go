@@ -24,18 +24,32 @@ type Streams interface {
 	Claim(header protocol.StreamHeader) (net.Conn, error)
 }
 
+// Sockets relays connections to the host's unix sockets that bind mounts show.
+type Sockets interface {
+	// Prepare makes the sockets of a container that is about to be created, and
+	// tells which sources of its mounts they replace.
+	Prepare(ctx context.Context, id string, binds []*protocol.SocketBind) (map[string]string, error)
+	// Enter shows those in bind-mounted directories in a container whose first
+	// process, pid, has its mounts, at the destinations of these sources.
+	Enter(id string, pid int, destinations map[string]string) error
+	// Close ends what Prepare began; there may be nothing.
+	Close(id string) error
+}
+
 // Runtime owns the containers of the pod. Make it with New; its methods may be
 // called from any goroutine.
 type Runtime struct {
 	log      *slog.Logger
 	stateDir string
 	streams  Streams
+	sockets  Sockets
 	oom      *oomWatcher
+	pod      podNamespaces
+	shared   sharedStorages
 	waiters  sync.WaitGroup // one for each running process
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*container
-	holder     *os.Process // of the shared PID namespace; nil until needed
 }
 
 // container is one container. All fields but execs are set before it can be
@@ -45,7 +59,8 @@ type container struct {
 	lc       *libcontainer.Container
 	spec     *specs.Spec
 	init     *process
-	mounted  []string     // mount points of its storages, in order
+	mounted  []string // mount points of its storages, in order
+	disks    diskNumbers
 	hooks    []specs.Hook // startContainer
 	state    specs.State  // for hooks
 	removing sync.Mutex
@@ -58,20 +73,20 @@ type container struct {
 }
 
 // New returns a runtime that keeps libcontainer's state below stateDir.
-func New(log *slog.Logger, stateDir string, streams Streams) (*Runtime, error) {
+func New(log *slog.Logger, stateDir string, streams Streams, sockets Sockets) (*Runtime, error) {
 	watcher, err := newOOMWatcher(log)
 	if err != nil {
 		return nil, err
 	}
 	return &Runtime{
-		log: log, stateDir: stateDir, streams: streams, oom: watcher,
+		log: log, stateDir: stateDir, streams: streams, sockets: sockets, oom: watcher,
 		containers: map[string]*container{},
 	}, nil
 }
 
 // Create makes a container whose first process waits for Start. When it fails,
 // nothing of the container is left.
-func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest) (err error) {
+func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerRequest) (err error) {
 	id := req.GetContainerId()
 	spec, err := parseSpec(req.GetSpecJson())
 	if err != nil {
@@ -88,15 +103,24 @@ func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest
 		}
 	}()
 	for _, s := range req.GetStorages() {
-		if err := storage.Mount(s); err != nil {
+		if err := r.shared.mount(s); err != nil {
 			return err
 		}
 		c.mounted = append(c.mounted, s.GetMountPoint())
 	}
-	if err := r.guestSpec(id, spec); err != nil {
+	if err := r.equip(ctx, c, req.GetBlockDevices()); err != nil {
 		return err
 	}
+	release, err := r.guestSpec(id, spec)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := c.takeHooks(req.GetStateJson()); err != nil {
+		return err
+	}
+	destinations, err := r.relaySockets(ctx, id, spec, req.GetSocketBinds())
+	if err != nil {
 		return err
 	}
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
@@ -110,14 +134,33 @@ func (r *Runtime) Create(_ context.Context, req *protocol.CreateContainerRequest
 	c.init, err = r.launch(c, spec.Process, launchOptions{
 		init: true, stdin: req.GetStdin(), stdout: req.GetStdout(), stderr: req.GetStderr(),
 	})
+	if err == nil {
+		err = c.setDiskWeights(spec.Linux.Resources)
+	}
 	if err != nil {
 		return err
 	}
+	r.showSockets(c, destinations)
 	c.mu.Lock()
 	c.ready = true
 	c.mu.Unlock()
 	return nil
 }
+
+// equip gives a container its disks.
+func (r *Runtime) equip(ctx context.Context, c *container, devices []*protocol.BlockDevice) (err error) {
+	if c.disks, err = awaitDisks(ctx, devices); err != nil {
+		return err
+	}
+	mounted, err := translateDevices(c.spec, c.disks, c.nodesDir())
+	if err != nil {
+		return err
+	}
+	return makeNodes(c.spec.Linux, mounted)
+}
+
+// nodesDir holds the container's device nodes that are mounted.
+func (c *container) nodesDir() string { return filepath.Join(nodesDir, c.id) }
 
 // reserve takes the name id, so that no other call uses it.
 func (r *Runtime) reserve(id string, spec *specs.Spec) (*container, error) {
@@ -211,9 +254,15 @@ func (r *Runtime) dismantle(c *container) error {
 			r.log.Warn("container's files may be incomplete on the host", "container", c.id, "error", err)
 		}
 	}
-	for i := len(c.mounted) - 1; i >= 0; i-- {
-		errs = append(errs, storage.Unmount(c.mounted[i]))
+	errs = append(errs, r.sockets.Close(c.id))
+	for last := len(c.mounted) - 1; last >= 0; last-- {
+		if err := r.shared.unmount(c.mounted[last]); err != nil {
+			errs = append(errs, err)
+			break // it and those below it are left for a repetition
+		}
+		c.mounted = c.mounted[:last]
 	}
+	errs = append(errs, os.RemoveAll(c.nodesDir()))
 	return errors.Join(errs...)
 }
 
@@ -271,14 +320,7 @@ func (r *Runtime) RemoveAll(ctx context.Context) error {
 // be called afterwards.
 func (r *Runtime) Close(ctx context.Context) error {
 	err := r.RemoveAll(ctx)
-	r.mu.Lock()
-	holder := r.holder
-	r.holder = nil
-	r.mu.Unlock()
-	if holder != nil {
-		_ = holder.Kill() // Fails only when it is gone already.
-		_, _ = holder.Wait()
-	}
+	r.pod.close()
 	if err == nil {
 		r.waiters.Wait()
 	}

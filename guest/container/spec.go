@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -41,13 +40,15 @@ func checkProcess(p *specs.Process) error {
 
 // guestSpec changes what only the guest can decide:
 //   - Namespaces. The guest's network namespace is the pod's, and every
-//     container is in it. A path names the pod's own namespace: for pid one that
-//     is made when first needed, for ipc, uts and cgroup the guest's.
-//   - Sysctls of those namespaces are the pod's, and set by the agent.
+//     container is in it. A path names a namespace of the pod's or of another
+//     container's, see protocol.SandboxNamespace and ContainerNamespace.
+//   - Sysctls of the network are the pod's, and set by the agent.
 //   - Hooks but startContainer, which runs in the container, were the host's.
 //   - Security labels: the guest's kernel has no policies for them.
 //   - cpusets that name processors or nodes of the host.
-func (r *Runtime) guestSpec(id string, spec *specs.Spec) error {
+//
+// release is to be called once the container's first process is there.
+func (r *Runtime) guestSpec(id string, spec *specs.Spec) (release func(), err error) {
 	linux := spec.Linux
 	linux.CgroupsPath = filepath.Join(cgroupParent, id)
 	linux.MountLabel, linux.IntelRdt, linux.NetDevices = "", nil, nil
@@ -65,20 +66,14 @@ func (r *Runtime) guestSpec(id string, spec *specs.Spec) error {
 		// Otherwise it would inherit the agent's protection.
 		spec.Process.OOMScoreAdj = new(int)
 	}
-	if err := r.guestNamespaces(linux); err != nil {
-		return err
-	}
-	if !hasNamespace(linux, specs.UTSNamespace) {
-		spec.Hostname, spec.Domainname = "", ""
-	}
-	if err := sharedSysctls(linux); err != nil {
-		return err
+	if err := networkSysctls(linux); err != nil {
+		return nil, err
 	}
 	if hasNamespace(linux, specs.UserNamespace) {
 		spec.Mounts = bindSysfs(spec.Mounts)
 	}
 	fitCpuset(r.log, linux.Resources, onlineCPUs())
-	return nil
+	return r.guestNamespaces(linux)
 }
 
 // guestProcess drops the labels of security modules from a process.
@@ -88,53 +83,6 @@ func guestProcess(p *specs.Process) {
 
 func hasNamespace(linux *specs.Linux, kind specs.LinuxNamespaceType) bool {
 	return slices.ContainsFunc(linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == kind })
-}
-
-func (r *Runtime) guestNamespaces(linux *specs.Linux) error {
-	namespaces := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
-	for _, ns := range linux.Namespaces {
-		switch {
-		case ns.Type == specs.NetworkNamespace, ns.Type == specs.MountNamespace:
-			continue
-		case ns.Path == "":
-		case ns.Type == specs.PIDNamespace:
-			path, err := r.sharedPIDNamespace()
-			if err != nil {
-				return err
-			}
-			ns.Path = path
-		case ns.Type == specs.IPCNamespace, ns.Type == specs.UTSNamespace, ns.Type == specs.CgroupNamespace:
-			continue
-		default:
-			return fmt.Errorf("%w: linux.namespaces: joining an existing %s namespace is not possible in a guest", ErrInvalid, ns.Type)
-		}
-		namespaces = append(namespaces, ns)
-	}
-	linux.Namespaces = namespaces
-	return nil
-}
-
-// sharedPIDNamespace returns the path of the PID namespace that the pod's
-// containers share, and makes it when it does not exist.
-func (r *Runtime) sharedPIDNamespace() (string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.holder == nil {
-		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-		if err != nil {
-			return "", fmt.Errorf("make shared pid namespace: %w", err)
-		}
-		defer null.Close()
-		holder, err := os.StartProcess("/proc/self/exe", []string{"kata-agent", holdArgument}, &os.ProcAttr{
-			Dir: "/", Files: []*os.File{null, null, os.Stderr}, Env: []string{"GOMAXPROCS=1"},
-			Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Setsid: true},
-		})
-		if err != nil {
-			return "", fmt.Errorf("make shared pid namespace: %w", err)
-		}
-		r.holder = holder
-	}
-	return fmt.Sprintf("/proc/%d/ns/pid", r.holder.Pid), nil
 }
 
 // bindSysfs replaces sysfs mounts by binds of the guest's: a user namespace
@@ -150,17 +98,13 @@ func bindSysfs(mounts []specs.Mount) []specs.Mount {
 	return mounts
 }
 
-// sharedSysctls sets the kernel parameters of namespaces that the container
-// shares with the pod, and takes them out of the specification: the container
-// may set only those of its own.
-func sharedSysctls(linux *specs.Linux) error {
+// networkSysctls sets the kernel parameters of the network namespace, which is
+// the pod's, and takes them out of the specification: the container may set
+// only those of namespaces that it names. Those of a pod's IPC and UTS
+// namespace it does set, from inside.
+func networkSysctls(linux *specs.Linux) error {
 	for key, value := range linux.Sysctl {
-		name := strings.ReplaceAll(key, "/", ".")
-		shared := strings.HasPrefix(name, "net.")
-		if !hasNamespace(linux, specs.IPCNamespace) {
-			shared = shared || isIPCSysctl(name)
-		}
-		if !shared {
+		if name := strings.ReplaceAll(key, "/", "."); !strings.HasPrefix(name, "net.") {
 			continue
 		}
 		path := filepath.Join("/proc/sys", sysctlPath(key))
@@ -187,9 +131,4 @@ func sysctlPath(key string) string {
 		}
 		return c
 	}, key)
-}
-
-func isIPCSysctl(name string) bool {
-	return strings.HasPrefix(name, "fs.mqueue.") || strings.HasPrefix(name, "kernel.msg") ||
-		strings.HasPrefix(name, "kernel.shm") || name == "kernel.sem"
 }

@@ -271,8 +271,12 @@ type CreateSandboxRequest struct {
 	ClockUnixNanos int64                  `protobuf:"varint,3,opt,name=clock_unix_nanos,json=clockUnixNanos,proto3" json:"clock_unix_nanos,omitempty"` // host's real time at sending; 0: leave the clock
 	Shares         []*Share               `protobuf:"bytes,4,rep,name=shares,proto3" json:"shares,omitempty"`
 	Dns            []string               `protobuf:"bytes,5,rep,name=dns,proto3" json:"dns,omitempty"` // lines of resolv.conf, for later use
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The host's vsock port that relays connections to its unix sockets, and the
+	// token that each connection there begins with. 0: nothing is relayed.
+	SocketPort    uint32 `protobuf:"varint,100,opt,name=socket_port,json=socketPort,proto3" json:"socket_port,omitempty"`
+	SocketToken   string `protobuf:"bytes,101,opt,name=socket_token,json=socketToken,proto3" json:"socket_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSandboxRequest) Reset() {
@@ -338,6 +342,20 @@ func (x *CreateSandboxRequest) GetDns() []string {
 		return x.Dns
 	}
 	return nil
+}
+
+func (x *CreateSandboxRequest) GetSocketPort() uint32 {
+	if x != nil {
+		return x.SocketPort
+	}
+	return 0
+}
+
+func (x *CreateSandboxRequest) GetSocketToken() string {
+	if x != nil {
+		return x.SocketToken
+	}
+	return ""
 }
 
 type CreateSandboxResponse struct {
@@ -465,14 +483,18 @@ func (x *SetClockRequest) GetUnixNanos() int64 {
 }
 
 // Storage is a file system that is mounted in the guest before the container
-// and unmounted after it.
+// and unmounted after it, or after the last container that has it.
 type Storage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Driver        string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"` // "tmpfs" or "block"
-	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	Fstype        string                 `protobuf:"bytes,3,opt,name=fstype,proto3" json:"fstype,omitempty"`
-	Options       []string               `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
-	MountPoint    string                 `protobuf:"bytes,5,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Driver     string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"` // "tmpfs" or "block"
+	Source     string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Fstype     string                 `protobuf:"bytes,3,opt,name=fstype,proto3" json:"fstype,omitempty"`
+	Options    []string               `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
+	MountPoint string                 `protobuf:"bytes,5,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	// Several containers of the pod may have it, named by its mount point: the
+	// first one's request mounts it.
+	Shared        bool `protobuf:"varint,40,opt,name=shared,proto3" json:"shared,omitempty"`
+	Keep          bool `protobuf:"varint,41,opt,name=keep,proto3" json:"keep,omitempty"` // a shared one stays until the guest's end
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,18 +564,37 @@ func (x *Storage) GetMountPoint() string {
 	return ""
 }
 
+func (x *Storage) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *Storage) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
 type CreateContainerRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// The OCI runtime-spec config as JSON, already translated for the guest:
-	// root.path and bind mount sources are guest paths.
+	// root.path and bind mount sources are guest paths. A namespace's path is
+	// one that SandboxNamespace or ContainerNamespace (package protocol) gives.
 	SpecJson []byte     `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"`
 	Storages []*Storage `protobuf:"bytes,3,rep,name=storages,proto3" json:"storages,omitempty"`
 	Stdin    bool       `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"` // whether a stream was connected; false: /dev/null
 	Stdout   bool       `protobuf:"varint,5,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr   bool       `protobuf:"varint,6,opt,name=stderr,proto3" json:"stderr,omitempty"` // always false with a terminal
 	// specs.State, for startContainer hooks; the agent sets pid and status.
-	StateJson     []byte `protobuf:"bytes,40,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`
+	StateJson []byte `protobuf:"bytes,40,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`
+	// The host's block devices of the container, plugged in already. The spec
+	// names them by the host's numbers.
+	BlockDevices  []*BlockDevice `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
+	SocketBinds   []*SocketBind  `protobuf:"bytes,100,rep,name=socket_binds,json=socketBinds,proto3" json:"socket_binds,omitempty"` // those that show sockets, or may later
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -637,6 +678,133 @@ func (x *CreateContainerRequest) GetStateJson() []byte {
 	return nil
 }
 
+func (x *CreateContainerRequest) GetBlockDevices() []*BlockDevice {
+	if x != nil {
+		return x.BlockDevices
+	}
+	return nil
+}
+
+func (x *CreateContainerRequest) GetSocketBinds() []*SocketBind {
+	if x != nil {
+		return x.SocketBinds
+	}
+	return nil
+}
+
+// BlockDevice is a disk that stands for a block device of the host.
+type BlockDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"` // by which the guest finds the disk
+	HostMajor     int64                  `protobuf:"varint,2,opt,name=host_major,json=hostMajor,proto3" json:"host_major,omitempty"`
+	HostMinor     int64                  `protobuf:"varint,3,opt,name=host_minor,json=hostMinor,proto3" json:"host_minor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockDevice) Reset() {
+	*x = BlockDevice{}
+	mi := &file_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockDevice) ProtoMessage() {}
+
+func (x *BlockDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
+func (*BlockDevice) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BlockDevice) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *BlockDevice) GetHostMajor() int64 {
+	if x != nil {
+		return x.HostMajor
+	}
+	return 0
+}
+
+func (x *BlockDevice) GetHostMinor() int64 {
+	if x != nil {
+		return x.HostMinor
+	}
+	return 0
+}
+
+type OnlineResourcesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vcpus         uint32                 `protobuf:"varint,1,opt,name=vcpus,proto3" json:"vcpus,omitempty"`                          // in all
+	MemoryMib     uint64                 `protobuf:"varint,2,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"` // in all, as the VMM counts
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OnlineResourcesRequest) Reset() {
+	*x = OnlineResourcesRequest{}
+	mi := &file_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OnlineResourcesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OnlineResourcesRequest) ProtoMessage() {}
+
+func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OnlineResourcesRequest.ProtoReflect.Descriptor instead.
+func (*OnlineResourcesRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *OnlineResourcesRequest) GetVcpus() uint32 {
+	if x != nil {
+		return x.Vcpus
+	}
+	return 0
+}
+
+func (x *OnlineResourcesRequest) GetMemoryMib() uint64 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
 type ContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -646,7 +814,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +826,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +839,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -691,7 +859,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +871,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +884,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -742,7 +910,7 @@ type StatsContainerResponse struct {
 
 func (x *StatsContainerResponse) Reset() {
 	*x = StatsContainerResponse{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +922,7 @@ func (x *StatsContainerResponse) String() string {
 func (*StatsContainerResponse) ProtoMessage() {}
 
 func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +935,7 @@ func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsContainerResponse.ProtoReflect.Descriptor instead.
 func (*StatsContainerResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StatsContainerResponse) GetStatsJson() []byte {
@@ -790,7 +958,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +970,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +983,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -862,7 +1030,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1042,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1055,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -912,7 +1080,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1092,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1105,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -1000,7 +1168,7 @@ type ProcessRequest struct {
 
 func (x *ProcessRequest) Reset() {
 	*x = ProcessRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1180,7 @@ func (x *ProcessRequest) String() string {
 func (*ProcessRequest) ProtoMessage() {}
 
 func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1193,7 @@ func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessRequest.ProtoReflect.Descriptor instead.
 func (*ProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProcessRequest) GetContainerId() string {
@@ -1054,7 +1222,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1234,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1247,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SignalProcessRequest) GetContainerId() string {
@@ -1125,7 +1293,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1305,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1318,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WaitProcessResponse) GetExitCode() uint32 {
@@ -1200,7 +1368,7 @@ type ResizeTerminalRequest struct {
 
 func (x *ResizeTerminalRequest) Reset() {
 	*x = ResizeTerminalRequest{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1380,7 @@ func (x *ResizeTerminalRequest) String() string {
 func (*ResizeTerminalRequest) ProtoMessage() {}
 
 func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1393,7 @@ func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResizeTerminalRequest) GetContainerId() string {
@@ -1265,7 +1433,7 @@ type OOMEvent struct {
 
 func (x *OOMEvent) Reset() {
 	*x = OOMEvent{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1445,7 @@ func (x *OOMEvent) String() string {
 func (*OOMEvent) ProtoMessage() {}
 
 func (x *OOMEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1458,7 @@ func (x *OOMEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OOMEvent.ProtoReflect.Descriptor instead.
 func (*OOMEvent) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OOMEvent) GetContainerId() string {
@@ -1298,6 +1466,197 @@ func (x *OOMEvent) GetContainerId() string {
 		return x.ContainerId
 	}
 	return ""
+}
+
+// SocketBind is a bind mount that shows unix sockets of the host: it is one, or
+// a directory.
+type SocketBind struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`     // by which the host knows it
+	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // guest path in the share, the source of a mount of the spec
+	Directory     bool                   `protobuf:"varint,3,opt,name=directory,proto3" json:"directory,omitempty"`
+	Sockets       []*Socket              `protobuf:"bytes,4,rep,name=sockets,proto3" json:"sockets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SocketBind) Reset() {
+	*x = SocketBind{}
+	mi := &file_agent_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SocketBind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SocketBind) ProtoMessage() {}
+
+func (x *SocketBind) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SocketBind.ProtoReflect.Descriptor instead.
+func (*SocketBind) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SocketBind) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SocketBind) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SocketBind) GetDirectory() bool {
+	if x != nil {
+		return x.Directory
+	}
+	return false
+}
+
+func (x *SocketBind) GetSockets() []*Socket {
+	if x != nil {
+		return x.Sockets
+	}
+	return nil
+}
+
+// Socket is a unix socket of the host.
+type Socket struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`  // in the directory; empty for a bind mount of the socket itself
+	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"` // permission bits
+	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Socket) Reset() {
+	*x = Socket{}
+	mi := &file_agent_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Socket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Socket) ProtoMessage() {}
+
+func (x *Socket) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Socket.ProtoReflect.Descriptor instead.
+func (*Socket) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Socket) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Socket) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Socket) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Socket) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+type UpdateSocketsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	SocketBinds   []*SocketBind          `protobuf:"bytes,2,rep,name=socket_binds,json=socketBinds,proto3" json:"socket_binds,omitempty"` // of directories alone
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateSocketsRequest) Reset() {
+	*x = UpdateSocketsRequest{}
+	mi := &file_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateSocketsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateSocketsRequest) ProtoMessage() {}
+
+func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateSocketsRequest.ProtoReflect.Descriptor instead.
+func (*UpdateSocketsRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *UpdateSocketsRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *UpdateSocketsRequest) GetSocketBinds() []*SocketBind {
+	if x != nil {
+		return x.SocketBinds
+	}
+	return nil
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -1322,27 +1681,32 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xbb\x01\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xff\x01\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12(\n" +
 	"\x10clock_unix_nanos\x18\x03 \x01(\x03R\x0eclockUnixNanos\x12,\n" +
 	"\x06shares\x18\x04 \x03(\v2\x14.kata.guest.v1.ShareR\x06shares\x12\x10\n" +
-	"\x03dns\x18\x05 \x03(\tR\x03dns\"\x17\n" +
+	"\x03dns\x18\x05 \x03(\tR\x03dns\x12\x1f\n" +
+	"\vsocket_port\x18d \x01(\rR\n" +
+	"socketPort\x12!\n" +
+	"\fsocket_token\x18e \x01(\tR\vsocketToken\"\x17\n" +
 	"\x15CreateSandboxResponse\"4\n" +
 	"\x15DestroySandboxRequest\x12\x1b\n" +
 	"\tpower_off\x18\x01 \x01(\bR\bpowerOff\"0\n" +
 	"\x0fSetClockRequest\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\x8c\x01\n" +
+	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xb8\x01\n" +
 	"\aStorage\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
 	"\x06fstype\x18\x03 \x01(\tR\x06fstype\x12\x18\n" +
 	"\aoptions\x18\x04 \x03(\tR\aoptions\x12\x1f\n" +
 	"\vmount_point\x18\x05 \x01(\tR\n" +
-	"mountPoint\"\xf1\x01\n" +
+	"mountPoint\x12\x16\n" +
+	"\x06shared\x18( \x01(\bR\x06shared\x12\x12\n" +
+	"\x04keep\x18) \x01(\bR\x04keep\"\xf0\x02\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +
@@ -1351,7 +1715,19 @@ const file_agent_proto_rawDesc = "" +
 	"\x06stdout\x18\x05 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x06 \x01(\bR\x06stderr\x12\x1d\n" +
 	"\n" +
-	"state_json\x18( \x01(\fR\tstateJson\"5\n" +
+	"state_json\x18( \x01(\fR\tstateJson\x12?\n" +
+	"\rblock_devices\x18P \x03(\v2\x1a.kata.guest.v1.BlockDeviceR\fblockDevices\x12<\n" +
+	"\fsocket_binds\x18d \x03(\v2\x19.kata.guest.v1.SocketBindR\vsocketBinds\"c\n" +
+	"\vBlockDevice\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x1d\n" +
+	"\n" +
+	"host_major\x18\x02 \x01(\x03R\thostMajor\x12\x1d\n" +
+	"\n" +
+	"host_minor\x18\x03 \x01(\x03R\thostMinor\"M\n" +
+	"\x16OnlineResourcesRequest\x12\x14\n" +
+	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
+	"\n" +
+	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\"5\n" +
 	"\x10ContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"b\n" +
 	"\x16UpdateContainerRequest\x12!\n" +
@@ -1402,8 +1778,21 @@ const file_agent_proto_rawDesc = "" +
 	"\x04rows\x18\x03 \x01(\rR\x04rows\x12\x18\n" +
 	"\acolumns\x18\x04 \x01(\rR\acolumns\"-\n" +
 	"\bOOMEvent\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId2\x9d\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x87\x01\n" +
 	"\n" +
+	"SocketBind\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1c\n" +
+	"\tdirectory\x18\x03 \x01(\bR\tdirectory\x12/\n" +
+	"\asockets\x18\x04 \x03(\v2\x15.kata.guest.v1.SocketR\asockets\"T\n" +
+	"\x06Socket\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gid\"w\n" +
+	"\x14UpdateSocketsRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12<\n" +
+	"\fsocket_binds\x18\x02 \x03(\v2\x19.kata.guest.v1.SocketBindR\vsocketBinds2\xb9\v\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Hello\x12\x1b.kata.guest.v1.HelloRequest\x1a\x1c.kata.guest.v1.HelloResponse\x12Z\n" +
 	"\rCreateSandbox\x12#.kata.guest.v1.CreateSandboxRequest\x1a$.kata.guest.v1.CreateSandboxResponse\x12L\n" +
@@ -1421,7 +1810,9 @@ const file_agent_proto_rawDesc = "" +
 	"\rSignalProcess\x12#.kata.guest.v1.SignalProcessRequest\x1a\x14.kata.guest.v1.Empty\x12P\n" +
 	"\vWaitProcess\x12\x1d.kata.guest.v1.ProcessRequest\x1a\".kata.guest.v1.WaitProcessResponse\x12L\n" +
 	"\x0eResizeTerminal\x12$.kata.guest.v1.ResizeTerminalRequest\x1a\x14.kata.guest.v1.Empty\x128\n" +
-	"\aNextOOM\x12\x14.kata.guest.v1.Empty\x1a\x17.kata.guest.v1.OOMEventB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
+	"\aNextOOM\x12\x14.kata.guest.v1.Empty\x1a\x17.kata.guest.v1.OOMEvent\x12N\n" +
+	"\x0fOnlineResources\x12%.kata.guest.v1.OnlineResourcesRequest\x1a\x14.kata.guest.v1.Empty\x12J\n" +
+	"\rUpdateSockets\x12#.kata.guest.v1.UpdateSocketsRequest\x1a\x14.kata.guest.v1.EmptyB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -1435,7 +1826,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                  // 0: kata.guest.v1.Empty
 	(*HelloRequest)(nil),           // 1: kata.guest.v1.HelloRequest
@@ -1447,61 +1838,74 @@ var file_agent_proto_goTypes = []any{
 	(*SetClockRequest)(nil),        // 7: kata.guest.v1.SetClockRequest
 	(*Storage)(nil),                // 8: kata.guest.v1.Storage
 	(*CreateContainerRequest)(nil), // 9: kata.guest.v1.CreateContainerRequest
-	(*ContainerRequest)(nil),       // 10: kata.guest.v1.ContainerRequest
-	(*UpdateContainerRequest)(nil), // 11: kata.guest.v1.UpdateContainerRequest
-	(*StatsContainerResponse)(nil), // 12: kata.guest.v1.StatsContainerResponse
-	(*ProcessInfo)(nil),            // 13: kata.guest.v1.ProcessInfo
-	(*ListProcessesResponse)(nil),  // 14: kata.guest.v1.ListProcessesResponse
-	(*ExecProcessRequest)(nil),     // 15: kata.guest.v1.ExecProcessRequest
-	(*ProcessRequest)(nil),         // 16: kata.guest.v1.ProcessRequest
-	(*SignalProcessRequest)(nil),   // 17: kata.guest.v1.SignalProcessRequest
-	(*WaitProcessResponse)(nil),    // 18: kata.guest.v1.WaitProcessResponse
-	(*ResizeTerminalRequest)(nil),  // 19: kata.guest.v1.ResizeTerminalRequest
-	(*OOMEvent)(nil),               // 20: kata.guest.v1.OOMEvent
+	(*BlockDevice)(nil),            // 10: kata.guest.v1.BlockDevice
+	(*OnlineResourcesRequest)(nil), // 11: kata.guest.v1.OnlineResourcesRequest
+	(*ContainerRequest)(nil),       // 12: kata.guest.v1.ContainerRequest
+	(*UpdateContainerRequest)(nil), // 13: kata.guest.v1.UpdateContainerRequest
+	(*StatsContainerResponse)(nil), // 14: kata.guest.v1.StatsContainerResponse
+	(*ProcessInfo)(nil),            // 15: kata.guest.v1.ProcessInfo
+	(*ListProcessesResponse)(nil),  // 16: kata.guest.v1.ListProcessesResponse
+	(*ExecProcessRequest)(nil),     // 17: kata.guest.v1.ExecProcessRequest
+	(*ProcessRequest)(nil),         // 18: kata.guest.v1.ProcessRequest
+	(*SignalProcessRequest)(nil),   // 19: kata.guest.v1.SignalProcessRequest
+	(*WaitProcessResponse)(nil),    // 20: kata.guest.v1.WaitProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 21: kata.guest.v1.ResizeTerminalRequest
+	(*OOMEvent)(nil),               // 22: kata.guest.v1.OOMEvent
+	(*SocketBind)(nil),             // 23: kata.guest.v1.SocketBind
+	(*Socket)(nil),                 // 24: kata.guest.v1.Socket
+	(*UpdateSocketsRequest)(nil),   // 25: kata.guest.v1.UpdateSocketsRequest
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
 	8,  // 1: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
-	13, // 2: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
-	1,  // 3: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	4,  // 4: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	6,  // 5: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	7,  // 6: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	9,  // 7: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	10, // 8: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	10, // 9: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	11, // 10: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	10, // 11: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	10, // 12: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	10, // 13: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	10, // 14: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	15, // 15: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	17, // 16: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	16, // 17: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	19, // 18: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	0,  // 19: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	2,  // 20: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	5,  // 21: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	0,  // 22: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	0,  // 23: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	0,  // 24: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 25: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	0,  // 26: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	0,  // 27: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 28: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	0,  // 29: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	12, // 30: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	14, // 31: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	0,  // 32: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	0,  // 33: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	18, // 34: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	0,  // 35: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	20, // 36: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	20, // [20:37] is the sub-list for method output_type
-	3,  // [3:20] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	10, // 2: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
+	23, // 3: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	15, // 4: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
+	24, // 5: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
+	23, // 6: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	1,  // 7: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	4,  // 8: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	6,  // 9: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	7,  // 10: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	9,  // 11: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	12, // 12: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 13: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	13, // 14: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	12, // 15: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 16: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 17: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 18: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	17, // 19: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	19, // 20: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	18, // 21: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	21, // 22: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	0,  // 23: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	11, // 24: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	25, // 25: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	2,  // 26: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	5,  // 27: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	0,  // 28: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	0,  // 29: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	0,  // 30: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 31: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	0,  // 32: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	0,  // 33: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 34: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	0,  // 35: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	14, // 36: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	16, // 37: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	0,  // 38: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	0,  // 39: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	20, // 40: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	0,  // 41: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	22, // 42: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	0,  // 43: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	0,  // 44: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	26, // [26:45] is the sub-list for method output_type
+	7,  // [7:26] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1515,7 +1919,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

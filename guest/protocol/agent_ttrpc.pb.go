@@ -25,6 +25,8 @@ type AgentService interface {
 	WaitProcess(context.Context, *ProcessRequest) (*WaitProcessResponse, error)
 	ResizeTerminal(context.Context, *ResizeTerminalRequest) (*Empty, error)
 	NextOOM(context.Context, *Empty) (*OOMEvent, error)
+	OnlineResources(context.Context, *OnlineResourcesRequest) (*Empty, error)
+	UpdateSockets(context.Context, *UpdateSocketsRequest) (*Empty, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -148,6 +150,20 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.NextOOM(ctx, &req)
+			},
+			"OnlineResources": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req OnlineResourcesRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.OnlineResources(ctx, &req)
+			},
+			"UpdateSockets": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpdateSocketsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.UpdateSockets(ctx, &req)
 			},
 		},
 	})
@@ -294,6 +310,22 @@ func (c *agentClient) ResizeTerminal(ctx context.Context, req *ResizeTerminalReq
 func (c *agentClient) NextOOM(ctx context.Context, req *Empty) (*OOMEvent, error) {
 	var resp OOMEvent
 	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "NextOOM", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) OnlineResources(ctx context.Context, req *OnlineResourcesRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "OnlineResources", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) UpdateSockets(ctx context.Context, req *UpdateSocketsRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "UpdateSockets", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

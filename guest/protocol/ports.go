@@ -13,6 +13,9 @@ const (
 	// ReadyPort is the host's vsock port that the agent dials once, when it
 	// serves both of its own ports.
 	ReadyPort uint32 = 1026
+	// SocketPort is the host's vsock port that relays connections to its unix
+	// sockets, see package relay.
+	SocketPort uint32 = 1027
 )
 
 const (
@@ -29,3 +32,7 @@ const (
 
 // ShareMountPoint is where the guest mounts the pod's shared directory.
 const ShareMountPoint = "/run/kata/shared"
+
+// MemoryMountPoint is the guest's directory of the tmpfs file systems that
+// containers of the pod share.
+const MemoryMountPoint = "/run/kata/memory"

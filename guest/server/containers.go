@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	"kata-runtime/guest/hotplug"
 	"kata-runtime/guest/protocol"
 )
 
@@ -64,4 +65,13 @@ func (s *sandbox) WaitProcess(ctx context.Context, req *protocol.ProcessRequest)
 
 func (s *sandbox) ResizeTerminal(_ context.Context, req *protocol.ResizeTerminalRequest) (*protocol.Empty, error) {
 	return &protocol.Empty{}, s.runtime.Resize(req.GetContainerId(), req.GetProcessId(), req.GetRows(), req.GetColumns())
+}
+
+func (s *sandbox) OnlineResources(ctx context.Context, req *protocol.OnlineResourcesRequest) (*protocol.Empty, error) {
+	const limit = 1 << 31 // what a host asks for, and more than any has
+	return &protocol.Empty{}, hotplug.AwaitResources(ctx, int(min(req.GetVcpus(), limit)), int(min(req.GetMemoryMib(), limit)))
+}
+
+func (s *sandbox) UpdateSockets(_ context.Context, req *protocol.UpdateSocketsRequest) (*protocol.Empty, error) {
+	return &protocol.Empty{}, s.sockets.Update(req.GetContainerId(), req.GetSocketBinds())
 }

@@ -71,3 +71,12 @@ func AnnounceVsock(ctx context.Context, port uint32, token string) error {
 	}
 	return nil
 }
+
+// DialVsock connects to a vsock port of the host.
+func DialVsock(ctx context.Context, port uint32) (net.Conn, error) {
+	conn, err := vsock.DialContext(ctx, protocol.HostCID, port, nil)
+	if err != nil {
+		return nil, fmt.Errorf("dial vsock port %d of the host: %w", port, err)
+	}
+	return conn, nil
+}

@@ -16,6 +16,7 @@ import (
 
 	"kata-runtime/guest/container"
 	"kata-runtime/guest/protocol"
+	"kata-runtime/guest/sockets"
 	"kata-runtime/guest/storage"
 )
 
@@ -27,6 +28,7 @@ type sandbox struct {
 	log      *slog.Logger
 	version  string
 	runtime  *container.Runtime
+	sockets  *sockets.Relay
 	hideNICs func() error // nil: nothing to hide
 	end      func()       // ends the agent
 
@@ -39,8 +41,10 @@ type sandbox struct {
 
 var _ protocol.AgentService = (*sandbox)(nil)
 
-func newSandbox(cfg Config, runtime *container.Runtime, end func()) *sandbox {
-	return &sandbox{log: cfg.Log, version: cfg.Version, runtime: runtime, hideNICs: cfg.HideNICs, end: end}
+func newSandbox(cfg Config, runtime *container.Runtime, relay *sockets.Relay, end func()) *sandbox {
+	return &sandbox{
+		log: cfg.Log, version: cfg.Version, runtime: runtime, sockets: relay, hideNICs: cfg.HideNICs, end: end,
+	}
 }
 
 // close ends the goroutines of the sandbox.
@@ -93,8 +97,8 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	if name := req.GetHostname(); name != "" {
-		if err := unix.Sethostname([]byte(name)); err != nil {
-			return nil, fmt.Errorf("create sandbox: set host name %q: %w", name, err)
+		if err := s.runtime.SetHostname(name); err != nil {
+			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 	}
 	if s.hideNICs != nil {
@@ -102,6 +106,7 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 	}
+	s.sockets.Configure(req.GetSocketPort(), req.GetSocketToken())
 	limit := int64(math.MaxInt64)
 	for _, share := range req.GetShares() {
 		if err := storage.MountShare(share); err != nil {

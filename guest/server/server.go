@@ -11,6 +11,7 @@ import (
 
 	"kata-runtime/guest/bootparam"
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/sockets"
 	"kata-runtime/guest/stream"
 )
 
@@ -27,6 +28,10 @@ type Config struct {
 	// HideNICs is called when the sandbox is created: the pod sees loopback
 	// alone until it is given an interface. nil hides none.
 	HideNICs func() error
+	// SocketDir is where the agent's ends of relayed unix sockets are; DialHost
+	// reaches the host's port for their connections.
+	SocketDir string
+	DialHost  sockets.Dial
 	// Announce is called once both are served; an error is logged.
 	Announce func(ctx context.Context) error
 }
@@ -38,7 +43,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	registry := stream.NewRegistry(cfg.Log)
-	runtime, err := container.New(cfg.Log, cfg.StateDir, registry)
+	relay := sockets.New(cfg.Log, cfg.SocketDir, cfg.DialHost)
+	runtime, err := container.New(cfg.Log, cfg.StateDir, registry, relay)
 	if err != nil {
 		return fmt.Errorf("start agent: %w", err)
 	}
@@ -46,7 +52,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		// A context of its own: this must happen after ctx has ended.
 		err = errors.Join(err, runtime.Close(context.WithoutCancel(ctx)))
 	}()
-	sandbox := newSandbox(cfg, runtime, cancel)
+	sandbox := newSandbox(cfg, runtime, relay, cancel)
 	defer sandbox.close()
 
 	cfg.Log.Debug("serving", "uptime", bootparam.Uptime())

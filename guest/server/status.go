@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/sockets"
 	"kata-runtime/guest/storage"
 	"kata-runtime/guest/stream"
 )
@@ -28,7 +29,8 @@ func toStatus(err error) error {
 		code = codes.NotFound
 	case errors.Is(err, container.ErrExists):
 		code = codes.AlreadyExists
-	case errors.Is(err, container.ErrNotRunning), errors.Is(err, stream.ErrNotConnected), errors.Is(err, errSandboxState):
+	case errors.Is(err, container.ErrNotRunning), errors.Is(err, stream.ErrNotConnected), errors.Is(err, errSandboxState),
+		errors.Is(err, sockets.ErrUnavailable):
 		code = codes.FailedPrecondition
 	case errors.Is(err, context.Canceled):
 		code = codes.Canceled

@@ -69,6 +69,33 @@ func testDisks(t *testing.T, d Driver) {
 	}
 }
 
+// testManyDisks has as many disks at a time as a large pod.
+func testManyDisks(t *testing.T, d Driver) {
+	const count = 20
+	vm := boot(t, d, Config{Slots: count})
+	ctx := bounded(t)
+	id := func(i int) string { return "many" + strconv.Itoa(i) }
+	for i := range count {
+		if err := vm.Attach(ctx, textDisk(t, id(i), "disk "+strconv.Itoa(i), i%2 == 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range count {
+		expect(t, vm, "disk "+id(i), []string{"rw", "ro"}[i%2]+" disk "+strconv.Itoa(i))
+	}
+	for i := range count {
+		if err := vm.Detach(ctx, id(i)); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, vm, "gone "+id(i), "gone")
+	}
+	// A place can be used again.
+	if err := vm.Attach(ctx, textDisk(t, "again", "once more", false)); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, vm, "disk again", "rw once more")
+}
+
 func testNIC(t *testing.T, d Driver) {
 	vm := boot(t, d, Config{Slots: 1})
 	ctx := bounded(t)
@@ -115,6 +142,20 @@ func testResize(t *testing.T, d Driver) {
 	for _, size := range []hypervisor.Size{{VCPUs: 3}, {MemoryMiB: 4096}} {
 		if _, err := vm.Resize(ctx, size); !errors.Is(err, hypervisor.ErrUnsupported) {
 			t.Errorf("Resize to %+v: %v", size, err)
+		}
+	}
+}
+
+// testSmallSteps grows a VM more often than it has slots for memory.
+func testSmallSteps(t *testing.T, d Driver) {
+	vm := boot(t, d, Config{MaxSize: hypervisor.Size{MemoryMiB: 2048}})
+	for size := 320; size <= 1280; size += 64 {
+		got, err := vm.Resize(bounded(t), hypervisor.Size{MemoryMiB: size})
+		if err != nil {
+			t.Fatalf("%d MiB: %v", size, err)
+		}
+		if got.MemoryMiB < size || got.MemoryMiB > 2048 {
+			t.Errorf("%d MiB became %d", size, got.MemoryMiB)
 		}
 	}
 }

@@ -56,7 +56,9 @@ func Run(t *testing.T, d Driver) {
 		{"GuestPanics", testGuestPanics},
 		{"VMMKilled", testVMMKilled},
 		{"Disks", testDisks},
+		{"ManyDisks", testManyDisks},
 		{"Resize", testResize},
+		{"ResizeInSmallSteps", testSmallSteps},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, d) })
 	}

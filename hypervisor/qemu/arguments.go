@@ -41,6 +41,7 @@ func Arguments(o Options, c Channels) ([]string, []*os.File, error) {
 	line.machine(&o)
 	line.channels(&o, c)
 	line.rootPorts(o.RootPorts)
+	line.bridges(o.Bridges)
 	for i, d := range o.Devices {
 		line.device(i, d)
 	}
@@ -159,11 +160,58 @@ func (l *commandLine) rootPorts(n int) {
 	}
 }
 
+// bridges makes PCI bridges, whose slots the firmware's tables describe: the
+// guest is told through ACPI what comes and goes. A bridge with a hot-plug
+// controller of its own (shpc) would wait for a button each time. The firmware
+// gives an empty bridge no memory unless it is asked for.
+func (l *commandLine) bridges(n int) {
+	for i := range n {
+		l.add("-device", fmt.Sprintf("pci-bridge,id=%s,chassis_nr=%d,addr=0x%x,shpc=off,io-reserve=0,mem-reserve=%dM,pref64-reserve=%dM",
+			bridge(i), firstBridgeChassis+i, firstBridgeSlot+i, bridgeWindowMiB, bridgeWindowMiB))
+	}
+}
+
 const (
 	functionsPerSlot = 8
 	// firstPortSlot leaves the slots below to the devices that QEMU places.
 	firstPortSlot = 0x18
+	// firstBridgeSlot follows those of the root ports.
+	firstBridgeSlot = firstPortSlot + maxRootPorts/functionsPerSlot
+	// firstBridgeChassis follows those of the root ports.
+	firstBridgeChassis = maxRootPorts + 1
+	// bridgeSlots is how many devices a bridge takes. Slot 0 is left to a
+	// bridge's own hot-plug controller.
+	bridgeSlots = 31
+	// bridgeWindowMiB has room for the registers of as many virtio devices: 16
+	// KiB each, and 4 KiB of interrupt vectors.
+	bridgeWindowMiB = 1
 )
+
+func bridge(i int) string { return "bridge" + strconv.Itoa(i) }
+
+// slot is a place for a device that is plugged into the running VM.
+type slot struct {
+	bus string
+	// address is the device's number on the bus; root ports have one only.
+	address int
+	// occupant is the device's id, empty while the slot is free.
+	occupant string
+}
+
+// slots lists the places that a VM has: those of bridges first, which take only
+// virtio devices and the like, so that ports are left for others.
+func slots(o *Options) []*slot {
+	var all []*slot
+	for i := range o.Bridges {
+		for address := 1; address <= bridgeSlots; address++ {
+			all = append(all, &slot{bus: bridge(i), address: address})
+		}
+	}
+	for i := range o.RootPorts {
+		all = append(all, &slot{bus: rootPort(i)})
+	}
+	return all
+}
 
 func rootPort(i int) string { return "port" + strconv.Itoa(i) }
 
@@ -199,8 +247,8 @@ func (l *commandLine) device(i int, d hypervisor.Device) {
 		node := coldName("disk", i)
 		set := strconv.Itoa(i)
 		l.add("-add-fd", "fd="+l.inherit(d.File)+",set="+set)
-		l.add("-blockdev", fmt.Sprintf("driver=%s,node-name=%s,filename=/dev/fdset/%s,read-only=%s",
-			blockDriver(d), node, set, onOff(d.ReadOnly)))
+		l.add("-blockdev", fmt.Sprintf("driver=%s,node-name=%s,filename=/dev/fdset/%s,read-only=%s,locking=%s",
+			blockDriver(d), node, set, onOff(d.ReadOnly), blockLocking(d)))
 		properties = diskProperties(d, node)
 	case *hypervisor.NIC:
 		netdev := coldName("net", i)

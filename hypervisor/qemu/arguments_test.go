@@ -47,7 +47,7 @@ func everything(t *testing.T) Options {
 	o.Name, o.Accelerator, o.Initrd = "a,b", "kvm", "/k/initrd.img"
 	o.KernelParams = []string{"debug", "kata.token=00ff"}
 	o.MaxSize = hypervisor.Size{VCPUs: 4, MemoryMiB: 8192}
-	o.RootPorts, o.SerialConsole = 10, true
+	o.RootPorts, o.Bridges, o.SerialConsole = 10, 2, true
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	o.Devices = []hypervisor.Device{
 		&hypervisor.Vsock{ID: "vsock0", Backend: null(t)},
@@ -142,6 +142,8 @@ func TestOptionsOutOfRange(t *testing.T) {
 		"no memory":         func(o *Options) { o.Size.MemoryMiB = 8 },
 		"root ports":        func(o *Options) { o.RootPorts = 33 },
 		"negative ports":    func(o *Options) { o.RootPorts = -1 },
+		"bridges":           func(o *Options) { o.Bridges = 5 },
+		"negative bridges":  func(o *Options) { o.Bridges = -1 },
 		"long parameters":   func(o *Options) { o.KernelParams = []string{strings.Repeat("x", 2048)} },
 		"nil device":        func(o *Options) { o.Devices = []hypervisor.Device{nil} },
 		"same id":           func(o *Options) { o.Devices = []hypervisor.Device{disk, disk} },

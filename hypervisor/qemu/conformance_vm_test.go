@@ -76,6 +76,9 @@ func TestConformance(t *testing.T) {
 		New: func(t *testing.T, c hypervisortest.Config) hypervisor.VM {
 			o := options(t, initrd, openVsock(t))
 			o.Size, o.MaxSize, o.RootPorts, o.Console = c.Size, c.MaxSize, c.Slots, c.Console
+			if c.Slots > 4 { // as pods have them: on a bridge
+				o.RootPorts, o.Bridges = 0, 1
+			}
 			if c.BrokenKernel {
 				o.Kernel = brokenKernel(t)
 			}

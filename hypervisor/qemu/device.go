@@ -36,9 +36,9 @@ func (p properties) keyValues() string {
 	return strings.Join(parts, ",")
 }
 
-// arguments renders device_add's arguments for a device behind bus.
-func (p properties) arguments(bus string) map[string]any {
-	m := map[string]any{"bus": bus}
+// arguments renders device_add's arguments for a device in a slot.
+func (p properties) arguments(s *slot) map[string]any {
+	m := map[string]any{"bus": s.bus, "addr": fmt.Sprintf("0x%x", s.address)}
 	for _, entry := range p {
 		m[entry.key] = entry.value
 	}
@@ -109,6 +109,15 @@ func blockDriver(d *hypervisor.Disk) string {
 		return "host_device"
 	}
 	return "file"
+}
+
+// blockLocking protects an image from a second VM. A block device is not the
+// VM's alone: who else may use it is the business of whoever handed it out.
+func blockLocking(d *hypervisor.Disk) string {
+	if blockDriver(d) == "host_device" {
+		return "off"
+	}
+	return "auto"
 }
 
 const (

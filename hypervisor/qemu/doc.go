@@ -2,9 +2,9 @@
 // and speaks QMP with it. It needs QEMU 7.2 or later.
 //
 // The machine has what a container's guest needs and no more: virtio devices
-// over PCI Express, a virtio console, a random number generator, and root ports
-// into which devices are plugged later. No firmware setting, no configuration
-// file and no default device of QEMU's takes part.
+// over PCI Express, a virtio console, a random number generator, and PCI bridges
+// and root ports into which devices are plugged later. No firmware setting, no
+// configuration file and no default device of QEMU's takes part.
 //
 // QEMU inherits everything by descriptor: its QMP connection, the guest's
 // console, taps, disks and vhost sockets. So it opens no path but the kernel,

@@ -12,16 +12,13 @@ import (
 	"kata-runtime/hypervisor/qmp"
 )
 
-// coldPlugged is the port of a device that was there from the start: the root
-// bus lets none go.
-const coldPlugged = -1
-
 var errGuestKeeps = errors.New("the guest refuses to give the device back")
 
 // attached is a device that the guest has.
 type attached struct {
-	// port is the index of the root port, or coldPlugged.
-	port int
+	// slot is nil for a device that was there from the start: the root bus lets
+	// none go.
+	slot *slot
 	// undo are the QMP commands that release its back end, last first.
 	undo []command
 	// asked says that the guest was asked to let go and has not answered. Only
@@ -65,7 +62,7 @@ func (vm *VM) lockPlugging(ctx context.Context) (unlock func(), err error) {
 }
 
 // Attach plugs a disk, a NIC, or a share or vsock device with a vhost-user
-// socket into a free root port; see hypervisor.VM.
+// socket into a free slot; see hypervisor.VM.
 func (vm *VM) Attach(ctx context.Context, device hypervisor.Device) error {
 	if err := checkDevice(device); err != nil {
 		return err
@@ -91,35 +88,35 @@ func (vm *VM) attach(ctx context.Context, device hypervisor.Device) error {
 	}
 	properties, err := vm.backend(ctx, device, a)
 	if err == nil {
-		err = vm.call(ctx, "device_add", properties.arguments(rootPort(a.port)), nil)
+		err = vm.call(ctx, "device_add", properties.arguments(a.slot), nil)
 	}
 	if err == nil {
 		return nil
 	}
-	// Undone even when ctx has ended: what is left would block the port.
+	// Undone even when ctx has ended: what is left would block the slot.
 	vm.release(context.WithoutCancel(ctx), device.DeviceID(), a)
 	return err
 }
 
-// reserve takes a free root port for the device.
+// reserve takes a free slot for the device.
 func (vm *VM) reserve(id string) (*attached, error) {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	if vm.devices[id] != nil {
 		return nil, fmt.Errorf("id is taken: %w", os.ErrExist)
 	}
-	for i, occupant := range vm.ports {
-		if occupant == "" {
-			a := &attached{port: i, deleted: make(chan unplugged, 1)}
-			vm.ports[i] = id
+	for _, free := range vm.slots {
+		if free.occupant == "" {
+			a := &attached{slot: free, deleted: make(chan unplugged, 1)}
+			free.occupant = id
 			vm.devices[id] = a
 			return a, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: all %d are taken", hypervisor.ErrNoSlot, len(vm.ports))
+	return nil, fmt.Errorf("%w: all %d are taken", hypervisor.ErrNoSlot, len(vm.slots))
 }
 
-// release undoes a device's back end and frees its port.
+// release undoes a device's back end and frees its slot.
 func (vm *VM) release(ctx context.Context, id string, a *attached) {
 	for len(a.undo) > 0 {
 		last := a.undo[len(a.undo)-1]
@@ -131,7 +128,7 @@ func (vm *VM) release(ctx context.Context, id string, a *attached) {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	delete(vm.devices, id)
-	vm.ports[a.port] = ""
+	a.slot.occupant = ""
 }
 
 // name returns a new name for a back end, unlike those of cold-plugged ones.
@@ -236,6 +233,7 @@ func (vm *VM) diskBackend(ctx context.Context, d *hypervisor.Disk, a *attached) 
 	err := vm.call(ctx, "blockdev-add", map[string]any{
 		"driver": blockDriver(d), "node-name": node,
 		"filename": "/dev/fdset/" + strconv.Itoa(set.ID), "read-only": d.ReadOnly,
+		"locking": blockLocking(d),
 	}, nil)
 	if err != nil {
 		return nil, err
@@ -269,7 +267,7 @@ func (vm *VM) detach(ctx context.Context, id string) error {
 	switch {
 	case a == nil:
 		return hypervisor.ErrNoDevice
-	case a.port == coldPlugged:
+	case a.slot == nil:
 		return fmt.Errorf("the device was there from the start: %w", hypervisor.ErrUnsupported)
 	}
 	if err := vm.unplug(ctx, id, a); err != nil {

@@ -51,8 +51,12 @@ type Options struct {
 	Devices []hypervisor.Device
 	// Vsock serves Dial and Listen. Nil: they return ErrUnsupported.
 	Vsock Vsock
-	// RootPorts is how many devices can be plugged at a time, 0-32.
+	// RootPorts is how many devices can be plugged into PCI Express ports at a
+	// time, 0-32.
 	RootPorts int
+	// Bridges is how many PCI bridges there are, 0-4, each with room for 31
+	// more devices. On "arm64" there are none.
+	Bridges int
 	// Console gets what the guest writes to its console, in order, until the
 	// VM ends. A Write that blocks makes the guest's console wait; its error
 	// is ignored. Nil: the output is dropped.
@@ -68,6 +72,7 @@ type Options struct {
 
 const (
 	maxRootPorts = 32
+	maxBridges   = 4
 	minMemoryMiB = 32
 	maxNameLen   = 1100
 	maxParams    = 2047
@@ -82,6 +87,10 @@ var (
 func (o *Options) normalize() error {
 	if o.Architecture == "" {
 		o.Architecture = runtime.GOARCH
+	}
+	if o.Architecture != "amd64" {
+		// Only a PC's firmware tables describe the slots of a bridge.
+		o.Bridges = 0
 	}
 	o.MaxSize.VCPUs = max(o.MaxSize.VCPUs, o.Size.VCPUs)
 	o.MaxSize.MemoryMiB = max(o.MaxSize.MemoryMiB, o.Size.MemoryMiB)
@@ -109,6 +118,8 @@ func (o *Options) validate() error {
 			o.Size.VCPUs, o.Size.MemoryMiB, minMemoryMiB)
 	case o.RootPorts < 0 || o.RootPorts > maxRootPorts:
 		return fmt.Errorf("%d root ports: want 0-%d", o.RootPorts, maxRootPorts)
+	case o.Bridges < 0 || o.Bridges > maxBridges:
+		return fmt.Errorf("%d PCI bridges: want 0-%d", o.Bridges, maxBridges)
 	case len(o.commandLine()) > maxParams:
 		return fmt.Errorf("kernel parameters of %d bytes: want at most %d", len(o.commandLine()), maxParams)
 	}

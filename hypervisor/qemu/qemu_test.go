@@ -146,3 +146,39 @@ func TestNewNeverStarted(t *testing.T) {
 		t.Errorf("Listen without vsock: %v", err)
 	}
 }
+
+func TestDIMMSize(t *testing.T) {
+	for _, test := range []struct{ now, wanted, most, used, want int }{
+		{2048, 2049, 65536, 0, 256}, // an eighth
+		{2304, 2305, 65536, 1, 640}, // a quarter, in blocks
+		{2944, 2945, 65536, 3, 2944},
+		{2048, 8192, 65536, 0, 6144}, // what is wanted
+		{768, 770, 1024, 3, 256},     // the maximum
+		{1000, 1020, 1024, 0, 128},
+	} {
+		if got := dimmSize(test.now, test.wanted, test.most, test.used); got != test.want {
+			t.Errorf("dimmSize(%d, %d, %d, %d) = %d, want %d", test.now, test.wanted, test.most, test.used, got, test.want)
+		}
+	}
+}
+
+func TestSlots(t *testing.T) {
+	all := slots(&Options{RootPorts: 2, Bridges: 2})
+	if len(all) != 2*bridgeSlots+2 {
+		t.Fatalf("%d slots", len(all))
+	}
+	seen := make(map[slot]bool)
+	for _, s := range all {
+		if seen[*s] {
+			t.Errorf("%+v is there twice", *s)
+		}
+		seen[*s] = true
+	}
+	first := diskProperties(&hypervisor.Disk{ID: "d"}, "node").arguments(all[bridgeSlots-1])
+	if first["bus"] != "bridge0" || first["addr"] != "0x1f" {
+		t.Errorf("the last slot of the first bridge is %v, %v", first["bus"], first["addr"])
+	}
+	if last := all[len(all)-1]; last.bus != "port1" || last.address != 0 {
+		t.Errorf("the last slot is %+v", *last)
+	}
+}

@@ -11,7 +11,9 @@ import (
 )
 
 // Resize plugs vCPUs and memory into the running VM; see hypervisor.VM. Memory
-// grows in steps of 128 MiB and at most four times. Neither shrinks: a smaller
+// grows at most four times and therefore by more than it must, from an eighth of
+// what there is at first to as much again at last: so many small steps are
+// possible. What the guest does not use, the host does not give. Neither shrinks: a smaller
 // size leaves the VM as it is. The guest must bring new vCPUs online itself.
 // More than Options.MaxSize, or than the architecture can plug, wraps
 // ErrUnsupported, and may have changed one of the two.
@@ -37,7 +39,7 @@ func (vm *VM) resize(ctx context.Context, size hypervisor.Size) error {
 			size.VCPUs, size.MemoryMiB, limit.VCPUs, limit.MemoryMiB, hypervisor.ErrUnsupported)
 	}
 	if size.MemoryMiB > now.MemoryMiB {
-		if err := vm.addMemory(ctx, size.MemoryMiB-now.MemoryMiB); err != nil {
+		if err := vm.addMemory(ctx, now.MemoryMiB, size.MemoryMiB); err != nil {
 			return err
 		}
 	}
@@ -48,8 +50,11 @@ func (vm *VM) resize(ctx context.Context, size hypervisor.Size) error {
 }
 
 // addMemory plugs one DIMM.
-func (vm *VM) addMemory(ctx context.Context, mib int) error {
-	mib = (mib + memoryBlockMiB - 1) / memoryBlockMiB * memoryBlockMiB
+func (vm *VM) addMemory(ctx context.Context, now, wanted int) error {
+	if vm.dimms == dimmSlots {
+		return fmt.Errorf("%d MiB more memory, and all %d slots are taken: %w", wanted-now, dimmSlots, hypervisor.ErrUnsupported)
+	}
+	mib := dimmSize(now, wanted, vm.opts.MaxSize.MemoryMiB, vm.dimms)
 	id := vm.name("memory")
 	backend := map[string]any{
 		"qom-type": "memory-backend-memfd", "id": id, "share": true, "size": int64(mib) << 20,
@@ -67,7 +72,16 @@ func (vm *VM) addMemory(ctx context.Context, mib int) error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	vm.info.Size.MemoryMiB += mib
+	vm.dimms++
 	return nil
+}
+
+// dimmSize is how much memory is plugged in at once, in MiB: enough to reach
+// what is wanted, and more the fewer slots are left, where the maximum allows it.
+func dimmSize(now, wanted, most, used int) int {
+	ahead := now >> (dimmSlots - 1 - used)
+	mib := max(wanted-now, min(ahead, most-now))
+	return (mib + memoryBlockMiB - 1) / memoryBlockMiB * memoryBlockMiB
 }
 
 // vcpuSlot is a place for a vCPU, empty while Path is.

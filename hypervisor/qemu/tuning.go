@@ -5,7 +5,7 @@ package qemu
 // by the first process of the guest, the least of 5 to 8 runs, in all 1.2-1.5 s.
 //
 //	each root port                         +35-45 ms (8: 0.3 s, 32: 1.1 s)
-//	a PCI bridge with 31 slots instead     +0.15 s
+//	a PCI bridge with 31 slots             +0.15 s, as much as four root ports
 //	native instead of ACPI hot-plug        +0.05 s with 8 ports
 //	I/O windows behind the root ports      within the noise
 //	one function per slot instead of eight within the noise
@@ -17,7 +17,7 @@ package qemu
 //	the translation cache, 32 to 1024 MiB  within the noise
 //	one thread for all vCPUs               within the noise
 //
-// So the number of root ports is what a user can save on. A PCI bridge pays from
+// So the number of ports and bridges is what a user can save on. A bridge pays from
 // four of them on, but takes no PCI Express device and no native hot-plug.
 
 // translationMiB is the size of TCG's cache of translated code, in MiB. QEMU's

@@ -44,8 +44,11 @@ type VM struct {
 	coldFiles []*os.File
 	// devices are all that the guest has, or is being asked to give back.
 	devices map[string]*attached
-	// ports holds the device id in each root port, "" where it is free.
-	ports []string
+	// slots are the places for devices that are plugged in.
+	slots []*slot
+	// dimms counts the memory that was plugged in. Only Resize, which is alone,
+	// touches it.
+	dimms int
 	// serial numbers names of back ends, of hot-plugged vCPUs and memory.
 	serial int
 }
@@ -82,7 +85,7 @@ func New(o Options) (*VM, error) {
 		plugging:  make(chan struct{}, 1),
 		listeners: make(map[*listener]struct{}),
 		devices:   make(map[string]*attached),
-		ports:     make([]string, o.RootPorts),
+		slots:     slots(&o),
 		info: hypervisor.Info{
 			Driver: "qemu", Accelerator: o.Accelerator, Size: o.Size,
 		},
@@ -96,7 +99,7 @@ func New(o Options) (*VM, error) {
 		}
 		vm.coldFiles = append(vm.coldFiles, files...)
 		devices = append(devices, copied)
-		vm.devices[d.DeviceID()] = &attached{port: coldPlugged}
+		vm.devices[d.DeviceID()] = &attached{}
 	}
 	o.Devices = devices
 	vm.opts = o

@@ -60,10 +60,10 @@ func TestLyingAgents(t *testing.T) {
 		timeout int // seconds
 		texts   []string
 	}{
-		{"garbage", 100, []string{"start agent"}},
+		{"garbage", 30, []string{"start agent"}},
 		{"oversized", 100, []string{"start agent"}},
 		{"hangup", 100, []string{"start agent"}},
-		{"guess", 100, []string{"start agent"}},
+		{"guess", 30, []string{"start agent"}},
 		{"silent", 15, []string{"did not answer"}},
 	} {
 		t.Run(c.kind, func(t *testing.T) {

@@ -62,7 +62,7 @@ func (l *hookLog) spec(version string, args ...string) *specs.Spec {
 	spec.Annotations = map[string]string{"org.example.key": "value"}
 	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/hooks", Type: "bind", Source: l.dir, Options: []string{"bind"}})
 	spec.Hooks = &specs.Hooks{
-		Prestart:        []specs.Hook{l.hook("prestart", "")},
+		Prestart:        []specs.Hook{l.hook("prestart", "")}, //nolint:staticcheck // deprecated, and in use
 		CreateRuntime:   []specs.Hook{l.hook("createRuntime", "")},
 		CreateContainer: []specs.Hook{l.hook("createContainer", "")},
 		StartContainer:  []specs.Hook{l.guestHook("startContainer", "")},
@@ -260,7 +260,7 @@ func TestFailingHooks(t *testing.T) {
 	}{
 		{
 			name:  "prestart that is not there",
-			spec:  func(_ *hookLog, hooks *specs.Hooks) { hooks.Prestart = []specs.Hook{{Path: "/no/such/hook"}} },
+			spec:  func(_ *hookLog, hooks *specs.Hooks) { hooks.Prestart = []specs.Hook{{Path: "/no/such/hook"}} }, //nolint:staticcheck // deprecated, and in use
 			texts: []string{"prestart hook #0 (/no/such/hook)", "no such file or directory"},
 			order: []string{"poststop"},
 		},
@@ -361,7 +361,7 @@ func TestDeleteDuringHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec := l.spec("1.3.0", "/bin/true")
-	spec.Hooks.Prestart = []specs.Hook{l.hook("prestart", "cat fifo; sleep 1000")}
+	spec.Hooks.Prestart = []specs.Hook{l.hook("prestart", "cat fifo; sleep 1000")} //nolint:staticcheck // deprecated, and in use
 	id := h.ID()
 	command := h.Command("run", "-b", h.Bundle(spec), id)
 	stderr, err := command.StderrPipe()

@@ -20,7 +20,11 @@ type fact struct{ name, command, want string }
 // checkFacts runs one container that prints each fact, and compares.
 func checkFacts(t *testing.T, spec *specs.Spec, facts []fact) {
 	t.Helper()
-	h := harness.New(t)
+	checkFactsOn(t, harness.New(t), spec, facts)
+}
+
+func checkFactsOn(t *testing.T, h *harness.Host, spec *specs.Spec, facts []fact) {
+	t.Helper()
 	var script strings.Builder
 	for i, f := range facts {
 		fmt.Fprintf(&script, "echo \"fact %d: $( (%s) 2>&1 | tr '\\n' ' ')\"\n", i, f.command)

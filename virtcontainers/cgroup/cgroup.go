@@ -49,7 +49,7 @@ func Resolve(options Options) (*Record, error) {
 	made, err := manager.New(config)
 	if err != nil {
 		if options.Path == "" && !options.Systemd {
-			return nil, nil //nolint:nilnil,nilerr // nowhere to put it, and nobody looks there
+			return nil, nil //nolint:nilnil // nowhere to put it, and nobody looks there
 		}
 		return nil, fmt.Errorf("find the control group of linux.cgroupsPath %q: %w", options.Path, err)
 	}
@@ -63,14 +63,16 @@ func configure(options Options) (*Record, *cgroups.Cgroup, error) {
 	if options.Systemd {
 		if options.Path == "" {
 			record.Parent, record.Prefix = "system.slice", "kata"
-			return record, record.config(), nil
+			config := record.config()
+			return record, config, nil
 		}
 		parts := strings.Split(options.Path, ":")
 		if len(parts) != 3 {
 			return nil, nil, fmt.Errorf("%w: %q; with --systemd-cgroup it is slice:prefix:name", ErrPath, options.Path)
 		}
 		record.Parent, record.Prefix, record.Name = parts[0], parts[1], parts[2]
-		return record, record.config(), nil
+		config := record.config()
+		return record, config, nil
 	}
 	config := record.config()
 	if options.Path != "" {

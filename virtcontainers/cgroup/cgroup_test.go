@@ -16,7 +16,8 @@ func TestConfigure(t *testing.T) {
 		{Options{ID: "c1", Path: "a/b"}, Record{Name: "c1"}, "a/b"},
 		{
 			Options{ID: "c1", Path: "kubepods.slice:cri:c1", Systemd: true},
-			Record{Systemd: true, Parent: "kubepods.slice", Prefix: "cri", Name: "c1"}, "",
+			Record{Systemd: true, Parent: "kubepods.slice", Prefix: "cri", Name: "c1"},
+			"",
 		},
 		{Options{ID: "c1", Systemd: true}, Record{Systemd: true, Parent: "system.slice", Prefix: "kata", Name: "c1"}, ""},
 	} {

@@ -3,6 +3,8 @@ package config
 import (
 	"runtime"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Config is the effective configuration: defaults, overridden by the main file
@@ -44,9 +46,12 @@ type Hypervisor struct {
 	// DefaultMaxMemoryMiB bounds the memory of a VM, in MiB; 0 stands for the
 	// host's memory.
 	DefaultMaxMemoryMiB int `toml:"default_maxmemory"`
-	// PCIeRootPorts is how many devices can be plugged into a running VM,
-	// 0-32.
+	// PCIeRootPorts is how many devices can be plugged into PCI Express ports
+	// of a running VM, 0-32.
 	PCIeRootPorts int `toml:"pcie_root_port"`
+	// Bridges is how many PCI bridges, with room for 31 devices each, a VM has,
+	// 0-4.
+	Bridges int `toml:"default_bridges"`
 	// SharedFS is SharedFSAuto, SharedFSVirtioFS or SharedFS9P.
 	SharedFS string `toml:"shared_fs"`
 	// VirtioFSDaemon is virtiofsd's program, absolute; empty: it is searched
@@ -68,8 +73,13 @@ type Agent struct {
 
 // Runtime is what concerns the runtime itself.
 type Runtime struct {
+	// StaticSandboxResources settles a VM's size when it starts.
+	StaticSandboxResources bool `toml:"static_sandbox_resource_mgmt"`
 	// Debug makes the runtime log at debug level.
 	Debug bool `toml:"enable_debug"`
+	// DisableSocketRelay keeps containers from connecting to the host's unix
+	// sockets that their bind mounts show.
+	DisableSocketRelay bool `toml:"disable_socket_relay"`
 }
 
 // Values of Hypervisor.Accelerator.
@@ -102,12 +112,23 @@ func Default() *Config {
 			Vsock:            VsockAuto,
 			DefaultVCPUs:     1,
 			DefaultMemoryMiB: 2048,
-			PCIeRootPorts:    4,
+			Bridges:          1,
 			SharedFS:         SharedFSAuto,
 			VirtioFSCache:    "auto",
 		},
 		Agent: Agent{DialTimeout: 60 * time.Second},
 	}
+}
+
+// MaxMemoryMiB is the bound of a VM's memory: DefaultMaxMemoryMiB or, when that
+// is 0, the host's memory, and never less than DefaultMemoryMiB.
+func (h *Hypervisor) MaxMemoryMiB() int {
+	bound := h.DefaultMaxMemoryMiB
+	var info unix.Sysinfo_t
+	if bound == 0 && unix.Sysinfo(&info) == nil {
+		bound = int(min(info.Totalram*uint64(info.Unit)>>20, maxMemoryMiB))
+	}
+	return max(bound, h.DefaultMemoryMiB)
 }
 
 // MaxVCPUs is the bound of a VM's vCPUs: DefaultMaxVCPUs or, when that is 0,

@@ -49,6 +49,7 @@ default_maxvcpus = 4
 default_memory = 256
 default_maxmemory = 512
 pcie_root_port = 3
+default_bridges = 2
 shared_fs = "virtio-9p"
 virtio_fs_daemon = "/opt/virtiofsd"
 virtio_fs_cache = "never"
@@ -57,6 +58,7 @@ virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 dial_timeout = 5
 [runtime]
 enable_debug = true
+static_sandbox_resource_mgmt = true
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -66,11 +68,11 @@ enable_debug = true
 			Path: "/opt/qemu", Kernel: "/k", Initrd: "/i", KernelParams: "a=b c",
 			Accelerator: "tcg", Vsock: "user",
 			DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
-			PCIeRootPorts: 3, SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd",
+			PCIeRootPorts: 3, Bridges: 2, SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd",
 			VirtioFSCache: "never", VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"},
 		},
 		Agent:   Agent{DialTimeout: 5 * time.Second},
-		Runtime: Runtime{Debug: true},
+		Runtime: Runtime{Debug: true, StaticSandboxResources: true},
 		Files:   got.Files,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -169,6 +171,7 @@ func TestLoadErrors(t *testing.T) {
 		{"memory low", qemu + "default_memory = 64", []string{"default_memory = 64", "must be 128-"}},
 		{"memory above bound", qemu + "default_memory = 512\ndefault_maxmemory = 256", []string{"default_maxmemory = 256: must not be below default_memory, which is 512"}},
 		{"maxmemory", qemu + "default_maxmemory = 3", []string{"default_maxmemory = 3", "must be 128-"}},
+		{"bridges", qemu + "default_bridges = 5", []string{"default_bridges = 5", "must be 0-4"}},
 		{"ports", qemu + "pcie_root_port = 33", []string{"pcie_root_port = 33", "must be 0-32"}},
 		{"accelerator", qemu + "accelerator = 'hax'", []string{`accelerator = "hax"`, `"kvm"`, `"tcg"`}},
 		{"vsock", qemu + "vsock = ''", []string{`vsock = ""`, `"vhost"`}},

@@ -19,6 +19,8 @@ const (
 	maxMemoryMiB = 16 << 20
 	// maxRootPorts is four slots of eight functions each.
 	maxRootPorts = 32
+	// maxBridges is the number of slots that are kept for them.
+	maxBridges = 4
 	// maxDialTimeout, in seconds.
 	maxDialTimeout = 3600
 	// maxKernelParams is what the x86 kernel takes as its command line, less
@@ -121,7 +123,7 @@ func vmOptions() []Option {
 		{
 			Table: qemuTable, Key: "default_vcpus",
 			Values:  rangeText(1, maxVCPUs),
-			Meaning: "The vCPUs that a VM starts with.",
+			Meaning: "The vCPUs that a VM has besides those that the limits of its containers ask for.",
 			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultVCPUs) },
 			check: func(c *Config) string {
 				return inRange(c.Hypervisor.DefaultVCPUs, 1, maxVCPUs)
@@ -141,7 +143,7 @@ func vmOptions() []Option {
 		{
 			Table: qemuTable, Key: "default_memory",
 			Values:  rangeText(minMemoryMiB, maxMemoryMiB) + " (MiB)",
-			Meaning: "The memory that a VM starts with, in MiB. The host gives it page by page, as the guest uses it.",
+			Meaning: "The memory that a VM has besides what the limits of its containers ask for, in MiB. The host gives it page by page, as the guest uses it.",
 			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultMemoryMiB) },
 			check: func(c *Config) string {
 				return inRange(c.Hypervisor.DefaultMemoryMiB, minMemoryMiB, maxMemoryMiB)
@@ -164,10 +166,18 @@ func vmOptions() []Option {
 		{
 			Table: qemuTable, Key: "pcie_root_port",
 			Values: rangeText(0, maxRootPorts),
-			Meaning: "How many devices can be plugged into a running VM. " +
+			Meaning: "How many devices can be plugged into PCI Express ports of a running VM, besides those on bridges. " +
 				"The ports exist from the start, and each makes the boot a little longer.",
 			get:   func(c *Config) any { return int64(c.Hypervisor.PCIeRootPorts) },
 			check: func(c *Config) string { return inRange(c.Hypervisor.PCIeRootPorts, 0, maxRootPorts) },
+		},
+		{
+			Table: qemuTable, Key: "default_bridges",
+			Values: rangeText(0, maxBridges),
+			Meaning: "How many PCI bridges a VM has. Into each, 31 devices (block devices, network interfaces) can be plugged while the VM runs. " +
+				"A bridge makes the boot longer by as much as four root ports do.",
+			get:   func(c *Config) any { return int64(c.Hypervisor.Bridges) },
+			check: func(c *Config) string { return inRange(c.Hypervisor.Bridges, 0, maxBridges) },
 		},
 	}
 }
@@ -228,11 +238,27 @@ func otherOptions() []Option {
 			},
 		},
 		{
+			Table: runtimeTable, Key: "static_sandbox_resource_mgmt",
+			Values: "`true` or `false`",
+			Meaning: "`true`: a VM's size is settled when it starts, from the sandbox's annotations, or the first container's limits where there are none. " +
+				"`false`: the VM also grows with the limits of later containers and of updates.",
+			get:   func(c *Config) any { return c.Runtime.StaticSandboxResources },
+			check: func(*Config) string { return "" },
+		},
+		{
 			Table: runtimeTable, Key: "enable_debug",
 			Values:  "`true` or `false`",
 			Meaning: "Log at debug level, as with the option `--debug`.",
 			get:     func(c *Config) any { return c.Runtime.Debug },
 			check:   func(*Config) string { return "" },
+		},
+		{
+			Table: runtimeTable, Key: "disable_socket_relay",
+			Values: "`true` or `false`",
+			Meaning: "Do not let containers connect to unix sockets of the host that their bind mounts show. " +
+				"They still see such sockets, and connecting to one is refused.",
+			get:   func(c *Config) any { return c.Runtime.DisableSocketRelay },
+			check: func(*Config) string { return "" },
 		},
 	}
 }

@@ -58,13 +58,16 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.qemu.default_maxvcpus":     `4`,
 		"hypervisor.qemu.default_memory":       `1000`,
 		"hypervisor.qemu.default_maxmemory":    `4000`,
-		"hypervisor.qemu.pcie_root_port":       `0`,
+		"hypervisor.qemu.pcie_root_port":       `4`,
+		"hypervisor.qemu.default_bridges":      `2`,
 		"hypervisor.qemu.shared_fs":            `"virtio-fs"`,
 		"hypervisor.qemu.virtio_fs_daemon":     `"/v"`,
 		"hypervisor.qemu.virtio_fs_cache":      `"always"`,
 		"hypervisor.qemu.virtio_fs_extra_args": `["a", "b c"]`,
 		"agent.kata.dial_timeout":              `9`,
 		"runtime.enable_debug":                 `true`,
+		"runtime.static_sandbox_resource_mgmt": `true`,
+		"runtime.disable_socket_relay":         `true`,
 	}
 	for _, option := range Options() {
 		if option.Key == "kernel" || option.Key == "initrd" {

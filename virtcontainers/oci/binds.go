@@ -23,12 +23,15 @@ func (t *translation) bind(field string, m *specs.Mount) error {
 	if !filepath.IsAbs(source) {
 		source = filepath.Join(t.options.BundleDir, source)
 	}
-	if isShm, err := t.sharedMemory(m, source); isShm || err != nil {
+	if inMemory, err := t.memoryVolume(m, source); inMemory || err != nil {
 		return err
 	}
-	own, err := t.guestSource(source)
+	own, err := t.guestSource(m, source)
 	if err != nil {
 		return fmt.Errorf("source %s: %w", source, err)
+	}
+	if m.Type == deviceMount {
+		return nil
 	}
 	if own == "/sys/fs/cgroup" && m.Destination == own {
 		m.Type, m.Source, m.Options = "cgroup", "cgroup", flagOptions(m.Options)
@@ -54,33 +57,15 @@ func (t *translation) bind(field string, m *specs.Mount) error {
 	return nil
 }
 
-// sharedMemory replaces a bind of a tmpfs of the host on /dev/shm, as container
-// managers make it, by a tmpfs of that size in the guest: memory that is shared
-// between processes must be the guest's.
-func (t *translation) sharedMemory(m *specs.Mount, source string) (bool, error) {
-	if m.Destination != "/dev/shm" {
-		return false, nil
-	}
-	size, err := t.host.TmpfsSize(source)
-	if err != nil {
-		return false, fmt.Errorf("source: %w", err)
-	}
-	if size == 0 {
-		return false, nil
-	}
-	m.Type, m.Source = "tmpfs", "shm"
-	m.Options = append(flagOptions(m.Options), "mode=1777", fmt.Sprintf("size=%d", size))
-	return true, nil
-}
-
 // guestSource decides on a bind's source: a path of the guest's own, or "" for
 // one that the share carries.
 //
 //   - Files of the kernel, /proc and /sys, mean the guest's kernel.
-//   - /dev and its file systems are the guest's. A device node is the guest's
-//     where that has the same device; another device cannot be given.
+//   - /dev and its file systems are the guest's. The node of a character device
+//     is the guest's where that has the same device; another one cannot be
+//     given. A block device is plugged in, and the mount becomes a device.
 //   - Everything else is shared, so also files, sockets and /dev/shm in /dev.
-func (t *translation) guestSource(source string) (string, error) {
+func (t *translation) guestSource(m *specs.Mount, source string) (string, error) {
 	resolved, err := t.host.Resolve(source)
 	if err != nil {
 		return "", err
@@ -97,7 +82,7 @@ func (t *translation) guestSource(source string) (string, error) {
 	}
 	switch mode := info.Mode(); {
 	case mode&fs.ModeDevice != 0:
-		return guestDeviceNode(resolved, info)
+		return t.guestDeviceNode(m, resolved, info)
 	case mode.IsDir() && below("/dev", resolved) && !below("/dev/shm", resolved):
 		return guestDeviceDirectory(resolved)
 	default:
@@ -106,14 +91,15 @@ func (t *translation) guestSource(source string) (string, error) {
 }
 
 // guestDeviceNode returns the guest's path of a device node of the host.
-func guestDeviceNode(node string, info fs.FileInfo) (string, error) {
+func (t *translation) guestDeviceNode(m *specs.Mount, node string, info fs.FileInfo) (string, error) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return "", fmt.Errorf("%s: its device number is unknown", node)
 	}
 	major, minor := unix.Major(stat.Rdev), unix.Minor(stat.Rdev)
 	if info.Mode()&fs.ModeCharDevice == 0 {
-		return "", fmt.Errorf("%s: the host's block device %d:%d is %w (block volumes are planned)", node, major, minor, ErrUnsupported)
+		t.blockDeviceMount(m, stat)
+		return "", nil
 	}
 	if own := guestDevice(int64(major), int64(minor)); own != "" {
 		return own, nil

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -19,7 +20,11 @@ func transformCgroup(t *translation) error {
 	if linux.Resources == nil {
 		return nil
 	}
-	return translateResources(linux.Resources, t.drop)
+	if err := t.checkBlockIO(linux.Resources.BlockIO); err != nil {
+		return err
+	}
+	translateResources(linux.Resources, t.drop)
+	return nil
 }
 
 // TransformResources translates resources that a running container is to get.
@@ -30,13 +35,11 @@ func TransformResources(resources *specs.LinuxResources) (guest *specs.LinuxReso
 		return nil, nil, err
 	}
 	t := &translation{guest: &GuestSpec{}}
-	if err := translateResources(guest, t.drop); err != nil {
-		return nil, nil, err
-	}
+	translateResources(guest, t.drop)
 	return guest, t.guest.Dropped, nil
 }
 
-func translateResources(r *specs.LinuxResources, drop func(field string, value any)) error {
+func translateResources(r *specs.LinuxResources, drop func(field string, value any)) {
 	if r.Network != nil {
 		if r.Network.ClassID != nil {
 			drop("linux.resources.network.classID", *r.Network.ClassID)
@@ -58,9 +61,11 @@ func translateResources(r *specs.LinuxResources, drop func(field string, value a
 		dropPointer(&r.CPU.RealtimePeriod, "linux.resources.cpu.realtimePeriod", drop)
 	}
 	if r.BlockIO != nil {
-		return translateBlockIO(r.BlockIO, drop)
+		dropPointer(&r.BlockIO.LeafWeight, "linux.resources.blockIO.leafWeight", drop)
+		for i := range r.BlockIO.WeightDevice {
+			dropPointer(&r.BlockIO.WeightDevice[i].LeafWeight, "linux.resources.blockIO.weightDevice[].leafWeight", drop)
+		}
 	}
-	return nil
 }
 
 // dropVersion1Memory drops what cgroups of version 2 have no file for.
@@ -81,24 +86,39 @@ func dropPointer[T any](value **T, field string, drop func(field string, value a
 	*value = nil
 }
 
-// translateBlockIO refuses limits on block devices of the host: the container
-// does not see them, and its files come over the share.
-func translateBlockIO(b *specs.LinuxBlockIO, drop func(field string, value any)) error {
-	lists := []struct {
-		name   string
-		length int
-	}{
-		{"weightDevice", len(b.WeightDevice)},
-		{"throttleReadBpsDevice", len(b.ThrottleReadBpsDevice)},
-		{"throttleWriteBpsDevice", len(b.ThrottleWriteBpsDevice)},
-		{"throttleReadIOPSDevice", len(b.ThrottleReadIOPSDevice)},
-		{"throttleWriteIOPSDevice", len(b.ThrottleWriteIOPSDevice)},
+// checkBlockIO refuses limits on block devices of the host that the container
+// does not have: its files come over the share.
+func (t *translation) checkBlockIO(b *specs.LinuxBlockIO) error {
+	if b == nil {
+		return nil
 	}
-	for _, list := range lists {
-		if list.length > 0 {
-			return fmt.Errorf("linux.resources.blockIO.%s: a limit on a block device of the host is %w", list.name, ErrUnsupported)
+	numbers := make(map[string][][2]int64)
+	for _, w := range b.WeightDevice {
+		numbers["weightDevice"] = append(numbers["weightDevice"], [2]int64{w.Major, w.Minor})
+	}
+	for name, limits := range map[string][]specs.LinuxThrottleDevice{
+		"throttleReadBpsDevice":   b.ThrottleReadBpsDevice,
+		"throttleWriteBpsDevice":  b.ThrottleWriteBpsDevice,
+		"throttleReadIOPSDevice":  b.ThrottleReadIOPSDevice,
+		"throttleWriteIOPSDevice": b.ThrottleWriteIOPSDevice,
+	} {
+		for _, limit := range limits {
+			numbers[name] = append(numbers[name], [2]int64{limit.Major, limit.Minor})
 		}
 	}
-	dropPointer(&b.LeafWeight, "linux.resources.blockIO.leafWeight", drop)
+	for name, devices := range numbers {
+		for _, number := range devices {
+			if !t.hasBlockDevice(number) {
+				return fmt.Errorf("linux.resources.blockIO.%s: a limit on the block device %d:%d, which the container does not have, is %w",
+					name, number[0], number[1], ErrUnsupported)
+			}
+		}
+	}
 	return nil
+}
+
+func (t *translation) hasBlockDevice(number [2]int64) bool {
+	return slices.ContainsFunc(t.guest.BlockDevices, func(d BlockDevice) bool {
+		return int64(d.Major) == number[0] && int64(d.Minor) == number[1]
+	})
 }

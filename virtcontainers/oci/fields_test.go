@@ -158,7 +158,10 @@ func baseSpec() *specs.Spec {
 		Mounts:  []specs.Mount{{Destination: "/m", Type: "tmpfs", Source: "tmpfs"}},
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}},
-			Devices:    []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}},
+			Devices: []specs.LinuxDevice{
+				{Path: "/dev/null", Type: "c", Major: 1, Minor: 3},
+				{Path: "/dev/disk", Type: "b"}, // 0:0, on which limits can be set
+			},
 		},
 	}
 }

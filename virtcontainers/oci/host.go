@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,9 +15,8 @@ type host interface {
 	Stat(path string) (fs.FileInfo, error)
 	// Resolve returns the path without symbolic links.
 	Resolve(path string) (string, error)
-	// TmpfsSize is the size in bytes of the tmpfs that path is on, 0 for
-	// another file system.
-	TmpfsSize(path string) (uint64, error)
+	// Tmpfs describes the tmpfs that path is on, nil for another file system.
+	Tmpfs(path string) (*tmpfs, error)
 }
 
 type realHost struct{}
@@ -25,13 +25,41 @@ func (realHost) Stat(path string) (fs.FileInfo, error) { return os.Stat(path) }
 
 func (realHost) Resolve(path string) (string, error) { return filepath.EvalSymlinks(path) }
 
-func (realHost) TmpfsSize(path string) (uint64, error) {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(path, &stat); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: path, Err: err}
+// tmpfs is a tmpfs of the host, seen at a path.
+type tmpfs struct {
+	size uint64 // in bytes; 0: unlimited
+	// identity names what is at the path for good: the file system's own
+	// random number, where the kernel has one, its device and the inode.
+	identity string
+	root     bool // the path is a mount point
+	mode     uint32
+	uid, gid uint32
+}
+
+func (realHost) Tmpfs(path string) (*tmpfs, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return nil, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	if stat.Type != unix.TMPFS_MAGIC {
-		return 0, nil
+	if fs.Type != unix.TMPFS_MAGIC {
+		return nil, nil
 	}
-	return stat.Blocks * uint64(stat.Bsize), nil
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	var at, above unix.Stat_t
+	if err := unix.Stat(path, &at); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	parent := filepath.Dir(path)
+	if err := unix.Stat(parent, &above); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: parent, Err: err}
+	}
+	return &tmpfs{
+		size:     fs.Blocks * uint64(fs.Bsize),
+		identity: fmt.Sprintf("%08x%08x-%x-%x", uint32(fs.Fsid.Val[0]), uint32(fs.Fsid.Val[1]), at.Dev, at.Ino),
+		root:     at.Dev != above.Dev,
+		mode:     at.Mode & 0o7777, uid: at.Uid, gid: at.Gid,
+	}, nil
 }

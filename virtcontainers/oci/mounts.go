@@ -20,6 +20,7 @@ func transformMounts(t *translation) error {
 			return fmt.Errorf("mounts[%d] (%s): %w", i, mounts[i].Destination, err)
 		}
 	}
+	t.spec().Mounts = slices.DeleteFunc(mounts, func(m specs.Mount) bool { return m.Type == deviceMount })
 	return nil
 }
 

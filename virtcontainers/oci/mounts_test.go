@@ -19,7 +19,7 @@ import (
 type fakeHost struct {
 	files map[string]fakeFile
 	links map[string]string
-	tmpfs map[string]uint64
+	tmpfs map[string]tmpfs
 }
 
 type fakeFile struct {
@@ -52,11 +52,14 @@ func (h fakeHost) Resolve(path string) (string, error) {
 	return path, nil
 }
 
-func (h fakeHost) TmpfsSize(path string) (uint64, error) {
+func (h fakeHost) Tmpfs(path string) (*tmpfs, error) {
 	if _, err := h.Stat(path); err != nil {
-		return 0, err
+		return nil, err
 	}
-	return h.tmpfs[path], nil
+	if fs, ok := h.tmpfs[path]; ok {
+		return &fs, nil
+	}
+	return nil, nil
 }
 
 func testHost() fakeHost {
@@ -71,12 +74,26 @@ func testHost() fakeHost {
 			"/dev": dir, "/dev/shm": dir, "/dev/shm/data": dir, "/dev/pts": dir, "/dev/dri": dir, "/dev/file": {},
 			"/dev/null": char(1, 3), "/dev/kvm": char(10, 232), "/var/null": char(1, 3),
 			"/dev/sda": {mode: fs.ModeDevice, rdev: unix.Mkdev(8, 0)}, "/run/log": {mode: fs.ModeSocket},
-			"/pod/shm": dir,
+			"/pod/shm": dir, memoryDir: dir, diskDir: dir, ramDiskDir: dir, memoryDir + "/sub": dir,
 		},
 		links: map[string]string{"/link-to-sys": "/sys/firmware", "/dev/log": "/run/log", "/proc/self/root": "/proc/1/root"},
-		tmpfs: map[string]uint64{"/pod/shm": 64 << 20, "/dev/shm": 1 << 30},
+		tmpfs: map[string]tmpfs{
+			"/pod/shm":         {size: 64 << 20, identity: "a", root: true, mode: 0o1777},
+			"/dev/shm":         {size: 1 << 30, identity: "b", root: true, mode: 0o1777},
+			memoryDir:          {size: 32 << 20, identity: "c", root: true, mode: 0o2777, gid: 2000},
+			memoryDir + "/sub": {size: 32 << 20, identity: "d"},
+			ramDiskDir:         {size: 1 << 30, identity: "e"}, // of a host whose /var is a tmpfs
+		},
 	}
 }
+
+// Kubernetes's emptyDir volumes.
+const (
+	volumesDir = "/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir"
+	memoryDir  = volumesDir + "/memory"
+	diskDir    = volumesDir + "/disk"
+	ramDiskDir = volumesDir + "/ramdisk"
+)
 
 func transformMount(m specs.Mount) (*GuestSpec, error) {
 	spec := baseSpec()
@@ -96,9 +113,6 @@ func TestMountsThatTheGuestMakes(t *testing.T) {
 		{"/dev/pts", "/dev/pts", "/dev/pts", "rbind", "bind /dev/pts /dev/pts rbind"},
 		{"a device", "/dev/null", "/proc/kcore", "bind", "bind /dev/null /proc/kcore bind"},
 		{"a device elsewhere", "/var/null", "/m", "bind", "bind /dev/null /m bind"},
-		{"no option at all", "/pod/shm", "/dev/shm", "rbind,defaults", "tmpfs shm /dev/shm mode=1777,size=67108864"},
-		{"shared memory", "/pod/shm", "/dev/shm", "rbind,rprivate,nosuid,nodev", "tmpfs shm /dev/shm nosuid,nodev,mode=1777,size=67108864"},
-		{"the host's shared memory", "/dev/shm", "/dev/shm", "bind", "tmpfs shm /dev/shm mode=1777,size=1073741824"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -114,6 +128,57 @@ func TestMountsThatTheGuestMakes(t *testing.T) {
 			}
 			if len(guest.Binds) != 0 {
 				t.Errorf("binds = %+v", guest.Binds)
+			}
+		})
+	}
+}
+
+func TestMemoryVolumes(t *testing.T) {
+	shm := MemoryVolume{
+		MountPoint: "/run/kata/memory/a",
+		Options:    []string{"nosuid", "nodev", "mode=1777", "uid=0", "gid=0", "size=67108864"},
+	}
+	emptyDir := MemoryVolume{
+		MountPoint: "/run/kata/memory/c", Keep: true,
+		Options: []string{"nosuid", "nodev", "mode=2777", "uid=0", "gid=2000", "size=33554432"},
+	}
+	bind := func(source, destination string, options ...string) specs.Mount {
+		return specs.Mount{Type: "bind", Source: source, Destination: destination, Options: options}
+	}
+	tests := []struct {
+		name    string
+		mounts  []specs.Mount
+		want    []MemoryVolume // of the pod
+		options string         // of the first mount in the guest
+		binds   int            // of the share
+	}{
+		{"shared memory", []specs.Mount{bind("/pod/shm", "/dev/shm", "rbind", "rprivate", "noexec")}, []MemoryVolume{shm}, "noexec,bind", 0},
+		{"elsewhere", []specs.Mount{bind("/pod/shm", "/m", "rbind")}, nil, "rbind", 1},
+		{"no tmpfs", []specs.Mount{bind("/data", "/dev/shm", "rbind")}, nil, "rbind", 1},
+		{"emptyDir in memory", []specs.Mount{bind(memoryDir, "/cache", "rbind", "ro")}, []MemoryVolume{emptyDir}, "ro,bind", 0},
+		{"emptyDir as shared memory", []specs.Mount{bind(memoryDir, "/dev/shm", "rbind")}, []MemoryVolume{emptyDir}, "bind", 0},
+		{"one volume twice", []specs.Mount{bind(memoryDir, "/a", "rbind"), bind(memoryDir, "/b", "rbind")}, []MemoryVolume{emptyDir}, "bind", 0},
+		{"emptyDir on disk", []specs.Mount{bind(diskDir, "/cache", "rbind")}, nil, "rbind", 1},
+		{"emptyDir on a disk of memory", []specs.Mount{bind(ramDiskDir, "/cache", "rbind")}, nil, "rbind", 1},
+		{"directory of an emptyDir", []specs.Mount{bind(memoryDir+"/sub", "/cache", "rbind")}, nil, "rbind", 1},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			spec := baseSpec()
+			spec.Mounts = test.mounts
+			guest, err := transform(spec, testOptions(), testHost())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, guest.Memory); diff != "" {
+				t.Error(diff)
+			}
+			m := guest.Spec.Mounts[0]
+			if m.Type != "bind" || strings.Join(m.Options, ",") != test.options || len(guest.Binds) != test.binds {
+				t.Errorf("guest's mount = %+v, %d binds", m, len(guest.Binds))
+			}
+			if len(test.want) > 0 && m.Source != test.want[0].MountPoint {
+				t.Errorf("guest's source = %s, want %s", m.Source, test.want[0].MountPoint)
 			}
 		})
 	}
@@ -225,7 +290,6 @@ func TestMountErrors(t *testing.T) {
 		{"missing relative source", bind("none"), "/bundle/none", fs.ErrNotExist},
 		{"missing shared memory", specs.Mount{Type: "bind", Destination: "/dev/shm", Source: "/none"}, "/none", fs.ErrNotExist},
 		{"unknown device", bind("/dev/kvm"), "10:232", ErrUnsupported},
-		{"block device", bind("/dev/sda"), "block device 8:0", ErrUnsupported},
 		{"device directory", bind("/dev/dri"), "/dev/dri", ErrUnsupported},
 		{"a process's file", bind("/proc/1/root"), "host process", ErrUnsupported},
 		{"a process's file by a link", bind("/proc/self/root"), "host process", ErrUnsupported},
@@ -247,6 +311,25 @@ func TestMountErrors(t *testing.T) {
 	}
 }
 
+// A block device is no file: its node is made in the guest.
+func TestAMountedBlockDeviceBecomesADevice(t *testing.T) {
+	guest, err := transformMount(specs.Mount{Type: "bind", Destination: "/data/disk", Source: "/dev/sda", Options: []string{"bind", "ro"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(guest.Spec.Mounts) != 0 || len(guest.Binds) != 0 {
+		t.Errorf("mounts %v, binds %v", guest.Spec.Mounts, guest.Binds)
+	}
+	devices := guest.Spec.Linux.Devices
+	last := devices[len(devices)-1]
+	if last.Path != "/data/disk" || last.Type != "b" || last.Major != 8 || last.Minor != 0 || last.FileMode == nil || last.UID == nil {
+		t.Errorf("device %+v", last)
+	}
+	if diff := cmp.Diff([]BlockDevice{{Major: 8, ReadOnly: true}, {ReadOnly: true}}, guest.BlockDevices); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestRealHost looks at files that every Linux has.
 func TestRealHost(t *testing.T) {
 	var h realHost
@@ -254,14 +337,14 @@ func TestRealHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if own, err := guestDeviceNode("/dev/null", info); err != nil || own != "/dev/null" {
+	if own, err := (&translation{}).guestDeviceNode(&specs.Mount{}, "/dev/null", info); err != nil || own != "/dev/null" {
 		t.Errorf("/dev/null is %q, %v", own, err)
 	}
-	if size, err := h.TmpfsSize("/proc"); err != nil || size != 0 {
-		t.Errorf("/proc is a tmpfs of %d bytes, %v", size, err)
+	if fs, err := h.Tmpfs("/proc"); err != nil || fs != nil {
+		t.Errorf("/proc is a tmpfs: %+v, %v", fs, err)
 	}
-	if _, err := h.TmpfsSize("/none"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("TmpfsSize of nothing: %v", err)
+	if _, err := h.Tmpfs("/none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Tmpfs of nothing: %v", err)
 	}
 	dir := t.TempDir()
 	if err := os.Symlink(dir, dir+"/link"); err != nil {

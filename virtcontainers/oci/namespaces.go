@@ -5,11 +5,14 @@ import (
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/protocol"
 )
 
 // transformNamespaces owns linux.namespaces. The agent interprets what is left:
-// a namespace without a path is new, one with a path is the pod's. The network
-// namespace is always the pod's: the whole VM.
+// a namespace without a path is new, one with a path is the pod's or another
+// container's, in the words of package protocol. The network namespace is
+// always the pod's: the whole VM.
 func transformNamespaces(t *translation) error {
 	linux := t.spec().Linux
 	present, err := namespaceTypes(linux.Namespaces)
@@ -20,11 +23,9 @@ func transformNamespaces(t *translation) error {
 		return fmt.Errorf("linux.namespaces: the host's processes (no pid namespace) are %w", ErrUnsupported)
 	}
 	t.guest.Namespaces = slices.Clone(linux.Namespaces)
-	for i, ns := range linux.Namespaces {
-		if ns.Path == "" || ns.Type == specs.NetworkNamespace {
-			continue
-		}
-		if err := t.checkJoin(ns); err != nil {
+	for i := range linux.Namespaces {
+		ns := &linux.Namespaces[i]
+		if ns.Path, err = t.guestNamespace(*ns, present[specs.UserNamespace]); err != nil {
 			return fmt.Errorf("linux.namespaces[%d].path: %w", i, err)
 		}
 	}
@@ -34,15 +35,47 @@ func transformNamespaces(t *translation) error {
 	return nil
 }
 
-// checkJoin tells whether an existing namespace can be meant: in a pod, what
-// its containers can share.
-func (t *translation) checkJoin(ns specs.LinuxNamespace) error {
-	switch ns.Type {
-	case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace:
-		if t.options.InSandbox {
-			return nil
-		}
-	default: // The pod's containers share none of these.
+// guestNamespace returns the path by which the agent knows a namespace. ownUsers
+// tells that the container has a user namespace of its own.
+func (t *translation) guestNamespace(ns specs.LinuxNamespace, ownUsers bool) (string, error) {
+	switch {
+	case t.options.Owner != nil:
+		return t.memberNamespace(ns)
+	case ns.Type == specs.NetworkNamespace:
+		return "", nil
+	case ns.Type != specs.IPCNamespace && ns.Type != specs.UTSNamespace:
+	case ns.Path == "" && ownUsers:
+		return "", nil // its user namespace must own them, or it may not use them
+	case ns.Path == "", t.options.Sandbox:
+		// Whatever the host calls them, for the guest they are those that
+		// later containers of the pod share.
+		return protocol.SandboxNamespace, nil
 	}
-	return fmt.Errorf("joining the %s namespace %s is %w", ns.Type, ns.Path, ErrUnsupported)
+	if ns.Path != "" {
+		return "", fmt.Errorf("joining the %s namespace %s is %w: it is of no container in this virtual machine", ns.Type, ns.Path, ErrUnsupported)
+	}
+	return "", nil
+}
+
+// memberNamespace is guestNamespace for a container that joins a pod.
+func (t *translation) memberNamespace(ns specs.LinuxNamespace) (string, error) {
+	if ns.Path == "" {
+		if ns.Type == specs.NetworkNamespace {
+			return "", fmt.Errorf("a new network namespace in a pod is %w: the pod's containers share the network of its virtual machine", ErrUnsupported)
+		}
+		return "", nil
+	}
+	switch ns.Type {
+	case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.NetworkNamespace:
+	default: // the pod's containers share none of these
+		return "", fmt.Errorf("joining the %s namespace %s is %w", ns.Type, ns.Path, ErrUnsupported)
+	}
+	owner, err := t.options.Owner(ns)
+	if err != nil {
+		return "", err
+	}
+	if owner == "" {
+		return "", fmt.Errorf("joining the %s namespace %s is %w: it is of no running container of the pod", ns.Type, ns.Path, ErrUnsupported)
+	}
+	return protocol.ContainerNamespace(owner), nil
 }

@@ -26,10 +26,15 @@ type GuestOptions struct {
 	Rootfs string
 	// BundleDir is the host's absolute path of the bundle.
 	BundleDir string
-	// InSandbox says that the container joins a pod whose VM runs: the paths
-	// of its namespaces are then the pod's. Otherwise a path, except the
-	// network's, is an error, because nothing in a new VM is there to join.
-	InSandbox bool
+	// Owner is set for a container that joins a pod whose VM runs: it finds the
+	// container of the pod that is in a namespace of the host, by the
+	// namespace's path, and returns "" for none. Without it a path, except
+	// the network's, is an error: nothing in a new VM is there to join.
+	Owner func(specs.LinuxNamespace) (container string, err error)
+	// Sandbox says that the caller makes a pod's first container: also ipc and
+	// uts namespaces with a path are the pod's, since some callers make them
+	// before it.
+	Sandbox bool
 }
 
 // GuestSpec is a specification as the guest gets it, and what stays behind.
@@ -41,9 +46,13 @@ type GuestSpec struct {
 	Rootfs string
 	// Binds are the host's files and directories that the guest's mounts name.
 	Binds []Bind
+	// BlockDevices are the host's block devices that the container has.
+	BlockDevices []BlockDevice
 	// HostHooks are the hooks that run on the host: all but startContainer.
 	// Never nil.
 	HostHooks *specs.Hooks
+	// Memory are file systems in the guest's memory that the guest's mounts name.
+	Memory []MemoryVolume
 	// Namespaces are those of the original, host paths included.
 	Namespaces []specs.LinuxNamespace
 	// CgroupsPath is the host's.
@@ -88,8 +97,9 @@ func (t *translation) drop(field string, value any) {
 	t.guest.Dropped = append(t.guest.Dropped, fmt.Sprintf("%s: %v", field, value))
 }
 
-// transformers lists the steps. Each owns the fields that its file names, and
-// none depends on another.
+// transformers lists the steps. Each owns the fields that its file names. None
+// depends on another, but that limits on block devices are for devices that the
+// container has.
 func transformers() []func(*translation) error {
 	return []func(*translation) error{
 		transformRoot,
@@ -97,8 +107,8 @@ func transformers() []func(*translation) error {
 		transformHooks,
 		transformLabels,
 		transformNamespaces,
-		transformCgroup,
 		transformDevices,
+		transformCgroup,
 		transformHostOnly,
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/protocol"
 )
 
 func testOptions() GuestOptions {
@@ -82,26 +84,60 @@ func TestTransformHooks(t *testing.T) {
 }
 
 func TestTransformNamespaces(t *testing.T) {
-	pid := specs.LinuxNamespace{Type: specs.PIDNamespace}
-	network := specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/run/netns/x"}
-	joined := specs.LinuxNamespace{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}
+	namespace := func(kind specs.LinuxNamespaceType, path string) specs.LinuxNamespace {
+		return specs.LinuxNamespace{Type: kind, Path: path}
+	}
+	pid, user := namespace(specs.PIDNamespace, ""), namespace(specs.UserNamespace, "")
+	network := namespace(specs.NetworkNamespace, "/run/netns/x")
+	ipc, uts := namespace(specs.IPCNamespace, ""), namespace(specs.UTSNamespace, "")
+	joined := namespace(specs.IPCNamespace, "/proc/7/ns/ipc")
+	pods := []specs.LinuxNamespace{
+		pid, namespace(specs.IPCNamespace, protocol.SandboxNamespace), namespace(specs.UTSNamespace, protocol.SandboxNamespace),
+	}
+	theirs := func(kind specs.LinuxNamespaceType) specs.LinuxNamespace {
+		return namespace(kind, protocol.ContainerNamespace("other"))
+	}
+	// The pod's containers are in the namespaces of process 7.
+	owner := func(ns specs.LinuxNamespace) (string, error) {
+		if strings.HasPrefix(ns.Path, "/proc/7/") || ns == network {
+			return "other", nil
+		}
+		return "", nil
+	}
+	const alone, sandbox, member = 1, 2, 3
 	tests := []struct {
 		name       string
+		role       int
 		namespaces []specs.LinuxNamespace
-		inSandbox  bool
 		want       []specs.LinuxNamespace
 		wrong      string
 	}{
-		{"network is the VM", []specs.LinuxNamespace{pid, network}, false, []specs.LinuxNamespace{pid}, ""},
-		{"no pid namespace", []specs.LinuxNamespace{network}, false, nil, "linux.namespaces"},
-		{"a path alone", []specs.LinuxNamespace{pid, joined}, false, nil, "linux.namespaces[1].path"},
-		{"a path in a pod", []specs.LinuxNamespace{pid, joined}, true, []specs.LinuxNamespace{pid, joined}, ""},
-		{"another's user namespace", []specs.LinuxNamespace{pid, {Type: specs.UserNamespace, Path: "/x"}}, true, nil, "linux.namespaces[1].path"},
+		{"network is the VM", alone, []specs.LinuxNamespace{pid, network}, []specs.LinuxNamespace{pid}, ""},
+		{"no pid namespace", alone, []specs.LinuxNamespace{network}, nil, "linux.namespaces"},
+		{"new ones are the pod's", alone, []specs.LinuxNamespace{pid, ipc, uts}, pods, ""},
+		{"with a user namespace", alone, []specs.LinuxNamespace{pid, ipc, uts, user}, []specs.LinuxNamespace{pid, ipc, uts, user}, ""},
+		{"a path alone", alone, []specs.LinuxNamespace{pid, joined}, nil, "linux.namespaces[1].path"},
+		{"a pod's that were made before", sandbox, []specs.LinuxNamespace{pid, joined, namespace(specs.UTSNamespace, "/run/utsns/x")}, pods, ""},
+		{"a sandbox with another's processes", sandbox, []specs.LinuxNamespace{namespace(specs.PIDNamespace, "/proc/7/ns/pid")}, nil, "linux.namespaces[0].path"},
+		{"new ones in a pod", member, []specs.LinuxNamespace{pid, ipc, uts, network}, []specs.LinuxNamespace{pid, ipc, uts}, ""},
+		{
+			"those of the pod", member,
+			[]specs.LinuxNamespace{namespace(specs.PIDNamespace, "/proc/7/ns/pid"), joined, network},
+			[]specs.LinuxNamespace{theirs(specs.PIDNamespace), theirs(specs.IPCNamespace)},
+			"",
+		},
+		{"another pod's", member, []specs.LinuxNamespace{pid, network, namespace(specs.IPCNamespace, "/proc/8/ns/ipc")}, nil, "linux.namespaces[2].path"},
+		{"another network", member, []specs.LinuxNamespace{pid, namespace(specs.NetworkNamespace, "/run/netns/y")}, nil, "linux.namespaces[1].path"},
+		{"a new network in a pod", member, []specs.LinuxNamespace{pid, namespace(specs.NetworkNamespace, "")}, nil, "linux.namespaces[1].path"},
+		{"another's user namespace", member, []specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/proc/7/ns/user")}, nil, "linux.namespaces[1].path"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			spec, options := baseSpec(), testOptions()
-			spec.Linux.Namespaces, options.InSandbox = test.namespaces, test.inSandbox
+			spec.Linux.Namespaces, options.Sandbox = test.namespaces, test.role == sandbox
+			if test.role == member {
+				options.Owner = owner
+			}
 			guest, err := Transform(spec, options)
 			if test.wrong != "" {
 				if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), test.wrong) {
@@ -131,7 +167,9 @@ func TestTransformDevices(t *testing.T) {
 		{specs.LinuxDevice{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200}, ""},
 		{specs.LinuxDevice{Path: "/dev/fifo", Type: "p"}, ""},
 		{specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}, "character device 10:232"},
-		{specs.LinuxDevice{Path: "/dev/vda", Type: "b", Major: 254}, "block device 254:0"},
+		{specs.LinuxDevice{Path: "/dev/vda", Type: "b", Major: 254}, ""},
+		{specs.LinuxDevice{Path: "/dev/vda", Type: "b", Major: -1}, "-1:0 is no device number"},
+		{specs.LinuxDevice{Path: "/dev/vda", Type: "b", Minor: 1 << 20}, "0:1048576 is no device number"},
 		{specs.LinuxDevice{Path: "/dev/x", Type: "a"}, "type"},
 	}
 	for _, test := range tests {
@@ -204,8 +242,62 @@ func TestTransformResources(t *testing.T) {
 	if *guest.Memory.Limit != limit || guest.Memory.Swappiness != nil || len(dropped) != 1 || resources.Memory.Swappiness == nil {
 		t.Errorf("guest's %+v, dropped %q", guest.Memory, dropped)
 	}
-	resources.BlockIO = &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{{}}}
-	if _, _, err := TransformResources(resources); !errors.Is(err, ErrUnsupported) {
+	// The guest knows which devices the container has.
+	resources.BlockIO = &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weightDevice(8, 16, 100)}}
+	guest, _, err = TransformResources(resources)
+	if diff := cmp.Diff(resources.BlockIO, guest.BlockIO); diff != "" || err != nil {
+		t.Errorf("%v, %s", err, diff)
+	}
+}
+
+func weightDevice(major, minor int64, weight uint16) specs.LinuxWeightDevice {
+	w := specs.LinuxWeightDevice{Weight: &weight}
+	w.Major, w.Minor = major, minor
+	return w
+}
+
+func rule(allow bool, kind string, major, minor int64, access string) specs.LinuxDeviceCgroup {
+	return specs.LinuxDeviceCgroup{Allow: allow, Type: kind, Major: &major, Minor: &minor, Access: access}
+}
+
+func TestBlockDevicesAreReadOnlyByTheirRules(t *testing.T) {
+	for name, test := range map[string]struct {
+		rules    []specs.LinuxDeviceCgroup
+		readOnly bool
+	}{
+		"none":                 {nil, true},
+		"denied":               {[]specs.LinuxDeviceCgroup{{Access: "rwm"}}, true},
+		"everything allowed":   {[]specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true}}, false},
+		"this one":             {[]specs.LinuxDeviceCgroup{{}, rule(true, "b", 8, 16, "rw")}, false},
+		"to be read":           {[]specs.LinuxDeviceCgroup{{}, rule(true, "b", 8, 16, "rm")}, true},
+		"another":              {[]specs.LinuxDeviceCgroup{{}, rule(true, "b", 8, 17, "rw")}, true},
+		"a character device":   {[]specs.LinuxDeviceCgroup{{}, rule(true, "c", 8, 16, "rw")}, true},
+		"its major":            {[]specs.LinuxDeviceCgroup{{}, rule(true, "b", 8, -1, "rwm")}, false},
+		"allowed, then denied": {[]specs.LinuxDeviceCgroup{{Allow: true}, rule(false, "a", -1, -1, "w")}, true},
+		"denied to be made":    {[]specs.LinuxDeviceCgroup{{Allow: true}, rule(false, "b", 8, 16, "m")}, false},
+	} {
+		spec := baseSpec()
+		device := specs.LinuxDevice{Path: "/dev/x", Type: "b", Major: 8, Minor: 16}
+		spec.Linux.Devices = []specs.LinuxDevice{device, device}
+		spec.Linux.Resources = &specs.LinuxResources{Devices: test.rules}
+		guest := mustTransform(t, spec, testOptions())
+		if diff := cmp.Diff([]BlockDevice{{Major: 8, Minor: 16, ReadOnly: test.readOnly}}, guest.BlockDevices); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestLimitsAreOnTheContainersBlockDevices(t *testing.T) {
+	spec := baseSpec()
+	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "b", Major: 8, Minor: 16}}
+	blockIO := &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weightDevice(8, 16, 100)}}
+	spec.Linux.Resources = &specs.LinuxResources{BlockIO: blockIO}
+	guest := mustTransform(t, spec, testOptions())
+	if diff := cmp.Diff(blockIO, guest.Spec.Linux.Resources.BlockIO); diff != "" {
+		t.Error(diff)
+	}
+	blockIO.WeightDevice[0].Minor = 17
+	if _, err := Transform(spec, testOptions()); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "weightDevice") || !strings.Contains(err.Error(), "8:17") {
 		t.Errorf("error = %v", err)
 	}
 }

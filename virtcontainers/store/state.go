@@ -75,6 +75,9 @@ type State struct {
 	ExitCode int `json:"exitCode"`
 	// Owner is the name of the user who created the container.
 	Owner string `json:"owner"`
+	// Deleted says that the container is gone and that its pod, of which it was
+	// the first, lives on: the entry keeps the id and the pod's files.
+	Deleted bool `json:"deleted,omitempty"`
 }
 
 // record is the content of kata.json.

@@ -72,16 +72,23 @@ func (s *server) reserve(owner *commandChannel, id string, cancel context.Cancel
 }
 
 // forget undoes reserve.
-func (s *server) forget(c *container) error {
+func (s *server) forget(ctx context.Context, c *container) error {
 	s.mu.Lock()
 	delete(s.containers, c.id)
+	last := len(s.containers) == 0
 	s.mu.Unlock()
-	if c.id == s.id {
+	if c.id != s.id {
+		ctx, cancel := context.WithTimeout(ctx, cgroupTimeout)
+		defer cancel()
+		return errors.Join(c.group.Remove(ctx), c.entry.Remove())
+	}
+	if last {
 		return nil // the pod's directory goes with the pod
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), cgroupTimeout)
-	defer cancel()
-	return errors.Join(c.group.Remove(ctx), c.entry.Remove())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state.Deleted = true
+	return c.entry.Save(c.state)
 }
 
 func (s *server) lookup(id string) (*container, error) {
@@ -141,14 +148,20 @@ func (s *server) watchExit(c *container) {
 	s.mu.Unlock()
 	c.execs.Wait() // they end with the init
 	close(c.finished)
-	if s.idle() {
-		if err := s.sandbox.Stop(context.Background()); err != nil {
-			s.log.Error("stop the idle machine", "error", err)
-		}
+	s.stopIfIdle(context.Background())
+}
+
+// stopIfIdle stops a machine in which no container can run any more.
+func (s *server) stopIfIdle(ctx context.Context) {
+	if !s.idle() {
+		return
+	}
+	if err := s.sandbox.Stop(ctx); err != nil {
+		s.log.Error("stop the idle machine", "error", err)
 	}
 }
 
-// idle tells whether every container has stopped.
+// idle tells whether there are containers and all have stopped.
 func (s *server) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,7 +170,7 @@ func (s *server) idle() bool {
 			return false
 		}
 	}
-	return true
+	return len(s.containers) > 0
 }
 
 // remove deletes a container, with force also one that still runs. It tells
@@ -195,7 +208,7 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 	if err := c.core.Delete(ctx); err != nil {
 		return false, err
 	}
-	if err := s.forget(c); err != nil {
+	if err := s.forget(context.WithoutCancel(ctx), c); err != nil {
 		return false, err
 	}
 	return s.count() == 0, nil

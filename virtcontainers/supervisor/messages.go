@@ -3,6 +3,7 @@ package supervisor
 import (
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/sizing"
 )
 
 // The versions of the private protocol (ttrpc service and channels) that this
@@ -30,8 +31,11 @@ type Boot struct {
 	// Cgroup is the host's group of the first container, in which the pod's
 	// own processes live too; nil for none.
 	Cgroup *cgroup.Record
-	Config *config.Config
-	Debug  bool
+	// Demand is what the first container asks for, SandboxDemand what the pod
+	// announced for all of them.
+	Demand, SandboxDemand sizing.Demand
+	Config                *config.Config
+	Debug                 bool
 }
 
 // Ready answers Boot and every message of a command, and opens a channel that

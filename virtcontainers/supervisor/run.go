@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
@@ -45,9 +46,11 @@ type MachineSpec struct {
 	// ShareDir is the directory that the guest sees.
 	ShareDir string
 	// Token goes into the kernel parameter protocol.TokenParameter.
-	Token  string
-	Config *config.Config
-	Log    *slog.Logger
+	Token string
+	// Size is what the machine starts with, MaxSize the most that it may get.
+	Size, MaxSize hypervisor.Size
+	Config        *config.Config
+	Log           *slog.Logger
 }
 
 // MachineMaker makes the machine of a pod, without starting it. It picks the
@@ -190,15 +193,18 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 	if err != nil {
 		return nil, "", err
 	}
+	sizes := sizingOptions(boot)
 	machine, vsock, err := makeMachine(ctx, MachineSpec{
-		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token, Config: boot.Config, Log: log,
+		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token,
+		Size: firstSize(boot, sizes, log), MaxSize: sizes.Policy.Max, Config: boot.Config, Log: log,
 	})
 	if err != nil {
 		return nil, "", errors.Join(err, shared.Close())
 	}
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
 		ID: boot.ID, Hostname: boot.Hostname, Machine: machine, Share: shared, Token: token,
-		BootTimeout: boot.Config.Agent.DialTimeout, Log: log,
+		BootTimeout: boot.Config.Agent.DialTimeout, Sizing: sizes, Log: log,
+		RelaySockets: !boot.Config.Runtime.DisableSocketRelay,
 	})
 	sandbox.Start()
 	return sandbox, vsock, nil

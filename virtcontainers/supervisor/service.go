@@ -11,8 +11,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
@@ -75,8 +77,9 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	defer func() {
 		if err != nil {
 			standIn.Close() // it ends, and leaves its control group
-			err = errors.Join(err, s.forget(c))
+			err = errors.Join(err, s.forget(context.WithoutCancel(ctx), c))
 			close(c.gone)
+			s.stopIfIdle(context.WithoutCancel(ctx))
 			s.endIfUnused()
 		}
 	}()
@@ -95,12 +98,26 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
 		ID: id, Spec: request.GetSpecJson(), State: hookState, Mounts: mounts,
-		IO: virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
+		IO:       virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
+		Storages: storages(request),
+		Devices:  blocks(request.GetBlockDevices()),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return c, s.adopt(ctx, owner, c, core, standIn)
+}
+
+// storages are the file systems that the guest is to mount.
+func storages(request *api.CreateContainerRequest) []*protocol.Storage {
+	var list []*protocol.Storage
+	for _, volume := range request.GetMemoryVolumes() {
+		list = append(list, &protocol.Storage{
+			Driver: "tmpfs", MountPoint: volume.GetMountPoint(), Options: volume.GetOptions(),
+			Shared: true, Keep: volume.GetKeep(),
+		})
+	}
+	return list
 }
 
 // place moves the container's stand-in into the control group that callers look
@@ -238,4 +255,12 @@ func asStatus(err error) error {
 		code = codes.FailedPrecondition
 	}
 	return status.Error(code, err.Error())
+}
+
+func blocks(devices []*api.BlockDevice) []device.Block {
+	result := make([]device.Block, len(devices))
+	for i, d := range devices {
+		result[i] = device.Block{Major: d.GetMajor(), Minor: d.GetMinor(), ReadOnly: d.GetReadOnly()}
+	}
+	return result
 }

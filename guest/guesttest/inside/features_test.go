@@ -136,13 +136,6 @@ func TestSpecFields(t *testing.T) {
 		"io priority": {func(_ *testing.T, s *specs.Spec) {
 			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
 		}, "ionice -p $$", "best-effort: prio 6", 0},
-		"shared pid namespace": {func(_ *testing.T, s *specs.Spec) {
-			for i, ns := range s.Linux.Namespaces {
-				if ns.Type == specs.PIDNamespace {
-					s.Linux.Namespaces[i].Path = "/proc/1/ns/pid"
-				}
-			}
-		}, "tr '\\0' ' ' < /proc/1/cmdline", "kata-agent hold", 0},
 		"host pid, ipc and uts": {func(_ *testing.T, s *specs.Spec) {
 			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 			s.Hostname = ""

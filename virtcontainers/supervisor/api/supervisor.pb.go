@@ -235,6 +235,8 @@ type CreateContainerRequest struct {
 	Stderr        bool                   `protobuf:"varint,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	StateJson     []byte                 `protobuf:"bytes,9,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`     // store.State, to be kept by the supervisor
 	ConfigJson    []byte                 `protobuf:"bytes,10,opt,name=config_json,json=configJson,proto3" json:"config_json,omitempty"` // the caller's OCI config, kept for exec
+	MemoryVolumes []*MemoryVolume        `protobuf:"bytes,40,rep,name=memory_volumes,json=memoryVolumes,proto3" json:"memory_volumes,omitempty"`
+	BlockDevices  []*BlockDevice         `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -339,6 +341,144 @@ func (x *CreateContainerRequest) GetConfigJson() []byte {
 	return nil
 }
 
+func (x *CreateContainerRequest) GetMemoryVolumes() []*MemoryVolume {
+	if x != nil {
+		return x.MemoryVolumes
+	}
+	return nil
+}
+
+func (x *CreateContainerRequest) GetBlockDevices() []*BlockDevice {
+	if x != nil {
+		return x.BlockDevices
+	}
+	return nil
+}
+
+// MemoryVolume is a tmpfs in the guest that containers of the pod share. The
+// specification names its mount point.
+type MemoryVolume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MountPoint    string                 `protobuf:"bytes,1,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	Options       []string               `protobuf:"bytes,2,rep,name=options,proto3" json:"options,omitempty"` // mount(8) options
+	Keep          bool                   `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"`      // also without a container
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemoryVolume) Reset() {
+	*x = MemoryVolume{}
+	mi := &file_supervisor_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemoryVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemoryVolume) ProtoMessage() {}
+
+func (x *MemoryVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemoryVolume.ProtoReflect.Descriptor instead.
+func (*MemoryVolume) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MemoryVolume) GetMountPoint() string {
+	if x != nil {
+		return x.MountPoint
+	}
+	return ""
+}
+
+func (x *MemoryVolume) GetOptions() []string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *MemoryVolume) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
+// BlockDevice is a block device of the host that the container is to have. The
+// guest's spec names it by the host's numbers.
+type BlockDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Major         uint32                 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
+	Minor         uint32                 `protobuf:"varint,2,opt,name=minor,proto3" json:"minor,omitempty"`
+	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"` // the container may not write to it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockDevice) Reset() {
+	*x = BlockDevice{}
+	mi := &file_supervisor_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockDevice) ProtoMessage() {}
+
+func (x *BlockDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
+func (*BlockDevice) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *BlockDevice) GetMajor() uint32 {
+	if x != nil {
+		return x.Major
+	}
+	return 0
+}
+
+func (x *BlockDevice) GetMinor() uint32 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
+func (x *BlockDevice) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
 type Timing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stage         string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
@@ -350,7 +490,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_supervisor_proto_msgTypes[5]
+	mi := &file_supervisor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +502,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[5]
+	mi := &file_supervisor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +515,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{5}
+	return file_supervisor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Timing) GetStage() string {
@@ -415,7 +555,7 @@ type Machine struct {
 
 func (x *Machine) Reset() {
 	*x = Machine{}
-	mi := &file_supervisor_proto_msgTypes[6]
+	mi := &file_supervisor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +567,7 @@ func (x *Machine) String() string {
 func (*Machine) ProtoMessage() {}
 
 func (x *Machine) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[6]
+	mi := &file_supervisor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +580,7 @@ func (x *Machine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Machine.ProtoReflect.Descriptor instead.
 func (*Machine) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{6}
+	return file_supervisor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Machine) GetDriver() string {
@@ -503,7 +643,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[7]
+	mi := &file_supervisor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +655,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[7]
+	mi := &file_supervisor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +668,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{7}
+	return file_supervisor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateContainerResponse) GetTimings() []*Timing {
@@ -561,7 +701,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[8]
+	mi := &file_supervisor_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +713,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[8]
+	mi := &file_supervisor_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +726,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{8}
+	return file_supervisor_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -605,7 +745,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[9]
+	mi := &file_supervisor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +757,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[9]
+	mi := &file_supervisor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +770,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{9}
+	return file_supervisor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StartContainerResponse) GetTimings() []*Timing {
@@ -658,7 +798,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +810,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +823,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{10}
+	return file_supervisor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -766,7 +906,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +918,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +931,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{11}
+	return file_supervisor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -817,7 +957,7 @@ type ContainerStatsResponse struct {
 
 func (x *ContainerStatsResponse) Reset() {
 	*x = ContainerStatsResponse{}
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +969,7 @@ func (x *ContainerStatsResponse) String() string {
 func (*ContainerStatsResponse) ProtoMessage() {}
 
 func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +982,7 @@ func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatsResponse.ProtoReflect.Descriptor instead.
 func (*ContainerStatsResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{12}
+	return file_supervisor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ContainerStatsResponse) GetStatsJson() []byte {
@@ -866,7 +1006,7 @@ type GuestProcess struct {
 
 func (x *GuestProcess) Reset() {
 	*x = GuestProcess{}
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1018,7 @@ func (x *GuestProcess) String() string {
 func (*GuestProcess) ProtoMessage() {}
 
 func (x *GuestProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1031,7 @@ func (x *GuestProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestProcess.ProtoReflect.Descriptor instead.
 func (*GuestProcess) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{13}
+	return file_supervisor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GuestProcess) GetPid() int32 {
@@ -939,7 +1079,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_supervisor_proto_msgTypes[14]
+	mi := &file_supervisor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1091,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[14]
+	mi := &file_supervisor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1104,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{14}
+	return file_supervisor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*GuestProcess {
@@ -992,7 +1132,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[15]
+	mi := &file_supervisor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1144,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[15]
+	mi := &file_supervisor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1157,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{15}
+	return file_supervisor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -1051,7 +1191,7 @@ type DeleteContainerRequest struct {
 
 func (x *DeleteContainerRequest) Reset() {
 	*x = DeleteContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[16]
+	mi := &file_supervisor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1203,7 @@ func (x *DeleteContainerRequest) String() string {
 func (*DeleteContainerRequest) ProtoMessage() {}
 
 func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[16]
+	mi := &file_supervisor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1216,7 @@ func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{16}
+	return file_supervisor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteContainerRequest) GetContainerId() string {
@@ -1102,7 +1242,7 @@ type DeleteContainerResponse struct {
 
 func (x *DeleteContainerResponse) Reset() {
 	*x = DeleteContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[17]
+	mi := &file_supervisor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1254,7 @@ func (x *DeleteContainerResponse) String() string {
 func (*DeleteContainerResponse) ProtoMessage() {}
 
 func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[17]
+	mi := &file_supervisor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1267,7 @@ func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerResponse.ProtoReflect.Descriptor instead.
 func (*DeleteContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{17}
+	return file_supervisor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteContainerResponse) GetLast() bool {
@@ -1147,7 +1287,7 @@ type ContainerEvent struct {
 
 func (x *ContainerEvent) Reset() {
 	*x = ContainerEvent{}
-	mi := &file_supervisor_proto_msgTypes[18]
+	mi := &file_supervisor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1299,7 @@ func (x *ContainerEvent) String() string {
 func (*ContainerEvent) ProtoMessage() {}
 
 func (x *ContainerEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[18]
+	mi := &file_supervisor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1312,7 @@ func (x *ContainerEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerEvent.ProtoReflect.Descriptor instead.
 func (*ContainerEvent) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{18}
+	return file_supervisor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ContainerEvent) GetOom() bool {
@@ -1197,7 +1337,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
-	"\x06follow\x18\x04 \x01(\bR\x06follow\"\xc7\x02\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\"\xd6\x03\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
@@ -1211,7 +1351,18 @@ const file_supervisor_proto_rawDesc = "" +
 	"state_json\x18\t \x01(\fR\tstateJson\x12\x1f\n" +
 	"\vconfig_json\x18\n" +
 	" \x01(\fR\n" +
-	"configJson\"f\n" +
+	"configJson\x12G\n" +
+	"\x0ememory_volumes\x18( \x03(\v2 .kata.supervisor.v1.MemoryVolumeR\rmemoryVolumes\x12D\n" +
+	"\rblock_devices\x18P \x03(\v2\x1f.kata.supervisor.v1.BlockDeviceR\fblockDevices\"]\n" +
+	"\fMemoryVolume\x12\x1f\n" +
+	"\vmount_point\x18\x01 \x01(\tR\n" +
+	"mountPoint\x12\x18\n" +
+	"\aoptions\x18\x02 \x03(\tR\aoptions\x12\x12\n" +
+	"\x04keep\x18\x03 \x01(\bR\x04keep\"V\n" +
+	"\vBlockDevice\x12\x14\n" +
+	"\x05major\x18\x01 \x01(\rR\x05major\x12\x14\n" +
+	"\x05minor\x18\x02 \x01(\rR\x05minor\x12\x1b\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\"f\n" +
 	"\x06Timing\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x1f\n" +
 	"\vbegin_nanos\x18\x02 \x01(\x03R\n" +
@@ -1299,63 +1450,67 @@ func file_supervisor_proto_rawDescGZIP() []byte {
 	return file_supervisor_proto_rawDescData
 }
 
-var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_supervisor_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: kata.supervisor.v1.Empty
 	(*HelloRequest)(nil),            // 1: kata.supervisor.v1.HelloRequest
 	(*HelloResponse)(nil),           // 2: kata.supervisor.v1.HelloResponse
 	(*Mount)(nil),                   // 3: kata.supervisor.v1.Mount
 	(*CreateContainerRequest)(nil),  // 4: kata.supervisor.v1.CreateContainerRequest
-	(*Timing)(nil),                  // 5: kata.supervisor.v1.Timing
-	(*Machine)(nil),                 // 6: kata.supervisor.v1.Machine
-	(*CreateContainerResponse)(nil), // 7: kata.supervisor.v1.CreateContainerResponse
-	(*ContainerRequest)(nil),        // 8: kata.supervisor.v1.ContainerRequest
-	(*StartContainerResponse)(nil),  // 9: kata.supervisor.v1.StartContainerResponse
-	(*ExecProcessRequest)(nil),      // 10: kata.supervisor.v1.ExecProcessRequest
-	(*UpdateContainerRequest)(nil),  // 11: kata.supervisor.v1.UpdateContainerRequest
-	(*ContainerStatsResponse)(nil),  // 12: kata.supervisor.v1.ContainerStatsResponse
-	(*GuestProcess)(nil),            // 13: kata.supervisor.v1.GuestProcess
-	(*ListProcessesResponse)(nil),   // 14: kata.supervisor.v1.ListProcessesResponse
-	(*KillContainerRequest)(nil),    // 15: kata.supervisor.v1.KillContainerRequest
-	(*DeleteContainerRequest)(nil),  // 16: kata.supervisor.v1.DeleteContainerRequest
-	(*DeleteContainerResponse)(nil), // 17: kata.supervisor.v1.DeleteContainerResponse
-	(*ContainerEvent)(nil),          // 18: kata.supervisor.v1.ContainerEvent
+	(*MemoryVolume)(nil),            // 5: kata.supervisor.v1.MemoryVolume
+	(*BlockDevice)(nil),             // 6: kata.supervisor.v1.BlockDevice
+	(*Timing)(nil),                  // 7: kata.supervisor.v1.Timing
+	(*Machine)(nil),                 // 8: kata.supervisor.v1.Machine
+	(*CreateContainerResponse)(nil), // 9: kata.supervisor.v1.CreateContainerResponse
+	(*ContainerRequest)(nil),        // 10: kata.supervisor.v1.ContainerRequest
+	(*StartContainerResponse)(nil),  // 11: kata.supervisor.v1.StartContainerResponse
+	(*ExecProcessRequest)(nil),      // 12: kata.supervisor.v1.ExecProcessRequest
+	(*UpdateContainerRequest)(nil),  // 13: kata.supervisor.v1.UpdateContainerRequest
+	(*ContainerStatsResponse)(nil),  // 14: kata.supervisor.v1.ContainerStatsResponse
+	(*GuestProcess)(nil),            // 15: kata.supervisor.v1.GuestProcess
+	(*ListProcessesResponse)(nil),   // 16: kata.supervisor.v1.ListProcessesResponse
+	(*KillContainerRequest)(nil),    // 17: kata.supervisor.v1.KillContainerRequest
+	(*DeleteContainerRequest)(nil),  // 18: kata.supervisor.v1.DeleteContainerRequest
+	(*DeleteContainerResponse)(nil), // 19: kata.supervisor.v1.DeleteContainerResponse
+	(*ContainerEvent)(nil),          // 20: kata.supervisor.v1.ContainerEvent
 }
 var file_supervisor_proto_depIdxs = []int32{
 	3,  // 0: kata.supervisor.v1.CreateContainerRequest.mounts:type_name -> kata.supervisor.v1.Mount
-	5,  // 1: kata.supervisor.v1.CreateContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
-	6,  // 2: kata.supervisor.v1.CreateContainerResponse.machine:type_name -> kata.supervisor.v1.Machine
-	5,  // 3: kata.supervisor.v1.StartContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
-	13, // 4: kata.supervisor.v1.ListProcessesResponse.processes:type_name -> kata.supervisor.v1.GuestProcess
-	1,  // 5: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
-	4,  // 6: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
-	8,  // 7: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	10, // 8: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
-	15, // 9: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
-	8,  // 10: kata.supervisor.v1.Supervisor.PauseContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	8,  // 11: kata.supervisor.v1.Supervisor.ResumeContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	11, // 12: kata.supervisor.v1.Supervisor.UpdateContainer:input_type -> kata.supervisor.v1.UpdateContainerRequest
-	8,  // 13: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
-	8,  // 14: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
-	16, // 15: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
-	8,  // 16: kata.supervisor.v1.Supervisor.WatchContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	2,  // 17: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
-	7,  // 18: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
-	9,  // 19: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
-	0,  // 20: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
-	0,  // 21: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 22: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 23: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 24: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
-	12, // 25: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
-	14, // 26: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
-	17, // 27: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
-	18, // 28: kata.supervisor.v1.Supervisor.WatchContainer:output_type -> kata.supervisor.v1.ContainerEvent
-	17, // [17:29] is the sub-list for method output_type
-	5,  // [5:17] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	5,  // 1: kata.supervisor.v1.CreateContainerRequest.memory_volumes:type_name -> kata.supervisor.v1.MemoryVolume
+	6,  // 2: kata.supervisor.v1.CreateContainerRequest.block_devices:type_name -> kata.supervisor.v1.BlockDevice
+	7,  // 3: kata.supervisor.v1.CreateContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
+	8,  // 4: kata.supervisor.v1.CreateContainerResponse.machine:type_name -> kata.supervisor.v1.Machine
+	7,  // 5: kata.supervisor.v1.StartContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
+	15, // 6: kata.supervisor.v1.ListProcessesResponse.processes:type_name -> kata.supervisor.v1.GuestProcess
+	1,  // 7: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
+	4,  // 8: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
+	10, // 9: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	12, // 10: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
+	17, // 11: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
+	10, // 12: kata.supervisor.v1.Supervisor.PauseContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	10, // 13: kata.supervisor.v1.Supervisor.ResumeContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	13, // 14: kata.supervisor.v1.Supervisor.UpdateContainer:input_type -> kata.supervisor.v1.UpdateContainerRequest
+	10, // 15: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
+	10, // 16: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
+	18, // 17: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
+	10, // 18: kata.supervisor.v1.Supervisor.WatchContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	2,  // 19: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
+	9,  // 20: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
+	11, // 21: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
+	0,  // 22: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
+	0,  // 23: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 24: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 25: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 26: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
+	14, // 27: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
+	16, // 28: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
+	19, // 29: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
+	20, // 30: kata.supervisor.v1.Supervisor.WatchContainer:output_type -> kata.supervisor.v1.ContainerEvent
+	19, // [19:31] is the sub-list for method output_type
+	7,  // [7:19] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_supervisor_proto_init() }
@@ -1369,7 +1524,7 @@ func file_supervisor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_supervisor_proto_rawDesc), len(file_supervisor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

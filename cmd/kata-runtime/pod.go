@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor"
+)
+
+// pod is the pod of another container, whose VM runs.
+type pod struct {
+	id     string // of its sandbox container
+	root   string
+	entry  *store.Entry
+	states *store.Store
+}
+
+// findPod finds the pod that a container is to join.
+func findPod(root string, membership oci.Pod) (*pod, error) {
+	fail := func(err error) error {
+		return fmt.Errorf("join the pod of sandbox %q, as annotation %s says: %w", membership.Sandbox, membership.Annotation, err)
+	}
+	states, err := store.Open(root)
+	if err != nil {
+		return nil, fail(err)
+	}
+	entry, err := states.Lookup(membership.Sandbox)
+	if err != nil {
+		return nil, fail(err)
+	}
+	state, err := currentState(entry)
+	switch {
+	case err != nil:
+		return nil, fail(err)
+	case state.SandboxID != state.ID:
+		return nil, fail(fmt.Errorf("it is no sandbox but a container of %q", state.SandboxID))
+	case !store.Alive(state.SupervisorPID, state.SupervisorStartTime):
+		return nil, fail(errors.New("its virtual machine has ended"))
+	}
+	return &pod{id: state.ID, root: root, entry: entry, states: states}, nil
+}
+
+// connect reaches the pod's supervisor for the creation of a container.
+func (p *pod) connect(ctx context.Context) (*supervisor.Client, error) {
+	client, err := supervisor.Connect(ctx, p.entry)
+	if err != nil {
+		return nil, fmt.Errorf("join the pod of sandbox %q: %w", p.id, err)
+	}
+	if err := client.OpenChannel(ctx); err != nil {
+		client.Close()
+		return nil, fmt.Errorf("join the pod of sandbox %q: %w", p.id, err)
+	}
+	return client, nil
+}
+
+// owner finds the container of the pod whose stand-in is in a namespace, the
+// sandbox first: see oci.GuestOptions. What counts is the namespace, not the
+// path, since each caller has its own ways to name one.
+func (p *pod) owner(namespace specs.LinuxNamespace) (string, error) {
+	wanted, err := os.Stat(namespace.Path)
+	if err != nil {
+		return "", fmt.Errorf("find the %s namespace: %w", namespace.Type, err)
+	}
+	entries, err := p.states.List()
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range append([]*store.Entry{p.entry}, entries...) {
+		state, err := currentState(entry)
+		if err != nil || state.SandboxID != p.id || !store.Alive(state.StandInPID, state.StandInStartTime) {
+			continue // removed meanwhile, or of no interest
+		}
+		switch state.Status {
+		case store.StatusCreated, store.StatusRunning, store.StatusPaused:
+		default:
+			continue
+		}
+		theirs, err := os.Stat(namespacePath(state.StandInPID, namespace.Type))
+		if err == nil && os.SameFile(wanted, theirs) {
+			return state.ID, nil
+		}
+	}
+	return "", nil
+}
+
+// namespacePath is the path of the namespace that a process is in.
+func namespacePath(pid int, kind specs.LinuxNamespaceType) string {
+	name := string(kind)
+	if kind == specs.NetworkNamespace {
+		name = "net"
+	}
+	return fmt.Sprintf("/proc/%d/ns/%s", pid, name)
+}
+
+// removeDeadPod removes what is left of a pod whose supervisor has died, once
+// neither its sandbox nor another container of it is known.
+func removeDeadPod(ctx context.Context, root, sandbox string) error {
+	states, err := store.Open(root)
+	if err != nil {
+		return err
+	}
+	entries, err := states.List()
+	if err != nil {
+		return err
+	}
+	var rest *store.Entry
+	var left store.State
+	for _, entry := range entries {
+		state, err := entry.Load()
+		switch {
+		case err != nil || state.SandboxID != sandbox:
+		case state.ID == sandbox && state.Deleted:
+			rest, left = entry, state
+		default:
+			return nil
+		}
+	}
+	if rest == nil {
+		return nil
+	}
+	group, err := left.Cgroup.Open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(group.Remove(ctx), rest.Remove())
+}

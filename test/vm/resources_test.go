@@ -1,0 +1,85 @@
+//go:build vm
+
+package vm
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/test/bundle"
+	"kata-runtime/test/harness"
+)
+
+// A machine is as large as its container's limits ask for when it starts, and
+// grows with them.
+func TestResources(t *testing.T) {
+	h := harness.New(t)
+	configure(h, "hypervisor.qemu.default_maxvcpus = 4", "hypervisor.qemu.default_memory = 256", "hypervisor.qemu.default_maxmemory = 1024")
+	spec := bundle.Spec("/bin/sleep", "100000")
+	limit, quota, period := int64(128<<20), int64(150000), uint64(100000)
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
+	spec.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period, Cpus: "0"}
+	d := detach(h, spec)
+
+	type size struct {
+		cpus, blocks    int // of 128 MiB
+		memory, maximum string
+		set             string
+	}
+	check := func(what string, want size) {
+		t.Helper()
+		got := h.Must("exec", d.id, "/bin/sh", "-c", `
+			grep -c ^processor /proc/cpuinfo
+			ls -d /sys/devices/system/memory/memory[0-9]* | wc -l
+			cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpuset.cpus
+			awk '/MemTotal/ {print ($2 / 1024 > `+fmt.Sprint(want.blocks*128/2)+`)}' /proc/meminfo`)
+		if text := fmt.Sprintf("%d\n%d\n%s\n%s\n%s\n1\n", want.cpus, want.blocks, want.memory, want.maximum, want.set); got != text {
+			t.Errorf("%s: the guest has %q, want %q", what, got, text)
+		}
+		if threads := vcpuAffinity(h); len(threads) != want.cpus || slices.ContainsFunc(threads, func(set string) bool { return set != want.set }) {
+			t.Errorf("%s: the vCPUs run on the host's CPUs %q, want %d on %s", what, threads, want.cpus, want.set)
+		}
+	}
+	check("at the start", size{3, 3, "134217728", "150000 100000", "0"})
+
+	h.Must("update", "--memory", fmt.Sprint(512<<20), "--cpu-quota", "300000", d.id)
+	check("after an update", size{4, 6, "536870912", "300000 100000", "0"})
+
+	h.Must("update", "--memory", fmt.Sprint(int64(8)<<30), "--cpuset-cpus", "0-1", d.id)
+	check("beyond the maximum", size{4, 8, "8589934592", "300000 100000", "0-1"})
+	log, err := os.ReadFile(filepath.Join(h.Root, d.id, "kata.supervisor.log"))
+	if err != nil || !strings.Contains(string(log), "more than the machine may have") {
+		t.Errorf("the log does not tell: %v, %s", err, log)
+	}
+	h.Must("delete", "--force", d.id)
+	h.Reap(d.pid)
+}
+
+// vcpuAffinity lists the host's CPUs that each vCPU may run on.
+func vcpuAffinity(h *harness.Host) []string {
+	h.T.Helper()
+	var sets []string
+	for _, p := range h.Processes() {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", p.PID))
+		for _, task := range tasks {
+			name, _ := os.ReadFile(filepath.Join(task, "comm"))
+			if !strings.HasPrefix(string(name), "CPU ") {
+				continue
+			}
+			status, err := os.ReadFile(filepath.Join(task, "status"))
+			if err != nil {
+				h.T.Fatal(err)
+			}
+			_, rest, _ := strings.Cut(string(status), "\nCpus_allowed_list:")
+			set, _, _ := strings.Cut(rest, "\n")
+			sets = append(sets, strings.TrimSpace(set))
+		}
+	}
+	return sets
+}

@@ -1,0 +1,179 @@
+// Package device plugs the host's block devices into a pod's virtual machine for
+// as long as a container needs them. A device that several containers have is
+// plugged in once, and unplugged with the last of them.
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+
+	"kata-runtime/hypervisor"
+)
+
+// VM is what devices are plugged into.
+type VM interface {
+	Attach(ctx context.Context, device hypervisor.Device) error
+	Detach(ctx context.Context, id string) error
+}
+
+// Opener opens a block device of the host; see Open.
+type Opener func(major, minor uint32, readOnly bool) (file *os.File, isReadOnly bool, err error)
+
+// Block names a block device of the host. The same device with and without
+// write access is two disks of the machine: what a container may not write to is
+// read-only outside of the guest's reach.
+type Block struct {
+	Major, Minor uint32
+	ReadOnly     bool
+}
+
+// String is the device's number.
+func (b Block) String() string { return fmt.Sprintf("%d:%d", b.Major, b.Minor) }
+
+// Disk is a device in the machine.
+type Disk struct {
+	Block
+	// Serial is what the guest reads as the disk's serial.
+	Serial string
+}
+
+// ErrNotReserved says that the container has no devices reserved.
+var ErrNotReserved = errors.New("no devices are reserved for the container")
+
+// Manager counts who needs what. Make it with New; its methods may be called
+// from any goroutine.
+type Manager struct {
+	vm   VM
+	open Opener
+
+	mu         sync.Mutex // guards what follows
+	containers map[string][]Block
+	disks      map[Block]*disk
+	// leaving are the ids of disks that nobody needs and that the machine still
+	// has, because unplugging failed.
+	leaving []string
+	serial  int
+}
+
+// disk is a device that at least one container has reserved.
+type disk struct {
+	users int // guarded by Manager.mu
+	// plugging is held while the device is being plugged or unplugged. A
+	// channel, so that waiting for it ends with a context.
+	plugging chan struct{}
+	// id is guarded by plugging, or by having no users; empty: not in the machine.
+	id string
+}
+
+// New returns a manager that opens devices with open.
+func New(vm VM, open Opener) *Manager {
+	return &Manager{vm: vm, open: open, containers: make(map[string][]Block), disks: make(map[Block]*disk)}
+}
+
+// Reserve notes what a container needs. It replaces nothing: a container that
+// has a reservation keeps it. UnmapFromGuest undoes it.
+func (m *Manager) Reserve(container string, blocks []Block) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, reserved := m.containers[container]; reserved {
+		return
+	}
+	var own []Block
+	for _, b := range blocks {
+		if slices.Contains(own, b) {
+			continue
+		}
+		own = append(own, b)
+		if m.disks[b] == nil {
+			m.disks[b] = &disk{plugging: make(chan struct{}, 1)}
+		}
+		m.disks[b].users++
+	}
+	m.containers[container] = own
+}
+
+// MapToGuest plugs in what the container has reserved and the machine lacks, and
+// returns all of it. After an error it may be called again.
+func (m *Manager) MapToGuest(ctx context.Context, container string) ([]Disk, error) {
+	m.mu.Lock()
+	blocks, reserved := m.containers[container]
+	m.mu.Unlock()
+	if !reserved {
+		return nil, fmt.Errorf("container %s: %w", container, ErrNotReserved)
+	}
+	result := make([]Disk, 0, len(blocks))
+	for _, b := range blocks {
+		m.mu.Lock()
+		d := m.disks[b]
+		m.mu.Unlock()
+		if err := m.plug(ctx, b, d); err != nil {
+			return nil, fmt.Errorf("plug in block device %s: %w", b, err)
+		}
+		result = append(result, Disk{Block: b, Serial: d.id})
+	}
+	return result, nil
+}
+
+func (m *Manager) plug(ctx context.Context, b Block, d *disk) error {
+	select {
+	case d.plugging <- struct{}{}:
+		defer func() { <-d.plugging }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if d.id != "" {
+		return nil
+	}
+	file, readOnly, err := m.open(b.Major, b.Minor, b.ReadOnly)
+	if err != nil {
+		return err
+	}
+	defer file.Close() // the machine has a duplicate
+	m.mu.Lock()
+	m.serial++
+	id := "disk-" + strconv.Itoa(m.serial)
+	m.mu.Unlock()
+	if err := m.vm.Attach(ctx, &hypervisor.Disk{ID: id, File: file, ReadOnly: readOnly, Serial: id}); err != nil {
+		return err
+	}
+	d.id = id
+	return nil
+}
+
+// UnmapFromGuest ends a container's reservation, and unplugs what no other
+// container needs. What could not be unplugged is tried again by every later
+// call. A container without a reservation is not an error.
+func (m *Manager) UnmapFromGuest(ctx context.Context, container string) error {
+	m.mu.Lock()
+	for _, b := range m.containers[container] {
+		d := m.disks[b]
+		if d.users--; d.users > 0 {
+			continue
+		}
+		// Nobody holds plugging: that is done on behalf of a reservation.
+		delete(m.disks, b)
+		if d.id != "" {
+			m.leaving = append(m.leaving, d.id)
+		}
+	}
+	delete(m.containers, container)
+	leaving := m.leaving
+	m.leaving = nil
+	m.mu.Unlock()
+
+	var errs []error
+	for _, id := range leaving {
+		if err := m.vm.Detach(ctx, id); err != nil && !errors.Is(err, hypervisor.ErrNoDevice) && !errors.Is(err, hypervisor.ErrEnded) {
+			errs = append(errs, err)
+			m.mu.Lock()
+			m.leaving = append(m.leaving, id)
+			m.mu.Unlock()
+		}
+	}
+	return errors.Join(errs...)
+}

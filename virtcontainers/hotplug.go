@@ -1,0 +1,183 @@
+package virtcontainers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/hypervisor"
+	"kata-runtime/virtcontainers/device"
+	"kata-runtime/virtcontainers/sizing"
+)
+
+// unplugTimeout bounds how long a container's deletion waits for the guest to
+// let go of its disks. A guest that keeps them hurts nobody but itself.
+const unplugTimeout = 10 * time.Second
+
+// SizingOptions say how the machine follows what its containers ask for.
+type SizingOptions struct {
+	Policy sizing.Policy
+	// Sandbox is what the pod announced for all of its containers together. It
+	// is a floor, whatever they ask for.
+	Sandbox sizing.Demand
+	// Static: the machine keeps the size that it started with.
+	Static bool
+}
+
+// sizer keeps what each container asks for.
+type sizer struct {
+	options SizingOptions
+
+	mu        sync.Mutex // held while the machine grows
+	resources map[string]*specs.LinuxResources
+	// everything is what the machine's threads ran on before they were pinned.
+	everything *unix.CPUSet
+}
+
+// linuxResources picks the resources out of a spec as JSON.
+func linuxResources(spec []byte) (*specs.LinuxResources, error) {
+	var only struct {
+		Linux struct {
+			Resources *specs.LinuxResources `json:"resources"`
+		} `json:"linux"`
+	}
+	if len(spec) == 0 {
+		return nil, nil //nolint:nilnil // no spec, no limits
+	}
+	if err := json.Unmarshal(spec, &only); err != nil {
+		return nil, fmt.Errorf("decode the spec's resources: %w", err)
+	}
+	return only.Linux.Resources, nil
+}
+
+// fit lets the machine grow, before a container is to have these resources, and
+// notes them. It never shrinks.
+func (s *Sandbox) fit(ctx context.Context, container string, resources *specs.LinuxResources) error {
+	s.sizer.mu.Lock()
+	defer s.sizer.mu.Unlock()
+	previous, had := s.sizer.resources[container]
+	s.sizer.resources[container] = resources
+	if err := s.grow(ctx); err != nil {
+		delete(s.sizer.resources, container)
+		if had {
+			s.sizer.resources[container] = previous
+		}
+		return err
+	}
+	s.pin()
+	return nil
+}
+
+// resourcesOf returns what was noted by fit.
+func (s *Sandbox) resourcesOf(container string) *specs.LinuxResources {
+	s.sizer.mu.Lock()
+	defer s.sizer.mu.Unlock()
+	return s.sizer.resources[container]
+}
+
+// unfit forgets a container's resources.
+func (s *Sandbox) unfit(container string) {
+	s.sizer.mu.Lock()
+	defer s.sizer.mu.Unlock()
+	delete(s.sizer.resources, container)
+	s.pin()
+}
+
+// grow is called with sizer.mu held.
+func (s *Sandbox) grow(ctx context.Context) error {
+	if s.sizer.options.Static {
+		return nil
+	}
+	var sum sizing.Demand
+	for _, resources := range s.sizer.resources {
+		sum = sum.Plus(sizing.Of(resources))
+	}
+	want, capped := s.sizer.options.Policy.Size(sum.Max(s.sizer.options.Sandbox))
+	if capped {
+		s.log.Warn("the containers' limits are more than the machine may have", "vcpus", want.VCPUs, "memory_mib", want.MemoryMiB,
+			"wanted_millicpus", sum.MilliCPUs, "wanted_memory_bytes", sum.MemoryBytes)
+	}
+	now := s.options.Machine.Info().Size
+	if want.VCPUs <= now.VCPUs && want.MemoryMiB <= now.MemoryMiB {
+		return nil
+	}
+	got, err := s.options.Machine.Resize(ctx, want)
+	if errors.Is(err, hypervisor.ErrUnsupported) {
+		// A limit is an upper bound: the container can run without.
+		s.log.Warn("the machine cannot grow as much as its containers ask for", "error", err)
+	} else if err != nil {
+		return fmt.Errorf("give the machine %d vCPUs and %d MiB: %w", want.VCPUs, want.MemoryMiB, err)
+	}
+	if got == now {
+		return nil
+	}
+	s.log.Info("machine has grown", "vcpus", got.VCPUs, "memory_mib", got.MemoryMiB)
+	_, err = s.agent.OnlineResources(ctx, &protocol.OnlineResourcesRequest{
+		Vcpus: uint32(got.VCPUs), MemoryMib: uint64(got.MemoryMiB),
+	})
+	if err != nil {
+		return fmt.Errorf("bring what was plugged in on line: %w", plain(err))
+	}
+	return nil
+}
+
+// pin lets the vCPUs run where the containers' cpusets allow it. A container
+// without one does not widen what others have: a pod's sandbox has none. pin is
+// called with sizer.mu held; what fails is logged, because nothing depends on
+// it.
+func (s *Sandbox) pin() {
+	var lists []string
+	for _, resources := range s.sizer.resources {
+		if resources != nil && resources.CPU != nil && resources.CPU.Cpus != "" {
+			lists = append(lists, resources.CPU.Cpus)
+		}
+	}
+	if len(lists) == 0 && s.sizer.everything == nil {
+		return // never pinned
+	}
+	if s.sizer.everything == nil {
+		s.sizer.everything = &unix.CPUSet{}
+		if err := unix.SchedGetaffinity(0, s.sizer.everything); err != nil {
+			s.log.Warn("the machine's vCPUs are not pinned", "error", err)
+			s.sizer.everything = nil
+			return
+		}
+	}
+	slices.Sort(lists)
+	set := sizing.Union(lists, *s.sizer.everything)
+	if err := sizing.Pin(s.options.Machine.Info().VCPUThreads, set); err != nil && s.life.Err() == nil {
+		s.log.Warn("the machine's vCPUs are not pinned", "cpusets", lists, "error", err)
+	}
+}
+
+// plugIn gives the machine what devices a container needs.
+func (s *Sandbox) plugIn(ctx context.Context, container string, blocks []device.Block) ([]*protocol.BlockDevice, error) {
+	s.devices.Reserve(container, blocks)
+	disks, err := s.devices.MapToGuest(ctx, container)
+	if err != nil {
+		return nil, err
+	}
+	result := make([]*protocol.BlockDevice, len(disks))
+	for i, d := range disks {
+		result[i] = &protocol.BlockDevice{Serial: d.Serial, HostMajor: int64(d.Major), HostMinor: int64(d.Minor)}
+	}
+	return result, nil
+}
+
+// unplug takes back what no other container needs. What the guest keeps goes
+// with the machine, or with a later container.
+func (s *Sandbox) unplug(ctx context.Context, container string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unplugTimeout)
+	defer cancel()
+	if err := s.devices.UnmapFromGuest(ctx, container); err != nil && s.life.Err() == nil {
+		s.log.Warn("a block device stays in the machine for now", "container", container, "error", err)
+	}
+}

@@ -1,0 +1,51 @@
+package virtcontainers
+
+import (
+	"context"
+	"fmt"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/sockets"
+)
+
+// serveSockets takes the guest's connections to the host's unix sockets.
+func (s *Sandbox) serveSockets() error {
+	if s.sockets == nil {
+		return nil
+	}
+	listener, err := s.options.Machine.Listen(protocol.SocketPort)
+	if err != nil {
+		return fmt.Errorf("relay unix sockets: %w", err)
+	}
+	s.background.Go(func() {
+		// The machine's end ends its listeners.
+		if err := s.sockets.Serve(listener); err != nil && s.life.Err() == nil {
+			s.log.Error("unix sockets of the host are relayed no more", "error", err)
+		}
+	})
+	return nil
+}
+
+// findSockets looks for sockets in the mounts of a container.
+func (s *Sandbox) findSockets(options ContainerOptions) (*sockets.Container, error) {
+	if s.sockets == nil {
+		return nil, nil
+	}
+	return s.sockets.Add(options.ID, options.Mounts)
+}
+
+// followSockets keeps the agent informed of the sockets that a created
+// container can reach.
+func (s *Sandbox) followSockets(c *Container) {
+	if c.sockets == nil {
+		return
+	}
+	s.background.Go(func() {
+		c.sockets.Follow(s.life, func(ctx context.Context, update *protocol.UpdateSocketsRequest) error {
+			ctx, cancel := s.call(ctx)
+			defer cancel()
+			_, err := s.agent.UpdateSockets(ctx, update)
+			return err
+		})
+	})
+}
