@@ -79,6 +79,7 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	@test/fuzz.sh 30s
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestManyContainersInOnePod$$' ./test/vm
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
 
 .PHONY: bench
 bench: deps build kernel image ## measure start time, memory and throughput, and print the table

@@ -262,8 +262,8 @@ func daemon(h *harness.Host, name string, args ...string) {
 }
 
 // removeCgroups removes the cgroup that a manager made for the test's
-// containers, with those of its own processes below, on each hierarchy. A
-// container's that is left makes it fail.
+// containers, on each hierarchy, with what is in it and whose name matches a
+// pattern of the manager's own. A container's that is left makes it fail.
 func removeCgroups(t *testing.T, name string, own ...string) {
 	t.Helper()
 	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*/" + name)
@@ -271,11 +271,23 @@ func removeCgroups(t *testing.T, name string, own ...string) {
 		t.Fatal(err)
 	}
 	for _, dir := range append(hierarchies, filepath.Join("/sys/fs/cgroup", name)) {
-		for _, below := range append(own, "") {
-			if err := os.Remove(filepath.Join(dir, below)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("left behind: %v", err)
+		for _, pattern := range own {
+			below, err := filepath.Glob(filepath.Join(dir, pattern))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range below {
+				removeCgroup(t, path)
 			}
 		}
+		removeCgroup(t, dir)
+	}
+}
+
+func removeCgroup(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left behind: %v", err)
 	}
 }
 
