@@ -32,7 +32,11 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: deps
-deps: ## install the Debian packages that are missing (needs root only then)
+deps: ## install the Debian packages that are missing to build and run (needs root only then)
+	@test/deps.sh run build kernel
+
+.PHONY: deps-test
+deps-test: ## the above, and what tests and benchmarks drive: runc, podman, containerd, docker
 	@test/deps.sh run build kernel test
 
 .PHONY: build
@@ -62,7 +66,7 @@ demo: ## build everything and run a container in a VM, without compiling a kerne
 	@$(GO) run ./test/demo
 
 .PHONY: test
-test: deps build kernel image lint vet ## everything that CI checks, VM tests included (root)
+test: deps-test build kernel image lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
 
 .PHONY: unit
@@ -79,9 +83,10 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	@test/fuzz.sh 30s
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestMany|TestLongStream)' ./test/vm
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
 
 .PHONY: bench
-bench: deps build kernel image ## measure start time, memory and throughput, and print the table
+bench: deps-test build kernel image ## measure start time, memory and throughput, and print the table
 	@$(GO) run ./test/bench
 
 .PHONY: lint

@@ -13,8 +13,8 @@ for group in "$@"; do
     build) packages+=(gcc libc6-dev libseccomp-dev make git ca-certificates dpkg xz-utils) ;;
     # To compile the guest kernel.
     kernel) packages+=(flex bison bc libelf-dev perl-base) ;;
-    # What tests and benchmarks compare with.
-    test) packages+=(runc) ;;
+    # What tests and benchmarks compare with, and the callers that tests drive.
+    test) packages+=(runc podman conmon containerd docker.io) ;;
     *) echo "deps.sh: no group $group" >&2; exit 2 ;;
   esac
 done
