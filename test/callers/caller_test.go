@@ -140,7 +140,7 @@ func requirePrograms(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Fatalf("%v (make deps installs what the tests need)", err)
+			t.Fatalf("%v (make deps-test installs what the tests need)", err)
 		}
 	}
 }
