@@ -72,18 +72,26 @@ func (b *bench) bareInitrd() (string, error) {
 	if text, err := compile.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s: %w: %s", compile, err, text)
 	}
+	path := filepath.Join(b.dir, "bare.img")
+	return path, writeInitrd(path, program)
+}
+
+// writeInitrd makes an initrd with a console and one program, the guest's
+// first process.
+func writeInitrd(path, program string) error {
 	code, err := os.ReadFile(program)
 	if err != nil {
-		return "", err
+		return err
 	}
-	path := filepath.Join(b.dir, "bare.img")
 	file, err := os.Create(path)
 	if err != nil {
-		return "", err
+		return err
 	}
 	writer := cpio.Newc.Writer(file)
-	return path, errors.Join(
-		writer.WriteRecord(cpio.StaticFile("init", string(code), 0o755)),
-		cpio.WriteTrailer(writer),
-		file.Close())
+	err = cpio.WriteRecords(writer, []cpio.Record{
+		cpio.Directory("dev", 0o755),
+		cpio.CharDev("dev/console", 0o600, 5, 1),
+		cpio.StaticFile("init", string(code), 0o755),
+	})
+	return errors.Join(err, cpio.WriteTrailer(writer), file.Close())
 }

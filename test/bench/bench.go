@@ -56,6 +56,9 @@ func (b *bench) id() string {
 	return fmt.Sprintf("bench%d-%d", os.Getpid(), b.count)
 }
 
+// runtime prepares a command of one of the two runtimes.
+type runtime func(ctx context.Context, args ...string) *exec.Cmd
+
 // kata prepares a command of the runtime under test.
 func (b *bench) kata(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, b.program, append([]string{"--root", filepath.Join(b.dir, "kata")}, args...)...)

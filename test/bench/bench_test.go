@@ -52,7 +52,7 @@ func TestReadStagesPassesOverOtherLines(t *testing.T) {
 
 func TestReadTakesTheContainersTimes(t *testing.T) {
 	rate, err := read(exec.Command("echo", "10.50 12.50"))
-	if want := fileMiB / 2.0; err != nil || rate != want {
+	if want := volumeMiB / 2.0; err != nil || rate != want {
 		t.Errorf("%v MiB/s, %v; want %v", rate, err, want)
 	}
 	if _, err := read(exec.Command("echo", "10.50")); err == nil {

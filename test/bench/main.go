@@ -1,7 +1,9 @@
 // Command bench measures the built runtime and prints the figures as tables:
 // the cold start of a container against a bare boot of the same kernel with the
 // same QEMU and against runc, with the time of each stage; the memory of each
-// process; the throughput of a container's output and of its files.
+// process and of a further container of the pod; programs and containers that
+// are started in a running pod; the throughput of a container's output, input and files against that
+// of plain vsock and virtiofs and against runc.
 //
 // What is compared runs alternately, so that a busy machine is slow for all.
 // Every figure is a median.
@@ -38,6 +40,7 @@ func run(ctx context.Context, runs int) error {
 	for _, part := range []func(context.Context) error{
 		b.memory, // also learns the machine's options for the bare boot
 		func(ctx context.Context) error { return b.starts(ctx, max(runs, 1)) },
+		func(ctx context.Context) error { return b.calls(ctx, max(runs, 1)) },
 		b.throughput,
 	} {
 		if err := part(ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -17,39 +18,45 @@ import (
 	"kata-runtime/test/leak"
 )
 
-// memory runs one idle container and prints what each of its processes holds
-// of the host's memory (proportional set size), guest RAM apart.
+// members is how many containers join a pod to find out what one more takes.
+const members = 4
+
+// memory runs a pod with one idle container and prints what each of its
+// processes holds of the host's memory (proportional set size), guest RAM
+// apart, and what each further container adds.
 func (b *bench) memory(ctx context.Context) (err error) {
-	dir, err := b.bundle("/bin/sleep", "100000")
+	log := filepath.Join(b.dir, "agent.json")
+	p, err := b.newPod(ctx, b.kata, "--debug", "--log", log, "--log-format", "json")
 	if err != nil {
 		return err
 	}
-	before, err := leak.Processes()
+	defer func() { err = errors.Join(err, p.remove(ctx, p.id)) }()
+	standIns := []int{p.pid}
+	processes, err := b.podProcesses(p)
 	if err != nil {
 		return err
 	}
-	id, log := b.id(), filepath.Join(b.dir, "agent.json")
-	run := b.kata(ctx, "--debug", "--log", log, "--log-format", "json", "run", "--detach", "-b", dir, id)
-	if err := run.Run(); err != nil { // its output must not be a pipe: the container inherits it
-		return fmt.Errorf("%s: %w", run, err)
-	}
-	defer func() {
-		_, deleteErr := output(b.kata(context.WithoutCancel(ctx), "delete", "--force", id))
-		err = errors.Join(err, deleteErr)
-	}()
-	state, err := output(b.kata(ctx, "state", id))
+	before, err := measure(processes, standIns)
 	if err != nil {
 		return err
 	}
-	var container struct{ PID int }
-	if err := json.Unmarshal([]byte(state), &container); err != nil {
-		return fmt.Errorf("state: %w", err)
+	for range members {
+		id := b.id()
+		if _, err := b.quiet(p.run(ctx, "run", "--detach", "-b", p.idle, id)); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.remove(ctx, id)) }() // before the pod
+		pid, err := p.pidOf(ctx, id)
+		if err != nil {
+			return err
+		}
+		standIns = append(standIns, pid)
 	}
-	all, err := b.podProcesses(before, container.PID)
+	after, err := measure(processes, standIns)
 	if err != nil {
 		return err
 	}
-	return printMemory(all, log)
+	return printMemory(before, after, log)
 }
 
 // holder is a process of the pod.
@@ -58,39 +65,69 @@ type holder struct {
 	pid  int
 }
 
-// podProcesses finds the processes that the container has brought about, and
+// podProcesses finds the processes that the pod has besides its stand-ins, and
 // remembers how QEMU was called.
-func (b *bench) podProcesses(before []leak.Process, standIn int) ([]holder, error) {
-	known := map[int]bool{}
-	for _, p := range before {
-		known[p.PID] = true
+func (b *bench) podProcesses(p *pod) ([]holder, error) {
+	data, err := os.ReadFile(filepath.Join(b.dir, "kata", p.id, "kata.json"))
+	if err != nil {
+		return nil, err
+	}
+	var state struct{ SupervisorPID int }
+	if err := json.Unmarshal(data, &state); err != nil {
+		return nil, fmt.Errorf("state of %s: %w", p.id, err)
 	}
 	now, err := leak.Processes()
 	if err != nil {
 		return nil, err
 	}
-	var all []holder
-	supervisor := 0
-	for _, p := range now {
-		program, _, _ := strings.Cut(p.Command, " ")
-		switch name := filepath.Base(program); {
-		case known[p.PID]:
-		case p.PID == standIn:
-			all = append(all, holder{"stand-in", p.PID})
-		case strings.HasPrefix(name, "qemu-system"):
-			all = append(all, holder{"QEMU", p.PID})
-			supervisor = p.PPID
-			if b.machine, err = commandLine(p.PID); err != nil {
-				return nil, err
+	all := []holder{{"supervisor", state.SupervisorPID}}
+	for i := 0; i < len(all); i++ { // grows by the children
+		for _, child := range now {
+			if child.PPID != all[i].pid {
+				continue
 			}
-		case name == "virtiofsd":
-			all = append(all, holder{name, p.PID})
+			program, _, _ := strings.Cut(child.Command, " ")
+			switch name := filepath.Base(program); {
+			case strings.HasPrefix(name, "qemu-system"):
+				all = append(all, holder{"QEMU", child.PID})
+				if b.machine, err = commandLine(child.PID); err != nil {
+					return nil, err
+				}
+			case name == "virtiofsd":
+				all = append(all, holder{name, child.PID})
+			}
 		}
 	}
-	if supervisor == 0 {
-		return nil, errors.New("the container has no QEMU")
+	if len(b.machine) == 0 {
+		return nil, errors.New("the pod has no QEMU")
 	}
-	return append(all, holder{"supervisor", supervisor}), nil
+	return all, nil
+}
+
+// held is memory in MiB by the name of what holds it.
+type held map[string]size
+
+type size struct{ own, guest float64 }
+
+func (s size) plus(t size) size { return size{s.own + t.own, s.guest + t.guest} }
+
+// per returns what one of n things took that were added between t and s.
+func (s size) per(n float64, t size) size { return size{(s.own - t.own) / n, (s.guest - t.guest) / n} }
+
+// measure adds up what the processes hold, and the stand-ins together.
+func measure(processes []holder, standIns []int) (held, error) {
+	all := held{}
+	for _, pid := range standIns {
+		processes = append(slices.Clip(processes), holder{"stand-in", pid})
+	}
+	for _, h := range processes {
+		own, guest, err := pss(h.pid)
+		if err != nil {
+			return nil, err
+		}
+		all[h.name] = all[h.name].plus(size{own, guest}) // virtiofsd is two processes
+	}
+	return all, nil
 }
 
 func commandLine(pid int) ([]string, error) {
@@ -101,26 +138,19 @@ func commandLine(pid int) ([]string, error) {
 	return strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00"), nil
 }
 
-func printMemory(all []holder, log string) error {
-	fmt.Println("Memory of an idle container, MiB")
+func printMemory(before, after held, log string) error {
+	fmt.Printf("Memory of a pod with an idle container, and of each of %d further ones, MiB\n", members)
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\tPSS without guest RAM\tguest RAM\t")
-	total, sums := [2]float64{}, map[string][2]float64{}
-	for _, h := range all {
-		own, guest, err := pss(h.pid)
-		if err != nil {
-			return err
-		}
-		sum := sums[h.name] // virtiofsd is two processes
-		sums[h.name] = [2]float64{sum[0] + own, sum[1] + guest}
-		total = [2]float64{total[0] + own, total[1] + guest}
-	}
+	fmt.Fprintln(table, "\tPSS without guest RAM\tguest RAM\tfurther container\tits guest RAM\t")
+	var total, more size
 	for _, name := range []string{"supervisor", "stand-in", "virtiofsd", "QEMU"} {
-		fmt.Fprintf(table, "%s\t%.1f\t%.1f\t\n", name, sums[name][0], sums[name][1])
+		first, further := before[name], after[name].per(members, before[name])
+		total, more = total.plus(first), more.plus(further)
+		fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t\n", name, first.own, first.guest, further.own, further.guest)
 	}
-	fmt.Fprintf(table, "together\t%.1f\t%.1f\t\n", total[0], total[1])
+	fmt.Fprintf(table, "together\t%.1f\t%.1f\t%.1f\t%.1f\t\n", total.own, total.guest, more.own, more.guest)
 	if resident, ok := agentResident(log); ok {
-		fmt.Fprintf(table, "agent, RSS in the guest\t\t%.1f\t\n", resident)
+		fmt.Fprintf(table, "agent, RSS in the guest\t\t%.1f\t\t\t\n", resident)
 	}
 	return table.Flush()
 }

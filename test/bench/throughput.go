@@ -13,15 +13,20 @@ import (
 )
 
 const (
-	streamMiB = 256 // how much a container writes
-	fileMiB   = 256 // how large the file is that a container reads
+	volumeMiB = 256 // how much is written, and read
 	rounds    = 3
+	block     = 1 << 20
 )
 
-// throughput measures a container's output into the caller's pipe, and how
-// fast it reads a file of its root file system, once cold in the guest.
+// throughput measures a container's output into the caller's pipe, its input
+// from one, and how fast it reads a file of its root file system, once cold in
+// the guest: against a plain VM's vsock and virtiofs, and against runc.
 func (b *bench) throughput(ctx context.Context) error {
-	writer, err := b.bundle("/bin/dd", "if=/dev/zero", "bs=1M", fmt.Sprintf("count=%d", streamMiB))
+	writer, err := b.bundle("/bin/dd", "if=/dev/zero", "bs=1M", fmt.Sprintf("count=%d", volumeMiB))
+	if err != nil {
+		return err
+	}
+	sink, err := b.bundle("/bin/sh", "-c", "echo; dd of=/dev/null bs=1M 2>/dev/null; echo")
 	if err != nil {
 		return err
 	}
@@ -32,41 +37,99 @@ func (b *bench) throughput(ctx context.Context) error {
 	if err := writeFile(filepath.Join(reader, "rootfs", "data")); err != nil {
 		return err
 	}
-	var streams, reads, runcStreams, runcReads []float64
+	vm, err := b.newPlain(ctx, filepath.Join(reader, "rootfs"), "data")
+	if err != nil {
+		return err
+	}
+	contained := func(run runtime) func(context.Context) (rates, error) {
+		return func(ctx context.Context) (r rates, err error) {
+			for _, m := range []struct {
+				measure func(*exec.Cmd) (float64, error)
+				bundle  string
+				into    *float64
+			}{{stream, writer, &r.stdout}, {feed, sink, &r.stdin}, {read, reader, &r.read}} {
+				if *m.into, err = m.measure(run(ctx, "run", "-b", m.bundle, b.id())); err != nil {
+					return rates{}, err
+				}
+			}
+			return r, nil
+		}
+	}
+	var all [3][]rates
 	for range rounds {
-		for _, m := range []struct {
-			measure func(*exec.Cmd) (float64, error)
-			command *exec.Cmd
-			into    *[]float64
-		}{
-			{stream, b.kata(ctx, "run", "-b", writer, b.id()), &streams},
-			{stream, b.runc(ctx, "run", "-b", writer, b.id()), &runcStreams},
-			{read, b.kata(ctx, "run", "-b", reader, b.id()), &reads},
-			{read, b.runc(ctx, "run", "-b", reader, b.id()), &runcReads},
-		} {
-			rate, err := m.measure(m.command)
+		for i, measure := range []func(context.Context) (rates, error){contained(b.kata), vm.run, contained(b.runc)} {
+			r, err := measure(ctx)
 			if err != nil {
 				return err
 			}
-			*m.into = append(*m.into, rate)
+			all[i] = append(all[i], r)
 		}
 	}
-	fmt.Printf("\nThroughput, MiB/s, median of %d\n", rounds)
+	return printThroughput(all[0], all[1], all[2])
+}
+
+func printThroughput(ours, plain, runc []rates) error {
+	fmt.Printf("\nThroughput, MiB/s, median of %d; plain is vsock and virtiofs in a VM without the runtime\n", len(ours))
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\tkata-runtime\trunc\tratio\t")
+	fmt.Fprintln(table, "\tkata-runtime\tplain\tratio\trunc\tratio\t")
 	for _, row := range []struct {
-		name       string
-		ours, runc []float64
-	}{{"standard output to a pipe", streams, runcStreams}, {"sequential read of a file", reads, runcReads}} {
-		ours, _, _ := median(row.ours)
-		theirs, _, _ := median(row.runc)
-		fmt.Fprintf(table, "%s\t%.0f\t%.0f\t%.3f\t\n", row.name, ours, theirs, ours/theirs)
+		name string
+		of   func(rates) float64
+	}{
+		{"standard output to a pipe", func(r rates) float64 { return r.stdout }},
+		{"standard input from a pipe", func(r rates) float64 { return r.stdin }},
+		{"sequential read of a file", func(r rates) float64 { return r.read }},
+	} {
+		middle := func(all []rates) float64 {
+			values := make([]float64, len(all))
+			for i, r := range all {
+				values[i] = row.of(r)
+			}
+			m, _, _ := median(values)
+			return m
+		}
+		ours, plain, runc := middle(ours), middle(plain), middle(runc)
+		fmt.Fprintf(table, "%s\t%.0f\t%.0f\t%.2f\t%.0f\t%.3f\t\n", row.name, ours, plain, ours/plain, runc, ours/runc)
 	}
 	return table.Flush()
 }
 
-// stream returns the rate at which a command's output comes, in MiB/s, from
-// its first byte to its last.
+// drain returns the rate at which volumeMiB come, in MiB/s, from the first byte
+// to the end, which has to follow them.
+func drain(from io.Reader) (float64, error) {
+	_, err := io.ReadFull(from, make([]byte, 1))
+	if err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{from}, make([]byte, block))
+	took := time.Since(begin)
+	if err != nil {
+		return 0, err
+	}
+	if n+1 != volumeMiB<<20 {
+		return 0, fmt.Errorf("%d bytes came, want %d", n+1, volumeMiB<<20)
+	}
+	return volumeMiB / took.Seconds(), nil
+}
+
+// fill returns the rate at which volumeMiB are taken, in MiB/s, from the first
+// byte to the return of taken, which waits until the other end has the last.
+func fill(to io.Writer, taken func() error) (float64, error) {
+	buffer := make([]byte, block)
+	begin := time.Now()
+	for range volumeMiB {
+		if _, err := to.Write(buffer); err != nil {
+			return 0, err
+		}
+	}
+	if err := taken(); err != nil {
+		return 0, err
+	}
+	return volumeMiB / time.Since(begin).Seconds(), nil
+}
+
+// stream returns the rate at which a command's output comes.
 func stream(command *exec.Cmd) (float64, error) {
 	command.Stderr = nil // dd's report
 	stdout, err := command.StdoutPipe()
@@ -76,17 +139,49 @@ func stream(command *exec.Cmd) (float64, error) {
 	if err := command.Start(); err != nil {
 		return 0, err
 	}
-	_, firstErr := io.ReadFull(stdout, make([]byte, 1))
-	begin := time.Now()
-	n, copyErr := io.Copy(io.Discard, stdout)
-	took := time.Since(begin)
-	if err := errors.Join(firstErr, copyErr, command.Wait()); err != nil {
-		return 0, fmt.Errorf("%s: %w", command, err)
+	rate, drainErr := drain(stdout)
+	return rate, finish(command, stdout, drainErr)
+}
+
+// feed returns the rate at which a command takes its input. It says with a line
+// that it is ready, and with another one that it has seen the end.
+func feed(command *exec.Cmd) (float64, error) {
+	stdin, err := command.StdinPipe()
+	if err != nil {
+		return 0, err
 	}
-	if n+1 != streamMiB<<20 {
-		return 0, fmt.Errorf("%s: %d bytes of output, want %d", command, n+1, streamMiB<<20)
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		return 0, err
 	}
-	return float64(streamMiB) / took.Seconds(), nil
+	if err := command.Start(); err != nil {
+		return 0, err
+	}
+	line := make([]byte, 1)
+	_, err = io.ReadFull(stdout, line)
+	var rate float64
+	if err == nil {
+		rate, err = fill(stdin, func() error {
+			if err := stdin.Close(); err != nil {
+				return err
+			}
+			_, err := io.ReadFull(stdout, line)
+			return err
+		})
+	}
+	_ = stdin.Close()
+	return rate, finish(command, stdout, err)
+}
+
+// finish waits for a command's end; err is what went wrong before.
+func finish(command *exec.Cmd, stdout io.Closer, err error) error {
+	if err != nil {
+		_ = stdout.Close() // whoever still writes ends
+	}
+	if err := errors.Join(err, command.Wait()); err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return nil
 }
 
 // read returns the rate at which the container read the file, in MiB/s, by the
@@ -103,7 +198,7 @@ func read(command *exec.Cmd) (float64, error) {
 	if end <= begin {
 		return 0, fmt.Errorf("%s: too fast to be measured: %q", command, text)
 	}
-	return fileMiB / (end - begin), nil
+	return volumeMiB / (end - begin), nil
 }
 
 func writeFile(path string) (err error) {
@@ -112,12 +207,12 @@ func writeFile(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	block := make([]byte, 1<<20)
-	for i := range block {
-		block[i] = byte(i * 7)
+	data := make([]byte, block)
+	for i := range data {
+		data[i] = byte(i * 7)
 	}
-	for range fileMiB {
-		if _, err := file.Write(block); err != nil {
+	for range volumeMiB {
+		if _, err := file.Write(data); err != nil {
 			return err
 		}
 	}
