@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
@@ -25,30 +27,57 @@ func probe() {
 // serves a container.
 func probePorts() {
 	for port := range uint32(3000) {
-		if conn, err := vsock.Dial(protocol.HostCID, port, nil); err == nil {
-			fmt.Println("the host answers on vsock port", port)
-			conn.Close()
+		conn, err := vsock.Dial(protocol.HostCID, port, nil)
+		if err != nil {
+			continue
 		}
+		// The relay of unix sockets takes connections, and serves those alone
+		// that know the agent's token.
+		if port != protocol.SocketPort || answers(conn) {
+			fmt.Println("the host answers on vsock port", port)
+		}
+		conn.Close()
 	}
-	own, err := vsock.ContextID()
-	if err != nil {
-		fmt.Println("no vsock:", err)
-		return
-	}
-	for _, cid := range []uint32{1, own} {
+	for _, cid := range ownCIDs() {
 		for _, port := range []uint32{protocol.AgentPort, protocol.StreamPort} {
 			conn, err := vsock.Dial(cid, port, nil)
 			if err != nil {
 				continue
 			}
 			// The agent may accept and hang up; it must not serve.
-			_ = protocol.WriteStreamHeader(conn, protocol.StreamHeader{Container: "x"})
-			if n, err := conn.Read(make([]byte, 1)); n > 0 || err == nil {
+			if answers(conn) {
 				fmt.Println("the agent serves a container on CID", cid, "port", port)
 			}
 			conn.Close()
 		}
 	}
+}
+
+// answers tells whether the peer says anything to a stranger.
+func answers(conn *vsock.Conn) bool {
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = protocol.WriteStreamHeader(conn, protocol.StreamHeader{Container: "x", Process: strings.Repeat("y", 500)})
+	n, _ := conn.Read(make([]byte, 1))
+	return n > 0
+}
+
+// patience bounds the wait for an answer that must not come.
+const patience = 3 * time.Second
+
+// ownCIDs are the addresses by which a program may reach its own guest.
+func ownCIDs() []uint32 {
+	const loopback = 1
+	var major, minor uint32
+	if data, err := os.ReadFile("/sys/class/misc/vsock/dev"); err == nil {
+		if _, err := fmt.Sscanf(string(data), "%d:%d", &major, &minor); err == nil {
+			_ = unix.Mknod("/dev/vsock", unix.S_IFCHR|0o600, int(unix.Mkdev(major, minor)))
+		}
+	}
+	own, err := vsock.ContextID()
+	if err != nil {
+		fmt.Println("no vsock:", err)
+	}
+	return []uint32{loopback, own}
 }
 
 // probeShare mounts the pod's share once more, as root of the guest can, and
