@@ -284,7 +284,10 @@ func (r *deathRow) check(victim string) {
 			r.h.T.Errorf("the container is %s, want %s", s.Status, r.status)
 		}
 	}
-	if r.exec != 0 && (containerDies || victim != "supervisor") {
+	switch {
+	case r.exec != 0 && victim == "command":
+		r.h.Reap(r.exec) // its parent is gone; unreaped, it would hold up the container's stand-in
+	case r.exec != 0:
 		r.h.WaitExit(r.exec)
 	}
 	r.h.Must("delete", "--force", r.id)
