@@ -18,7 +18,7 @@ func (b *bench) calls(ctx context.Context, runs int) (err error) {
 		if pods[i], err = b.newPod(ctx, run); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, pods[i].remove(ctx, pods[i].id)) }()
+		defer func() { err = errors.Join(err, pods[i].remove(ctx, pods[i].id)) }() //nolint:gocritic // two, which live to the end
 		times[i] = make([][]time.Duration, len(callNames()))
 	}
 	for round := range runs + 1 {

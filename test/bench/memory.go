@@ -45,7 +45,7 @@ func (b *bench) memory(ctx context.Context) (err error) {
 		if _, err := b.quiet(p.run(ctx, "run", "--detach", "-b", p.idle, id)); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, p.remove(ctx, id)) }() // before the pod
+		defer func() { err = errors.Join(err, p.remove(ctx, id)) }() //nolint:gocritic // a few, which live to the end, before the pod
 		pid, err := p.pidOf(ctx, id)
 		if err != nil {
 			return err

@@ -39,8 +39,14 @@ func TestManyCalls(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range size(8, 40) {
 		args := [][]string{
-			{"exec", d.id, "/bin/echo", "here"}, {"state", d.id}, {"ps", d.id}, {"events", "--stats", d.id}, {"list"},
-			{"update", "--memory", "100000000", d.id}, {"kill", d.id, "CONT"}, {"exec", d.id, "/bin/true"},
+			{"exec", d.id, "/bin/echo", "here"},
+			{"state", d.id},
+			{"ps", d.id},
+			{"events", "--stats", d.id},
+			{"list"},
+			{"update", "--memory", "100000000", d.id},
+			{"kill", d.id, "CONT"},
+			{"exec", d.id, "/bin/true"},
 		}[i%8]
 		all.Go(func() {
 			if result := h.Run(args...); result.Code != 0 {
