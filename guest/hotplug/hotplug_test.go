@@ -55,7 +55,7 @@ func TestOnlineAll(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(dir, "cpu2/online")); err != nil || string(text) != "1" {
 		t.Errorf("the processor that was off: %q, %v", text, err)
 	}
-	write(t, dir, map[string]string{"memory0/online": "1\n", "memory1/online": "0\n"})
+	write(t, dir, map[string]string{"memory0/online": "1\n", "memory1/online": "0\n", "memory1/state": "offline\n"})
 	if n, err := onlineAll(dir, "memory", "online"); err != nil || n != 2 {
 		t.Errorf("%d blocks, %v", n, err)
 	}
