@@ -86,7 +86,7 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
 
 .PHONY: bench
-bench: deps-test build kernel image ## measure start time, memory and throughput, and print the table
+bench: deps-test build kernel image ## measure start time, memory, calls and throughput, and print the tables
 	@$(GO) run ./test/bench
 
 .PHONY: lint

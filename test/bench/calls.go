@@ -13,12 +13,18 @@ import (
 // containers that join it.
 func (b *bench) calls(ctx context.Context, runs int) (err error) {
 	var times [2][][]time.Duration // by runtime, then as callNames
-	var pods [2]*pod
+	var pods []*pod
+	defer func() {
+		for _, p := range pods {
+			err = errors.Join(err, p.remove(ctx, p.id))
+		}
+	}()
 	for i, run := range []runtime{b.kata, b.runc} {
-		if pods[i], err = b.newPod(ctx, run); err != nil {
+		p, err := b.newPod(ctx, run)
+		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, pods[i].remove(ctx, pods[i].id)) }() //nolint:gocritic // two, which live to the end
+		pods = append(pods, p)
 		times[i] = make([][]time.Duration, len(callNames()))
 	}
 	for round := range runs + 1 {

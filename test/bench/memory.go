@@ -30,7 +30,12 @@ func (b *bench) memory(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.remove(ctx, p.id)) }()
+	ids := []string{p.id}
+	defer func() {
+		for _, id := range slices.Backward(ids) { // the sandbox last
+			err = errors.Join(err, p.remove(ctx, id))
+		}
+	}()
 	standIns := []int{p.pid}
 	processes, err := b.podProcesses(p)
 	if err != nil {
@@ -45,7 +50,7 @@ func (b *bench) memory(ctx context.Context) (err error) {
 		if _, err := b.quiet(p.run(ctx, "run", "--detach", "-b", p.idle, id)); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, p.remove(ctx, id)) }() //nolint:gocritic // a few, which live to the end, before the pod
+		ids = append(ids, id)
 		pid, err := p.pidOf(ctx, id)
 		if err != nil {
 			return err
