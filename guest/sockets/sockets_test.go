@@ -116,9 +116,6 @@ func TestSocketItself(t *testing.T) {
 	if _, err := conn.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
 	want := relay.Header{
 		Token: token, Container: "c1", Bind: "mounts/0", UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
 	}
@@ -128,6 +125,10 @@ func TestSocketItself(t *testing.T) {
 	back := make([]byte, 5)
 	if _, err := io.ReadFull(conn, back); err != nil || string(back) != "hello" {
 		t.Errorf("%q came back, %v", back, err)
+	}
+	// Not before: the fake host's end closes both ways at once.
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
 	}
 	if err := r.Close("c1"); err != nil {
 		t.Error(err)
