@@ -15,6 +15,9 @@ import (
 	"kata-runtime/guest/protocol"
 )
 
+// secret is a file that the test has made on the host, and no guest has.
+const secret = "/run/secret-of-the-host"
+
 // probe prints one line for each thing that it should not have reached, and
 // "done" at the end.
 func probe() {
@@ -93,34 +96,51 @@ func probeShare() {
 		return
 	}
 	defer func() { _ = unix.Unmount(at, unix.MNT_DETACH) }()
-	// The share's root is the host's directory of this pod alone.
-	for _, up := range []string{"..", "../..", "../../../../../../etc"} {
-		if _, err := os.Stat(filepath.Join(at, up, "hostname-of-the-host")); err == nil {
+	// The share's root is the host's directory of this pod alone. The paths are
+	// not cleaned: each step of them is for the file server to look up.
+	for up := ".."; len(up) < 40; up += "/.." {
+		if _, err := os.Stat(at + "/" + up + secret); err == nil {
 			fmt.Println("the host's files are at", up)
 		}
 	}
-	entries, err := os.ReadDir(at)
-	if err != nil {
-		fmt.Println("cannot list the share:", err)
+	probeReadOnly(at)
+	// A link that leads out must lead nowhere but into this guest. The root
+	// file system is a directory of the share.
+	const link = "/out"
+	if err := os.Symlink("../../../../../../../../../../../.."+secret, link); err != nil {
+		fmt.Println("link:", err)
 	}
-	for _, entry := range entries {
-		name := filepath.Join(at, entry.Name())
-		readOnly := filepath.Join(name, "mounts", "0")
-		if err := os.WriteFile(filepath.Join(readOnly, "written"), []byte("x"), 0o644); err == nil {
-			fmt.Println("wrote through a read-only bind", readOnly)
+	if _, err := os.ReadFile(link); !errors.Is(err, fs.ErrNotExist) {
+		fmt.Println("the link leads to the host:", err)
+	}
+}
+
+// probeReadOnly tries to write to the read-only bind, past the container's own
+// mount of it. The kernel shows either the share's root or, since each mount in
+// it has a file system of its own, one of those.
+func probeReadOnly(at string) {
+	found := false
+	below, err := filepath.Glob(filepath.Join(at, "*", "mounts", "*"))
+	if err != nil {
+		fmt.Println(err)
+	}
+	for _, dir := range append(below, at, "/volume") {
+		if _, err := os.Stat(filepath.Join(dir, "marker")); err != nil {
+			continue
 		}
-		if err := unix.Mount("", readOnly, "", unix.MS_REMOUNT|unix.MS_BIND, ""); err == nil {
-			fmt.Println("remounted", readOnly)
+		found = found || dir != "/volume"
+		if dir == "/volume" {
+			// Root of the guest lifts what the guest has set.
+			_ = unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND, "")
 		}
-		// A link that leads out must lead nowhere but into this guest.
-		link := filepath.Join(name, "rootfs", "out")
-		_ = os.Remove(link)
-		if err := os.Symlink("../../../../../../../../etc/secret-of-the-host", link); err != nil {
-			fmt.Println("link:", err)
+		if err := os.WriteFile(filepath.Join(dir, "written"), []byte("x"), 0o644); err == nil {
+			fmt.Println("wrote through a read-only bind", dir)
+		} else if !errors.Is(err, unix.EROFS) {
+			fmt.Println("write to a read-only bind", dir, "failed otherwise:", err)
 		}
-		if _, err := os.ReadFile(link); !errors.Is(err, fs.ErrNotExist) {
-			fmt.Println("the link leads to the host:", err)
-		}
+	}
+	if !found {
+		fmt.Println("the bind was not found in the share")
 	}
 }
 

@@ -124,6 +124,9 @@ func TestContainerWithEveryPrivilege(t *testing.T) {
 	if err := os.Mkdir(volume, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(volume, "marker"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	data, err := os.ReadFile(program)
 	if err != nil {
 		t.Fatal(err)
@@ -161,10 +164,14 @@ func TestContainerWithEveryPrivilege(t *testing.T) {
 	}
 	// The container has put a link to the host's files into its root file
 	// system: what callers open there is the container's.
-	standIn := stateOf(h, id).PID
-	seen := fmt.Sprintf("/proc/%d/root/run/secret-of-the-host", standIn)
-	if _, err := os.Stat(seen); err == nil {
-		t.Error("the stand-in's root shows the host's files")
+	root := fmt.Sprintf("/proc/%d/root", stateOf(h, id).PID)
+	if _, err := os.Lstat(filepath.Join(root, "out")); err != nil {
+		t.Errorf("the link is not there: %v", err)
+	}
+	for _, name := range []string{"out", "run/secret-of-the-host"} {
+		if text, err := os.ReadFile(filepath.Join(root, name)); err == nil {
+			t.Errorf("%s in the stand-in's root shows the host's file: %q", name, text)
+		}
 	}
 	h.Must("delete", "--force", id)
 }
