@@ -273,8 +273,11 @@ type CreateSandboxRequest struct {
 	Dns            []string               `protobuf:"bytes,5,rep,name=dns,proto3" json:"dns,omitempty"` // lines of resolv.conf, for later use
 	// The host's vsock port that relays connections to its unix sockets, and the
 	// token that each connection there begins with. 0: nothing is relayed.
-	SocketPort    uint32 `protobuf:"varint,100,opt,name=socket_port,json=socketPort,proto3" json:"socket_port,omitempty"`
-	SocketToken   string `protobuf:"bytes,101,opt,name=socket_token,json=socketToken,proto3" json:"socket_token,omitempty"`
+	SocketPort  uint32 `protobuf:"varint,100,opt,name=socket_port,json=socketPort,proto3" json:"socket_port,omitempty"`
+	SocketToken string `protobuf:"bytes,101,opt,name=socket_token,json=socketToken,proto3" json:"socket_token,omitempty"`
+	// The same for connections to LoopbackServices.
+	LoopbackPort  uint32 `protobuf:"varint,110,opt,name=loopback_port,json=loopbackPort,proto3" json:"loopback_port,omitempty"`
+	LoopbackToken string `protobuf:"bytes,111,opt,name=loopback_token,json=loopbackToken,proto3" json:"loopback_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -354,6 +357,20 @@ func (x *CreateSandboxRequest) GetSocketPort() uint32 {
 func (x *CreateSandboxRequest) GetSocketToken() string {
 	if x != nil {
 		return x.SocketToken
+	}
+	return ""
+}
+
+func (x *CreateSandboxRequest) GetLoopbackPort() uint32 {
+	if x != nil {
+		return x.LoopbackPort
+	}
+	return 0
+}
+
+func (x *CreateSandboxRequest) GetLoopbackToken() string {
+	if x != nil {
+		return x.LoopbackToken
 	}
 	return ""
 }
@@ -1659,6 +1676,770 @@ func (x *UpdateSocketsRequest) GetSocketBinds() []*SocketBind {
 	return nil
 }
 
+// SetNetworkRequest describes the network namespace that the host made for the
+// pod, as it is to be in the guest.
+type SetNetworkRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Interfaces       []*NetworkInterface    `protobuf:"bytes,1,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Routes           []*NetworkRoute        `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	Neighbours       []*NetworkNeighbour    `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	Rules            []*NetworkRule         `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
+	LoopbackServices []*LoopbackService     `protobuf:"bytes,5,rep,name=loopback_services,json=loopbackServices,proto3" json:"loopback_services,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SetNetworkRequest) Reset() {
+	*x = SetNetworkRequest{}
+	mi := &file_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNetworkRequest) ProtoMessage() {}
+
+func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
+func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SetNetworkRequest) GetInterfaces() []*NetworkInterface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *SetNetworkRequest) GetRoutes() []*NetworkRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *SetNetworkRequest) GetNeighbours() []*NetworkNeighbour {
+	if x != nil {
+		return x.Neighbours
+	}
+	return nil
+}
+
+func (x *SetNetworkRequest) GetRules() []*NetworkRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *SetNetworkRequest) GetLoopbackServices() []*LoopbackService {
+	if x != nil {
+		return x.LoopbackServices
+	}
+	return nil
+}
+
+// NetworkInterface is an interface on a NIC, or loopback.
+type NetworkInterface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The permanent address of the NIC, by which the guest finds it: six bytes,
+	// drawn by the host. Empty: loopback, of which only addresses are set.
+	DeviceMac     []byte            `protobuf:"bytes,1,opt,name=device_mac,json=deviceMac,proto3" json:"device_mac,omitempty"`
+	Name          string            `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // at most 15 bytes
+	Mac           []byte            `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`   // that the interface has for others
+	Mtu           uint32            `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Up            bool              `protobuf:"varint,5,opt,name=up,proto3" json:"up,omitempty"`
+	NoArp         bool              `protobuf:"varint,6,opt,name=no_arp,json=noArp,proto3" json:"no_arp,omitempty"`
+	Addresses     []*NetworkAddress `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkInterface) Reset() {
+	*x = NetworkInterface{}
+	mi := &file_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkInterface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkInterface) ProtoMessage() {}
+
+func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkInterface.ProtoReflect.Descriptor instead.
+func (*NetworkInterface) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *NetworkInterface) GetDeviceMac() []byte {
+	if x != nil {
+		return x.DeviceMac
+	}
+	return nil
+}
+
+func (x *NetworkInterface) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkInterface) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *NetworkInterface) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *NetworkInterface) GetUp() bool {
+	if x != nil {
+		return x.Up
+	}
+	return false
+}
+
+func (x *NetworkInterface) GetNoArp() bool {
+	if x != nil {
+		return x.NoArp
+	}
+	return false
+}
+
+func (x *NetworkInterface) GetAddresses() []*NetworkAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+type NetworkAddress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // 4 or 16 bytes
+	PrefixLength  uint32                 `protobuf:"varint,2,opt,name=prefix_length,json=prefixLength,proto3" json:"prefix_length,omitempty"`
+	Peer          []byte                 `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"`                                           // of a point-to-point address, with the prefix then; or empty
+	Broadcast     []byte                 `protobuf:"bytes,4,opt,name=broadcast,proto3" json:"broadcast,omitempty"`                                 // or empty
+	Scope         uint32                 `protobuf:"varint,5,opt,name=scope,proto3" json:"scope,omitempty"`                                        // RT_SCOPE_*
+	Label         string                 `protobuf:"bytes,6,opt,name=label,proto3" json:"label,omitempty"`                                         // IPv4 only; empty: the name
+	NoPrefixRoute bool                   `protobuf:"varint,7,opt,name=no_prefix_route,json=noPrefixRoute,proto3" json:"no_prefix_route,omitempty"` // IFA_F_NOPREFIXROUTE
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkAddress) Reset() {
+	*x = NetworkAddress{}
+	mi := &file_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkAddress) ProtoMessage() {}
+
+func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
+func (*NetworkAddress) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *NetworkAddress) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *NetworkAddress) GetPrefixLength() uint32 {
+	if x != nil {
+		return x.PrefixLength
+	}
+	return 0
+}
+
+func (x *NetworkAddress) GetPeer() []byte {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *NetworkAddress) GetBroadcast() []byte {
+	if x != nil {
+		return x.Broadcast
+	}
+	return nil
+}
+
+func (x *NetworkAddress) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+func (x *NetworkAddress) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *NetworkAddress) GetNoPrefixRoute() bool {
+	if x != nil {
+		return x.NoPrefixRoute
+	}
+	return false
+}
+
+// NetworkRoute is a route that the kernel does not make by itself.
+type NetworkRoute struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Family        uint32                 `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`          // AF_INET or AF_INET6
+	Destination   []byte                 `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"` // empty: the default route
+	PrefixLength  uint32                 `protobuf:"varint,3,opt,name=prefix_length,json=prefixLength,proto3" json:"prefix_length,omitempty"`
+	Table         uint32                 `protobuf:"varint,4,opt,name=table,proto3" json:"table,omitempty"`
+	Type          uint32                 `protobuf:"varint,5,opt,name=type,proto3" json:"type,omitempty"` // RTN_*
+	Scope         uint32                 `protobuf:"varint,6,opt,name=scope,proto3" json:"scope,omitempty"`
+	Protocol      uint32                 `protobuf:"varint,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Priority      uint32                 `protobuf:"varint,8,opt,name=priority,proto3" json:"priority,omitempty"`
+	Tos           uint32                 `protobuf:"varint,9,opt,name=tos,proto3" json:"tos,omitempty"`
+	Source        []byte                 `protobuf:"bytes,10,opt,name=source,proto3" json:"source,omitempty"` // preferred; or empty
+	Hops          []*NetworkHop          `protobuf:"bytes,11,rep,name=hops,proto3" json:"hops,omitempty"`     // none for a blackhole and its like
+	Mtu           uint32                 `protobuf:"varint,12,opt,name=mtu,proto3" json:"mtu,omitempty"`      // 0: the interface's
+	MtuLocked     bool                   `protobuf:"varint,13,opt,name=mtu_locked,json=mtuLocked,proto3" json:"mtu_locked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkRoute) Reset() {
+	*x = NetworkRoute{}
+	mi := &file_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkRoute) ProtoMessage() {}
+
+func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkRoute.ProtoReflect.Descriptor instead.
+func (*NetworkRoute) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *NetworkRoute) GetFamily() uint32 {
+	if x != nil {
+		return x.Family
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetDestination() []byte {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+func (x *NetworkRoute) GetPrefixLength() uint32 {
+	if x != nil {
+		return x.PrefixLength
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetTable() uint32 {
+	if x != nil {
+		return x.Table
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetTos() uint32 {
+	if x != nil {
+		return x.Tos
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *NetworkRoute) GetHops() []*NetworkHop {
+	if x != nil {
+		return x.Hops
+	}
+	return nil
+}
+
+func (x *NetworkRoute) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetMtuLocked() bool {
+	if x != nil {
+		return x.MtuLocked
+	}
+	return false
+}
+
+type NetworkHop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interface     string                 `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"` // name; empty: the gateway decides
+	Gateway       []byte                 `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`     // of either family; or empty
+	OnLink        bool                   `protobuf:"varint,3,opt,name=on_link,json=onLink,proto3" json:"on_link,omitempty"`
+	Weight        uint32                 `protobuf:"varint,4,opt,name=weight,proto3" json:"weight,omitempty"` // 1-256, 0 for the only one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkHop) Reset() {
+	*x = NetworkHop{}
+	mi := &file_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkHop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkHop) ProtoMessage() {}
+
+func (x *NetworkHop) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkHop.ProtoReflect.Descriptor instead.
+func (*NetworkHop) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *NetworkHop) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *NetworkHop) GetGateway() []byte {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
+func (x *NetworkHop) GetOnLink() bool {
+	if x != nil {
+		return x.OnLink
+	}
+	return false
+}
+
+func (x *NetworkHop) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+// NetworkNeighbour is a static entry.
+type NetworkNeighbour struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interface     string                 `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	Address       []byte                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Mac           []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"` // empty for a proxy entry
+	Proxy         bool                   `protobuf:"varint,4,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkNeighbour) Reset() {
+	*x = NetworkNeighbour{}
+	mi := &file_agent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkNeighbour) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkNeighbour) ProtoMessage() {}
+
+func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkNeighbour.ProtoReflect.Descriptor instead.
+func (*NetworkNeighbour) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *NetworkNeighbour) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *NetworkNeighbour) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *NetworkNeighbour) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *NetworkNeighbour) GetProxy() bool {
+	if x != nil {
+		return x.Proxy
+	}
+	return false
+}
+
+// NetworkRule is a policy routing rule that the kernel does not have from the
+// start.
+type NetworkRule struct {
+	state                       protoimpl.MessageState `protogen:"open.v1"`
+	Family                      uint32                 `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`
+	Priority                    uint32                 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
+	Table                       uint32                 `protobuf:"varint,3,opt,name=table,proto3" json:"table,omitempty"`
+	Type                        uint32                 `protobuf:"varint,4,opt,name=type,proto3" json:"type,omitempty"` // FR_ACT_*
+	Invert                      bool                   `protobuf:"varint,5,opt,name=invert,proto3" json:"invert,omitempty"`
+	Source                      []byte                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"` // with its prefix; empty: any
+	SourcePrefixLength          uint32                 `protobuf:"varint,7,opt,name=source_prefix_length,json=sourcePrefixLength,proto3" json:"source_prefix_length,omitempty"`
+	Destination                 []byte                 `protobuf:"bytes,8,opt,name=destination,proto3" json:"destination,omitempty"`
+	DestinationPrefixLength     uint32                 `protobuf:"varint,9,opt,name=destination_prefix_length,json=destinationPrefixLength,proto3" json:"destination_prefix_length,omitempty"`
+	InputInterface              string                 `protobuf:"bytes,10,opt,name=input_interface,json=inputInterface,proto3" json:"input_interface,omitempty"`
+	OutputInterface             string                 `protobuf:"bytes,11,opt,name=output_interface,json=outputInterface,proto3" json:"output_interface,omitempty"`
+	Mark                        uint32                 `protobuf:"varint,12,opt,name=mark,proto3" json:"mark,omitempty"`
+	Mask                        uint32                 `protobuf:"varint,13,opt,name=mask,proto3" json:"mask,omitempty"`                                                                                        // 0: no mark
+	SuppressPrefixLengthPlusOne uint32                 `protobuf:"varint,14,opt,name=suppress_prefix_length_plus_one,json=suppressPrefixLengthPlusOne,proto3" json:"suppress_prefix_length_plus_one,omitempty"` // 0: none
+	Tos                         uint32                 `protobuf:"varint,15,opt,name=tos,proto3" json:"tos,omitempty"`
+	unknownFields               protoimpl.UnknownFields
+	sizeCache                   protoimpl.SizeCache
+}
+
+func (x *NetworkRule) Reset() {
+	*x = NetworkRule{}
+	mi := &file_agent_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkRule) ProtoMessage() {}
+
+func (x *NetworkRule) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkRule.ProtoReflect.Descriptor instead.
+func (*NetworkRule) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *NetworkRule) GetFamily() uint32 {
+	if x != nil {
+		return x.Family
+	}
+	return 0
+}
+
+func (x *NetworkRule) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *NetworkRule) GetTable() uint32 {
+	if x != nil {
+		return x.Table
+	}
+	return 0
+}
+
+func (x *NetworkRule) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *NetworkRule) GetInvert() bool {
+	if x != nil {
+		return x.Invert
+	}
+	return false
+}
+
+func (x *NetworkRule) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *NetworkRule) GetSourcePrefixLength() uint32 {
+	if x != nil {
+		return x.SourcePrefixLength
+	}
+	return 0
+}
+
+func (x *NetworkRule) GetDestination() []byte {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+func (x *NetworkRule) GetDestinationPrefixLength() uint32 {
+	if x != nil {
+		return x.DestinationPrefixLength
+	}
+	return 0
+}
+
+func (x *NetworkRule) GetInputInterface() string {
+	if x != nil {
+		return x.InputInterface
+	}
+	return ""
+}
+
+func (x *NetworkRule) GetOutputInterface() string {
+	if x != nil {
+		return x.OutputInterface
+	}
+	return ""
+}
+
+func (x *NetworkRule) GetMark() uint32 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
+func (x *NetworkRule) GetMask() uint32 {
+	if x != nil {
+		return x.Mask
+	}
+	return 0
+}
+
+func (x *NetworkRule) GetSuppressPrefixLengthPlusOne() uint32 {
+	if x != nil {
+		return x.SuppressPrefixLengthPlusOne
+	}
+	return 0
+}
+
+func (x *NetworkRule) GetTos() uint32 {
+	if x != nil {
+		return x.Tos
+	}
+	return 0
+}
+
+// LoopbackService is a server on a loopback address of the pod's namespace on
+// the host. The agent listens on the same address and port in the guest and
+// relays to it, over the host's LoopbackPort.
+type LoopbackService struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // "tcp" or "udp"
+	Address       []byte                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoopbackService) Reset() {
+	*x = LoopbackService{}
+	mi := &file_agent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoopbackService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoopbackService) ProtoMessage() {}
+
+func (x *LoopbackService) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoopbackService.ProtoReflect.Descriptor instead.
+func (*LoopbackService) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *LoopbackService) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *LoopbackService) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *LoopbackService) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
@@ -1681,7 +2462,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xff\x01\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xcb\x02\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -1691,7 +2472,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x03dns\x18\x05 \x03(\tR\x03dns\x12\x1f\n" +
 	"\vsocket_port\x18d \x01(\rR\n" +
 	"socketPort\x12!\n" +
-	"\fsocket_token\x18e \x01(\tR\vsocketToken\"\x17\n" +
+	"\fsocket_token\x18e \x01(\tR\vsocketToken\x12#\n" +
+	"\rloopback_port\x18n \x01(\rR\floopbackPort\x12%\n" +
+	"\x0eloopback_token\x18o \x01(\tR\rloopbackToken\"\x17\n" +
 	"\x15CreateSandboxResponse\"4\n" +
 	"\x15DestroySandboxRequest\x12\x1b\n" +
 	"\tpower_off\x18\x01 \x01(\bR\bpowerOff\"0\n" +
@@ -1792,7 +2575,82 @@ const file_agent_proto_rawDesc = "" +
 	"\x03gid\x18\x04 \x01(\rR\x03gid\"w\n" +
 	"\x14UpdateSocketsRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12<\n" +
-	"\fsocket_binds\x18\x02 \x03(\v2\x19.kata.guest.v1.SocketBindR\vsocketBinds2\xb9\v\n" +
+	"\fsocket_binds\x18\x02 \x03(\v2\x19.kata.guest.v1.SocketBindR\vsocketBinds\"\xc9\x02\n" +
+	"\x11SetNetworkRequest\x12?\n" +
+	"\n" +
+	"interfaces\x18\x01 \x03(\v2\x1f.kata.guest.v1.NetworkInterfaceR\n" +
+	"interfaces\x123\n" +
+	"\x06routes\x18\x02 \x03(\v2\x1b.kata.guest.v1.NetworkRouteR\x06routes\x12?\n" +
+	"\n" +
+	"neighbours\x18\x03 \x03(\v2\x1f.kata.guest.v1.NetworkNeighbourR\n" +
+	"neighbours\x120\n" +
+	"\x05rules\x18\x04 \x03(\v2\x1a.kata.guest.v1.NetworkRuleR\x05rules\x12K\n" +
+	"\x11loopback_services\x18\x05 \x03(\v2\x1e.kata.guest.v1.LoopbackServiceR\x10loopbackServices\"\xcd\x01\n" +
+	"\x10NetworkInterface\x12\x1d\n" +
+	"\n" +
+	"device_mac\x18\x01 \x01(\fR\tdeviceMac\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12\x0e\n" +
+	"\x02up\x18\x05 \x01(\bR\x02up\x12\x15\n" +
+	"\x06no_arp\x18\x06 \x01(\bR\x05noArp\x12;\n" +
+	"\taddresses\x18\a \x03(\v2\x1d.kata.guest.v1.NetworkAddressR\taddresses\"\xd5\x01\n" +
+	"\x0eNetworkAddress\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12#\n" +
+	"\rprefix_length\x18\x02 \x01(\rR\fprefixLength\x12\x12\n" +
+	"\x04peer\x18\x03 \x01(\fR\x04peer\x12\x1c\n" +
+	"\tbroadcast\x18\x04 \x01(\fR\tbroadcast\x12\x14\n" +
+	"\x05scope\x18\x05 \x01(\rR\x05scope\x12\x14\n" +
+	"\x05label\x18\x06 \x01(\tR\x05label\x12&\n" +
+	"\x0fno_prefix_route\x18\a \x01(\bR\rnoPrefixRoute\"\xef\x02\n" +
+	"\fNetworkRoute\x12\x16\n" +
+	"\x06family\x18\x01 \x01(\rR\x06family\x12 \n" +
+	"\vdestination\x18\x02 \x01(\fR\vdestination\x12#\n" +
+	"\rprefix_length\x18\x03 \x01(\rR\fprefixLength\x12\x14\n" +
+	"\x05table\x18\x04 \x01(\rR\x05table\x12\x12\n" +
+	"\x04type\x18\x05 \x01(\rR\x04type\x12\x14\n" +
+	"\x05scope\x18\x06 \x01(\rR\x05scope\x12\x1a\n" +
+	"\bprotocol\x18\a \x01(\rR\bprotocol\x12\x1a\n" +
+	"\bpriority\x18\b \x01(\rR\bpriority\x12\x10\n" +
+	"\x03tos\x18\t \x01(\rR\x03tos\x12\x16\n" +
+	"\x06source\x18\n" +
+	" \x01(\fR\x06source\x12-\n" +
+	"\x04hops\x18\v \x03(\v2\x19.kata.guest.v1.NetworkHopR\x04hops\x12\x10\n" +
+	"\x03mtu\x18\f \x01(\rR\x03mtu\x12\x1d\n" +
+	"\n" +
+	"mtu_locked\x18\r \x01(\bR\tmtuLocked\"u\n" +
+	"\n" +
+	"NetworkHop\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\fR\agateway\x12\x17\n" +
+	"\aon_link\x18\x03 \x01(\bR\x06onLink\x12\x16\n" +
+	"\x06weight\x18\x04 \x01(\rR\x06weight\"r\n" +
+	"\x10NetworkNeighbour\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x14\n" +
+	"\x05proxy\x18\x04 \x01(\bR\x05proxy\"\xff\x03\n" +
+	"\vNetworkRule\x12\x16\n" +
+	"\x06family\x18\x01 \x01(\rR\x06family\x12\x1a\n" +
+	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x14\n" +
+	"\x05table\x18\x03 \x01(\rR\x05table\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\rR\x04type\x12\x16\n" +
+	"\x06invert\x18\x05 \x01(\bR\x06invert\x12\x16\n" +
+	"\x06source\x18\x06 \x01(\fR\x06source\x120\n" +
+	"\x14source_prefix_length\x18\a \x01(\rR\x12sourcePrefixLength\x12 \n" +
+	"\vdestination\x18\b \x01(\fR\vdestination\x12:\n" +
+	"\x19destination_prefix_length\x18\t \x01(\rR\x17destinationPrefixLength\x12'\n" +
+	"\x0finput_interface\x18\n" +
+	" \x01(\tR\x0einputInterface\x12)\n" +
+	"\x10output_interface\x18\v \x01(\tR\x0foutputInterface\x12\x12\n" +
+	"\x04mark\x18\f \x01(\rR\x04mark\x12\x12\n" +
+	"\x04mask\x18\r \x01(\rR\x04mask\x12D\n" +
+	"\x1fsuppress_prefix_length_plus_one\x18\x0e \x01(\rR\x1bsuppressPrefixLengthPlusOne\x12\x10\n" +
+	"\x03tos\x18\x0f \x01(\rR\x03tos\"Y\n" +
+	"\x0fLoopbackService\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port2\xff\v\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Hello\x12\x1b.kata.guest.v1.HelloRequest\x1a\x1c.kata.guest.v1.HelloResponse\x12Z\n" +
 	"\rCreateSandbox\x12#.kata.guest.v1.CreateSandboxRequest\x1a$.kata.guest.v1.CreateSandboxResponse\x12L\n" +
@@ -1812,7 +2670,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eResizeTerminal\x12$.kata.guest.v1.ResizeTerminalRequest\x1a\x14.kata.guest.v1.Empty\x128\n" +
 	"\aNextOOM\x12\x14.kata.guest.v1.Empty\x1a\x17.kata.guest.v1.OOMEvent\x12N\n" +
 	"\x0fOnlineResources\x12%.kata.guest.v1.OnlineResourcesRequest\x1a\x14.kata.guest.v1.Empty\x12J\n" +
-	"\rUpdateSockets\x12#.kata.guest.v1.UpdateSocketsRequest\x1a\x14.kata.guest.v1.EmptyB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
+	"\rUpdateSockets\x12#.kata.guest.v1.UpdateSocketsRequest\x1a\x14.kata.guest.v1.Empty\x12D\n" +
+	"\n" +
+	"SetNetwork\x12 .kata.guest.v1.SetNetworkRequest\x1a\x14.kata.guest.v1.EmptyB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -1826,7 +2686,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                  // 0: kata.guest.v1.Empty
 	(*HelloRequest)(nil),           // 1: kata.guest.v1.HelloRequest
@@ -1854,6 +2714,14 @@ var file_agent_proto_goTypes = []any{
 	(*SocketBind)(nil),             // 23: kata.guest.v1.SocketBind
 	(*Socket)(nil),                 // 24: kata.guest.v1.Socket
 	(*UpdateSocketsRequest)(nil),   // 25: kata.guest.v1.UpdateSocketsRequest
+	(*SetNetworkRequest)(nil),      // 26: kata.guest.v1.SetNetworkRequest
+	(*NetworkInterface)(nil),       // 27: kata.guest.v1.NetworkInterface
+	(*NetworkAddress)(nil),         // 28: kata.guest.v1.NetworkAddress
+	(*NetworkRoute)(nil),           // 29: kata.guest.v1.NetworkRoute
+	(*NetworkHop)(nil),             // 30: kata.guest.v1.NetworkHop
+	(*NetworkNeighbour)(nil),       // 31: kata.guest.v1.NetworkNeighbour
+	(*NetworkRule)(nil),            // 32: kata.guest.v1.NetworkRule
+	(*LoopbackService)(nil),        // 33: kata.guest.v1.LoopbackService
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
@@ -1863,49 +2731,58 @@ var file_agent_proto_depIdxs = []int32{
 	15, // 4: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
 	24, // 5: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
 	23, // 6: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	1,  // 7: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	4,  // 8: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	6,  // 9: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	7,  // 10: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	9,  // 11: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	12, // 12: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 13: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	13, // 14: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	12, // 15: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 16: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 17: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 18: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	17, // 19: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	19, // 20: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	18, // 21: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	21, // 22: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	0,  // 23: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	11, // 24: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
-	25, // 25: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
-	2,  // 26: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	5,  // 27: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	0,  // 28: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	0,  // 29: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	0,  // 30: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 31: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	0,  // 32: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	0,  // 33: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 34: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	0,  // 35: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	14, // 36: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	16, // 37: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	0,  // 38: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	0,  // 39: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	20, // 40: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	0,  // 41: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	22, // 42: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	0,  // 43: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
-	0,  // 44: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
-	26, // [26:45] is the sub-list for method output_type
-	7,  // [7:26] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	27, // 7: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
+	29, // 8: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
+	31, // 9: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
+	32, // 10: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
+	33, // 11: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
+	28, // 12: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
+	30, // 13: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
+	1,  // 14: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	4,  // 15: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	6,  // 16: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	7,  // 17: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	9,  // 18: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	12, // 19: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 20: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	13, // 21: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	12, // 22: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 23: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 24: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 25: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	17, // 26: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	19, // 27: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	18, // 28: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	21, // 29: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	0,  // 30: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	11, // 31: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	25, // 32: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	26, // 33: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
+	2,  // 34: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	5,  // 35: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	0,  // 36: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	0,  // 37: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	0,  // 38: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 39: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	0,  // 40: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	0,  // 41: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 42: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	0,  // 43: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	14, // 44: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	16, // 45: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	0,  // 46: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	0,  // 47: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	20, // 48: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	0,  // 49: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	22, // 50: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	0,  // 51: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	0,  // 52: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	0,  // 53: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
+	34, // [34:54] is the sub-list for method output_type
+	14, // [14:34] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1919,7 +2796,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

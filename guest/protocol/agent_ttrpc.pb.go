@@ -27,6 +27,7 @@ type AgentService interface {
 	NextOOM(context.Context, *Empty) (*OOMEvent, error)
 	OnlineResources(context.Context, *OnlineResourcesRequest) (*Empty, error)
 	UpdateSockets(context.Context, *UpdateSocketsRequest) (*Empty, error)
+	SetNetwork(context.Context, *SetNetworkRequest) (*Empty, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -164,6 +165,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.UpdateSockets(ctx, &req)
+			},
+			"SetNetwork": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SetNetworkRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.SetNetwork(ctx, &req)
 			},
 		},
 	})
@@ -326,6 +334,14 @@ func (c *agentClient) OnlineResources(ctx context.Context, req *OnlineResourcesR
 func (c *agentClient) UpdateSockets(ctx context.Context, req *UpdateSocketsRequest) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "UpdateSockets", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) SetNetwork(ctx context.Context, req *SetNetworkRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "SetNetwork", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

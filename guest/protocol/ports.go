@@ -16,6 +16,13 @@ const (
 	// SocketPort is the host's vsock port that relays connections to its unix
 	// sockets, see package relay.
 	SocketPort uint32 = 1027
+	// ForwardPort is the vsock port on which the agent takes connections that
+	// were made to loopback in the pod's namespace on the host, for servers on
+	// the guest's.
+	ForwardPort uint32 = 1028
+	// LoopbackPort is the host's vsock port that relays connections to
+	// LoopbackServices.
+	LoopbackPort uint32 = 1029
 )
 
 const (

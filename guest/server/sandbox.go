@@ -163,3 +163,8 @@ func (s *sandbox) NextOOM(ctx context.Context, _ *protocol.Empty) (*protocol.OOM
 	}
 	return &protocol.OOMEvent{ContainerId: id}, nil
 }
+
+// SetNetwork follows the host's network.
+func (s *sandbox) SetNetwork(context.Context, *protocol.SetNetworkRequest) (*protocol.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "set the network")
+}
