@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/standin"
@@ -23,6 +23,7 @@ type bundle struct {
 	dir, rootfs string // absolute
 	spec        *specs.Spec
 	pod         *pod // that the container joins; nil: it has one of its own
+	interfaces  int  // that its network namespace has already
 	guest       *oci.GuestSpec
 	guestJSON   []byte // of guest.Spec; see encode
 	configJSON  []byte // of spec; see encode
@@ -49,7 +50,7 @@ func loadBundle(dir, id, root string) (*bundle, error) {
 			return nil, err
 		}
 	}
-	if err := checkNetwork(spec); err != nil {
+	if b.interfaces, err = countInterfaces(spec); err != nil {
 		return nil, err
 	}
 	if !filepath.IsAbs(b.rootfs) {
@@ -205,25 +206,17 @@ func socketPair() (a, b *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "channel"), nil
 }
 
-// errForeignInterfaces refuses a network that this version cannot connect.
-var errForeignInterfaces = errors.New("a network namespace with interfaces other than loopback is not supported yet: give the container a new or an empty one")
-
-// checkNetwork refuses the host's network and namespaces with interfaces.
-func checkNetwork(spec *specs.Spec) error {
-	if _, err := oci.CheckNetwork(spec); err != nil {
-		return err
+// countInterfaces tells how many interfaces the container's network namespace
+// has already. It refuses the host's network.
+func countInterfaces(spec *specs.Spec) (int, error) {
+	mode, err := oci.CheckNetwork(spec)
+	if err != nil || mode == oci.NetworkNew {
+		return 0, err
 	}
-	for _, namespace := range spec.Linux.Namespaces {
-		if namespace.Type != specs.NetworkNamespace || namespace.Path == "" {
-			continue
-		}
-		only, others, err := oci.NamespaceHasOnlyLoopback(namespace.Path)
-		if err != nil {
-			return err
-		}
-		if !only {
-			return fmt.Errorf("network namespace %s has the interfaces %v: %w", namespace.Path, others, errForeignInterfaces)
-		}
+	namespace, err := network.OpenNamespace(oci.NetworkPath(spec))
+	if err != nil {
+		return 0, err
 	}
-	return nil
+	defer namespace.Close()
+	return namespace.CountInterfaces()
 }

@@ -152,7 +152,8 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	} else {
 		p.creation.client, err = supervisor.Launch(c.Context, supervisor.Boot{
 			Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
-			Demand: sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
+			Interfaces: p.bundle.interfaces,
+			Demand:     sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
 		}, func(channel *os.File) error { return forkSupervisor(id, channel) })
 	}
 	if err != nil {

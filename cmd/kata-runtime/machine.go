@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,7 +19,6 @@ import (
 	"kata-runtime/hypervisor/vsock"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/config"
-	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/supervisor"
 )
 
@@ -41,7 +39,6 @@ type machine struct {
 	vsock   vsock.Host
 	starter *child.Starter
 	console *tail.Buffer
-	spare   *network.Tap // nil on a host without taps
 
 	mu     sync.Mutex // guards what Start makes
 	vm     *qemu.VM
@@ -64,15 +61,8 @@ func newMachine(ctx context.Context, spec supervisor.MachineSpec) (virtcontainer
 	if err != nil {
 		return nil, "", err
 	}
-	spare, err := network.NewTap()
-	if errors.Is(err, network.ErrNoTap) {
-		spec.Log.Debug("no spare interface", "reason", err)
-	} else if err != nil {
-		return nil, "", errors.Join(err, transport.Close())
-	}
 	return &machine{
 		spec: spec, choice: choice, vsock: transport, starter: child.NewStarter(), console: tail.New(consoleSize),
-		spare: spare,
 	}, transport.Kind(), nil
 }
 
@@ -113,8 +103,8 @@ func (m *machine) build(ctx context.Context) (*qemu.VM, error) {
 // devices are what the VM has from the start.
 func (m *machine) devices(share *hypervisor.Share) []hypervisor.Device {
 	devices := []hypervisor.Device{m.vsock.Device(), share}
-	if m.spare != nil {
-		devices = append(devices, &hypervisor.NIC{ID: "nic0", Tap: []*os.File{m.spare.File}, MAC: m.spare.MAC})
+	for _, nic := range m.spec.NICs {
+		devices = append(devices, nic)
 	}
 	return devices
 }
@@ -208,11 +198,6 @@ func (m *machine) Stop(ctx context.Context) error {
 		errs = append(errs, daemon.Stop())
 	}
 	errs = append(errs, m.vsock.Close())
-	if m.spare != nil {
-		if err := m.spare.Close(); !errors.Is(err, os.ErrClosed) { // by an earlier Stop
-			errs = append(errs, err)
-		}
-	}
 	m.starter.Close()
 	return errors.Join(errs...)
 }

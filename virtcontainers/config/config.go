@@ -62,6 +62,8 @@ type Hypervisor struct {
 	VirtioFSCache string `toml:"virtio_fs_cache"`
 	// VirtioFSExtraArgs are appended to virtiofsd's arguments.
 	VirtioFSExtraArgs []string `toml:"virtio_fs_extra_args"`
+	// DisableVhostNet leaves the work of network interfaces to QEMU.
+	DisableVhostNet bool `toml:"disable_vhost_net"`
 }
 
 // Agent says how the host talks to the agent in the guest.
@@ -84,6 +86,8 @@ type Runtime struct {
 	// DisableSocketRelay keeps containers from connecting to the host's unix
 	// sockets that their bind mounts show.
 	DisableSocketRelay bool `toml:"disable_socket_relay"`
+	// NetworkModel is NetworkTC, NetworkMacvtap or NetworkNone.
+	NetworkModel string `toml:"internetworking_model"`
 }
 
 // Values of Hypervisor.Accelerator.
@@ -107,6 +111,13 @@ const (
 	SharedFS9P       = "virtio-9p"
 )
 
+// Values of Runtime.NetworkModel.
+const (
+	NetworkTC      = "tcfilter"
+	NetworkMacvtap = "macvtap"
+	NetworkNone    = "none"
+)
+
 // Default returns the configuration that holds without any file.
 func Default() *Config {
 	return &Config{
@@ -121,7 +132,7 @@ func Default() *Config {
 			VirtioFSCache:    "auto",
 		},
 		Agent:   Agent{DialTimeout: 60 * time.Second},
-		Runtime: Runtime{OverheadMemoryMiB: 512, OverheadVCPUs: 1},
+		Runtime: Runtime{OverheadMemoryMiB: 512, OverheadVCPUs: 1, NetworkModel: NetworkTC},
 	}
 }
 

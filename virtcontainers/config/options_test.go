@@ -70,6 +70,8 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"runtime.overhead_vcpus":               `2`,
 		"runtime.static_sandbox_resource_mgmt": `true`,
 		"runtime.disable_socket_relay":         `true`,
+		"runtime.internetworking_model":        `"macvtap"`,
+		"hypervisor.qemu.disable_vhost_net":    `true`,
 	}
 	for _, option := range Options() {
 		if option.Key == "kernel" || option.Key == "initrd" {

@@ -34,8 +34,11 @@ type Boot struct {
 	// Demand is what the first container asks for, SandboxDemand what the pod
 	// announced for all of them.
 	Demand, SandboxDemand sizing.Demand
-	Config                *config.Config
-	Debug                 bool
+	// Interfaces is how many the pod's network namespace has already, with
+	// whose NICs the machine starts.
+	Interfaces int
+	Config     *config.Config
+	Debug      bool
 }
 
 // Ready answers Boot and every message of a command, and opens a channel that
