@@ -16,6 +16,8 @@ type NetworkOptions struct {
 	Vhost  bool // the host's kernel works the queues, if it can
 	// Spare are the taps of the NICs that the machine has from the start.
 	Spare []*network.Tap
+	// Fixed is what the guest has instead of a namespace's network; nil: none.
+	Fixed *protocol.SetNetworkRequest
 }
 
 // JoinNetwork puts the machine on the network of a namespace, which it takes
@@ -67,8 +69,11 @@ func (s *Sandbox) setNetwork(ctx context.Context, request *protocol.SetNetworkRe
 // first time on it follows changes. The machine must be ready.
 func (s *Sandbox) syncNetwork(ctx context.Context) error {
 	s.mu.Lock()
-	joined := s.network
+	joined, fixed := s.network, s.options.Network.Fixed
 	s.mu.Unlock()
+	if fixed != nil {
+		return s.fixNetwork(ctx)
+	}
 	if joined == nil {
 		return nil
 	}
@@ -83,6 +88,20 @@ func (s *Sandbox) syncNetwork(ctx context.Context) error {
 		s.following = true
 		s.background.Go(func() { joined.Follow(s.life) })
 	}
+	return nil
+}
+
+// fixNetwork tells the agent once what never changes.
+func (s *Sandbox) fixNetwork(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.following {
+		return nil
+	}
+	if err := s.setNetwork(ctx, s.options.Network.Fixed); err != nil {
+		return &StageError{Stage: StageNetwork, Err: err}
+	}
+	s.following = true
 	return nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,6 +25,7 @@ type bundle struct {
 	spec        *specs.Spec
 	pod         *pod // that the container joins; nil: it has one of its own
 	interfaces  int  // that its network namespace has already
+	hostNetwork bool // it has none of its own
 	guest       *oci.GuestSpec
 	guestJSON   []byte // of guest.Spec; see encode
 	configJSON  []byte // of spec; see encode
@@ -31,7 +33,8 @@ type bundle struct {
 
 // loadBundle reads a bundle, refuses what this runtime cannot do, and
 // translates the rest for the guest. root is where its pod is looked for.
-func loadBundle(dir, id, root string) (*bundle, error) {
+// allowHostNetwork tells that it may share the host's network.
+func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("find the bundle: %w", err)
@@ -50,7 +53,7 @@ func loadBundle(dir, id, root string) (*bundle, error) {
 			return nil, err
 		}
 	}
-	if b.interfaces, err = countInterfaces(spec); err != nil {
+	if err := b.findNetwork(allowHostNetwork); err != nil {
 		return nil, err
 	}
 	if !filepath.IsAbs(b.rootfs) {
@@ -206,17 +209,22 @@ func socketPair() (a, b *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "channel"), nil
 }
 
-// countInterfaces tells how many interfaces the container's network namespace
-// has already. It refuses the host's network.
-func countInterfaces(spec *specs.Spec) (int, error) {
-	mode, err := oci.CheckNetwork(spec)
-	if err != nil || mode == oci.NetworkNew {
-		return 0, err
+// findNetwork looks at which network the container asks for. The host's is
+// refused unless allowHost.
+func (b *bundle) findNetwork(allowHost bool) error {
+	mode, err := oci.CheckNetwork(b.spec)
+	switch {
+	case errors.Is(err, oci.ErrHostNetwork) && allowHost:
+		b.hostNetwork = true
+		return nil
+	case err != nil || mode == oci.NetworkNew || b.pod != nil: // a pod's network is that of its first container
+		return err
 	}
-	namespace, err := network.OpenNamespace(oci.NetworkPath(spec))
+	namespace, err := network.OpenNamespace(oci.NetworkPath(b.spec))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer namespace.Close()
-	return namespace.CountInterfaces()
+	b.interfaces, err = namespace.CountInterfaces()
+	return err
 }

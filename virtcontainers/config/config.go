@@ -88,6 +88,12 @@ type Runtime struct {
 	DisableSocketRelay bool `toml:"disable_socket_relay"`
 	// NetworkModel is NetworkTC, NetworkMacvtap or NetworkNone.
 	NetworkModel string `toml:"internetworking_model"`
+	// HostNetwork is HostNetworkRefuse or HostNetworkPasst.
+	HostNetwork string `toml:"host_network"`
+	// HostTCPPorts and HostUDPPorts are the host's ports that lead to a pod on
+	// the host's network: "none", "all", or ports and ranges.
+	HostTCPPorts string `toml:"host_network_tcp_ports"`
+	HostUDPPorts string `toml:"host_network_udp_ports"`
 }
 
 // Values of Hypervisor.Accelerator.
@@ -118,6 +124,12 @@ const (
 	NetworkNone    = "none"
 )
 
+// Values of Runtime.HostNetwork.
+const (
+	HostNetworkRefuse = "refuse"
+	HostNetworkPasst  = "passt"
+)
+
 // Default returns the configuration that holds without any file.
 func Default() *Config {
 	return &Config{
@@ -131,8 +143,11 @@ func Default() *Config {
 			SharedFS:         SharedFSAuto,
 			VirtioFSCache:    "auto",
 		},
-		Agent:   Agent{DialTimeout: 60 * time.Second},
-		Runtime: Runtime{OverheadMemoryMiB: 512, OverheadVCPUs: 1, NetworkModel: NetworkTC},
+		Agent: Agent{DialTimeout: 60 * time.Second},
+		Runtime: Runtime{
+			OverheadMemoryMiB: 512, OverheadVCPUs: 1, NetworkModel: NetworkTC,
+			HostNetwork: HostNetworkRefuse, HostTCPPorts: "none", HostUDPPorts: "none",
+		},
 	}
 }
 

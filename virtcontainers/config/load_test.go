@@ -64,6 +64,9 @@ enable_debug = true
 static_sandbox_resource_mgmt = true
 disable_socket_relay = true
 internetworking_model = "macvtap"
+host_network = "passt"
+host_network_tcp_ports = "80"
+host_network_udp_ports = "all"
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -81,6 +84,7 @@ internetworking_model = "macvtap"
 		Runtime: Runtime{
 			Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2,
 			DisableSocketRelay: true, NetworkModel: NetworkMacvtap,
+			HostNetwork: HostNetworkPasst, HostTCPPorts: "80", HostUDPPorts: "all",
 		},
 		Files: got.Files,
 	}

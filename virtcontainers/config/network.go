@@ -1,5 +1,10 @@
 package config
 
+import (
+	"fmt"
+	"regexp"
+)
+
 func networkOptions() []Option {
 	return []Option{
 		{
@@ -11,6 +16,17 @@ func networkOptions() []Option {
 			get:   func(c *Config) any { return c.Runtime.NetworkModel },
 			check: func(c *Config) string { return oneOf(c.Runtime.NetworkModel, networkModels()) },
 		},
+		{
+			Table: runtimeTable, Key: "host_network",
+			Values: oneOfText(hostNetworks()),
+			Meaning: "What becomes of a pod that asks for the host's network, which a VM cannot have. `refuse` is an error. " +
+				"`passt` gives it the host's addresses and lets [passt](https://passt.top) send from the host, in user space, what the pod sends: " +
+				"TCP, UDP and ICMP echo. The host's interfaces are neither seen nor touched.",
+			get:   func(c *Config) any { return c.Runtime.HostNetwork },
+			check: func(c *Config) string { return oneOf(c.Runtime.HostNetwork, hostNetworks()) },
+		},
+		hostPortsOption("host_network_tcp_ports", "TCP", func(c *Config) *string { return &c.Runtime.HostTCPPorts }),
+		hostPortsOption("host_network_udp_ports", "UDP", func(c *Config) *string { return &c.Runtime.HostUDPPorts }),
 	}
 }
 
@@ -26,5 +42,23 @@ func nicOptions() []Option {
 		},
 	}
 }
+
+func hostPortsOption(key, protocol string, field func(*Config) *string) Option {
+	return Option{
+		Table: runtimeTable, Key: key,
+		Values: "`none`, `all`, or ports and ranges: `80,8000-8010`",
+		Meaning: "The host's " + protocol + " ports that lead to a pod with `host_network = \"passt\"`. " +
+			"`all` takes every port that is free when the pod starts and is not one of the kernel's for outgoing connections.",
+		get: func(c *Config) any { return *field(c) },
+		check: func(c *Config) string {
+			if value := *field(c); !regexp.MustCompile(`^(none|all|[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*)$`).MatchString(value) {
+				return fmt.Sprintf("is %q, not none, all, or ports and ranges", value)
+			}
+			return ""
+		},
+	}
+}
+
+func hostNetworks() []string { return []string{HostNetworkRefuse, HostNetworkPasst} }
 
 func networkModels() []string { return []string{NetworkTC, NetworkMacvtap, NetworkNone} }

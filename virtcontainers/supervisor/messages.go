@@ -37,8 +37,11 @@ type Boot struct {
 	// Interfaces is how many the pod's network namespace has already, with
 	// whose NICs the machine starts.
 	Interfaces int
-	Config     *config.Config
-	Debug      bool
+	// HostNetwork tells that the pod shares the host's network, by way of one in
+	// user space.
+	HostNetwork bool
+	Config      *config.Config
+	Debug       bool
 }
 
 // Ready answers Boot and every message of a command, and opens a channel that

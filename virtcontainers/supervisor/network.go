@@ -30,7 +30,7 @@ func networkOptions(boot Boot, size hypervisor.Size, log *slog.Logger) (virtcont
 		Model:  network.Model(boot.Config.Runtime.NetworkModel),
 		Queues: min(max(1, size.VCPUs), maxQueues), Vhost: !boot.Config.Hypervisor.DisableVhostNet,
 	}
-	if options.Model != network.ModelTC {
+	if boot.HostNetwork || options.Model != network.ModelTC {
 		return options, nil, nil
 	}
 	var nics []*hypervisor.NIC
@@ -60,7 +60,7 @@ func closeTaps(taps []*network.Tap) error {
 // joinNetwork connects the machine with the network namespace that the stand-in
 // of the pod's first container is in.
 func (s *server) joinNetwork(c *container) error {
-	if c.id != s.id || s.networkModel == config.NetworkNone {
+	if c.id != s.id || s.hostNetwork || s.networkModel == config.NetworkNone {
 		return nil
 	}
 	c.mu.Lock()
@@ -74,4 +74,18 @@ func (s *server) joinNetwork(c *container) error {
 		return &virtcontainers.StageError{Stage: virtcontainers.StageNetwork, Err: fmt.Errorf("find the pod's network: %w", err)}
 	}
 	return s.sandbox.JoinNetwork(namespace)
+}
+
+// findHostNetwork describes the host's network, for a pod that is to share it;
+// nil for another.
+func findHostNetwork(boot Boot) (*network.HostNetwork, error) {
+	if !boot.HostNetwork {
+		return nil, nil //nolint:nilnil // none
+	}
+	namespace, err := network.OpenNamespace("/proc/self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	host, err := namespace.Host()
+	return host, errors.Join(err, namespace.Close())
 }

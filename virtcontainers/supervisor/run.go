@@ -21,6 +21,7 @@ import (
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
@@ -50,9 +51,12 @@ type MachineSpec struct {
 	// Size is what the machine starts with, MaxSize the most that it may get.
 	Size, MaxSize hypervisor.Size
 	// NICs are in the machine from the start.
-	NICs   []*hypervisor.NIC
-	Config *config.Config
-	Log    *slog.Logger
+	NICs []*hypervisor.NIC
+	// HostNetwork connects the machine with the host's network, by way of one
+	// in user space; nil: not.
+	HostNetwork *network.HostNetwork
+	Config      *config.Config
+	Log         *slog.Logger
 }
 
 // MachineMaker makes the machine of a pod, without starting it. It picks the
@@ -68,6 +72,7 @@ type server struct {
 	log     *slog.Logger
 	// networkModel is one of config's.
 	networkModel string
+	hostNetwork  bool
 
 	rpc  *ttrpc.Server
 	done chan struct{} // closed by finish
@@ -140,9 +145,10 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 	}
 	s := &server{
 		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, log: log, networkModel: boot.Config.Runtime.NetworkModel,
-		done:       make(chan struct{}),
-		channels:   make(map[string]*commandChannel),
-		containers: make(map[string]*container),
+		hostNetwork: boot.HostNetwork,
+		done:        make(chan struct{}),
+		channels:    make(map[string]*commandChannel),
+		containers:  make(map[string]*container),
 	}
 	defer func() { err = errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx))) }()
 	return s.serve(ctx, first, entry)
@@ -199,13 +205,20 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 	}
 	sizes := sizingOptions(boot)
 	size := firstSize(boot, sizes, log)
+	host, err := findHostNetwork(boot)
+	if err != nil {
+		return nil, "", errors.Join(err, shared.Close())
+	}
 	networking, nics, err := networkOptions(boot, size, log)
 	if err != nil {
 		return nil, "", errors.Join(err, shared.Close())
 	}
+	if host != nil {
+		networking.Fixed = host.Request()
+	}
 	machine, vsock, err := makeMachine(ctx, MachineSpec{
 		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token,
-		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, Config: boot.Config, Log: log,
+		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, HostNetwork: host, Config: boot.Config, Log: log,
 	})
 	if err != nil {
 		return nil, "", errors.Join(err, closeTaps(networking.Spare), shared.Close())
