@@ -16,6 +16,8 @@ type NetworkOptions struct {
 	Vhost  bool // the host's kernel works the queues, if it can
 	// Spare are the taps of the NICs that the machine has from the start.
 	Spare []*network.Tap
+	// Keep are the permanent addresses of NICs that are needed from the start.
+	Keep [][]byte
 	// Fixed is what the guest has instead of a namespace's network; nil: none.
 	Fixed *protocol.SetNetworkRequest
 }

@@ -250,6 +250,7 @@ func (s *Sandbox) connect(ctx context.Context) error {
 		Hostname:       s.options.Hostname,
 		ClockUnixNanos: time.Now().UnixNano(),
 		Shares:         []*protocol.Share{s.options.Machine.Share()},
+		KeepNics:       s.options.Network.Keep,
 	}
 	if s.sockets != nil {
 		request.SocketPort = s.options.Machine.GuestPort(protocol.SocketPort)

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-
 )
 
 func TestParseSignal(t *testing.T) {

@@ -45,6 +45,9 @@ func networkOptions(boot Boot, size hypervisor.Size, log *slog.Logger) (virtcont
 		}
 		options.Spare = append(options.Spare, tap)
 		nics = append(nics, tap.NIC("nic"+strconv.Itoa(i)))
+		if i < boot.Interfaces {
+			options.Keep = append(options.Keep, tap.MAC)
+		}
 	}
 	return options, nics, nil
 }

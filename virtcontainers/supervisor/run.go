@@ -214,7 +214,7 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 		return nil, "", errors.Join(err, shared.Close())
 	}
 	if host != nil {
-		networking.Fixed = host.Request()
+		networking.Fixed, networking.Keep = host.Request(), [][]byte{host.MAC}
 	}
 	machine, vsock, err := makeMachine(ctx, MachineSpec{
 		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token,
