@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/sockets"
 	"kata-runtime/guest/storage"
@@ -29,6 +30,7 @@ type sandbox struct {
 	version  string
 	runtime  *container.Runtime
 	sockets  *sockets.Relay
+	loopback *loopback.Services
 	hideNICs func() error // nil: nothing to hide
 	end      func()       // ends the agent
 
@@ -107,6 +109,7 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		}
 	}
 	s.sockets.Configure(req.GetSocketPort(), req.GetSocketToken())
+	s.loopback.Configure(req.GetLoopbackPort(), req.GetLoopbackToken())
 	limit := int64(math.MaxInt64)
 	for _, share := range req.GetShares() {
 		if err := storage.MountShare(share); err != nil {
