@@ -16,6 +16,7 @@ import (
 	"kata-runtime/virtcontainers/agent"
 	"kata-runtime/virtcontainers/clock"
 	"kata-runtime/virtcontainers/device"
+	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/sockets"
 )
@@ -76,6 +77,8 @@ type Sandbox struct {
 	log     *slog.Logger
 	watch   *stopwatch
 	sockets *sockets.Relay // nil without RelaySockets
+	// loopbackToken is what the agent is told for StartLoopback.
+	loopbackToken string
 
 	// life ends when the machine is to end; everything that the sandbox does
 	// in the background hangs on it, and background waits for all of it.
@@ -89,9 +92,11 @@ type Sandbox struct {
 	sizer   sizer
 	agent   *agent.Client // likewise
 
-	mu         sync.Mutex // guards containers and started
+	mu         sync.Mutex // guards containers to noLoopback
 	containers map[string]*Container
 	started    bool
+	loopback   *loopback.Loopback // nil before StartLoopback
+	noLoopback bool               // the sandbox stops
 	stopping   sync.Once
 	stopErr    error
 }
@@ -114,6 +119,8 @@ func NewSandbox(options SandboxOptions) *Sandbox {
 		containers: make(map[string]*Container),
 		devices:    device.New(options.Machine, device.Open),
 		sizer:      sizer{options: options.Sizing, resources: make(map[string]*specs.LinuxResources)},
+
+		loopbackToken: loopback.NewToken(),
 	}
 }
 
@@ -251,6 +258,8 @@ func (s *Sandbox) connect(ctx context.Context) error {
 		request.SocketPort = s.options.Machine.GuestPort(protocol.SocketPort)
 		request.SocketToken = s.sockets.Token()
 	}
+	request.LoopbackPort = s.options.Machine.GuestPort(protocol.LoopbackPort)
+	request.LoopbackToken = s.loopbackToken
 	if _, err = client.CreateSandbox(ctx, request); err != nil {
 		client.Close()
 		return fmt.Errorf("set up the guest: %w", err)
@@ -315,6 +324,7 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 		if s.sockets != nil {
 			s.sockets.Close()
 		}
+		errs = append(errs, s.stopLoopback())
 		s.background.Wait()
 		errs = append(errs, s.options.Share.Close())
 		s.stopErr = errors.Join(errs...)

@@ -84,7 +84,7 @@ func TestProtocol(t *testing.T) {
 	for _, service := range Protocol(services) {
 		got = append(got, fmt.Sprint(service.GetNetwork(), service.GetAddress(), service.GetPort()))
 	}
-	want := []string{"tcp[0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1]9000", "udp[127 0 0 11]53"}
+	want := []string{"tcp[0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1] 9000", "udp[127 0 0 11] 53"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
