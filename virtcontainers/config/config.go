@@ -84,6 +84,9 @@ type Runtime struct {
 	// DisableSocketRelay keeps containers from connecting to the host's unix
 	// sockets that their bind mounts show.
 	DisableSocketRelay bool `toml:"disable_socket_relay"`
+	// LoopbackPorts are servers on loopback of a pod's network namespace on the
+	// host that its containers can reach, in the form of loopback.ParseServices.
+	LoopbackPorts []string `toml:"loopback_ports"`
 }
 
 // Values of Hypervisor.Accelerator.

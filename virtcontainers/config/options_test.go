@@ -70,6 +70,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"runtime.overhead_vcpus":               `2`,
 		"runtime.static_sandbox_resource_mgmt": `true`,
 		"runtime.disable_socket_relay":         `true`,
+		"runtime.loopback_ports":               `["tcp:8080", "udp:127.0.0.11:53"]`,
 	}
 	for _, option := range Options() {
 		if option.Key == "kernel" || option.Key == "initrd" {
@@ -144,6 +145,7 @@ func TestDefaultIsValidAndEncodes(t *testing.T) {
 	}
 	again.Files = config.Files
 	config.Hypervisor.VirtioFSExtraArgs = []string{}
+	config.Runtime.LoopbackPorts = []string{}
 	if diff := cmp.Diff(config, again); diff != "" {
 		t.Error(diff)
 	}
