@@ -32,6 +32,8 @@ const (
 type packets struct {
 	server *server
 	conn   *net.UDPConn
+	// answerer sends to clients where conn is not bound to the service's port.
+	answerer *answerer
 
 	mu     sync.Mutex // guards what follows
 	flows  map[netip.AddrPort]*flow
@@ -48,12 +50,26 @@ type flow struct {
 }
 
 func (s *server) listenUDP() error {
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.address))
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.bound()))
 	if err != nil {
 		return err
 	}
-	s.packets = &packets{server: s, conn: conn, flows: map[netip.AddrPort]*flow{}, recent: list.New()}
-	s.serving.Go(s.packets.serve)
+	p := &packets{server: s, conn: conn, flows: map[netip.AddrPort]*flow{}, recent: list.New()}
+	if s.steering != nil {
+		p.answerer, err = newAnswerer(s.address)
+		if err == nil {
+			err = s.steering.put(s.service, conn)
+		}
+		if err != nil {
+			conn.Close()
+			if p.answerer != nil {
+				p.answerer.raw.Close()
+			}
+			return err
+		}
+	}
+	s.packets = p
+	s.serving.Go(p.serve)
 	return nil
 }
 
@@ -166,6 +182,10 @@ func (p *packets) answer(f *flow, peer net.Conn, idle *relay.Idle) {
 		buffer = data
 		idle.Touch()
 		// A client that is gone loses it.
-		_, _ = p.conn.WriteToUDPAddrPort(data, f.client)
+		if p.answerer != nil {
+			_ = p.answerer.send(data, f.client)
+		} else {
+			_, _ = p.conn.WriteToUDPAddrPort(data, f.client)
+		}
 	}
 }

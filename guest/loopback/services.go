@@ -46,6 +46,10 @@ type Services struct {
 	port    uint32 // 0: not configured
 	token   string
 	running map[service]*server
+	// steering is nil before a service needs it, and where the kernel has none,
+	// of which steeringErr is the reason.
+	steering    *steering
+	steeringErr error
 }
 
 // service is what tells services apart.
@@ -69,6 +73,7 @@ type server struct {
 	serving    sync.WaitGroup
 	listener   *net.TCPListener // with TCP
 	packets    *packets         // with UDP
+	steering   *steering        // nil: the sockets are bound to the address itself
 }
 
 // NewServices returns an object without services.
@@ -132,6 +137,10 @@ func (s *Services) Close() {
 	}
 	clear(s.running)
 	stop(all)
+	if s.steering != nil {
+		s.steering.Close()
+		s.steering = nil
+	}
 }
 
 // parse checks a list of services.
@@ -168,6 +177,9 @@ func stop(servers []*server) {
 	}
 	for _, old := range servers {
 		old.serving.Wait()
+		if old.packets != nil && old.packets.answerer != nil {
+			old.packets.answerer.raw.Close()
+		}
 	}
 }
 
@@ -175,6 +187,9 @@ func stop(servers []*server) {
 func (s *Services) start(key service) (*server, error) {
 	started := &server{
 		service: key, log: s.log.With("service", key.String()), token: s.token, connecting: s.connecting,
+	}
+	if needsSteering(key.address.Addr()) {
+		started.steering = s.steer()
 	}
 	port := s.port
 	started.dial = func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, port) }
@@ -193,10 +208,29 @@ func (s *Services) start(key service) (*server, error) {
 	return started, nil
 }
 
+// steer returns what hands services' packets to sockets on other ports, or nil
+// where the kernel does not. The caller holds mu.
+func (s *Services) steer() *steering {
+	if s.steering == nil && s.steeringErr == nil {
+		if s.steering, s.steeringErr = newSteering(); s.steeringErr != nil {
+			s.log.Warn("containers cannot listen on the ports of loopback services", "error", s.steeringErr)
+		}
+	}
+	return s.steering
+}
+
+// bound is the address that the socket is bound to.
+func (s *server) bound() netip.AddrPort {
+	if s.steering != nil {
+		return netip.AddrPortFrom(s.address.Addr(), 0)
+	}
+	return s.address
+}
+
 func (s *server) listenTCP() error {
 	var config net.ListenConfig
 	config.SetMultipathTCP(false) // it has nothing to give on loopback
-	listener, err := config.Listen(s.life, "tcp", s.address.String())
+	listener, err := config.Listen(s.life, "tcp", s.bound().String())
 	if err != nil {
 		return err
 	}
@@ -204,6 +238,12 @@ func (s *server) listenTCP() error {
 	if !ok {
 		listener.Close()
 		return fmt.Errorf("%w: listener is a %T", errService, listener)
+	}
+	if s.steering != nil {
+		if err := s.steering.put(s.service, tcp); err != nil {
+			tcp.Close()
+			return err
+		}
 	}
 	s.listener = tcp
 	s.serving.Go(s.serveTCP)

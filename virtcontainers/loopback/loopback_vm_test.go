@@ -80,12 +80,18 @@ func TestAPortWithoutServerIsAnError(t *testing.T) {
 	p := newPod(t)
 	closed := (*namespace)(nil).listen(t, "127.0.0.1:0")
 	closed.Close()
-	conn, err := p.dial("tcp", "127.0.0.1:"+port(closed))
+	wantReset(t, func() (net.Conn, error) { return p.dial("tcp", "127.0.0.1:"+port(closed)) })
+}
+
+// wantReset wants a connection to be reset, at once or when it is used.
+func wantReset(t testing.TB, dial func() (net.Conn, error)) {
+	t.Helper()
+	conn, err := dial()
 	if err == nil {
 		defer conn.Close()
 		_, err = io.ReadAll(conn)
 	}
-	if !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.ECONNREFUSED) {
+	if !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("error %v, want a reset", err)
 	}
 }
@@ -306,10 +312,7 @@ func TestServicesOfTheHost(t *testing.T) {
 
 func TestAServiceWithoutServerIsAnError(t *testing.T) {
 	newPod(t, "tcp:8080")
-	conn := dialGuest(t, "127.0.0.1:8080")
-	if _, err := io.ReadAll(conn); !errors.Is(err, unix.ECONNRESET) {
-		t.Errorf("error %v, want a reset", err)
-	}
+	wantReset(t, func() (net.Conn, error) { return net.Dial("tcp", "127.0.0.1:8080") })
 }
 
 // upperCase answers datagrams.
@@ -355,13 +358,61 @@ func TestDatagrams(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close()
+			t.Cleanup(func() { conn.Close() })
 			wantUpperCase(t, conn, fmt.Sprintf("client %d", i))
 			if i%50 == 0 {
 				wantUpperCase(t, conn, "")
 				wantUpperCase(t, conn, strings.Repeat("large ", 8000))
 			}
 		}
+	}
+}
+
+// As with docker's own resolver, whose port is another one in truth.
+func TestAContainersServerOnAllAddressesStandsBeside(t *testing.T) {
+	p := newPod(t, "udp:127.0.0.11:53", "tcp:127.0.0.11:53")
+	upperCase(t, p.listenPackets(t, "127.0.0.11:53"))
+	serve(t, p.listen(t, "127.0.0.11:53"), echo)
+
+	own, err := net.ListenPacket("udp4", "0.0.0.0:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		buffer := make([]byte, 100)
+		for {
+			_, client, err := own.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			_, _ = own.WriteTo([]byte("OWN"), client)
+		}
+	})
+	t.Cleanup(func() {
+		own.Close()
+		serving.Wait()
+	})
+	serve(t, (*namespace)(nil).listen(t, "0.0.0.0:53"), func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "own") })
+
+	for address, want := range map[string]string{"127.0.0.11:53": "HOST", "127.0.0.1:53": "OWN"} {
+		conn, err := net.Dial("udp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := io.WriteString(conn, "host"); err != nil {
+			t.Fatal(err)
+		}
+		buffer := make([]byte, 100)
+		n, err := conn.Read(buffer)
+		if err != nil || string(buffer[:n]) != want {
+			t.Errorf("answer %q of %s, %v, want %q", buffer[:n], address, err, want)
+		}
+	}
+	wantEcho(t, dialGuest(t, "127.0.0.11:53"), "to the host")
+	if got, err := io.ReadAll(dialGuest(t, "127.0.0.1:53")); err != nil || string(got) != "own" {
+		t.Errorf("read %q, %v", got, err)
 	}
 }
 
@@ -462,7 +513,7 @@ func TestAHostileGuestReachesServicesAlone(t *testing.T) {
 	p := newPod(t, "tcp:8080", "udp:5000")
 	reached := make(chan string, 100)
 	for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:9090", "127.0.0.11:8080"} {
-		serve(t, p.listen(t, address), func(conn *net.TCPConn) { reached <- address })
+		serve(t, p.listen(t, address), func(*net.TCPConn) { reached <- address })
 	}
 	header := func(token string, network relay.Network, address string) []byte {
 		var buf bytes.Buffer
@@ -513,7 +564,7 @@ func TestSilentConnectionsAreInNobodysWay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { conn.Close() })
 	}
 	wantEcho(t, dialGuest(t, "127.0.0.1:8080"), "in between")
 }

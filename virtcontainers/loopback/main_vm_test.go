@@ -32,7 +32,6 @@ const insideVariable = "KATA_LOOPBACK_TEST_INSIDE"
 func TestMain(m *testing.M) {
 	switch os.Getenv(insideVariable) {
 	case "":
-		//nolint:noctx // it ends with this process
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 		cmd.Env = append(os.Environ(), insideVariable+"=tests")
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -100,7 +99,7 @@ func (n *namespace) in(f func() error) error {
 
 func (n *namespace) dial(network, address string) (conn net.Conn, err error) {
 	err = n.in(func() (err error) {
-		conn, err = net.Dial(network, address) //nolint:noctx // loopback
+		conn, err = net.Dial(network, address)
 		return err
 	})
 	return conn, err
@@ -124,13 +123,11 @@ func (n *namespace) listen(t testing.TB, address string) *net.TCPListener {
 		listener, err = net.Listen("tcp", address)
 		return err
 	}
-	err := error(nil)
-	if n == nil {
-		err = f()
-	} else {
-		err = n.in(f)
+	in := func(f func() error) error { return f() }
+	if n != nil {
+		in = n.in
 	}
-	if err != nil {
+	if err := in(f); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { listener.Close() })

@@ -64,7 +64,7 @@ func TestServicesOfResolvConf(t *testing.T) {
 		"nameserver ::1\nnameserver ::1\n":     "[udp:[::1]:53 tcp:[::1]:53]",
 		"nameserver ::ffff:127.0.0.1\n":        "[udp:127.0.0.1:53 tcp:127.0.0.1:53]",
 		"# nameserver 127.0.0.11\n;nameserver 127.0.0.11\nnameservers 127.0.0.11\n":         "[]",
-		"nameserver\nnameserver x\nnameserver 127.0.0.1:53\nnameserver fe80::1%eth0":        "[]",
+		"nameserver\n" + "nameserver x\nnameserver 127.0.0.1:53\nnameserver fe80::1%eth0":   "[]",
 		"\x00\xff\nnameserver 127.0.0.11":                                                   "[udp:127.0.0.11:53 tcp:127.0.0.11:53]",
 		strings.Repeat("nameserver 10.0.0.2\n", maxNameservers) + "nameserver 127.0.0.11\n": "[]",
 		strings.Repeat("x", maxResolvConf) + "\nnameserver 127.0.0.11\n":                    "[]",
@@ -82,9 +82,9 @@ func TestProtocol(t *testing.T) {
 	}
 	var got []string
 	for _, service := range Protocol(services) {
-		got = append(got, fmt.Sprint(service.GetNetwork(), service.GetAddress(), service.GetPort()))
+		got = append(got, fmt.Sprintf("%s %v %d", service.GetNetwork(), service.GetAddress(), service.GetPort()))
 	}
-	want := []string{"tcp[0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1] 9000", "udp[127 0 0 11] 53"}
+	want := []string{"tcp [0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1] 9000", "udp [127 0 0 11] 53"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
