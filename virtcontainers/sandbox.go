@@ -77,7 +77,7 @@ type Sandbox struct {
 	log     *slog.Logger
 	watch   *stopwatch
 	sockets *sockets.Relay // nil without RelaySockets
-	// loopbackToken is what the agent is told for StartLoopback.
+	// loopbackToken is the secret of StartLoopback, which the agent is told.
 	loopbackToken string
 
 	// life ends when the machine is to end; everything that the sandbox does
