@@ -121,4 +121,13 @@ func TestDocker(t *testing.T) {
 			t.Errorf("%+v", result)
 		}
 	})
+	t.Run("privileged", func(t *testing.T) {
+		d := d.in(t)
+		result := d.run("", "run", "--rm", "--privileged", "--runtime", "kata", "--network", "none", "--hostname", "mine", "busybox",
+			"sh", "-c", privilegedScript)
+		want := "CapEff:\t" + capabilities(t) + "\nnull\nkmsg\nnet/tun\nmounted\n1\nmine\n"
+		if result.Code != 0 || result.Stdout != want {
+			t.Errorf("%+v, want %q", result, want)
+		}
+	})
 }

@@ -88,6 +88,8 @@ type translation struct {
 	options GuestOptions
 	host    host
 	guest   *GuestSpec
+	// deviceMounts are devices that a bind mount names.
+	deviceMounts []specs.LinuxDevice
 }
 
 func (t *translation) spec() *specs.Spec { return t.guest.Spec }
@@ -114,8 +116,8 @@ func transformers() []func(*translation) error {
 }
 
 // Transform translates a validated specification for the guest. The original
-// stays as it is. It looks at the sources of bind mounts, and at nothing else
-// of the host. Errors name the field; those about what a VM cannot give wrap
+// stays as it is. Of the host, it looks at the sources of bind mounts and at the
+// device nodes of a privileged container's list, and at nothing else. Errors name the field; those about what a VM cannot give wrap
 // ErrUnsupported.
 func Transform(spec *specs.Spec, options GuestOptions) (*GuestSpec, error) {
 	return transform(spec, options, realHost{})
