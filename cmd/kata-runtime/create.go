@@ -151,7 +151,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		p.creation.client, err = pod.connect(c.Context)
 	} else {
 		p.creation.client, err = supervisor.Launch(c.Context, supervisor.Boot{
-			Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
+			Root: c.String("root"), ID: id, Hostname: p.bundle.hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
 			Demand: sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
 		}, func(channel *os.File) error { return forkSupervisor(id, channel) })
 	}

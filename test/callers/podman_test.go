@@ -223,8 +223,12 @@ uname -n`
 // The host's devices mean nothing in the guest, and its disks must not be there.
 func TestPodmanPrivileged(t *testing.T) {
 	p := newPodman(t)
-	p.want(0, "CapEff:\t"+capabilities(t)+"\nnull\nkmsg\nnet/tun\nmounted\n1\nmine\n", "",
-		p.container("run", "--rm", "--privileged", "--hostname", "mine", image, "sh", "-c", privilegedScript)...)
+	hostname, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.want(0, "CapEff:\t"+capabilities(t)+"\nnull\nkmsg\nnet/tun\nmounted\n1\n"+hostname+"\n", "",
+		p.container("run", "--rm", "--privileged", "--uts", "host", image, "sh", "-c", privilegedScript)...)
 	p.want(126, "", "~character device 10:235 is not supported", p.container("run", "--rm", "--device", "/dev/autofs", image, "true")...)
 }
 

@@ -31,6 +31,8 @@ type GuestOptions struct {
 	// namespace's path, and returns "" for none. Without it a path, except
 	// the network's, is an error: nothing in a new VM is there to join.
 	Owner func(specs.LinuxNamespace) (container string, err error)
+	// Hostname is the caller's own, which a new UTS namespace begins with.
+	Hostname string
 	// Sandbox says that the caller makes a pod's first container: also ipc and
 	// uts namespaces with a path are the pod's, since some callers make them
 	// before it.

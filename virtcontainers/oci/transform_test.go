@@ -361,3 +361,32 @@ func TestLimitsAreOnTheContainersBlockDevices(t *testing.T) {
 		t.Errorf("error = %v", err)
 	}
 }
+
+// A new UTS namespace is a copy of the caller's; of the pod's, the pod decides.
+func TestAHostnameIsInherited(t *testing.T) {
+	for name, test := range map[string]struct {
+		hostname string
+		uts      []specs.LinuxNamespace
+		member   bool
+		want     string
+	}{
+		"its own":                {"own", []specs.LinuxNamespace{{Type: specs.UTSNamespace}}, true, "own"},
+		"a new namespace":        {"", []specs.LinuxNamespace{{Type: specs.UTSNamespace}}, true, "callers"},
+		"the pod's":              {"", []specs.LinuxNamespace{{Type: specs.UTSNamespace, Path: "/uts"}}, true, ""},
+		"none":                   {"", nil, true, ""},
+		"the first container's":  {"", []specs.LinuxNamespace{{Type: specs.UTSNamespace}}, false, ""},
+		"its pod's, by its spec": {"own", []specs.LinuxNamespace{{Type: specs.UTSNamespace}}, false, "own"},
+	} {
+		spec := baseSpec()
+		spec.Hostname = test.hostname
+		spec.Linux.Namespaces = append(test.uts, specs.LinuxNamespace{Type: specs.PIDNamespace})
+		options := testOptions()
+		options.Hostname = "callers"
+		if test.member {
+			options.Owner = func(specs.LinuxNamespace) (string, error) { return "sandbox", nil }
+		}
+		if got := mustTransform(t, spec, options).Spec.Hostname; got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}
