@@ -73,7 +73,7 @@ func transformDevices(t *translation) error {
 		}
 		kept = append(kept, device)
 	}
-	linux.Devices = append(kept, t.deviceMounts...)
+	linux.Devices = slices.Concat(kept, t.deviceMounts)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package oci
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -379,7 +380,7 @@ func TestAHostnameIsInherited(t *testing.T) {
 	} {
 		spec := baseSpec()
 		spec.Hostname = test.hostname
-		spec.Linux.Namespaces = append(test.uts, specs.LinuxNamespace{Type: specs.PIDNamespace})
+		spec.Linux.Namespaces = slices.Concat(test.uts, []specs.LinuxNamespace{{Type: specs.PIDNamespace}})
 		options := testOptions()
 		options.Hostname = "callers"
 		if test.member {
