@@ -60,8 +60,8 @@ func TestLyingAgents(t *testing.T) {
 		timeout int // seconds
 		texts   []string
 	}{
-		{"garbage", 30, []string{"start agent"}},
-		{"oversized", 100, []string{"start agent"}},
+		{"garbage", 100, []string{"start agent", "something else than ttrpc"}},
+		{"oversized", 100, []string{"start agent", "something else than ttrpc"}},
 		{"hangup", 100, []string{"start agent"}},
 		{"guess", 30, []string{"start agent"}},
 		{"silent", 15, []string{"did not answer"}},

@@ -41,10 +41,14 @@ func Connect(ctx context.Context, dialer Dialer) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial the agent: %w", err)
 	}
-	client := ttrpc.NewClient(conn)
+	checked := &checkedConn{Conn: conn}
+	client := ttrpc.NewClient(checked)
 	service := protocol.NewAgentClient(client)
 	hello, err := service.Hello(ctx, &protocol.HelloRequest{Version: protocol.Version})
 	if err != nil {
+		if malformed := checked.failure(); malformed != nil {
+			err = malformed // ttrpc says that the connection was closed
+		}
 		client.Close()
 		return nil, fmt.Errorf("greet the agent: %w", err)
 	}
