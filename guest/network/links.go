@@ -139,6 +139,9 @@ func (n *Network) setAddresses(links map[string]netlink.Link, request *protocol.
 				errs = append(errs, wrap(i.GetName(), "set address "+text(a), err))
 			}
 		}
+		if i.GetAnnounce() {
+			errs = append(errs, wrap(i.GetName(), "announce it", announce(i, links[i.GetName()])))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -1769,13 +1769,16 @@ type NetworkInterface struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The permanent address of the NIC, by which the guest finds it: six bytes,
 	// drawn by the host. Empty: loopback, of which only addresses are set.
-	DeviceMac     []byte            `protobuf:"bytes,1,opt,name=device_mac,json=deviceMac,proto3" json:"device_mac,omitempty"`
-	Name          string            `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // at most 15 bytes
-	Mac           []byte            `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`   // that the interface has for others
-	Mtu           uint32            `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
-	Up            bool              `protobuf:"varint,5,opt,name=up,proto3" json:"up,omitempty"`
-	NoArp         bool              `protobuf:"varint,6,opt,name=no_arp,json=noArp,proto3" json:"no_arp,omitempty"`
-	Addresses     []*NetworkAddress `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	DeviceMac []byte            `protobuf:"bytes,1,opt,name=device_mac,json=deviceMac,proto3" json:"device_mac,omitempty"`
+	Name      string            `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // at most 15 bytes
+	Mac       []byte            `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`   // that the interface has for others
+	Mtu       uint32            `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Up        bool              `protobuf:"varint,5,opt,name=up,proto3" json:"up,omitempty"`
+	NoArp     bool              `protobuf:"varint,6,opt,name=no_arp,json=noArp,proto3" json:"no_arp,omitempty"`
+	Addresses []*NetworkAddress `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Send a gratuitous ARP request: the other end learns the MAC address from
+	// what it receives.
+	Announce      bool `protobuf:"varint,8,opt,name=announce,proto3" json:"announce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1857,6 +1860,13 @@ func (x *NetworkInterface) GetAddresses() []*NetworkAddress {
 		return x.Addresses
 	}
 	return nil
+}
+
+func (x *NetworkInterface) GetAnnounce() bool {
+	if x != nil {
+		return x.Announce
+	}
+	return false
 }
 
 type NetworkAddress struct {
@@ -2596,7 +2606,7 @@ const file_agent_proto_rawDesc = "" +
 	"neighbours\x18\x03 \x03(\v2\x1f.kata.guest.v1.NetworkNeighbourR\n" +
 	"neighbours\x120\n" +
 	"\x05rules\x18\x04 \x03(\v2\x1a.kata.guest.v1.NetworkRuleR\x05rules\x12K\n" +
-	"\x11loopback_services\x18\x05 \x03(\v2\x1e.kata.guest.v1.LoopbackServiceR\x10loopbackServices\"\xcd\x01\n" +
+	"\x11loopback_services\x18\x05 \x03(\v2\x1e.kata.guest.v1.LoopbackServiceR\x10loopbackServices\"\xe9\x01\n" +
 	"\x10NetworkInterface\x12\x1d\n" +
 	"\n" +
 	"device_mac\x18\x01 \x01(\fR\tdeviceMac\x12\x12\n" +
@@ -2605,7 +2615,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12\x0e\n" +
 	"\x02up\x18\x05 \x01(\bR\x02up\x12\x15\n" +
 	"\x06no_arp\x18\x06 \x01(\bR\x05noArp\x12;\n" +
-	"\taddresses\x18\a \x03(\v2\x1d.kata.guest.v1.NetworkAddressR\taddresses\"\xd5\x01\n" +
+	"\taddresses\x18\a \x03(\v2\x1d.kata.guest.v1.NetworkAddressR\taddresses\x12\x1a\n" +
+	"\bannounce\x18\b \x01(\bR\bannounce\"\xd5\x01\n" +
 	"\x0eNetworkAddress\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12#\n" +
 	"\rprefix_length\x18\x02 \x01(\rR\fprefixLength\x12\x12\n" +

@@ -101,6 +101,8 @@ func arguments(o Options) []string {
 		"--foreground", "--stderr", "--quiet", "--fd", strconv.Itoa(socketFD),
 		// The agent sets addresses and routes: nothing is to be negotiated.
 		"--no-dhcp", "--no-dhcpv6", "--no-ra",
+		// The gateway is itself, as for the host, and not the host's loopback.
+		"--no-map-gw",
 		"--tcp-ports", o.TCPPorts, "--udp-ports", o.UDPPorts,
 	}
 	has := map[bool]bool{}

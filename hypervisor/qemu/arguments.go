@@ -237,6 +237,8 @@ func MachineParams(architecture string) []string {
 		// Boot on one CPU waits for several RCU grace periods.
 		"rcupdate.rcu_expedited=1",
 		"cryptomgr.notests",
+		// No interface that nobody has asked for.
+		"dummy.numdummies=0",
 	}
 	if architecture == "amd64" {
 		params = append(params,

@@ -87,6 +87,7 @@ func (n *Namespace) hostFamily(host *HostNetwork, family int) error {
 func (h *HostNetwork) Request() *protocol.SetNetworkRequest {
 	request := &protocol.SetNetworkRequest{Interfaces: []*protocol.NetworkInterface{{
 		DeviceMac: h.MAC, Name: h.Interface, Mac: h.MAC, Mtu: userMTU, Up: true, Addresses: h.Addresses,
+		Announce: true, // passt drops what comes for a guest of which it has heard nothing
 	}}}
 	for _, gateway := range h.Gateways {
 		family := unix.AF_INET6
