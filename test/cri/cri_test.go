@@ -16,7 +16,7 @@ import (
 )
 
 // handlers are the runtimes whose pods are tested.
-func handlers() []string { return []string{"runc"} }
+func handlers() []string { return []string{"runc", "kata"} }
 
 // logLine is the form of a line of a container's log.
 var logLine = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\S+ (stdout|stderr) [FP] .*\n$`)

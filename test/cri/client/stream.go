@@ -98,7 +98,9 @@ func (s *Session) Close() error {
 func exitCode(text []byte) (int, error) {
 	var status struct {
 		Status, Reason, Message string
-		Details                 struct{ Causes []struct{ Reason, Message string } }
+		Details                 struct {
+			Causes []struct{ Reason, Message string }
+		}
 	}
 	if err := json.Unmarshal(text, &status); err != nil {
 		return 0, fmt.Errorf("the session ended with the status %q: %w", text, err)
