@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers/network"
 )
@@ -39,7 +41,7 @@ func (s *Sandbox) joinNetwork(namespace *network.Namespace) error {
 	options := s.options.Network
 	joined, err := network.Join(namespace, network.Options{
 		Machine: s.options.Machine, Model: options.Model, Queues: options.Queues, Vhost: options.Vhost, Spare: options.Spare,
-		Tell: s.setNetwork, Log: s.log,
+		Tell: s.setNetwork, Services: s.toldServices, Log: s.log,
 	})
 	if err != nil {
 		return err
@@ -93,17 +95,20 @@ func (s *Sandbox) syncNetwork(ctx context.Context) error {
 	return nil
 }
 
-// fixNetwork tells the agent once what never changes.
+// fixNetwork tells the agent of a network that never changes, but for its
+// loopback services.
 func (s *Sandbox) fixNetwork(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.following {
+	request := proto.CloneOf(s.options.Network.Fixed)
+	request.LoopbackServices = s.toldServices()
+	s.fixing.Lock()
+	defer s.fixing.Unlock()
+	if proto.Equal(request, s.fixed) {
 		return nil
 	}
-	if err := s.setNetwork(ctx, s.options.Network.Fixed); err != nil {
+	if err := s.setNetwork(ctx, request); err != nil {
 		return &StageError{Stage: StageNetwork, Err: err}
 	}
-	s.following = true
+	s.fixed = request
 	return nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"kata-runtime/virtcontainers/agent"
 	"kata-runtime/virtcontainers/clock"
 	"kata-runtime/virtcontainers/device"
+	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/sockets"
@@ -78,6 +79,8 @@ type Sandbox struct {
 	log     *slog.Logger
 	watch   *stopwatch
 	sockets *sockets.Relay // nil without RelaySockets
+	// loopbackToken is the secret of StartLoopback, which the agent is told.
+	loopbackToken string
 
 	// life ends when the machine is to end; everything that the sandbox does
 	// in the background hangs on it, and background waits for all of it.
@@ -94,10 +97,18 @@ type Sandbox struct {
 	mu         sync.Mutex // guards what follows
 	containers map[string]*Container
 	started    bool
-	network    *network.Network // nil before JoinNetwork, or without a network
-	following  bool             // the guest's network follows the namespace's
-	stopping   sync.Once
-	stopErr    error
+	network    *network.Network   // nil before JoinNetwork, or without a network
+	following  bool               // the guest's network follows the namespace's
+	loopback   *loopback.Loopback // nil before StartLoopback
+	noLoopback bool               // the sandbox stops
+	// loopbackServices are what the agent is to be told of by SetNetwork.
+	loopbackServices []loopback.Service
+
+	fixing sync.Mutex                  // guards fixed
+	fixed  *protocol.SetNetworkRequest // what the agent was told of a network that never changes
+
+	stopping sync.Once
+	stopErr  error
 }
 
 // NewSandbox makes a sandbox. Stop releases the machine and the share.
@@ -118,6 +129,8 @@ func NewSandbox(options SandboxOptions) *Sandbox {
 		containers: make(map[string]*Container),
 		devices:    device.New(options.Machine, device.Open),
 		sizer:      sizer{options: options.Sizing, resources: make(map[string]*specs.LinuxResources)},
+
+		loopbackToken: loopback.NewToken(),
 	}
 }
 
@@ -256,6 +269,8 @@ func (s *Sandbox) connect(ctx context.Context) error {
 		request.SocketPort = s.options.Machine.GuestPort(protocol.SocketPort)
 		request.SocketToken = s.sockets.Token()
 	}
+	request.LoopbackPort = s.options.Machine.GuestPort(protocol.LoopbackPort)
+	request.LoopbackToken = s.loopbackToken
 	if _, err = client.CreateSandbox(ctx, request); err != nil {
 		client.Close()
 		return fmt.Errorf("set up the guest: %w", err)
@@ -320,6 +335,7 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 		if s.sockets != nil {
 			s.sockets.Close()
 		}
+		errs = append(errs, s.stopLoopback())
 		s.background.Wait()
 		errs = append(errs, s.leaveNetwork(), s.options.Share.Close())
 		s.stopErr = errors.Join(errs...)

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/guest/protocol/relay"
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/share"
@@ -211,9 +212,12 @@ type fakeGuest struct {
 	ooms      chan string // answers of NextOOM, taken one by one
 	oomEvents uint64      // what WaitProcess tells, set before the exit
 
-	mu      sync.Mutex // guards exits and stdout
+	mu      sync.Mutex // guards what follows
 	exits   map[string]chan uint32
 	stdouts map[string]net.Conn
+
+	created   *protocol.CreateSandboxRequest
+	forwarded []uint16 // ports of loopback that were asked for
 }
 
 func newFakeGuest(t *testing.T) *fakeGuest {
@@ -244,7 +248,10 @@ func (g *fakeGuest) Hello(context.Context, *protocol.HelloRequest) (*protocol.He
 	return &protocol.HelloResponse{Version: protocol.Version}, nil
 }
 
-func (g *fakeGuest) CreateSandbox(context.Context, *protocol.CreateSandboxRequest) (*protocol.CreateSandboxResponse, error) {
+func (g *fakeGuest) CreateSandbox(_ context.Context, r *protocol.CreateSandboxRequest) (*protocol.CreateSandboxResponse, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.created = r
 	return &protocol.CreateSandboxResponse{}, nil
 }
 
@@ -309,6 +316,19 @@ func (g *fakeGuest) stream(conn net.Conn) {
 	_, _ = conn.Write([]byte{protocol.StreamAccepted})
 }
 
+// forward refuses a connection that was made to loopback, and notes its port.
+func (g *fakeGuest) forward(conn net.Conn) {
+	defer conn.Close()
+	header, err := relay.ReadForwardHeader(conn)
+	if err != nil {
+		return
+	}
+	g.mu.Lock()
+	g.forwarded = append(g.forwarded, header.Port)
+	g.mu.Unlock()
+	_, _ = conn.Write([]byte{relay.Refused})
+}
+
 // fakeMachine connects a sandbox to a fakeGuest by pipes.
 type fakeMachine struct {
 	guest   *fakeGuest
@@ -367,6 +387,10 @@ func (m *fakeMachine) Stop(context.Context) error {
 
 func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	ours, theirs := net.Pipe()
+	if port == protocol.ForwardPort {
+		m.group.Go(func() { m.guest.forward(theirs) })
+		return ours, nil
+	}
 	if port == protocol.StreamPort {
 		m.group.Go(func() { m.guest.stream(theirs) })
 		return ours, nil

@@ -70,6 +70,9 @@ func run(ctx context.Context) error {
 	if cfg.Streams, err = server.ListenVsock(log, protocol.StreamPort); err != nil {
 		return err
 	}
+	if cfg.Forward, err = server.ListenVsock(log, protocol.ForwardPort); err != nil {
+		return err
+	}
 	if params.Token != "" {
 		cfg.Announce = func(ctx context.Context) error {
 			return server.AnnounceVsock(ctx, params.ReadyPort, params.Token)

@@ -173,6 +173,17 @@ func (b *bundle) mounts() []*api.Mount {
 	return mounts
 }
 
+// resolvConf names the mount at /etc/resolv.conf, "" for none.
+func (b *bundle) resolvConf() string {
+	name := ""
+	for i, bind := range b.guest.Binds {
+		if filepath.Clean(bind.Destination) == "/etc/resolv.conf" {
+			name = share.Bind(i)
+		}
+	}
+	return name
+}
+
 // memoryVolumes describes the guest's file systems that the pod shares.
 func (b *bundle) memoryVolumes() []*api.MemoryVolume {
 	var volumes []*api.MemoryVolume

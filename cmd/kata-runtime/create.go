@@ -192,6 +192,7 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
 		MemoryVolumes: container.memoryVolumes(),
 		BlockDevices:  container.blockDevices(),
+		ResolvConf:    container.resolvConf(),
 	}, state)
 	if err != nil {
 		return err

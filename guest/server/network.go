@@ -31,5 +31,5 @@ func (s *sandbox) SetNetwork(ctx context.Context, req *protocol.SetNetworkReques
 	if errors.Is(err, network.ErrInvalid) {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return &protocol.Empty{}, err
+	return &protocol.Empty{}, errors.Join(err, s.setLoopback(req))
 }

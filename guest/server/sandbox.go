@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/sockets"
 	"kata-runtime/guest/storage"
@@ -25,12 +26,13 @@ var errSandboxState = errors.New("wrong state of the sandbox")
 
 // sandbox implements protocol.AgentService; there is one for all connections.
 type sandbox struct {
-	log     *slog.Logger
-	version string
-	runtime *container.Runtime
-	sockets *sockets.Relay
-	network Network
-	end     func() // ends the agent
+	log      *slog.Logger
+	version  string
+	runtime  *container.Runtime
+	sockets  *sockets.Relay
+	loopback *loopback.Services
+	network  Network
+	end      func() // ends the agent
 
 	mu      sync.Mutex // guards what follows
 	created bool
@@ -105,6 +107,7 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	s.sockets.Configure(req.GetSocketPort(), req.GetSocketToken())
+	s.loopback.Configure(req.GetLoopbackPort(), req.GetLoopbackToken())
 	limit := int64(math.MaxInt64)
 	for _, share := range req.GetShares() {
 		if err := storage.MountShare(share); err != nil {

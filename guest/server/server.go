@@ -11,6 +11,7 @@ import (
 
 	"kata-runtime/guest/bootparam"
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/sockets"
 	"kata-runtime/guest/stream"
 )
@@ -31,6 +32,9 @@ type Config struct {
 	// reaches the host's port for their connections.
 	SocketDir string
 	DialHost  sockets.Dial
+	// Forward takes the host's connections for servers on the guest's loopback;
+	// Run closes it. nil: there are none.
+	Forward net.Listener
 	// Announce is called once both are served; an error is logged.
 	Announce func(ctx context.Context) error
 }
@@ -51,12 +55,18 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		// A context of its own: this must happen after ctx has ended.
 		err = errors.Join(err, runtime.Close(context.WithoutCancel(ctx)))
 	}()
+	services := loopback.NewServices(cfg.Log, loopback.Dial(cfg.DialHost))
+	defer services.Close()
 	sandbox := newSandbox(cfg, runtime, relay, cancel)
+	sandbox.loopback = services
 	defer sandbox.close()
 
 	cfg.Log.Debug("serving", "uptime", bootparam.Uptime())
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return registry.Serve(groupCtx, cfg.Streams) })
+	if cfg.Forward != nil {
+		group.Go(func() error { return loopback.Forward(groupCtx, cfg.Log, cfg.Forward) })
+	}
 	group.Go(func() error { return serveAgent(groupCtx, cfg.Log, cfg.Agent, sandbox) })
 	if cfg.Announce != nil {
 		group.Go(func() error {

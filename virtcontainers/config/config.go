@@ -94,6 +94,9 @@ type Runtime struct {
 	// the host's network: "none", "all", or ports and ranges.
 	HostTCPPorts string `toml:"host_network_tcp_ports"`
 	HostUDPPorts string `toml:"host_network_udp_ports"`
+	// LoopbackPorts are servers on loopback of a pod's network namespace on the
+	// host that its containers can reach, in the form of loopback.ParseServices.
+	LoopbackPorts []string `toml:"loopback_ports"`
 }
 
 // Values of Hypervisor.Accelerator.

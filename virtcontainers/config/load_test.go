@@ -197,6 +197,7 @@ func TestLoadErrors(t *testing.T) {
 		{"kernel params", qemu + "kernel_params = \"a\\nb\"", []string{"kernel_params", "printable"}},
 		{"long kernel params", qemu + "kernel_params = '" + strings.Repeat("x", 1025) + "'", []string{"at most 1024"}},
 		{"empty argument", qemu + "virtio_fs_extra_args = ['']", []string{"virtio_fs_extra_args", "empty"}},
+		{"port off loopback", "[runtime]\nloopback_ports = ['tcp:10.0.0.1:80']", []string{"loopback_ports", "tcp:10.0.0.1:80"}},
 		{"timeout zero", "[agent.kata]\ndial_timeout = 0", []string{"agent.kata.dial_timeout = 0", "must be 1-3600"}},
 		{"timeout overflow", "[agent.kata]\ndial_timeout = 9223372036854775807", []string{"dial_timeout", "must be 1-3600"}},
 		{"timeout negative", "[agent.kata]\ndial_timeout = -5", []string{"dial_timeout = -5", "must be 1-3600"}},

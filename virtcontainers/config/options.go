@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"kata-runtime/virtcontainers/loopback"
 )
 
 const (
@@ -277,6 +279,15 @@ func otherOptions() []Option {
 			get:   func(c *Config) any { return c.Runtime.DisableSocketRelay },
 			check: func(*Config) string { return "" },
 		},
+		{
+			Table: runtimeTable, Key: "loopback_ports",
+			Values: "a list of `tcp:PORT`, `udp:PORT` (of 127.0.0.1), or with an address, `udp:127.0.0.11:53`, `tcp:[::1]:9000`",
+			Meaning: "Servers on the host that listen on loopback in a pod's network namespace, and that its containers are to reach under the same address. " +
+				"Nameservers on loopback that a container's `/etc/resolv.conf` names need no mention. " +
+				"In the guest, such a port is taken; in the pod's namespace on the host, connections to it stay there, while others to 127.0.0.1 and ::1 reach the guest.",
+			get:   func(c *Config) any { return c.Runtime.LoopbackPorts },
+			check: func(c *Config) string { return loopbackPorts(c.Runtime.LoopbackPorts) },
+		},
 	}
 }
 
@@ -344,6 +355,13 @@ func kernelParams(params string) string {
 		if r < ' ' || r > '~' {
 			return fmt.Sprintf("must hold printable ASCII alone, not %q", r)
 		}
+	}
+	return ""
+}
+
+func loopbackPorts(texts []string) string {
+	if _, err := loopback.ParseServices(texts); err != nil {
+		return "must list servers on loopback, such as \"tcp:8080\": " + err.Error()
 	}
 	return ""
 }

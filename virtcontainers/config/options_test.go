@@ -75,6 +75,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"runtime.host_network_tcp_ports":       `"80,8000-8010"`,
 		"runtime.host_network_udp_ports":       `"all"`,
 		"hypervisor.qemu.disable_vhost_net":    `true`,
+		"runtime.loopback_ports":               `["tcp:8080", "udp:127.0.0.11:53"]`,
 	}
 	for _, option := range Options() {
 		if option.Key == "kernel" || option.Key == "initrd" {
@@ -149,6 +150,7 @@ func TestDefaultIsValidAndEncodes(t *testing.T) {
 	}
 	again.Files = config.Files
 	config.Hypervisor.VirtioFSExtraArgs = []string{}
+	config.Runtime.LoopbackPorts = []string{}
 	if diff := cmp.Diff(config, again); diff != "" {
 		t.Error(diff)
 	}

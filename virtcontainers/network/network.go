@@ -47,7 +47,9 @@ type Options struct {
 	Spare []*Tap
 	// Tell makes the guest have what the request says.
 	Tell func(ctx context.Context, request *protocol.SetNetworkRequest) error
-	Log  *slog.Logger
+	// Services are the loopback services that the guest is told of too; nil: none.
+	Services func() []*protocol.LoopbackService
+	Log      *slog.Logger
 }
 
 // Network is a VM's connection with one namespace.
@@ -150,6 +152,9 @@ func (n *Network) Sync(ctx context.Context) error {
 // request is what the guest is to have: what is connected.
 func (n *Network) request(s *Snapshot) *protocol.SetNetworkRequest {
 	request := &protocol.SetNetworkRequest{Rules: s.Rules}
+	if n.options.Services != nil {
+		request.LoopbackServices = n.options.Services()
+	}
 	names := map[string]bool{"": true, "lo": true}
 	if s.Loopback != nil {
 		request.Interfaces = append(request.Interfaces, s.Loopback)

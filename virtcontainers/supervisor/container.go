@@ -33,6 +33,8 @@ type container struct {
 	cancel context.CancelCauseFunc   // ends its creation
 	gone   chan struct{}             // closed when its creation has failed and is undone
 	ended  bool                      // its init has exited: no process is added any more
+	// resolvConf is its resolv.conf, open with O_PATH; nil without.
+	resolvConf *os.File
 	// execPIDs are the stand-ins of its other processes.
 	execPIDs map[int]struct{}
 
@@ -75,6 +77,10 @@ func (s *server) reserve(owner *commandChannel, id string, cancel context.Cancel
 func (s *server) forget(ctx context.Context, c *container) error {
 	s.mu.Lock()
 	delete(s.containers, c.id)
+	if c.resolvConf != nil {
+		c.resolvConf.Close()
+		c.resolvConf = nil
+	}
 	last := len(s.containers) == 0
 	s.mu.Unlock()
 	if c.id != s.id {

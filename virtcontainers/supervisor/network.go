@@ -4,13 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"slices"
 	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/supervisor/api"
 )
 
 const (
@@ -61,10 +68,27 @@ func closeTaps(taps []*network.Tap) error {
 }
 
 // joinNetwork connects the machine with the network namespace that the stand-in
-// of the pod's first container is in.
+// of the pod's first container is in, or brings what another container adds to
+// the pod's network: its nameservers on loopback.
 func (s *server) joinNetwork(c *container) error {
-	if c.id != s.id || s.hostNetwork || s.networkModel == config.NetworkNone {
+	if s.networkModel == config.NetworkNone && !s.hostNetwork {
 		return nil
+	}
+	err := s.changeNetwork(c)
+	var stage *virtcontainers.StageError
+	if err != nil && !errors.As(err, &stage) {
+		err = &virtcontainers.StageError{Stage: virtcontainers.StageNetwork, Err: err}
+	}
+	return err
+}
+
+func (s *server) changeNetwork(c *container) error {
+	services, err := s.loopbackServices()
+	if err != nil {
+		return err
+	}
+	if c.id != s.id {
+		return s.sandbox.SetLoopbackServices(services)
 	}
 	c.mu.Lock()
 	pid, start := c.state.StandInPID, c.state.StandInStartTime
@@ -74,9 +98,86 @@ func (s *server) joinNetwork(c *container) error {
 		err = errors.Join(errors.New("its stand-in has ended"), namespace.Close())
 	}
 	if err != nil {
-		return &virtcontainers.StageError{Stage: virtcontainers.StageNetwork, Err: fmt.Errorf("find the pod's network: %w", err)}
+		return fmt.Errorf("find the pod's network: %w", err)
+	}
+	if err := s.sandbox.StartLoopback(namespace.File(), services, s.hostNetwork); err != nil {
+		return errors.Join(err, namespace.Close())
+	}
+	if s.hostNetwork {
+		return namespace.Close()
 	}
 	return s.sandbox.JoinNetwork(namespace)
+}
+
+// loopbackServices are those of the configuration, and the nameservers of the
+// containers' resolv.conf that are on loopback. A caller may write that file
+// until the container starts.
+func (s *server) loopbackServices() ([]loopback.Service, error) {
+	services, err := loopback.ParseServices(s.loopbackPorts)
+	if err != nil {
+		return nil, fmt.Errorf("loopback_ports: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if c.resolvConf == nil {
+			continue
+		}
+		found, err := nameservers(c.resolvConf)
+		if err != nil {
+			s.log.Warn("a container's resolv.conf was not read: it may not reach nameservers on loopback", "container", c.id, "error", err)
+			continue
+		}
+		services = loopback.Merge(services, found...)
+	}
+	slices.SortFunc(services, func(a, b loopback.Service) int { return strings.Compare(a.String(), b.String()) })
+	return services, nil
+}
+
+// refreshServices looks at the containers' resolv.conf once more.
+func (s *server) refreshServices() error {
+	if s.networkModel == config.NetworkNone && !s.hostNetwork {
+		return nil
+	}
+	services, err := s.loopbackServices()
+	if err == nil {
+		err = s.sandbox.SetLoopbackServices(services)
+	}
+	if err != nil {
+		return &virtcontainers.StageError{Stage: virtcontainers.StageNetwork, Err: err}
+	}
+	return nil
+}
+
+// nameservers reads a resolv.conf that is open with O_PATH.
+func nameservers(conf *os.File) ([]loopback.Service, error) {
+	// O_NONBLOCK: it may be a FIFO.
+	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", conf.Fd()), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, errors.New("it is no file"))
+	}
+	return loopback.ServicesOfResolvConf(file), nil
+}
+
+// keepResolvConf keeps the file that a mount of the request shows, to look for
+// nameservers in it.
+func keepResolvConf(request *api.CreateContainerRequest, files []*os.File) (*os.File, error) {
+	for i, mount := range request.GetMounts() {
+		if name := request.GetResolvConf(); name == "" || mount.GetName() != name {
+			continue
+		}
+		fd, err := unix.FcntlInt(files[i].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("keep the container's resolv.conf: %w", err)
+		}
+		return os.NewFile(uintptr(fd), "resolv.conf"), nil
+	}
+	return nil, nil //nolint:nilnil // it has none
 }
 
 // findHostNetwork describes the host's network, for a pod that is to share it;

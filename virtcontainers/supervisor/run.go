@@ -73,6 +73,8 @@ type server struct {
 	// networkModel is one of config's.
 	networkModel string
 	hostNetwork  bool
+	// loopbackPorts are config's.
+	loopbackPorts []string
 
 	rpc  *ttrpc.Server
 	done chan struct{} // closed by finish
@@ -145,10 +147,10 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 	}
 	s := &server{
 		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, log: log, networkModel: boot.Config.Runtime.NetworkModel,
-		hostNetwork: boot.HostNetwork,
-		done:        make(chan struct{}),
-		channels:    make(map[string]*commandChannel),
-		containers:  make(map[string]*container),
+		hostNetwork: boot.HostNetwork, loopbackPorts: boot.Config.Runtime.LoopbackPorts,
+		done:       make(chan struct{}),
+		channels:   make(map[string]*commandChannel),
+		containers: make(map[string]*container),
 	}
 	defer func() { err = errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx))) }()
 	return s.serve(ctx, first, entry)

@@ -77,6 +77,9 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	defer func() {
 		if err != nil {
 			standIn.Close() // it ends, and leaves its control group
+			for _, file := range files {
+				file.Close() // the share may have done so
+			}
 			err = errors.Join(err, s.forget(context.WithoutCancel(ctx), c))
 			close(c.gone)
 			s.stopIfIdle(context.WithoutCancel(ctx))
@@ -92,6 +95,13 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	if err := s.place(c); err != nil {
 		return nil, err
 	}
+	conf, err := keepResolvConf(request, files)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	c.resolvConf = conf // forget closes it
+	s.mu.Unlock()
 	if err := s.joinNetwork(c); err != nil {
 		return nil, err
 	}
@@ -201,6 +211,9 @@ func (s *server) publish(ctx context.Context, owner *commandChannel, c *containe
 func (s *server) StartContainer(ctx context.Context, request *api.ContainerRequest) (*api.StartContainerResponse, error) {
 	c, err := s.lookup(request.GetContainerId())
 	if err != nil {
+		return nil, asStatus(err)
+	}
+	if err := s.refreshServices(); err != nil {
 		return nil, asStatus(err)
 	}
 	if err := c.core.Start(ctx); err != nil {

@@ -30,17 +30,27 @@ type Local interface {
 	CloseWrite() error
 }
 
+// Aborter is a Local that can be closed so that the program at its other end sees
+// a failure, not an end.
+type Aborter interface {
+	Abort() error
+}
+
 // Copy copies both ways between local and the other side of the relay until
-// both directions have ended, one has failed, or ctx has ended; it closes both.
+// both directions have ended, one has failed, or ctx has ended; it closes both,
+// in the last two cases by Abort where local is an Aborter.
 // peer is not trusted.
 func Copy(ctx context.Context, local Local, peer net.Conn) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	closeBoth := func() {
-		local.Close()
+	stop := context.AfterFunc(ctx, func() {
+		if aborter, ok := local.(Aborter); ok {
+			_ = aborter.Abort() // there is nobody to tell
+		} else {
+			local.Close()
+		}
 		peer.Close()
-	}
-	stop := context.AfterFunc(ctx, closeBoth)
+	})
 	c := &copying{local: local, peer: peer}
 	var directions sync.WaitGroup
 	for _, direction := range []func() error{c.send, c.receive} {
@@ -53,7 +63,8 @@ func Copy(ctx context.Context, local Local, peer net.Conn) error {
 	directions.Wait()
 	err := context.Cause(ctx)
 	if stop() {
-		closeBoth()
+		local.Close()
+		peer.Close()
 	}
 	return err
 }

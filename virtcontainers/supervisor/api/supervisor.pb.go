@@ -237,6 +237,7 @@ type CreateContainerRequest struct {
 	ConfigJson    []byte                 `protobuf:"bytes,10,opt,name=config_json,json=configJson,proto3" json:"config_json,omitempty"` // the caller's OCI config, kept for exec
 	MemoryVolumes []*MemoryVolume        `protobuf:"bytes,40,rep,name=memory_volumes,json=memoryVolumes,proto3" json:"memory_volumes,omitempty"`
 	BlockDevices  []*BlockDevice         `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
+	ResolvConf    string                 `protobuf:"bytes,120,opt,name=resolv_conf,json=resolvConf,proto3" json:"resolv_conf,omitempty"` // name of the mount that is the container's resolv.conf; or empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -353,6 +354,13 @@ func (x *CreateContainerRequest) GetBlockDevices() []*BlockDevice {
 		return x.BlockDevices
 	}
 	return nil
+}
+
+func (x *CreateContainerRequest) GetResolvConf() string {
+	if x != nil {
+		return x.ResolvConf
+	}
+	return ""
 }
 
 // MemoryVolume is a tmpfs in the guest that containers of the pod share. The
@@ -1337,7 +1345,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
-	"\x06follow\x18\x04 \x01(\bR\x06follow\"\xd6\x03\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\"\xf7\x03\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
@@ -1353,7 +1361,9 @@ const file_supervisor_proto_rawDesc = "" +
 	" \x01(\fR\n" +
 	"configJson\x12G\n" +
 	"\x0ememory_volumes\x18( \x03(\v2 .kata.supervisor.v1.MemoryVolumeR\rmemoryVolumes\x12D\n" +
-	"\rblock_devices\x18P \x03(\v2\x1f.kata.supervisor.v1.BlockDeviceR\fblockDevices\"]\n" +
+	"\rblock_devices\x18P \x03(\v2\x1f.kata.supervisor.v1.BlockDeviceR\fblockDevices\x12\x1f\n" +
+	"\vresolv_conf\x18x \x01(\tR\n" +
+	"resolvConf\"]\n" +
 	"\fMemoryVolume\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
 	"mountPoint\x12\x18\n" +
