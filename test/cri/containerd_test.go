@@ -115,7 +115,6 @@ func (k *kubelet) configure() {
 		k.t.Fatal(err)
 	}
 	const cri = `plugins."io.containerd.grpc.v1.cri"`
-	program := filepath.Join(harness.Repository(k.t), "bin", "kata-runtime")
 	files := map[string]string{
 		k.config: `version = 2
 root = "` + filepath.Join(k.dir, "root") + `"
@@ -138,12 +137,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     default_runtime_name = "runc"
     [` + cri + `.containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
-    [` + cri + `.containerd.runtimes.kata]
-      runtime_type = "io.containerd.runc.v2"
-      pod_annotations = ["io.katacontainers.*"]
-      [` + cri + `.containerd.runtimes.kata.options]
-        BinaryName = "` + program + `"
-`,
+` + k.handler(),
 		filepath.Join(networks, "10-bridge.conflist"): `{
   "cniVersion": "0.4.0", "name": "test", "plugins": [
     {"type": "bridge", "bridge": "` + bridge + `", "isGateway": true, "ipam": {
@@ -158,6 +152,16 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 			k.t.Fatal(err)
 		}
 	}
+}
+
+// handler is the configuration of the handler under test, as it is deployed,
+// with the checkout's program.
+func (k *kubelet) handler() string {
+	k.t.Helper()
+	data, err := os.ReadFile(filepath.Join(harness.Repository(k.t), "deploy", "containerd-1.toml"))
+	k.must("read the handler's configuration", err)
+	program := filepath.Join(harness.Repository(k.t), "bin", "kata-runtime")
+	return strings.NewReplacer("version = 2\n", "", "/usr/local/bin/kata-runtime", program).Replace(string(data))
 }
 
 // start starts containerd and waits until it says, as systemd's services do,
@@ -177,7 +181,8 @@ func (k *kubelet) start() {
 	}
 	defer log.Close()
 	command := exec.Command("containerd", "--config", k.config) // stop ends it, after the pods
-	command.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify, "TMPDIR="+k.h.Temp)
+	command.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify, "TMPDIR="+k.h.Temp,
+		"KATA_CONF_FILE="+filepath.Join(harness.Repository(k.t), "deploy", "configuration.toml"))
 	command.Stdout, command.Stderr = log, log
 	if err := command.Start(); err != nil {
 		k.t.Fatal(err)

@@ -5,6 +5,7 @@ package cri
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -174,6 +175,18 @@ func testPod(k *kubelet, t *testing.T, handler string) {
 		c.ended(137, "Error")
 		c.remove()
 	})
+	t.Run("security", func(t *testing.T) { testSecurity(p.in(t)) })
+	t.Run("volumes", func(t *testing.T) { testVolumes(p.in(t)) })
+	t.Run("shared processes", func(t *testing.T) {
+		c := p.in(t).start("debugger", "echo ready; sleep 100000", func(config *runtime.ContainerConfig) {
+			config.Linux.SecurityContext.NamespaceOptions.Pid = runtime.NamespaceMode_POD
+		}).await("ready")
+		if got := c.output("cat /proc/1/cmdline | tr '\\0' ' '"); got != "/bin/sleep 1000000000 " {
+			t.Errorf("the first process is %q, not the sandbox's", got)
+		}
+		c.stop(0)
+		c.remove()
+	})
 	t.Run("port-forward", func(t *testing.T) { p.in(t).testForward(8080, "server") })
 	t.Run("update", func(t *testing.T) { testUpdate(server.in(t)) })
 	t.Run("statistics", func(t *testing.T) {
@@ -219,6 +232,82 @@ func testPod(k *kubelet, t *testing.T, handler string) {
 		c.remove()
 	})
 	p.remove()
+}
+
+// testSecurity runs a container that may do as little as kubelet can say.
+func testSecurity(p *pod) {
+	p.t.Helper()
+	c := p.start("restricted", "echo ready; sleep 100000", func(config *runtime.ContainerConfig) {
+		security := config.Linux.SecurityContext
+		security.RunAsUser = &runtime.Int64Value{Value: 1000}
+		security.RunAsGroup = &runtime.Int64Value{Value: 2000}
+		security.SupplementalGroups = []int64{3000}
+		security.ReadonlyRootfs = true
+		security.NoNewPrivs = true
+		security.Capabilities = &runtime.Capability{DropCapabilities: []string{"ALL"}}
+		security.Seccomp = &runtime.SecurityProfile{ProfileType: runtime.SecurityProfile_RuntimeDefault}
+		security.MaskedPaths = []string{"/proc/kcore", "/proc/keys", "/sys/firmware"}
+		security.ReadonlyPaths = []string{"/proc/bus", "/proc/sys"}
+		config.Linux.Resources = &runtime.LinuxContainerResources{OomScoreAdj: 900, MemoryLimitInBytes: 64 << 20}
+	}).await("ready")
+	for script, want := range map[string]string{
+		"id -u; id -g; id -G": "1000\n2000\n2000 3000\n",
+		"grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | tr '\\t\\n' '  '": "CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2 ",
+		"touch /new 2>&1 || true":               "touch: /new: Read-only file system\n",
+		"echo 1 2>&1 >/proc/sys/vm/drop_caches": "",
+		"cat /proc/self/oom_score_adj":          "900\n",
+		"wc -c </proc/keys":                     "0\n",
+	} {
+		if got := c.exec(script); string(got.Stdout) != want {
+			c.t.Errorf("%s: %q, want %q, %s", script, got.Stdout, want, got.Stderr)
+		}
+	}
+	c.stop(0)
+	c.remove()
+
+	c = p.start("privileged", "echo ready; sleep 100000", func(config *runtime.ContainerConfig) {
+		config.Linux.SecurityContext.Capabilities = &runtime.Capability{AddCapabilities: []string{"NET_ADMIN"}}
+	}).await("ready")
+	// The network is the pod's own, and so the container may change it.
+	if got := c.output("ip link add name dummy1 type bridge && ip link del dummy1 && echo changed"); got != "changed\n" {
+		c.t.Errorf("with NET_ADMIN: %q", got)
+	}
+	c.stop(0)
+	c.remove()
+}
+
+// testVolumes mounts what kubelet does: a file for the last words, a secret's
+// directory, and one that the containers of the pod share.
+func testVolumes(p *pod) {
+	p.t.Helper()
+	words, secret, shared := p.h.File("words-"+p.id), p.h.File("secret-"+p.id), p.h.File("shared-"+p.id)
+	for _, dir := range []string{secret, shared} {
+		p.must("make a volume", os.Mkdir(dir, 0o755))
+	}
+	p.must("make a file", os.WriteFile(words, nil, 0o666))
+	p.must("make a file", os.WriteFile(filepath.Join(secret, "token"), []byte("first"), 0o644))
+	mounts := func(config *runtime.ContainerConfig) {
+		config.Mounts = append(config.Mounts,
+			&runtime.Mount{HostPath: words, ContainerPath: "/dev/termination-log"},
+			&runtime.Mount{HostPath: secret, ContainerPath: "/var/run/secrets", Readonly: true},
+			&runtime.Mount{HostPath: shared, ContainerPath: "/shared"})
+	}
+	writer := p.start("writer", "echo ready; sleep 100000", mounts).await("ready")
+	reader := p.start("reader", "echo ready; sleep 100000", mounts).await("ready")
+	writer.output("echo hello >/shared/file; echo farewell >/dev/termination-log")
+	if got := reader.output("cat /shared/file /var/run/secrets/token"); got != "hello\nfirst" {
+		p.t.Errorf("the other container reads %q", got)
+	}
+	if got, err := os.ReadFile(words); err != nil || string(got) != "farewell\n" {
+		p.t.Errorf("the host reads %q, %v", got, err)
+	}
+	if got := reader.exec("touch /var/run/secrets/new"); got.ExitCode == 0 {
+		p.t.Error("the secret can be written to")
+	}
+	for _, c := range []*container{writer, reader} {
+		c.stop(0)
+		c.remove()
+	}
 }
 
 // limits gives a container limits of its own.
