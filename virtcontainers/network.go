@@ -62,7 +62,7 @@ func (s *Sandbox) setNetwork(ctx context.Context, request *protocol.SetNetworkRe
 	defer cancel()
 	if _, err := s.agent.SetNetwork(ctx, request); err != nil {
 		if s.life.Err() != nil {
-			err = context.Cause(s.life)
+			err = context.Cause(s.life) //nolint:contextcheck // the machine's end is the reason
 		}
 		return fmt.Errorf("set the network in the guest: %w", plain(err))
 	}

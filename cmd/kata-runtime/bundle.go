@@ -23,9 +23,10 @@ import (
 type bundle struct {
 	dir, rootfs string // absolute
 	spec        *specs.Spec
-	pod         *pod // that the container joins; nil: it has one of its own
-	interfaces  int  // that its network namespace has already
-	hostNetwork bool // it has none of its own
+	hostname    string // the pod's, if the container starts one
+	pod         *pod   // that the container joins; nil: it has one of its own
+	interfaces  int    // that its network namespace has already
+	hostNetwork bool   // it has none of its own
 	guest       *oci.GuestSpec
 	guestJSON   []byte // of guest.Spec; see encode
 	configJSON  []byte // of spec; see encode
@@ -59,9 +60,13 @@ func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 	if !filepath.IsAbs(b.rootfs) {
 		b.rootfs = filepath.Join(dir, b.rootfs)
 	}
+	callers, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("find the caller's host name: %w", err)
+	}
 	options := oci.GuestOptions{
 		ContainerID: id, SharePath: filepath.Join(protocol.ShareMountPoint, id), Rootfs: b.rootfs, BundleDir: dir,
-		Sandbox: membership.Declared,
+		Sandbox: membership.Declared, Hostname: callers,
 	}
 	if b.pod != nil {
 		options.Owner = b.pod.owner
@@ -69,7 +74,10 @@ func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 	if b.guest, err = oci.Transform(spec, options); err != nil {
 		return nil, err
 	}
-	return b, nil
+	if b.pod == nil {
+		b.hostname, err = podHostname(spec, callers)
+	}
+	return b, err
 }
 
 // encode fills the JSON forms, once the size of the terminal is known.

@@ -104,7 +104,7 @@ func start(ctx context.Context, client *supervisor.Client, id string, hooks *con
 	if err == nil {
 		return nil
 	}
-	deleteErr := client.Delete(ctx, id, true)
+	_, deleteErr := client.Delete(ctx, id, true)
 	switch {
 	case errors.Is(deleteErr, virtcontainers.ErrNotFound): // another command was faster
 	case deleteErr != nil:
@@ -196,14 +196,14 @@ func deleteCommand() *cli.Command {
 	}
 }
 
-// deleteContainer removes a container, and tells whether it was this command
-// that did.
+// deleteContainer removes a container, and tells whether it is this command
+// that has to see to the rest.
 func deleteContainer(c *cli.Context, entry *store.Entry, state store.State, force bool) (removed bool, err error) {
 	client, err := connect(c.Context, c.String("root"), state)
 	if err == nil {
 		defer client.Close()
-		err = client.Delete(c.Context, state.ID, force)
-		return err == nil, err
+		creating, err := client.Delete(c.Context, state.ID, force)
+		return err == nil && !creating, err
 	}
 	if store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, store.ErrNotExist) {

@@ -62,7 +62,7 @@ func createCommand() *cli.Command {
 type creation struct {
 	id      string
 	sandbox string // the id of its pod, which is its own when it starts one
-	created bool   // the supervisor has it
+	created bool   // the supervisor has it, reserved at least
 	client  *supervisor.Client
 	standIn *exec.Cmd
 	group   *cgroup.Record // nil for none
@@ -152,7 +152,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		p.creation.client, err = pod.connect(c.Context)
 	} else {
 		p.creation.client, err = supervisor.Launch(c.Context, supervisor.Boot{
-			Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
+			Root: c.String("root"), ID: id, Hostname: p.bundle.hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
 			Interfaces: p.bundle.interfaces, HostNetwork: p.bundle.hostNetwork,
 			Demand: sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
 		}, func(channel *os.File) error { return forkSupervisor(id, channel) })
@@ -183,6 +183,13 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
 	}
 	n.hooks = newContainerHooks(container.spec, state, n.log)
+	if n.hooks.needID() {
+		if err := n.client.Reserve(ctx, state, container.configJSON); err != nil {
+			n.hooks = nil // the container is not this command's to tell of
+			return err
+		}
+		n.created = true
+	}
 	if err := n.hooks.create(ctx, ownHostname(container.spec)); err != nil {
 		return &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
 	}
@@ -292,7 +299,7 @@ func (n *creation) awaitAbandoned(ctx context.Context) error {
 	if n.created && n.sandbox != n.id {
 		// The pod lives on: its supervisor's end does not tell that this
 		// container is gone.
-		if err = n.client.Delete(ctx, n.id, true); errors.Is(err, virtcontainers.ErrNotFound) {
+		if _, err = n.client.Delete(ctx, n.id, true); errors.Is(err, virtcontainers.ErrNotFound) {
 			err = nil // another command was faster
 		}
 	}

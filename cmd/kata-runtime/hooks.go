@@ -62,12 +62,24 @@ func (h *containerHooks) input(status store.Status, pid int) ([]byte, error) {
 	return data, nil
 }
 
+func (h *containerHooks) prestart() []specs.Hook {
+	return h.hooks.Prestart //nolint:staticcheck // deprecated, and in use by every docker before 26
+}
+
+// beforeCreation tells whether there are hooks for create.
+func (h *containerHooks) beforeCreation() bool {
+	return len(h.prestart())+len(h.hooks.CreateRuntime)+len(h.hooks.CreateContainer) > 0
+}
+
+// needID tells whether there are hooks that may run only if the container's id
+// is this command's: before the creation, or after its failure.
+func (h *containerHooks) needID() bool { return h.beforeCreation() || len(h.hooks.Poststop) > 0 }
+
 // create runs the hooks that are due before the container enters its root file
 // system: first those in this process's namespaces, then those in the
 // stand-in's, whose host name is given if it has one of its own.
 func (h *containerHooks) create(ctx context.Context, hostname string) error {
-	prestart := h.hooks.Prestart //nolint:staticcheck // deprecated, and in use by every docker before 26
-	if len(prestart)+len(h.hooks.CreateRuntime)+len(h.hooks.CreateContainer) == 0 {
+	if !h.beforeCreation() {
 		return nil
 	}
 	input, err := h.input(store.StatusCreating, h.state.StandInPID)
@@ -81,7 +93,7 @@ func (h *containerHooks) create(ctx context.Context, hostname string) error {
 	}
 	defer stop()
 	options := hooks.Options{Dir: h.state.Bundle}
-	if err := hooks.Run(ctx, hooks.Prestart, prestart, input, options); err != nil {
+	if err := hooks.Run(ctx, hooks.Prestart, h.prestart(), input, options); err != nil {
 		return err
 	}
 	if err := hooks.Run(ctx, hooks.CreateRuntime, h.hooks.CreateRuntime, input, options); err != nil {

@@ -80,7 +80,7 @@ func (n *creation) finish(ctx context.Context, keep bool) error {
 		return n.commit()
 	}
 	defer n.client.Close()
-	err := n.client.Delete(ctx, n.id, true)
+	_, err := n.client.Delete(ctx, n.id, true)
 	if errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, ttrpc.ErrClosed) {
 		return nil // another command was faster
 	}

@@ -15,8 +15,8 @@ import (
 
 const (
 	// maxForwarded bounds the forwarded connections that are open at a time.
-	// Further ones wait to be accepted.
-	maxForwarded = 1024
+	// The host has no more of them, so that none waits here.
+	maxForwarded = 512
 	// headerTimeout bounds how long the host may take to send a header.
 	headerTimeout = 30 * time.Second
 	// serverTimeout bounds how long a server may leave its queue of

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -41,11 +42,11 @@ func (n *Network) setRoutes(links map[string]netlink.Link, request *protocol.Set
 	}
 	var errs []error
 	for _, p := range left {
-		where := ""
+		var where strings.Builder
 		for _, hop := range p.message.GetHops() {
-			where += fmt.Sprintf(" via %v on interface %s", net.IP(hop.GetGateway()), hop.GetInterface())
+			fmt.Fprintf(&where, " via %v on interface %s", net.IP(hop.GetGateway()), hop.GetInterface())
 		}
-		errs = append(errs, fmt.Errorf("set the route to %s%s: %w", destination(p.message), where, p.err))
+		errs = append(errs, fmt.Errorf("set the route to %s%s: %w", destination(p.message), where.String(), p.err))
 	}
 	return errors.Join(errs...)
 }

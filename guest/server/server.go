@@ -65,7 +65,13 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return registry.Serve(groupCtx, cfg.Streams) })
 	if cfg.Forward != nil {
-		group.Go(func() error { return loopback.Forward(groupCtx, cfg.Log, cfg.Forward) })
+		group.Go(func() error {
+			// The pod does without rather than end.
+			if err := loopback.Forward(groupCtx, cfg.Log, cfg.Forward); err != nil {
+				cfg.Log.Error("connections to the pod's localhost are taken no more", "error", err)
+			}
+			return nil
+		})
 	}
 	group.Go(func() error { return serveAgent(groupCtx, cfg.Log, cfg.Agent, sandbox) })
 	if cfg.Announce != nil {

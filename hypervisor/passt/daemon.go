@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -97,7 +98,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 
 func arguments(o Options) []string {
 	args := []string{
-		"--foreground", "--stderr", "--quiet", "--fd", fmt.Sprint(socketFD),
+		"--foreground", "--stderr", "--quiet", "--fd", strconv.Itoa(socketFD),
 		// The agent sets addresses and routes: nothing is to be negotiated.
 		"--no-dhcp", "--no-dhcpv6", "--no-ra",
 		"--tcp-ports", o.TCPPorts, "--udp-ports", o.UDPPorts,

@@ -207,8 +207,10 @@ func (vm *VM) nicBackend(ctx context.Context, d *hypervisor.NIC, a *attached) (p
 	var err error
 	if d.Stream != nil {
 		if err = vm.sendFile(ctx, name, d.Stream, a); err == nil {
-			arguments = map[string]any{"type": "stream", "id": name, "server": false,
-				"addr": map[string]any{"type": "fd", "str": name}}
+			arguments = map[string]any{
+				"type": "stream", "id": name, "server": false,
+				"addr": map[string]any{"type": "fd", "str": name},
+			}
 		}
 	} else {
 		arguments["fds"], err = vm.sendFiles(ctx, name+"-tap", d.Tap, a)

@@ -121,4 +121,14 @@ func TestDocker(t *testing.T) {
 			t.Errorf("%+v", result)
 		}
 	})
+	t.Run("privileged", func(t *testing.T) {
+		d := d.in(t)
+		result := d.run("", "run", "--rm", "--privileged", "--runtime", "kata", "--network", "none", "--hostname", "mine", "busybox",
+			"sh", "-c", privilegedScript)
+		// All 38 capabilities that docker 20.10 knows, also those that this host lacks.
+		const want = "CapEff:\t0000003fffffffff\nnull\nkmsg\nnet/tun\nmounted\n1\nmine\n"
+		if result.Code != 0 || result.Stdout != want {
+			t.Errorf("%+v, want %q", result, want)
+		}
+	})
 }

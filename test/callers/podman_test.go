@@ -210,6 +210,41 @@ func TestPodman(t *testing.T) {
 	})
 }
 
+// privilegedScript prints what a privileged container has of the host and of the
+// guest: its capabilities, nodes of devices, and what it may do.
+const privilegedScript = `
+grep CapEff /proc/self/status
+for d in null kmsg net/tun loop-control autofs tty0; do test -c /dev/$d && echo $d; done
+for d in /dev/*; do test -b $d && echo disk $d; done
+mkdir /mine && mount -t tmpfs none /mine && echo mounted
+echo 1 > /proc/sys/net/ipv4/ip_forward && cat /proc/sys/net/ipv4/ip_forward
+uname -n`
+
+// The host's devices mean nothing in the guest, and its disks must not be there.
+func TestPodmanPrivileged(t *testing.T) {
+	p := newPodman(t)
+	hostname, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.want(0, "CapEff:\t"+capabilities(t)+"\nnull\nkmsg\nnet/tun\nmounted\n1\n"+hostname+"\n", "",
+		p.container("run", "--rm", "--privileged", "--uts", "host", image, "sh", "-c", privilegedScript)...)
+	p.want(126, "", "~character device 10:235 is not supported", p.container("run", "--rm", "--device", "/dev/autofs", image, "true")...)
+}
+
+// capabilities are those that managers on this host can give: none that they
+// lack themselves.
+func capabilities(t *testing.T) string {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "CapBnd:\t")
+	set, _, _ := strings.Cut(rest, "\n")
+	return set
+}
+
 // testCopy copies to and from the running container. podman enters the
 // stand-in's mount namespace for that, and must find the container's files
 // there and none of the host's.

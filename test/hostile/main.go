@@ -110,7 +110,8 @@ func guessTokens(params bootparam.Params) {
 		_ = announce(params.ReadyPort, fmt.Sprintf("%032x\n", i))
 	}
 	for port := range uint32(2000) {
-		if port == params.ReadyPort || port == protocol.SocketPort { // the relay of sockets, see probe
+		switch port {
+		case params.ReadyPort, protocol.SocketPort, protocol.LoopbackPort: // the relays: see probe
 			continue
 		}
 		if conn, err := vsock.Dial(protocol.HostCID, port, nil); err == nil {

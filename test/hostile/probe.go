@@ -34,15 +34,15 @@ func probePorts() {
 		if err != nil {
 			continue
 		}
-		// The relay of unix sockets takes connections, and serves those alone
-		// that know the agent's token.
-		if port != protocol.SocketPort || answers(conn) {
+		// The relays of unix sockets and of loopback take connections, and serve
+		// those alone that know the agent's token.
+		if port != protocol.SocketPort && port != protocol.LoopbackPort || answers(conn) {
 			fmt.Println("the host answers on vsock port", port)
 		}
 		conn.Close()
 	}
 	for _, cid := range ownCIDs() {
-		for _, port := range []uint32{protocol.AgentPort, protocol.StreamPort} {
+		for _, port := range []uint32{protocol.AgentPort, protocol.StreamPort, protocol.ForwardPort} {
 			conn, err := vsock.Dial(cid, port, nil)
 			if err != nil {
 				continue

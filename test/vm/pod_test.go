@@ -5,11 +5,14 @@ package vm
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -72,6 +75,34 @@ func bindMount(spec *specs.Spec, source, destination string) {
 	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}})
 }
 
+// namedUTS makes a UTS namespace with a host name, for the test's time.
+func namedUTS(t *testing.T, name string) (path string) {
+	t.Helper()
+	holder := exec.Command("sh", "-c", `hostname "$0" && echo && exec cat`, name) // ends with its input
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUTS}
+	input, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	output, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		input.Close()
+		if err := holder.Wait(); err != nil {
+			t.Errorf("the namespace's holder: %v", err)
+		}
+	})
+	if _, err := io.ReadFull(output, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("/proc/%d/ns/uts", holder.Process.Pid)
+}
+
 // TestPod shares one machine: a sandbox, a container with processes of its own
 // and one with the sandbox's processes.
 func TestPod(t *testing.T) {
@@ -85,7 +116,9 @@ func TestPod(t *testing.T) {
 		return spec
 	}
 	spec := sandbox(program(": pause; " + waitForTerm))
-	spec.Hostname = "pod"
+	// As CRI-O has it: a namespace that was made before, and has the pod's name.
+	spec.Hostname = ""
+	bundle.Namespace(spec, specs.UTSNamespace).Path = namedUTS(t, "pod")
 	pod := detach(h, spec)
 	spec = member(program(waitForTerm), pod, podNamespaces()...)
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64)}
@@ -183,6 +216,15 @@ func TestPod(t *testing.T) {
 		bindMount(spec, cache, "/cache")
 		if result := h.Run("run", "-b", h.Bundle(spec), h.ID()); result.Code != 3 || result.Stdout != "cached\npod\n" {
 			t.Errorf("exit code %d, %q, %q", result.Code, result.Stdout, result.Stderr)
+		}
+		// One with a namespace of its own begins with its caller's name.
+		name, err := os.Hostname()
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec = member(bundle.Spec("/bin/hostname"), pod, specs.NetworkNamespace, specs.IPCNamespace)
+		if got := h.Must("run", "-b", h.Bundle(spec), h.ID()); got != name+"\n" {
+			t.Errorf("host name %q, want %q", got, name)
 		}
 		spec = member(bundle.Spec("/bin/nothing"), pod, podNamespaces()...)
 		id := h.ID()

@@ -211,7 +211,7 @@ func sharingOptions() []Option {
 		{
 			Table: qemuTable, Key: "virtio_fs_cache",
 			Values: oneOfText(cacheModes()),
-			Meaning: "What the guest may cache of shared files. `never`: nothing, so that every change on the host is seen at once. " +
+			Meaning: "What the guest may cache of shared files. `never`: nothing, so that every change on the host is seen at once; programs cannot map such files as shared memory then (`ENODEV`). " +
 				"`auto`: data and names, for about a second. `metadata`: names and attributes but no data (not every virtiofsd knows it). " +
 				"`always`: everything; for files that nobody changes on the host.",
 			get:   func(c *Config) any { return c.Hypervisor.VirtioFSCache },

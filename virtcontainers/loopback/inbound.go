@@ -17,8 +17,8 @@ import (
 
 const (
 	// maxInbound bounds the connections of a family that are open at a time.
-	// Further ones wait to be accepted.
-	maxInbound = 512
+	// Further ones wait to be accepted. The agent takes twice as many.
+	maxInbound = 256
 	// agentTimeout bounds how long the agent may take to connect to a server.
 	agentTimeout = 30 * time.Second
 )
@@ -103,6 +103,7 @@ func bindEarly(network, _ string, raw syscall.RawConn) error {
 // serveInbound accepts connections until the listener is closed.
 func (l *Loopback) serveInbound(listener *net.TCPListener) {
 	slots := make(chan struct{}, maxInbound)
+	ended := make(chan struct{}, 1) // holds a token when a connection has ended
 	for {
 		select {
 		case slots <- struct{}{}:
@@ -114,6 +115,14 @@ func (l *Loopback) serveInbound(listener *net.TCPListener) {
 			<-slots // the client has gone
 			continue
 		}
+		if (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)) && len(slots) > 1 {
+			<-slots
+			select {
+			case <-ended: // it has given back what is lacking
+			case <-l.life.Done():
+			}
+			continue
+		}
 		if err != nil {
 			if l.life.Err() == nil {
 				l.log.Error("connections to localhost in the pod's network namespace reach the guest no more", "error", err)
@@ -121,7 +130,13 @@ func (l *Loopback) serveInbound(listener *net.TCPListener) {
 			return
 		}
 		l.background.Go(func() {
-			defer func() { <-slots }()
+			defer func() {
+				<-slots
+				select {
+				case ended <- struct{}{}:
+				default:
+				}
+			}()
 			if err := l.forward(relay.TCPSocket{TCPConn: conn}); err != nil {
 				l.log.Debug("connection to localhost of the pod ended", "to", conn.LocalAddr(), "error", err)
 			}

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net"
 
@@ -36,7 +37,7 @@ func (n *Namespace) Host() (*HostNetwork, error) {
 		}
 	}
 	if len(host.Addresses) == 0 {
-		return nil, fmt.Errorf("the host has no default route with a gateway, by which a container with its network could reach anything")
+		return nil, errors.New("the host has no default route with a gateway, by which a container with its network could reach anything")
 	}
 	return host, nil
 }

@@ -122,11 +122,9 @@ func (n *Network) Sync(ctx context.Context) error {
 	errs := snapshot.Unsupported
 	gone := n.disconnectGone(snapshot)
 	for _, i := range snapshot.Interfaces {
-		e := n.endpoints[i.Index]
-		switch {
-		case e == nil:
+		if e := n.endpoints[i.Index]; e == nil {
 			err = n.connect(ctx, i)
-		default:
+		} else {
 			err = e.follow(n.namespace, i)
 		}
 		if err != nil {

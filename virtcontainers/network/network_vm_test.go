@@ -37,7 +37,7 @@ func newSpace(t *testing.T) *space {
 	t.Helper()
 	s := &space{}
 	err := osthread.Run(func() (err error) {
-		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
 		s.file, err = os.Open("/proc/thread-self/ns/net")

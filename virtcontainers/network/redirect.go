@@ -148,7 +148,7 @@ func (n *Namespace) unredirect(link netlink.Link) error {
 func Restore(path string) error {
 	n, err := OpenNamespace(path)
 	if err != nil {
-		return nil //nolint:nilerr // gone, with all that was in it
+		return nil // gone, with all that was in it
 	}
 	defer n.Close()
 	links, err := n.netlink.LinkList()

@@ -41,7 +41,7 @@ func TestTapIsInvisibleToTheHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		theirs := os.NewFile(uintptr(fd), "netns")
-		defer theirs.Close()
+		t.Cleanup(func() { theirs.Close() })
 		if inode(t, theirs) == inodeOf(t, "/proc/self/ns/net") {
 			t.Error("the tap is in the host's namespace")
 		}

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -26,6 +27,8 @@ func guestDevice(major, minor int64) string {
 		return "/dev/random"
 	case [2]int64{1, 9}:
 		return "/dev/urandom"
+	case [2]int64{1, 11}:
+		return "/dev/kmsg"
 	case [2]int64{5, 0}:
 		return "/dev/tty"
 	case [2]int64{5, 1}:
@@ -52,21 +55,72 @@ type BlockDevice struct {
 // transformDevices owns linux.devices. Block devices are plugged into the
 // machine. Another device of the host's hardware does not exist in the guest,
 // and its number may name another one there.
+//
+// A privileged container's list is no wish but all that the host has. Of those
+// it gets what the guest has too: the host's disks, the root's among them, are
+// what the machine is there to keep away.
 func transformDevices(t *translation) error {
-	for i, device := range t.spec().Linux.Devices {
+	linux := t.spec().Linux
+	privileged := linux.Resources != nil && allowsAll(linux.Resources.Devices)
+	var kept []specs.LinuxDevice
+	for i, device := range linux.Devices {
+		if privileged && !inGuest(device) && t.isListed(device) {
+			t.drop(fmt.Sprintf("linux.devices[%d]", i), device.Path+" (the host's, of a privileged container)")
+			continue
+		}
 		if err := t.device(device); err != nil {
 			return fmt.Errorf("linux.devices[%d] (%s): %w", i, device.Path, err)
 		}
+		kept = append(kept, device)
 	}
+	linux.Devices = slices.Concat(kept, t.deviceMounts)
 	return nil
+}
+
+// allowsAll tells whether device rules allow everything, which is how callers
+// say "privileged": the last rule for all devices and every access counts.
+func allowsAll(rules []specs.LinuxDeviceCgroup) bool {
+	const anyNumber = -2 // equal to no number of a rule
+	allowed := false
+	for _, rule := range rules {
+		all := (rule.Type == "" || rule.Type == "a") && matches(rule.Major, anyNumber) && matches(rule.Minor, anyNumber)
+		if all && (rule.Access == "" || strings.Contains(rule.Access, "r") && strings.Contains(rule.Access, "w") && strings.Contains(rule.Access, "m")) {
+			allowed = rule.Allow
+		}
+	}
+	return allowed
+}
+
+// isListed tells whether a device is where the host has the same: then a caller
+// may have found it there. One at another path somebody asked for by name, such
+// as a block volume of a privileged pod.
+func (t *translation) isListed(device specs.LinuxDevice) bool {
+	info, err := t.host.Stat(device.Path)
+	if err != nil {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	isBlock := info.Mode()&fs.ModeCharDevice == 0
+	return ok && info.Mode()&fs.ModeDevice != 0 && isBlock == (device.Type == "b") &&
+		int64(unix.Major(stat.Rdev)) == device.Major && int64(unix.Minor(stat.Rdev)) == device.Minor
+}
+
+// inGuest tells whether the guest has the same device.
+func inGuest(device specs.LinuxDevice) bool {
+	switch device.Type {
+	case "p":
+		return true
+	case "c", "u":
+		return guestDevice(device.Major, device.Minor) != ""
+	default:
+		return false
+	}
 }
 
 func (t *translation) device(device specs.LinuxDevice) error {
 	switch device.Type {
-	case "p":
-		return nil
-	case "c", "u":
-		if guestDevice(device.Major, device.Minor) != "" {
+	case "p", "c", "u":
+		if inGuest(device) {
 			return nil
 		}
 		return fmt.Errorf("the host's character device %d:%d is %w", device.Major, device.Minor, ErrUnsupported)
@@ -122,7 +176,7 @@ func (t *translation) blockDeviceMount(m *specs.Mount, stat *syscall.Stat_t) {
 		Major: int64(unix.Major(stat.Rdev)), Minor: int64(unix.Minor(stat.Rdev)),
 		FileMode: &mode, UID: &stat.Uid, GID: &stat.Gid,
 	}
-	t.spec().Linux.Devices = append(t.spec().Linux.Devices, device)
+	t.deviceMounts = append(t.deviceMounts, device)
 	t.blockDevice(unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
 	m.Type = deviceMount
 }

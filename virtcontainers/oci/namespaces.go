@@ -9,7 +9,7 @@ import (
 	"kata-runtime/guest/protocol"
 )
 
-// transformNamespaces owns linux.namespaces. The agent interprets what is left:
+// transformNamespaces owns linux.namespaces, and hostname. The agent interprets what is left:
 // a namespace without a path is new, one with a path is the pod's or another
 // container's, in the words of package protocol. The network namespace is
 // always the pod's: the whole VM.
@@ -29,10 +29,19 @@ func transformNamespaces(t *translation) error {
 			return fmt.Errorf("linux.namespaces[%d].path: %w", i, err)
 		}
 	}
+	if t.spec().Hostname == "" && hasNew(linux.Namespaces, specs.UTSNamespace) {
+		t.spec().Hostname = t.options.Hostname
+	}
 	linux.Namespaces = slices.DeleteFunc(linux.Namespaces, func(ns specs.LinuxNamespace) bool {
 		return ns.Type == specs.NetworkNamespace
 	})
 	return nil
+}
+
+// hasNew tells whether the guest is to make a namespace for this container
+// alone.
+func hasNew(namespaces []specs.LinuxNamespace, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == kind && ns.Path == "" })
 }
 
 // guestNamespace returns the path by which the agent knows a namespace. ownUsers

@@ -31,6 +31,8 @@ type GuestOptions struct {
 	// namespace's path, and returns "" for none. Without it a path, except
 	// the network's, is an error: nothing in a new VM is there to join.
 	Owner func(specs.LinuxNamespace) (container string, err error)
+	// Hostname is the caller's own, which a new UTS namespace begins with.
+	Hostname string
 	// Sandbox says that the caller makes a pod's first container: also ipc and
 	// uts namespaces with a path are the pod's, since some callers make them
 	// before it.
@@ -88,6 +90,8 @@ type translation struct {
 	options GuestOptions
 	host    host
 	guest   *GuestSpec
+	// deviceMounts are devices that a bind mount names.
+	deviceMounts []specs.LinuxDevice
 }
 
 func (t *translation) spec() *specs.Spec { return t.guest.Spec }
@@ -114,8 +118,8 @@ func transformers() []func(*translation) error {
 }
 
 // Transform translates a validated specification for the guest. The original
-// stays as it is. It looks at the sources of bind mounts, and at nothing else
-// of the host. Errors name the field; those about what a VM cannot give wrap
+// stays as it is. Of the host, it looks at the sources of bind mounts and at the
+// device nodes of a privileged container's list, and at nothing else. Errors name the field; those about what a VM cannot give wrap
 // ErrUnsupported.
 func Transform(spec *specs.Spec, options GuestOptions) (*GuestSpec, error) {
 	return transform(spec, options, realHost{})

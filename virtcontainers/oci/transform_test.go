@@ -3,6 +3,7 @@ package oci
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -188,6 +189,66 @@ func TestTransformDevices(t *testing.T) {
 	}
 }
 
+// What the host has is not what a privileged container gets, even if its caller
+// lists it.
+func TestAPrivilegedContainerGetsNoDeviceOfTheHost(t *testing.T) {
+	kvm := specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}
+	disk := specs.LinuxDevice{Path: "/dev/sda", Type: "b", Major: 8}
+	volume := specs.LinuxDevice{Path: "/dev/volume", Type: "b", Major: 8}
+	null := specs.LinuxDevice{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}
+	elsewhere := specs.LinuxDevice{Path: "/dev/other", Type: "c", Major: 10, Minor: 232}
+	mounted := specs.Mount{Type: "bind", Destination: "/dev/sda", Source: "/dev/sda", Options: []string{"bind"}}
+	privileged := []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	for name, test := range map[string]struct {
+		rules   []specs.LinuxDeviceCgroup
+		devices []specs.LinuxDevice
+		mounts  []specs.Mount
+		want    []string // paths in the container
+		disks   int
+		wrong   string
+	}{
+		"its list":                  {rules: privileged, devices: []specs.LinuxDevice{kvm, null, disk}, want: []string{"/dev/null"}},
+		"all types":                 {rules: []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "mrw")}, devices: []specs.LinuxDevice{kvm, disk}},
+		"a volume":                  {rules: privileged, devices: []specs.LinuxDevice{disk, volume}, want: []string{"/dev/volume"}, disks: 1},
+		"a mounted disk":            {rules: privileged, devices: []specs.LinuxDevice{disk}, mounts: []specs.Mount{mounted}, want: []string{"/dev/sda"}, disks: 1},
+		"a name of its own":         {rules: privileged, devices: []specs.LinuxDevice{elsewhere}, wrong: "linux.devices[0] (/dev/other)"},
+		"no rules":                  {devices: []specs.LinuxDevice{null, kvm}, wrong: "linux.devices[1] (/dev/kvm)"},
+		"denied again":              {rules: append(privileged, specs.LinuxDeviceCgroup{Access: "rwm"}), devices: []specs.LinuxDevice{kvm}, wrong: "/dev/kvm"},
+		"all but making nodes":      {rules: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rw"}}, devices: []specs.LinuxDevice{kvm}, wrong: "/dev/kvm"},
+		"all character devices":     {rules: []specs.LinuxDeviceCgroup{rule(true, "c", -1, -1, "rwm")}, devices: []specs.LinuxDevice{kvm}, wrong: "/dev/kvm"},
+		"a disk without privileges": {rules: []specs.LinuxDeviceCgroup{rule(true, "b", 8, 0, "rwm")}, devices: []specs.LinuxDevice{disk}, want: []string{"/dev/sda"}, disks: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := baseSpec()
+			spec.Linux.Resources = &specs.LinuxResources{Devices: test.rules}
+			spec.Linux.Devices, spec.Mounts = test.devices, test.mounts
+			guest, err := transform(spec, testOptions(), testHost())
+			if test.wrong != "" {
+				if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), test.wrong) {
+					t.Errorf("error %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var paths []string
+			for _, device := range guest.Spec.Linux.Devices {
+				paths = append(paths, device.Path)
+			}
+			if diff := cmp.Diff(test.want, paths); diff != "" {
+				t.Error(diff)
+			}
+			if len(guest.BlockDevices) != test.disks {
+				t.Errorf("disks %v", guest.BlockDevices)
+			}
+			if dropped := len(guest.Dropped); dropped != len(test.devices)+len(test.mounts)-len(test.want) {
+				t.Errorf("dropped %q", guest.Dropped)
+			}
+		})
+	}
+}
+
 func TestTransformDropsListTheirValues(t *testing.T) {
 	spec := baseSpec()
 	spec.Process.ApparmorProfile = "docker-default"
@@ -299,5 +360,34 @@ func TestLimitsAreOnTheContainersBlockDevices(t *testing.T) {
 	blockIO.WeightDevice[0].Minor = 17
 	if _, err := Transform(spec, testOptions()); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "weightDevice") || !strings.Contains(err.Error(), "8:17") {
 		t.Errorf("error = %v", err)
+	}
+}
+
+// A new UTS namespace is a copy of the caller's; of the pod's, the pod decides.
+func TestAHostnameIsInherited(t *testing.T) {
+	for name, test := range map[string]struct {
+		hostname string
+		uts      []specs.LinuxNamespace
+		member   bool
+		want     string
+	}{
+		"its own":                {"own", []specs.LinuxNamespace{{Type: specs.UTSNamespace}}, true, "own"},
+		"a new namespace":        {"", []specs.LinuxNamespace{{Type: specs.UTSNamespace}}, true, "callers"},
+		"the pod's":              {"", []specs.LinuxNamespace{{Type: specs.UTSNamespace, Path: "/uts"}}, true, ""},
+		"none":                   {"", nil, true, ""},
+		"the first container's":  {"", []specs.LinuxNamespace{{Type: specs.UTSNamespace}}, false, ""},
+		"its pod's, by its spec": {"own", []specs.LinuxNamespace{{Type: specs.UTSNamespace}}, false, "own"},
+	} {
+		spec := baseSpec()
+		spec.Hostname = test.hostname
+		spec.Linux.Namespaces = slices.Concat(test.uts, []specs.LinuxNamespace{{Type: specs.PIDNamespace}})
+		options := testOptions()
+		options.Hostname = "callers"
+		if test.member {
+			options.Owner = func(specs.LinuxNamespace) (string, error) { return "sandbox", nil }
+		}
+		if got := mustTransform(t, spec, options).Spec.Hostname; got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
 	}
 }

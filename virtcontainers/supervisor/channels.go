@@ -110,25 +110,38 @@ func (s *server) take(c *commandChannel, message commandMessage, files []*os.Fil
 	}
 }
 
-// claim takes the files and the stand-in that a command sent for a container.
-func (s *server) claim(token string, key processKey, files int) (*commandChannel, []*os.File, *channel.Conn, error) {
+// Errors about a command that does not keep to the order of things.
+var (
+	errNoChannel = errors.New("the call names a channel that does not exist")
+	errNoStandIn = errors.New("the container's stand-in was not sent")
+)
+
+// claimStandIn takes the stand-in that a command sent for an exec.
+func (s *server) claimStandIn(token string, key processKey) (*commandChannel, *channel.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.channels[token]
 	if !ok {
-		return nil, nil, nil, errors.New("the call names a channel that does not exist")
+		return nil, nil, errNoChannel
 	}
 	standIn, ok := c.standIns[key]
 	if !ok {
-		return nil, nil, nil, errors.New("the container's stand-in was not sent")
-	}
-	if len(c.files) != files {
-		return nil, nil, nil, errors.New("the mounts and the files that were sent for them differ in number")
+		return nil, nil, errNoStandIn
 	}
 	delete(c.standIns, key)
+	return c, standIn, nil
+}
+
+// claimFiles takes the mounts' files that a command sent.
+func (s *server) claimFiles(c *commandChannel, count int) ([]*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(c.files) != count {
+		return nil, errors.New("the mounts and the files that were sent for them differ in number")
+	}
 	claimed := c.files
 	c.files = nil
-	return c, claimed, standIn, nil
+	return claimed, nil
 }
 
 // unregister forgets the channel, closes what was not claimed and removes the

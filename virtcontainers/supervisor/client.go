@@ -36,6 +36,8 @@ type Client struct {
 	token   string
 	entry   *store.Entry
 	pid     int // the supervisor's
+	// reserved tells that the supervisor has the container's state and config.
+	reserved bool
 	// launched tells that the pod is this client's.
 	launched bool
 }
@@ -177,19 +179,48 @@ func (c *Client) Commit() error {
 	return c.receiveReady()
 }
 
+// Reserve takes the container's id and records it as being created, with its
+// config as JSON, so that hooks that run before Create find it. The stand-in
+// must have been sent. A supervisor that does not know this does all of it in
+// Create.
+func (c *Client) Reserve(ctx context.Context, state store.State, config []byte) error {
+	encoded, err := json.Marshal(state)
+	if err != nil {
+		return fmt.Errorf("encode the container's state: %w", err)
+	}
+	_, err = c.service.ReserveContainer(ctx, &api.ReserveContainerRequest{
+		ContainerId: state.ID, Channel: c.token, StateJson: encoded, ConfigJson: config,
+	})
+	if status.Code(err) == codes.Unimplemented {
+		return nil
+	}
+	c.reserved = err == nil
+	return creationError(err)
+}
+
 // Create makes a container; request.Channel and request.StateJson are filled
 // in here.
 func (c *Client) Create(ctx context.Context, request *api.CreateContainerRequest, state store.State) (*api.CreateContainerResponse, error) {
-	encoded, err := json.Marshal(state)
-	if err != nil {
-		return nil, fmt.Errorf("encode the container's state: %w", err)
+	request.Channel = c.token
+	if c.reserved {
+		request.ConfigJson = nil
+	} else {
+		encoded, err := json.Marshal(state)
+		if err != nil {
+			return nil, fmt.Errorf("encode the container's state: %w", err)
+		}
+		request.StateJson = encoded
 	}
-	request.Channel, request.StateJson = c.token, encoded
 	response, err := c.service.CreateContainer(ctx, request)
+	return response, creationError(err)
+}
+
+// creationError is asError for a container that others can delete meanwhile.
+func creationError(err error) error {
 	if errors.Is(err, ttrpc.ErrClosed) {
 		err = fmt.Errorf("the pod has ended: it was deleted, or its supervisor has died, meanwhile: %w", err)
 	}
-	return response, asError(err)
+	return asError(err)
 }
 
 // Start runs a created container's program.
@@ -237,20 +268,23 @@ func (c *Client) Kill(ctx context.Context, id string, signal syscall.Signal, all
 	return asError(err)
 }
 
-// Delete removes a stopped container, or with force any. When it was the last
-// one of the pod, the supervisor has ended on return.
-func (c *Client) Delete(ctx context.Context, id string, force bool) error {
+// Delete removes a stopped container, or with force any; of a client with a
+// channel, only one that was created through it. When it was the last one of
+// the pod, the supervisor has ended on return. creating tells that the
+// container was being created, by a command that learns of this and sees to the
+// rest.
+func (c *Client) Delete(ctx context.Context, id string, force bool) (creating bool, err error) {
 	pid, err := c.pidfd()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer pid.Close()
-	response, err := c.service.DeleteContainer(ctx, &api.DeleteContainerRequest{ContainerId: id, Force: force})
+	response, err := c.service.DeleteContainer(ctx, &api.DeleteContainerRequest{ContainerId: id, Force: force, Channel: c.token})
 	if err != nil || !response.GetLast() {
-		return asError(err)
+		return response.GetCreating(), asError(err)
 	}
 	c.Close() // the supervisor waits for its channels
-	return awaitExit(ctx, pid)
+	return response.GetCreating(), awaitExit(ctx, pid)
 }
 
 // Abandon gives up what was created through this client and not committed. It

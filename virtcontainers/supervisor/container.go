@@ -11,6 +11,7 @@ import (
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/cgroup"
+	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/store"
 )
 
@@ -21,18 +22,23 @@ const drainTimeout = 10 * time.Second
 // container is one container with what the supervisor adds to it: its state on
 // disk and its stand-in.
 type container struct {
-	entry    *store.Entry
-	group    *cgroup.Group  // of the host, for its stand-ins; written before core
-	standIn  *standIn       // written before core
-	finished chan struct{}  // closed when its end is recorded and its output taken
-	execs    sync.WaitGroup // its other processes, until their output is taken
+	entry   *store.Entry
+	group   *cgroup.Group // of the host, for its stand-ins; written before core
+	standIn *standIn      // written before core
+	// hookState is what hooks in the guest are told; written before core.
+	hookState []byte
+	finished  chan struct{}  // closed when its end is recorded and its output taken
+	execs     sync.WaitGroup // its other processes, until their output is taken
 
 	// What follows is guarded by the server's mu.
-	id     string                    // empty: reserved, but not asked for yet
-	core   *virtcontainers.Container // nil until it is created
-	cancel context.CancelCauseFunc   // ends its creation
-	gone   chan struct{}             // closed when its creation has failed and is undone
-	ended  bool                      // its init has exited: no process is added any more
+	id      string                    // empty: the pod's first, which was not asked for yet
+	owner   *commandChannel           // of the command that makes it; set with id
+	channel *channel.Conn             // its stand-in's; set with id
+	core    *virtcontainers.Container // nil until it is created
+	cancel  context.CancelCauseFunc   // ends the work on its creation; nil: reserved, for a creation to come
+	leaving bool                      // its reservation is being undone
+	gone    chan struct{}             // closed when its creation has failed and is undone
+	ended   bool                      // its init has exited: no process is added any more
 	// resolvConf is its resolv.conf, open with O_PATH; nil without.
 	resolvConf *os.File
 	// execPIDs are the stand-ins of its other processes.
@@ -46,31 +52,6 @@ type container struct {
 
 func newContainer(entry *store.Entry) *container {
 	return &container{entry: entry, finished: make(chan struct{}), gone: make(chan struct{}), execPIDs: make(map[int]struct{})}
-}
-
-// reserve claims the container's state directory and puts it under the
-// command's lease. The pod's own directory was reserved when the pod began.
-func (s *server) reserve(owner *commandChannel, id string, cancel context.CancelCauseFunc) (*container, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ending {
-		return nil, errors.New("the pod is ending")
-	}
-	c, reserved := s.containers[id]
-	switch {
-	case reserved && c.id != "":
-		return nil, fmt.Errorf("container %q: %w", id, virtcontainers.ErrExists)
-	case !reserved:
-		entry, err := s.store.Reserve(id)
-		if err != nil {
-			return nil, err
-		}
-		c = newContainer(entry)
-		s.containers[id] = c
-	}
-	c.id, c.cancel = id, cancel
-	owner.created = append(owner.created, id)
-	return c, nil
 }
 
 // forget undoes reserve.
@@ -179,27 +160,35 @@ func (s *server) idle() bool {
 	return len(s.containers) > 0
 }
 
-// remove deletes a container, with force also one that still runs. It tells
-// whether it was the last.
-func (s *server) remove(ctx context.Context, id string, force bool) (last bool, err error) {
-	if force && s.endUnasked(id) {
-		return true, nil
-	}
-	if force && s.cancelCreation(id) {
-		return s.count() == 0, nil
+// removal tells what remove has done.
+type removal struct {
+	last     bool // the container was the last one
+	creating bool // its creation was under way, and fails
+}
+
+// remove deletes a container, with force also one that still runs, or that is
+// being created.
+func (s *server) remove(ctx context.Context, id string, force bool) (removal, error) {
+	if force {
+		if s.endUnasked(id) {
+			return removal{last: true, creating: true}, nil
+		}
+		if ended, err := s.endCreation(ctx, id); ended || err != nil {
+			return removal{last: err == nil && s.count() == 0, creating: true}, err
+		}
 	}
 	c, err := s.lookup(id)
 	if err != nil {
-		return false, err
+		return removal{}, err
 	}
 	c.removing.Lock()
 	defer c.removing.Unlock()
 	if _, err := s.lookup(id); err != nil {
-		return false, err // another call was faster
+		return removal{}, err // another call was faster
 	}
 	if force {
 		if err := s.killForSure(ctx, c.core); err != nil {
-			return false, err
+			return removal{}, err
 		}
 	}
 	if c.core.Status() == virtcontainers.StatusStopped {
@@ -208,20 +197,20 @@ func (s *server) remove(ctx context.Context, id string, force bool) (last bool, 
 	if s.idle() && s.count() == 1 {
 		// Nothing is left to be undone in a guest that goes anyway.
 		if err := s.sandbox.Stop(context.WithoutCancel(ctx)); err != nil {
-			return false, err
+			return removal{}, err
 		}
 	}
 	if err := c.core.Delete(ctx); err != nil {
-		return false, err
+		return removal{}, err
 	}
 	if err := s.forget(context.WithoutCancel(ctx), c); err != nil {
-		return false, err
+		return removal{}, err
 	}
-	return s.count() == 0, nil
+	return removal{last: s.count() == 0}, nil
 }
 
-// endUnasked ends a pod whose first container was not asked for yet, because
-// its hooks still run, and tells whether it is that.
+// endUnasked ends a pod whose first container was not asked for yet, and tells
+// whether it is that.
 func (s *server) endUnasked(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,20 +223,28 @@ func (s *server) endUnasked(id string) bool {
 	return true
 }
 
-// cancelCreation ends the creation of a container that is under way, and tells
-// whether there was one.
-func (s *server) cancelCreation(id string) bool {
+// endCreation ends the creation of a container that is under way, or for which
+// it is reserved, and tells whether there was one.
+func (s *server) endCreation(ctx context.Context, id string) (was bool, err error) {
 	s.mu.Lock()
 	c, ok := s.containers[id]
-	creating := ok && c.core == nil && c.cancel != nil
-	if creating {
-		c.cancel(errDeleted) // under the lock: publish sees it or came before
+	if !ok || c.core != nil || c.id == "" {
+		s.mu.Unlock()
+		return false, nil
+	}
+	reserved := c.isReserved() && !c.leaving
+	switch {
+	case reserved:
+		c.leaving = true
+	case c.cancel != nil:
+		c.cancel(errDeleted) // under the lock: publish and rest see it or came before
 	}
 	s.mu.Unlock()
-	if creating {
-		<-c.gone
+	if reserved {
+		return true, s.undo(ctx, c)
 	}
-	return creating
+	<-c.gone
+	return true, nil
 }
 
 // errDeleted is why a creation failed that a delete command met.

@@ -19,7 +19,7 @@ func (s *server) ExecProcess(ctx context.Context, request *api.ExecProcessReques
 
 func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) error {
 	id, name := request.GetContainerId(), request.GetProcessId()
-	owner, _, conn, err := s.claim(request.GetChannel(), processKey{id, name}, 0)
+	owner, conn, err := s.claimStandIn(request.GetChannel(), processKey{id, name})
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/store"
@@ -53,48 +52,28 @@ func (s *server) CreateContainer(ctx context.Context, request *api.CreateContain
 }
 
 func (s *server) create(ctx context.Context, request *api.CreateContainerRequest) (_ *container, err error) {
-	id := request.GetContainerId()
-	owner, files, standIn, err := s.claim(request.GetChannel(), processKey{container: id}, len(request.GetMounts()))
-	if err != nil {
-		return nil, err
-	}
-	mounts := make([]share.Mount, len(files))
-	for i, m := range request.GetMounts() {
-		mounts[i] = share.Mount{Name: m.GetName(), Tree: files[i], Attributes: share.Attributes{
-			ReadOnly: m.GetReadOnly(), RecursiveReadOnly: m.GetRecursiveReadOnly(), Follow: m.GetFollow(),
-		}}
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	c, err := s.reserve(owner, id, cancel)
+	c, err := s.beginCreation(ctx, request, cancel)
 	if err != nil {
-		standIn.Close()
-		for _, file := range files {
-			file.Close()
-		}
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			standIn.Close() // it ends, and leaves its control group
+			err = errors.Join(err, s.undo(ctx, c))
+		}
+	}()
+	files, err := s.claimFiles(c.owner, len(request.GetMounts()))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
 			for _, file := range files {
 				file.Close() // the share may have done so
 			}
-			err = errors.Join(err, s.forget(context.WithoutCancel(ctx), c))
-			close(c.gone)
-			s.stopIfIdle(context.WithoutCancel(ctx))
-			s.endIfUnused()
 		}
 	}()
-	if err := json.Unmarshal(request.GetStateJson(), &c.state); err != nil {
-		return nil, fmt.Errorf("decode the container's state: %w", err)
-	}
-	if err := s.saveInitial(c, request.GetConfigJson()); err != nil {
-		return nil, err
-	}
-	if err := s.place(c); err != nil {
-		return nil, err
-	}
 	conf, err := keepResolvConf(request, files)
 	if err != nil {
 		return nil, err
@@ -105,12 +84,14 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	if err := s.joinNetwork(c); err != nil {
 		return nil, err
 	}
-	hookState, err := stateForHooks(c.state)
-	if err != nil {
-		return nil, err
+	mounts := make([]share.Mount, len(files))
+	for i, m := range request.GetMounts() {
+		mounts[i] = share.Mount{Name: m.GetName(), Tree: files[i], Attributes: share.Attributes{
+			ReadOnly: m.GetReadOnly(), RecursiveReadOnly: m.GetRecursiveReadOnly(), Follow: m.GetFollow(),
+		}}
 	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
-		ID: id, Spec: request.GetSpecJson(), State: hookState, Mounts: mounts,
+		ID: c.id, Spec: request.GetSpecJson(), State: c.hookState, Mounts: mounts,
 		IO:       virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
 		Storages: storages(request),
 		Devices:  blocks(request.GetBlockDevices()),
@@ -118,7 +99,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	if err != nil {
 		return nil, err
 	}
-	return c, s.adopt(ctx, owner, c, core, standIn)
+	return c, s.adopt(ctx, c, core)
 }
 
 // storages are the file systems that the guest is to mount.
@@ -131,25 +112,6 @@ func storages(request *api.CreateContainerRequest) []*protocol.Storage {
 		})
 	}
 	return list
-}
-
-// place moves the container's stand-in into the control group that callers look
-// for it in. That of the pod's first container is the pod's own.
-func (s *server) place(c *container) (err error) {
-	c.mu.Lock()
-	record, pid := c.state.Cgroup, c.state.StandInPID
-	c.mu.Unlock()
-	group, err := record.Open()
-	if err != nil {
-		return err
-	}
-	if c.id == s.id {
-		err = group.Add(pid)
-	} else {
-		err = group.Create(pid)
-	}
-	c.group = group
-	return err
 }
 
 // stateForHooks is what hooks in the guest are told of a container; its pid and
@@ -166,14 +128,14 @@ func stateForHooks(state store.State) ([]byte, error) {
 
 // adopt connects the stand-in to the created container and begins to watch for
 // the container's exit.
-func (s *server) adopt(ctx context.Context, owner *commandChannel, c *container, core *virtcontainers.Container, conn *channel.Conn) error {
-	c.standIn = newStandIn(conn, core.Init(), s.log.With("container", c.id))
+func (s *server) adopt(ctx context.Context, c *container, core *virtcontainers.Container) error {
+	c.standIn = newStandIn(c.channel, core.Init(), s.log.With("container", c.id))
 	err := c.standIn.begin(ctx)
 	if err == nil {
 		err = s.setStatus(c, store.StatusCreated)
 	}
 	if err == nil {
-		err = s.publish(ctx, owner, c, core)
+		err = s.publish(ctx, c, core)
 	}
 	if err != nil {
 		ctx = context.WithoutCancel(ctx)
@@ -194,10 +156,10 @@ var errCommandGone = errors.New("the command has gone away")
 
 // publish makes the container reachable by other calls, unless the command
 // that asked for it is gone.
-func (s *server) publish(ctx context.Context, owner *commandChannel, c *container, core *virtcontainers.Container) error {
+func (s *server) publish(ctx context.Context, c *container, core *virtcontainers.Container) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, connected := s.channels[owner.token]; !connected && !owner.committed {
+	if _, connected := s.channels[c.owner.token]; !connected && !c.owner.committed {
 		return errCommandGone
 	}
 	if ctx.Err() != nil {
@@ -239,12 +201,15 @@ func (s *server) KillContainer(ctx context.Context, request *api.KillContainerRe
 
 // DeleteContainer implements api.SupervisorService.
 func (s *server) DeleteContainer(ctx context.Context, request *api.DeleteContainerRequest) (*api.DeleteContainerResponse, error) {
-	last, err := s.remove(ctx, request.GetContainerId(), request.GetForce())
+	if token := request.GetChannel(); token != "" && !s.leases(token, request.GetContainerId()) {
+		return nil, asStatus(fmt.Errorf("container %q: %w", request.GetContainerId(), virtcontainers.ErrNotFound))
+	}
+	removed, err := s.remove(ctx, request.GetContainerId(), request.GetForce())
 	if err != nil {
 		return nil, asStatus(err)
 	}
 	s.endIfUnused()
-	return &api.DeleteContainerResponse{Last: last}, nil
+	return &api.DeleteContainerResponse{Last: removed.last, Creating: removed.creating}, nil
 }
 
 func timings(sandbox *virtcontainers.Sandbox) []*api.Timing {

@@ -233,8 +233,8 @@ type CreateContainerRequest struct {
 	Stdin         bool                   `protobuf:"varint,6,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	Stdout        bool                   `protobuf:"varint,7,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr        bool                   `protobuf:"varint,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	StateJson     []byte                 `protobuf:"bytes,9,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`     // store.State, to be kept by the supervisor
-	ConfigJson    []byte                 `protobuf:"bytes,10,opt,name=config_json,json=configJson,proto3" json:"config_json,omitempty"` // the caller's OCI config, kept for exec
+	StateJson     []byte                 `protobuf:"bytes,9,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"` // as in ReserveContainerRequest, for what is not reserved
+	ConfigJson    []byte                 `protobuf:"bytes,10,opt,name=config_json,json=configJson,proto3" json:"config_json,omitempty"`
 	MemoryVolumes []*MemoryVolume        `protobuf:"bytes,40,rep,name=memory_volumes,json=memoryVolumes,proto3" json:"memory_volumes,omitempty"`
 	BlockDevices  []*BlockDevice         `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
 	ResolvConf    string                 `protobuf:"bytes,120,opt,name=resolv_conf,json=resolvConf,proto3" json:"resolv_conf,omitempty"` // name of the mount that is the container's resolv.conf; or empty
@@ -363,6 +363,74 @@ func (x *CreateContainerRequest) GetResolvConf() string {
 	return ""
 }
 
+type ReserveContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Channel       string                 `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`                         // token of the channel that carried the stand-in
+	StateJson     []byte                 `protobuf:"bytes,3,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`    // store.State, to be kept by the supervisor
+	ConfigJson    []byte                 `protobuf:"bytes,4,opt,name=config_json,json=configJson,proto3" json:"config_json,omitempty"` // the caller's OCI config, kept for exec and hooks
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReserveContainerRequest) Reset() {
+	*x = ReserveContainerRequest{}
+	mi := &file_supervisor_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReserveContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReserveContainerRequest) ProtoMessage() {}
+
+func (x *ReserveContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReserveContainerRequest.ProtoReflect.Descriptor instead.
+func (*ReserveContainerRequest) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReserveContainerRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *ReserveContainerRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ReserveContainerRequest) GetStateJson() []byte {
+	if x != nil {
+		return x.StateJson
+	}
+	return nil
+}
+
+func (x *ReserveContainerRequest) GetConfigJson() []byte {
+	if x != nil {
+		return x.ConfigJson
+	}
+	return nil
+}
+
 // MemoryVolume is a tmpfs in the guest that containers of the pod share. The
 // specification names its mount point.
 type MemoryVolume struct {
@@ -376,7 +444,7 @@ type MemoryVolume struct {
 
 func (x *MemoryVolume) Reset() {
 	*x = MemoryVolume{}
-	mi := &file_supervisor_proto_msgTypes[5]
+	mi := &file_supervisor_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +456,7 @@ func (x *MemoryVolume) String() string {
 func (*MemoryVolume) ProtoMessage() {}
 
 func (x *MemoryVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[5]
+	mi := &file_supervisor_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +469,7 @@ func (x *MemoryVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryVolume.ProtoReflect.Descriptor instead.
 func (*MemoryVolume) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{5}
+	return file_supervisor_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *MemoryVolume) GetMountPoint() string {
@@ -438,7 +506,7 @@ type BlockDevice struct {
 
 func (x *BlockDevice) Reset() {
 	*x = BlockDevice{}
-	mi := &file_supervisor_proto_msgTypes[6]
+	mi := &file_supervisor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +518,7 @@ func (x *BlockDevice) String() string {
 func (*BlockDevice) ProtoMessage() {}
 
 func (x *BlockDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[6]
+	mi := &file_supervisor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +531,7 @@ func (x *BlockDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
 func (*BlockDevice) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{6}
+	return file_supervisor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BlockDevice) GetMajor() uint32 {
@@ -498,7 +566,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_supervisor_proto_msgTypes[7]
+	mi := &file_supervisor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +578,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[7]
+	mi := &file_supervisor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +591,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{7}
+	return file_supervisor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Timing) GetStage() string {
@@ -563,7 +631,7 @@ type Machine struct {
 
 func (x *Machine) Reset() {
 	*x = Machine{}
-	mi := &file_supervisor_proto_msgTypes[8]
+	mi := &file_supervisor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +643,7 @@ func (x *Machine) String() string {
 func (*Machine) ProtoMessage() {}
 
 func (x *Machine) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[8]
+	mi := &file_supervisor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +656,7 @@ func (x *Machine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Machine.ProtoReflect.Descriptor instead.
 func (*Machine) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{8}
+	return file_supervisor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Machine) GetDriver() string {
@@ -651,7 +719,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[9]
+	mi := &file_supervisor_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +731,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[9]
+	mi := &file_supervisor_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +744,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{9}
+	return file_supervisor_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateContainerResponse) GetTimings() []*Timing {
@@ -709,7 +777,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +789,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +802,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{10}
+	return file_supervisor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -753,7 +821,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +833,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +846,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{11}
+	return file_supervisor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StartContainerResponse) GetTimings() []*Timing {
@@ -806,7 +874,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +886,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +899,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{12}
+	return file_supervisor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -914,7 +982,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +994,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1007,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{13}
+	return file_supervisor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -965,7 +1033,7 @@ type ContainerStatsResponse struct {
 
 func (x *ContainerStatsResponse) Reset() {
 	*x = ContainerStatsResponse{}
-	mi := &file_supervisor_proto_msgTypes[14]
+	mi := &file_supervisor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1045,7 @@ func (x *ContainerStatsResponse) String() string {
 func (*ContainerStatsResponse) ProtoMessage() {}
 
 func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[14]
+	mi := &file_supervisor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1058,7 @@ func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatsResponse.ProtoReflect.Descriptor instead.
 func (*ContainerStatsResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{14}
+	return file_supervisor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ContainerStatsResponse) GetStatsJson() []byte {
@@ -1014,7 +1082,7 @@ type GuestProcess struct {
 
 func (x *GuestProcess) Reset() {
 	*x = GuestProcess{}
-	mi := &file_supervisor_proto_msgTypes[15]
+	mi := &file_supervisor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1094,7 @@ func (x *GuestProcess) String() string {
 func (*GuestProcess) ProtoMessage() {}
 
 func (x *GuestProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[15]
+	mi := &file_supervisor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1107,7 @@ func (x *GuestProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestProcess.ProtoReflect.Descriptor instead.
 func (*GuestProcess) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{15}
+	return file_supervisor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GuestProcess) GetPid() int32 {
@@ -1087,7 +1155,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_supervisor_proto_msgTypes[16]
+	mi := &file_supervisor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1167,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[16]
+	mi := &file_supervisor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1180,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{16}
+	return file_supervisor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*GuestProcess {
@@ -1140,7 +1208,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[17]
+	mi := &file_supervisor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1220,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[17]
+	mi := &file_supervisor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1233,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{17}
+	return file_supervisor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -1193,13 +1261,14 @@ type DeleteContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	Channel       string                 `protobuf:"bytes,231,opt,name=channel,proto3" json:"channel,omitempty"` // if not empty: only a container under this channel's lease
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteContainerRequest) Reset() {
 	*x = DeleteContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[18]
+	mi := &file_supervisor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1280,7 @@ func (x *DeleteContainerRequest) String() string {
 func (*DeleteContainerRequest) ProtoMessage() {}
 
 func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[18]
+	mi := &file_supervisor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1293,7 @@ func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{18}
+	return file_supervisor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteContainerRequest) GetContainerId() string {
@@ -1241,16 +1310,26 @@ func (x *DeleteContainerRequest) GetForce() bool {
 	return false
 }
 
+func (x *DeleteContainerRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
 type DeleteContainerResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Last          bool                   `protobuf:"varint,1,opt,name=last,proto3" json:"last,omitempty"` // the supervisor ends
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Last  bool                   `protobuf:"varint,1,opt,name=last,proto3" json:"last,omitempty"` // the supervisor ends
+	// The container was being created: the command that does so fails, and sees
+	// to the rest, such as hooks.
+	Creating      bool `protobuf:"varint,231,opt,name=creating,proto3" json:"creating,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteContainerResponse) Reset() {
 	*x = DeleteContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[19]
+	mi := &file_supervisor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1341,7 @@ func (x *DeleteContainerResponse) String() string {
 func (*DeleteContainerResponse) ProtoMessage() {}
 
 func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[19]
+	mi := &file_supervisor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,12 +1354,19 @@ func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerResponse.ProtoReflect.Descriptor instead.
 func (*DeleteContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{19}
+	return file_supervisor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteContainerResponse) GetLast() bool {
 	if x != nil {
 		return x.Last
+	}
+	return false
+}
+
+func (x *DeleteContainerResponse) GetCreating() bool {
+	if x != nil {
+		return x.Creating
 	}
 	return false
 }
@@ -1295,7 +1381,7 @@ type ContainerEvent struct {
 
 func (x *ContainerEvent) Reset() {
 	*x = ContainerEvent{}
-	mi := &file_supervisor_proto_msgTypes[20]
+	mi := &file_supervisor_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1393,7 @@ func (x *ContainerEvent) String() string {
 func (*ContainerEvent) ProtoMessage() {}
 
 func (x *ContainerEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[20]
+	mi := &file_supervisor_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1406,7 @@ func (x *ContainerEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerEvent.ProtoReflect.Descriptor instead.
 func (*ContainerEvent) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{20}
+	return file_supervisor_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ContainerEvent) GetOom() bool {
@@ -1363,7 +1449,14 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x0ememory_volumes\x18( \x03(\v2 .kata.supervisor.v1.MemoryVolumeR\rmemoryVolumes\x12D\n" +
 	"\rblock_devices\x18P \x03(\v2\x1f.kata.supervisor.v1.BlockDeviceR\fblockDevices\x12\x1f\n" +
 	"\vresolv_conf\x18x \x01(\tR\n" +
-	"resolvConf\"]\n" +
+	"resolvConf\"\x96\x01\n" +
+	"\x17ReserveContainerRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
+	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1d\n" +
+	"\n" +
+	"state_json\x18\x03 \x01(\fR\tstateJson\x12\x1f\n" +
+	"\vconfig_json\x18\x04 \x01(\fR\n" +
+	"configJson\"]\n" +
 	"\fMemoryVolume\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
 	"mountPoint\x12\x18\n" +
@@ -1425,14 +1518,16 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x14KillContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x10\n" +
-	"\x03all\x18\x03 \x01(\bR\x03all\"Q\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\"l\n" +
 	"\x16DeleteContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"-\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12\x19\n" +
+	"\achannel\x18\xe7\x01 \x01(\tR\achannel\"J\n" +
 	"\x17DeleteContainerResponse\x12\x12\n" +
-	"\x04last\x18\x01 \x01(\bR\x04last\"\"\n" +
+	"\x04last\x18\x01 \x01(\bR\x04last\x12\x1b\n" +
+	"\bcreating\x18\xe7\x01 \x01(\bR\bcreating\"\"\n" +
 	"\x0eContainerEvent\x12\x10\n" +
-	"\x03oom\x18\x01 \x01(\bR\x03oom2\xe3\b\n" +
+	"\x03oom\x18\x01 \x01(\bR\x03oom2\xbf\t\n" +
 	"\n" +
 	"Supervisor\x12L\n" +
 	"\x05Hello\x12 .kata.supervisor.v1.HelloRequest\x1a!.kata.supervisor.v1.HelloResponse\x12j\n" +
@@ -1446,7 +1541,8 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x0eContainerStats\x12$.kata.supervisor.v1.ContainerRequest\x1a*.kata.supervisor.v1.ContainerStatsResponse\x12`\n" +
 	"\rListProcesses\x12$.kata.supervisor.v1.ContainerRequest\x1a).kata.supervisor.v1.ListProcessesResponse\x12j\n" +
 	"\x0fDeleteContainer\x12*.kata.supervisor.v1.DeleteContainerRequest\x1a+.kata.supervisor.v1.DeleteContainerResponse\x12\\\n" +
-	"\x0eWatchContainer\x12$.kata.supervisor.v1.ContainerRequest\x1a\".kata.supervisor.v1.ContainerEvent0\x01B0Z.kata-runtime/virtcontainers/supervisor/api;apib\x06proto3"
+	"\x0eWatchContainer\x12$.kata.supervisor.v1.ContainerRequest\x1a\".kata.supervisor.v1.ContainerEvent0\x01\x12Z\n" +
+	"\x10ReserveContainer\x12+.kata.supervisor.v1.ReserveContainerRequest\x1a\x19.kata.supervisor.v1.EmptyB0Z.kata-runtime/virtcontainers/supervisor/api;apib\x06proto3"
 
 var (
 	file_supervisor_proto_rawDescOnce sync.Once
@@ -1460,64 +1556,67 @@ func file_supervisor_proto_rawDescGZIP() []byte {
 	return file_supervisor_proto_rawDescData
 }
 
-var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_supervisor_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: kata.supervisor.v1.Empty
 	(*HelloRequest)(nil),            // 1: kata.supervisor.v1.HelloRequest
 	(*HelloResponse)(nil),           // 2: kata.supervisor.v1.HelloResponse
 	(*Mount)(nil),                   // 3: kata.supervisor.v1.Mount
 	(*CreateContainerRequest)(nil),  // 4: kata.supervisor.v1.CreateContainerRequest
-	(*MemoryVolume)(nil),            // 5: kata.supervisor.v1.MemoryVolume
-	(*BlockDevice)(nil),             // 6: kata.supervisor.v1.BlockDevice
-	(*Timing)(nil),                  // 7: kata.supervisor.v1.Timing
-	(*Machine)(nil),                 // 8: kata.supervisor.v1.Machine
-	(*CreateContainerResponse)(nil), // 9: kata.supervisor.v1.CreateContainerResponse
-	(*ContainerRequest)(nil),        // 10: kata.supervisor.v1.ContainerRequest
-	(*StartContainerResponse)(nil),  // 11: kata.supervisor.v1.StartContainerResponse
-	(*ExecProcessRequest)(nil),      // 12: kata.supervisor.v1.ExecProcessRequest
-	(*UpdateContainerRequest)(nil),  // 13: kata.supervisor.v1.UpdateContainerRequest
-	(*ContainerStatsResponse)(nil),  // 14: kata.supervisor.v1.ContainerStatsResponse
-	(*GuestProcess)(nil),            // 15: kata.supervisor.v1.GuestProcess
-	(*ListProcessesResponse)(nil),   // 16: kata.supervisor.v1.ListProcessesResponse
-	(*KillContainerRequest)(nil),    // 17: kata.supervisor.v1.KillContainerRequest
-	(*DeleteContainerRequest)(nil),  // 18: kata.supervisor.v1.DeleteContainerRequest
-	(*DeleteContainerResponse)(nil), // 19: kata.supervisor.v1.DeleteContainerResponse
-	(*ContainerEvent)(nil),          // 20: kata.supervisor.v1.ContainerEvent
+	(*ReserveContainerRequest)(nil), // 5: kata.supervisor.v1.ReserveContainerRequest
+	(*MemoryVolume)(nil),            // 6: kata.supervisor.v1.MemoryVolume
+	(*BlockDevice)(nil),             // 7: kata.supervisor.v1.BlockDevice
+	(*Timing)(nil),                  // 8: kata.supervisor.v1.Timing
+	(*Machine)(nil),                 // 9: kata.supervisor.v1.Machine
+	(*CreateContainerResponse)(nil), // 10: kata.supervisor.v1.CreateContainerResponse
+	(*ContainerRequest)(nil),        // 11: kata.supervisor.v1.ContainerRequest
+	(*StartContainerResponse)(nil),  // 12: kata.supervisor.v1.StartContainerResponse
+	(*ExecProcessRequest)(nil),      // 13: kata.supervisor.v1.ExecProcessRequest
+	(*UpdateContainerRequest)(nil),  // 14: kata.supervisor.v1.UpdateContainerRequest
+	(*ContainerStatsResponse)(nil),  // 15: kata.supervisor.v1.ContainerStatsResponse
+	(*GuestProcess)(nil),            // 16: kata.supervisor.v1.GuestProcess
+	(*ListProcessesResponse)(nil),   // 17: kata.supervisor.v1.ListProcessesResponse
+	(*KillContainerRequest)(nil),    // 18: kata.supervisor.v1.KillContainerRequest
+	(*DeleteContainerRequest)(nil),  // 19: kata.supervisor.v1.DeleteContainerRequest
+	(*DeleteContainerResponse)(nil), // 20: kata.supervisor.v1.DeleteContainerResponse
+	(*ContainerEvent)(nil),          // 21: kata.supervisor.v1.ContainerEvent
 }
 var file_supervisor_proto_depIdxs = []int32{
 	3,  // 0: kata.supervisor.v1.CreateContainerRequest.mounts:type_name -> kata.supervisor.v1.Mount
-	5,  // 1: kata.supervisor.v1.CreateContainerRequest.memory_volumes:type_name -> kata.supervisor.v1.MemoryVolume
-	6,  // 2: kata.supervisor.v1.CreateContainerRequest.block_devices:type_name -> kata.supervisor.v1.BlockDevice
-	7,  // 3: kata.supervisor.v1.CreateContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
-	8,  // 4: kata.supervisor.v1.CreateContainerResponse.machine:type_name -> kata.supervisor.v1.Machine
-	7,  // 5: kata.supervisor.v1.StartContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
-	15, // 6: kata.supervisor.v1.ListProcessesResponse.processes:type_name -> kata.supervisor.v1.GuestProcess
+	6,  // 1: kata.supervisor.v1.CreateContainerRequest.memory_volumes:type_name -> kata.supervisor.v1.MemoryVolume
+	7,  // 2: kata.supervisor.v1.CreateContainerRequest.block_devices:type_name -> kata.supervisor.v1.BlockDevice
+	8,  // 3: kata.supervisor.v1.CreateContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
+	9,  // 4: kata.supervisor.v1.CreateContainerResponse.machine:type_name -> kata.supervisor.v1.Machine
+	8,  // 5: kata.supervisor.v1.StartContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
+	16, // 6: kata.supervisor.v1.ListProcessesResponse.processes:type_name -> kata.supervisor.v1.GuestProcess
 	1,  // 7: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
 	4,  // 8: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
-	10, // 9: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	12, // 10: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
-	17, // 11: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
-	10, // 12: kata.supervisor.v1.Supervisor.PauseContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	10, // 13: kata.supervisor.v1.Supervisor.ResumeContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	13, // 14: kata.supervisor.v1.Supervisor.UpdateContainer:input_type -> kata.supervisor.v1.UpdateContainerRequest
-	10, // 15: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
-	10, // 16: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
-	18, // 17: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
-	10, // 18: kata.supervisor.v1.Supervisor.WatchContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	2,  // 19: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
-	9,  // 20: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
-	11, // 21: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
-	0,  // 22: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
-	0,  // 23: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 24: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 25: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 26: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
-	14, // 27: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
-	16, // 28: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
-	19, // 29: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
-	20, // 30: kata.supervisor.v1.Supervisor.WatchContainer:output_type -> kata.supervisor.v1.ContainerEvent
-	19, // [19:31] is the sub-list for method output_type
-	7,  // [7:19] is the sub-list for method input_type
+	11, // 9: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	13, // 10: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
+	18, // 11: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
+	11, // 12: kata.supervisor.v1.Supervisor.PauseContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	11, // 13: kata.supervisor.v1.Supervisor.ResumeContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	14, // 14: kata.supervisor.v1.Supervisor.UpdateContainer:input_type -> kata.supervisor.v1.UpdateContainerRequest
+	11, // 15: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
+	11, // 16: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
+	19, // 17: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
+	11, // 18: kata.supervisor.v1.Supervisor.WatchContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	5,  // 19: kata.supervisor.v1.Supervisor.ReserveContainer:input_type -> kata.supervisor.v1.ReserveContainerRequest
+	2,  // 20: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
+	10, // 21: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
+	12, // 22: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
+	0,  // 23: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
+	0,  // 24: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 25: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 26: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 27: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
+	15, // 28: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
+	17, // 29: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
+	20, // 30: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
+	21, // 31: kata.supervisor.v1.Supervisor.WatchContainer:output_type -> kata.supervisor.v1.ContainerEvent
+	0,  // 32: kata.supervisor.v1.Supervisor.ReserveContainer:output_type -> kata.supervisor.v1.Empty
+	20, // [20:33] is the sub-list for method output_type
+	7,  // [7:20] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -1534,7 +1633,7 @@ func file_supervisor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_supervisor_proto_rawDesc), len(file_supervisor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

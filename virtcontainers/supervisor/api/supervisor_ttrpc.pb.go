@@ -20,6 +20,7 @@ type SupervisorService interface {
 	ListProcesses(context.Context, *ContainerRequest) (*ListProcessesResponse, error)
 	DeleteContainer(context.Context, *DeleteContainerRequest) (*DeleteContainerResponse, error)
 	WatchContainer(context.Context, *ContainerRequest, Supervisor_WatchContainerServer) error
+	ReserveContainer(context.Context, *ReserveContainerRequest) (*Empty, error)
 }
 
 type Supervisor_WatchContainerServer interface {
@@ -115,6 +116,13 @@ func RegisterSupervisorService(srv *ttrpc.Server, svc SupervisorService) {
 				}
 				return svc.DeleteContainer(ctx, &req)
 			},
+			"ReserveContainer": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ReserveContainerRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.ReserveContainer(ctx, &req)
+			},
 		},
 		Streams: map[string]ttrpc.Stream{
 			"WatchContainer": {
@@ -145,6 +153,7 @@ type SupervisorClient interface {
 	ListProcesses(context.Context, *ContainerRequest) (*ListProcessesResponse, error)
 	DeleteContainer(context.Context, *DeleteContainerRequest) (*DeleteContainerResponse, error)
 	WatchContainer(context.Context, *ContainerRequest) (Supervisor_WatchContainerClient, error)
+	ReserveContainer(context.Context, *ReserveContainerRequest) (*Empty, error)
 }
 
 type supervisorClient struct {
@@ -272,4 +281,12 @@ func (x *supervisorWatchContainerClient) Recv() (*ContainerEvent, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+func (c *supervisorClient) ReserveContainer(ctx context.Context, req *ReserveContainerRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.supervisor.v1.Supervisor", "ReserveContainer", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
 }
