@@ -3,6 +3,7 @@ package bundle
 import (
 	"archive/tar"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -83,7 +84,7 @@ func (w *imageWriter) layer(name string) (descriptor, error) {
 	if _, err := source.Seek(0, io.SeekStart); err != nil {
 		return descriptor{}, err
 	}
-	sum := fmt.Sprintf("%x", hash.Sum(nil))
+	sum := hex.EncodeToString(hash.Sum(nil))
 	w.file(path.Join("blobs", "sha256", sum), size, func(to io.Writer) error {
 		_, err := io.Copy(to, source)
 		return err

@@ -37,12 +37,13 @@ func ask(host string, port int) string {
 func TestPod(t *testing.T) {
 	k := newKubelet(t)
 	for _, handler := range handlers() {
-		t.Run(handler, func(t *testing.T) { testPod(k.in(t), t, handler) })
+		t.Run(handler, func(t *testing.T) { testPod(t, k.in(t), handler) })
 	}
 }
 
 // testPod takes a pod of two containers through its life.
-func testPod(k *kubelet, t *testing.T, handler string) {
+func testPod(t *testing.T, k *kubelet, handler string) {
+	t.Helper()
 	config := k.podConfig("pod-" + handler)
 	config.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "1023"}
 	p := k.run(handler, config)
