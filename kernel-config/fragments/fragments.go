@@ -42,8 +42,8 @@ func Load(arch string) (kconfig.Options, error) {
 // topics are the fragments that every architecture takes.
 func topics() []string {
 	return []string{
-		"base.config", "containers.config", "fs.config", "network.config", "virtio.config",
-		"vsock.config", "hotplug.config", "hardening.config", "debug.config",
+		"base.config", "containers.config", "fs.config", "network.config", "netfilter.config",
+		"virtio.config", "vsock.config", "hotplug.config", "hardening.config", "debug.config",
 	}
 }
 
