@@ -4,15 +4,11 @@ package callers
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -167,49 +163,9 @@ func layer(h *harness.Host) string {
 // archive's path.
 func ociArchive(h *harness.Host, layer, name string) string {
 	h.T.Helper()
-	dir := h.File("image")
-	blobs := filepath.Join(dir, "blobs", "sha256")
-	if err := os.MkdirAll(blobs, 0o755); err != nil {
-		h.T.Fatal(err)
-	}
-	write := func(path string, data []byte) {
-		if err := os.WriteFile(path, data, 0o644); err != nil {
-			h.T.Fatal(err)
-		}
-	}
-	encode := func(value any) []byte {
-		data, err := json.Marshal(value)
-		if err != nil {
-			h.T.Fatal(err)
-		}
-		return data
-	}
-	type object = map[string]any
-	const mediaType = "application/vnd.oci.image."
-	blob := func(kind string, data []byte) object {
-		sum := fmt.Sprintf("%x", sha256.Sum256(data))
-		write(filepath.Join(blobs, sum), data)
-		return object{"mediaType": mediaType + kind, "digest": "sha256:" + sum, "size": len(data)}
-	}
-	content, err := os.ReadFile(layer)
-	if err != nil {
-		h.T.Fatal(err)
-	}
-	files := blob("layer.v1.tar", content)
-	config := blob("config.v1+json", encode(object{
-		"architecture": goruntime.GOARCH, "os": "linux", "config": object{"Env": []string{"PATH=/bin"}},
-		"rootfs": object{"type": "layers", "diff_ids": []any{files["digest"]}},
-	}))
-	manifest := blob("manifest.v1+json", encode(object{
-		"schemaVersion": 2, "mediaType": mediaType + "manifest.v1+json", "config": config, "layers": []any{files},
-	}))
-	manifest["annotations"] = object{"io.containerd.image.name": name}
-	write(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`))
-	write(filepath.Join(dir, "index.json"), encode(object{"schemaVersion": 2, "manifests": []any{manifest}}))
 	archive := h.File("image.tar")
-	output, err := exec.CommandContext(h.T.Context(), "tar", "-C", dir, "-cf", archive, ".").CombinedOutput()
-	if err != nil {
-		h.T.Fatalf("tar: %v: %s", err, output)
+	if err := bundle.Image(archive, name, layer); err != nil {
+		h.T.Fatal(err)
 	}
 	return archive
 }

@@ -1,0 +1,398 @@
+//go:build vm
+
+package cri
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"kata-runtime/test/cri/client"
+)
+
+// handlers are the runtimes whose pods are tested.
+func handlers() []string { return []string{"runc", "kata"} }
+
+// logLine is the form of a line of a container's log.
+var logLine = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\S+ (stdout|stderr) [FP] .*\n$`)
+
+// serve is the script of a container that tells its name to who asks, by HTTP.
+// It ends with code 3 when it is told to.
+func serve(address string, port int, name string) string {
+	return fmt.Sprintf("trap 'exit 3' TERM; mkdir /www; echo %s >/www/index.html; httpd -p %s:%d -h /www; "+
+		"echo ready; while :; do sleep 100000 & wait $!; done", name, address, port)
+}
+
+// ask is a script that prints a server's answer.
+func ask(host string, port int) string {
+	return fmt.Sprintf("wget -q -O - http://%s:%d/", host, port)
+}
+
+func TestPod(t *testing.T) {
+	k := newKubelet(t)
+	for _, handler := range handlers() {
+		t.Run(handler, func(t *testing.T) { testPod(t, k.in(t), handler) })
+	}
+}
+
+// testPod takes a pod of two containers through its life.
+func testPod(t *testing.T, k *kubelet, handler string) {
+	t.Helper()
+	config := k.podConfig("pod-" + handler)
+	config.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "1023"}
+	p := k.run(handler, config)
+	server := p.start("server", serve("127.0.0.1", 8080, "server"), limits).await("ready")
+	clientContainer := p.start("client", "echo ready; sleep 100000").await("ready")
+
+	t.Run("one network", func(t *testing.T) {
+		c := clientContainer.in(t)
+		if got := c.output(ask("127.0.0.1", 8080)); got != "server\n" {
+			t.Errorf("the other container of the pod answers %q", got)
+		}
+		if got := c.output("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"); got != "1023\n" {
+			t.Errorf("the sysctl is %q", got)
+		}
+		if got := c.output("ip -o -4 address show eth0"); !strings.Contains(got, " "+p.ip+"/24 ") {
+			t.Errorf("eth0 has not the pod's address %s: %s", p.ip, got)
+		}
+	})
+	t.Run("names", func(t *testing.T) {
+		c := clientContainer.in(t)
+		if got := c.output("hostname; cat /etc/hostname"); got != strings.Repeat(config.Hostname+"\n", 2) {
+			t.Errorf("hostname: %q", got)
+		}
+		if got := c.output("cat /etc/hosts"); !strings.Contains(got, p.ip+"\t"+config.Hostname+"\n") {
+			t.Errorf("/etc/hosts: %q", got)
+		}
+		if got := c.output("cat /etc/resolv.conf"); got != "search cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n" {
+			t.Errorf("/etc/resolv.conf: %q", got)
+		}
+	})
+	t.Run("exec sync", func(t *testing.T) {
+		c := clientContainer.in(t)
+		got := c.exec("echo out; echo err >&2; exit 5")
+		if got.ExitCode != 5 || string(got.Stdout) != "out\n" || string(got.Stderr) != "err\n" {
+			t.Errorf("%v", got)
+		}
+		_, err := c.ExecSync(c.bounded(), &runtime.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sleep", "1000"}, Timeout: 1})
+		if err == nil || !strings.Contains(err.Error(), "DeadlineExceeded") {
+			t.Errorf("exec beyond its time: %v", err)
+		}
+		if got := c.output("ps"); strings.Contains(got, "sleep 1000\n") {
+			t.Errorf("the process goes on: %s", got)
+		}
+		_, err = c.ExecSync(c.bounded(), &runtime.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"/nonexistent"}})
+		if err == nil || !strings.Contains(err.Error(), "no such file or directory") {
+			t.Errorf("exec of a program that is not there: %v", err)
+		}
+	})
+	t.Run("exec", func(t *testing.T) {
+		c := clientContainer.in(t)
+		session := c.stream("read line; echo got $line; echo problem >&2; exit 6", false)
+		c.write(session, "hello\n")
+		if got := c.h.ReadAll(session.Stdout); got != "got hello\n" {
+			t.Errorf("standard output %q", got)
+		}
+		if got := c.h.ReadAll(session.Stderr); got != "problem\n" {
+			t.Errorf("standard error %q", got)
+		}
+		c.exits(session, 6)
+	})
+	t.Run("exec on a terminal", func(t *testing.T) {
+		c := clientContainer.in(t)
+		// The shell tells a new size when it is asked; SIGWINCH says when.
+		session := c.stream("trap 'stty size; exit 7' WINCH; tty; echo ready; while :; do read line; done", true)
+		if got := c.h.Expect(session.Stdout, "ready\r\n"); !strings.Contains(got, "/dev/") {
+			t.Errorf("no terminal: %q", got)
+		}
+		c.must("resize", session.Resize(99, 33))
+		c.h.Expect(session.Stdout, "33 99\r\n")
+		c.exits(session, 7)
+	})
+	t.Run("attach", func(t *testing.T) {
+		p := p.in(t)
+		c := p.start("attached", "echo first; read line; echo got $line; echo problem >&2; exit 8",
+			func(config *runtime.ContainerConfig) { config.Stdin = true }).await("first")
+		session := c.attach(false)
+		c.write(session, "hello\n")
+		if got := c.h.ReadAll(session.Stdout); got != "got hello\n" {
+			t.Errorf("standard output %q", got)
+		}
+		if got := c.h.ReadAll(session.Stderr); got != "problem\n" {
+			t.Errorf("standard error %q", got)
+		}
+		c.stop(60) // waits for the end, which has begun
+		c.ended(8, "Error")
+		want := []string{"stderr F problem", "stdout F first", "stdout F got hello"}
+		if got := c.logged(); !slices.Equal(got, want) {
+			t.Errorf("log %q, want %q", got, want)
+		}
+		c.remove()
+	})
+	t.Run("attach to a terminal", func(t *testing.T) {
+		p := p.in(t)
+		c := p.start("terminal", "echo ready; read line; stty size; read line; echo $line; exit 0",
+			func(config *runtime.ContainerConfig) { config.Stdin, config.Tty = true, true })
+		c.h.WaitText(c.log, "ready")
+		session := c.attach(true)
+		c.must("resize", session.Resize(77, 22))
+		c.write(session, "\n")
+		c.h.Expect(session.Stdout, "22 77\r\n")
+		c.write(session, "end\n")
+		c.h.ReadAll(session.Stdout)
+		c.stop(60)
+		c.ended(0, "Completed")
+		c.remove()
+	})
+	t.Run("logs", func(t *testing.T) {
+		c := p.in(t).start("logging", "echo out; echo err >&2; printf unfinished; exit 0").await("out")
+		c.stop(60)
+		c.ended(0, "Completed")
+		want := []string{"stderr F err", "stdout F out", "stdout P unfinished"}
+		if got := c.logged(); !slices.Equal(got, want) {
+			t.Errorf("log %q, want %q", got, want)
+		}
+		c.remove()
+	})
+	t.Run("log rotation", func(t *testing.T) {
+		c := p.in(t).start("rotated", "echo first; while read line; do echo $line; done",
+			func(config *runtime.ContainerConfig) { config.Stdin = true }).await("first")
+		c.must("rename the log", os.Rename(c.log, c.log+".1"))
+		do(c.kubelet, c.ReopenContainerLog, &runtime.ReopenContainerLogRequest{ContainerId: c.id})
+		session := c.attach(false)
+		c.write(session, "second\n")
+		c.await("second")
+		c.must("close", session.Close())
+		if got := c.logged(); !slices.Equal(got, []string{"stdout F second"}) {
+			t.Errorf("the new log has %q", got)
+		}
+		c.stop(0)
+		c.ended(137, "Error")
+		c.remove()
+	})
+	t.Run("security", func(t *testing.T) { testSecurity(p.in(t)) })
+	t.Run("volumes", func(t *testing.T) { testVolumes(p.in(t)) })
+	t.Run("shared processes", func(t *testing.T) {
+		c := p.in(t).start("debugger", "echo ready; sleep 100000", func(config *runtime.ContainerConfig) {
+			config.Linux.SecurityContext.NamespaceOptions.Pid = runtime.NamespaceMode_POD
+		}).await("ready")
+		if got := c.output("cat /proc/1/cmdline | tr '\\0' ' '"); got != "/bin/sleep 1000000000 " {
+			t.Errorf("the first process is %q, not the sandbox's", got)
+		}
+		c.stop(0)
+		c.remove()
+	})
+	t.Run("port-forward", func(t *testing.T) { p.in(t).testForward(8080, "server") })
+	t.Run("update", func(t *testing.T) { testUpdate(server.in(t)) })
+	t.Run("statistics", func(t *testing.T) {
+		c := server.in(t)
+		stats := do(c.kubelet, c.ContainerStats, &runtime.ContainerStatsRequest{ContainerId: c.id}).Stats
+		if stats.GetMemory().GetWorkingSetBytes().GetValue() == 0 || stats.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 {
+			t.Errorf("%v", stats)
+		}
+	})
+	t.Run("restart containerd", func(t *testing.T) {
+		p := p.in(t)
+		p.kubelet.end()
+		p.kubelet.start()
+		if state := p.status().State; state != runtime.PodSandboxState_SANDBOX_READY {
+			t.Errorf("the pod is %s", state)
+		}
+		c := clientContainer.in(t)
+		if state := c.status().State; state != runtime.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("the container is %s", state)
+		}
+		if got := c.output(ask("127.0.0.1", 8080)); got != "server\n" {
+			t.Errorf("the server answers %q", got)
+		}
+	})
+	t.Run("stop", func(t *testing.T) {
+		c := server.in(t)
+		c.stop(60) // it handles TERM
+		c.ended(3, "Error")
+		c.remove()
+		c = clientContainer.in(t)
+		c.stop(1) // the first process of a PID namespace ignores TERM
+		c.ended(137, "Error")
+		c.remove()
+	})
+	t.Run("failure", func(t *testing.T) {
+		p := p.in(t)
+		c := p.create("missing", "", func(config *runtime.ContainerConfig) { config.Command = []string{"/nonexistent"} })
+		_, err := p.StartContainer(p.bounded(), &runtime.StartContainerRequest{ContainerId: c.id})
+		if err == nil || !strings.Contains(err.Error(), "no such file or directory") {
+			t.Errorf("start of a program that is not there: %v", err)
+		}
+		c.ended(128, "StartError")
+		c.remove()
+	})
+	p.remove()
+}
+
+// testSecurity runs a container that may do as little as kubelet can say.
+func testSecurity(p *pod) {
+	p.t.Helper()
+	c := p.start("restricted", "echo ready; sleep 100000", func(config *runtime.ContainerConfig) {
+		security := config.Linux.SecurityContext
+		security.RunAsUser = &runtime.Int64Value{Value: 1000}
+		security.RunAsGroup = &runtime.Int64Value{Value: 2000}
+		security.SupplementalGroups = []int64{3000}
+		security.ReadonlyRootfs = true
+		security.NoNewPrivs = true
+		security.Capabilities = &runtime.Capability{DropCapabilities: []string{"ALL"}}
+		security.Seccomp = &runtime.SecurityProfile{ProfileType: runtime.SecurityProfile_RuntimeDefault}
+		security.MaskedPaths = []string{"/proc/kcore", "/proc/keys", "/sys/firmware"}
+		security.ReadonlyPaths = []string{"/proc/bus", "/proc/sys"}
+		config.Linux.Resources = &runtime.LinuxContainerResources{OomScoreAdj: 900, MemoryLimitInBytes: 64 << 20}
+	}).await("ready")
+	for script, want := range map[string]string{
+		"id -u; id -g; id -G": "1000\n2000\n2000 3000\n",
+		"grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | tr '\\t\\n' '  '": "CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2 ",
+		"touch /new 2>&1":                       "touch: /new: Read-only file system\n",
+		"echo 1 2>&1 >/proc/sys/vm/drop_caches": "sh: can't create /proc/sys/vm/drop_caches: Read-only file system\n",
+		"cat /proc/self/oom_score_adj":          "900\n",
+		"wc -c </proc/keys":                     "0\n",
+	} {
+		if got := c.exec(script); string(got.Stdout) != want {
+			c.t.Errorf("%s: %q, want %q, %s", script, got.Stdout, want, got.Stderr)
+		}
+	}
+	c.stop(0)
+	c.remove()
+
+	c = p.start("administrator", "echo ready; sleep 100000", func(config *runtime.ContainerConfig) {
+		config.Linux.SecurityContext.Capabilities = &runtime.Capability{AddCapabilities: []string{"NET_ADMIN"}}
+	}).await("ready")
+	// The network is the pod's own, and so the container may change it.
+	if got := c.output("ip address add 10.99.0.1/32 dev eth0 && ip address del 10.99.0.1/32 dev eth0 && echo changed"); got != "changed\n" {
+		c.t.Errorf("with NET_ADMIN: %q", got)
+	}
+	c.stop(0)
+	c.remove()
+}
+
+// testVolumes mounts what kubelet does: a file for the last words, a secret's
+// directory, and one that the containers of the pod share.
+func testVolumes(p *pod) {
+	p.t.Helper()
+	words, secret, shared := p.h.File("words-"+p.id), p.h.File("secret-"+p.id), p.h.File("shared-"+p.id)
+	for _, dir := range []string{secret, shared} {
+		p.must("make a volume", os.Mkdir(dir, 0o755))
+	}
+	p.must("make a file", os.WriteFile(words, nil, 0o666))
+	p.must("make a file", os.WriteFile(filepath.Join(secret, "token"), []byte("first"), 0o644))
+	mounts := func(config *runtime.ContainerConfig) {
+		config.Mounts = append(config.Mounts,
+			&runtime.Mount{HostPath: words, ContainerPath: "/dev/termination-log"},
+			&runtime.Mount{HostPath: secret, ContainerPath: "/var/run/secrets", Readonly: true},
+			&runtime.Mount{HostPath: shared, ContainerPath: "/shared"})
+	}
+	writer := p.start("writer", "echo ready; sleep 100000", mounts).await("ready")
+	reader := p.start("reader", "echo ready; sleep 100000", mounts).await("ready")
+	writer.output("echo hello >/shared/file; echo farewell >/dev/termination-log")
+	if got := reader.output("cat /shared/file /var/run/secrets/token"); got != "hello\nfirst" {
+		p.t.Errorf("the other container reads %q", got)
+	}
+	if got, err := os.ReadFile(words); err != nil || string(got) != "farewell\n" {
+		p.t.Errorf("the host reads %q, %v", got, err)
+	}
+	if got := reader.exec("touch /var/run/secrets/new"); got.ExitCode == 0 {
+		p.t.Error("the secret can be written to")
+	}
+	for _, c := range []*container{writer, reader} {
+		c.stop(0)
+		c.remove()
+	}
+}
+
+// limits gives a container limits of its own.
+func limits(config *runtime.ContainerConfig) {
+	config.Linux.Resources = &runtime.LinuxContainerResources{
+		MemoryLimitInBytes: 128 << 20, CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512,
+	}
+}
+
+// memoryLimit prints the container's own limit, whichever cgroup version it sees.
+const memoryLimit = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || true"
+
+func testUpdate(c *container) {
+	c.t.Helper()
+	if got := c.output(memoryLimit); got != "134217728\n" {
+		c.t.Errorf("the memory limit is %q", got)
+	}
+	do(c.kubelet, c.UpdateContainerResources, &runtime.UpdateContainerResourcesRequest{
+		ContainerId: c.id, Linux: &runtime.LinuxContainerResources{MemoryLimitInBytes: 192 << 20, CpuPeriod: 100000, CpuQuota: 70000},
+	})
+	if got := c.output(memoryLimit); got != "201326592\n" {
+		c.t.Errorf("the memory limit after the update is %q", got)
+	}
+}
+
+// testForward reaches a server through kubelet's port-forward.
+func (p *pod) testForward(port int, name string) {
+	p.t.Helper()
+	answer := do(p.kubelet, p.PortForward, &runtime.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(port)}})
+	forward, err := client.OpenForward(p.bounded(), answer.Url, port)
+	p.must("forward a port", err)
+	_, err = forward.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
+	p.must("write", err)
+	p.h.Expect(forward, "\r\n\r\n"+name+"\n")
+	p.must("close", forward.Close())
+}
+
+// TestPods lets pods of both runtimes and the host talk with each other.
+func TestPods(t *testing.T) {
+	k := newKubelet(t)
+	host := listen(t)
+	var pods []*pod
+	var containers []*container
+	for i, handler := range append(handlers(), handlers()...) {
+		name := fmt.Sprintf("pod%d-%s", i, handler)
+		p := k.run(handler, k.podConfig(name))
+		pods = append(pods, p)
+		containers = append(containers, p.start("server", serve("0.0.0.0", 80, name)).await("ready"))
+	}
+	for i, from := range containers {
+		for j, to := range pods {
+			if i == j {
+				continue
+			}
+			if got := from.output(ask(to.ip, 80)); got != to.config.Hostname+"\n" {
+				t.Errorf("%s to %s: %q", pods[i].config.Hostname, to.config.Hostname, got)
+			}
+		}
+		if got := from.output(ask(gateway, host)); got != "host\n" {
+			t.Errorf("%s to the host: %q", pods[i].config.Hostname, got)
+		}
+		if got := get(t, pods[i].ip); got != pods[i].config.Hostname+"\n" {
+			t.Errorf("the host to %s: %q", pods[i].config.Hostname, got)
+		}
+	}
+	for _, p := range pods {
+		p.remove()
+	}
+}
+
+// TestManyPods makes one pod after the other.
+func TestManyPods(t *testing.T) {
+	count := 3
+	if os.Getenv("KATA_TEST_FULL") != "" {
+		count = 10
+	}
+	k := newKubelet(t)
+	handler := handlers()[len(handlers())-1]
+	for i := range count {
+		p := k.run(handler, k.podConfig(fmt.Sprintf("pod%d", i)))
+		c := p.start("main", "echo ready; sleep 100000").await("ready")
+		if got := c.output("hostname"); got != p.config.Hostname+"\n" {
+			t.Errorf("hostname %q", got)
+		}
+		p.remove() // with its running container
+	}
+}
