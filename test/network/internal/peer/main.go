@@ -66,9 +66,35 @@ func ask(mode, address string, amount uint64) error {
 		return connections(address, amount)
 	case "datagrams": // sends so many datagrams and wants each back
 		return datagrams(address, amount)
+	case "reach": // tries each protocol, and packets up to that size
+		return reach(address, amount)
 	case "ping": // ADDRESS without a port, size of the IP packet, which nobody may fragment
-		return ping(address, amount)
+		answer, err := ping(address, amount)
+		if err == nil {
+			fmt.Println(answer)
+		}
+		return err
 	default:
 		return fmt.Errorf("unknown mode %q", mode)
 	}
+}
+
+func reach(address string, mtu uint64) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	for size, want := range map[uint64]string{mtu: answered, mtu + 1: tooBig} {
+		if answer, err := ping(host, size); err != nil || answer != want {
+			return fmt.Errorf("a packet of %d bytes to %s: %q, want %q, %w", size, host, answer, want, err)
+		}
+	}
+	const some = 1 << 20
+	if err := upload(address, some); err != nil {
+		return fmt.Errorf("upload to %s: %w", address, err)
+	}
+	if _, err := download(address, some); err != nil {
+		return fmt.Errorf("download from %s: %w", address, err)
+	}
+	return datagrams(address, 50)
 }

@@ -181,7 +181,8 @@ func printDump(to io.Writer) error {
 		lines = append(lines, fmt.Sprintf("%s %s", link.Type(), text))
 		lines = append(lines, more...)
 	}
-	local, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+	// Those of IPv6 come and go as the kernel finds an address to be unique.
+	local, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return fmt.Errorf("list local routes: %w", err)
 	}
