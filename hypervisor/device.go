@@ -24,12 +24,18 @@ type Disk struct {
 	Serial string
 }
 
-// NIC is a network interface on a tap.
+// NIC is a network interface on a tap or on a stream: one of the two is set.
 type NIC struct {
 	ID string
 	// Tap holds one open descriptor per queue pair. The driver duplicates them.
 	Tap []*os.File
-	MAC net.HardwareAddr
+	// Stream is a connected stream socket that carries Ethernet frames, each
+	// after its length in four bytes, to and from a network in user space.
+	Stream *os.File
+	// Vhost holds an open /dev/vhost-net for each of them, or nothing: then the
+	// VMM works the queues itself. The driver duplicates them.
+	Vhost []*os.File
+	MAC   net.HardwareAddr
 	// MTU is offered to the guest when positive.
 	MTU int
 }

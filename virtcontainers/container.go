@@ -113,6 +113,9 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	if err := s.Ready(ctx); err != nil {
 		return err
 	}
+	if err := s.syncNetwork(ctx); err != nil {
+		return err
+	}
 	done = s.watch.begin(StageCreateContainer)
 	defer done()
 	ctx, cancel := s.call(ctx)
@@ -220,6 +223,10 @@ func (c *Container) Start(ctx context.Context) error {
 	defer c.starting.Unlock() // a second Start waits and then finds it running
 	if status := c.Status(); status != StatusCreated {
 		return fmt.Errorf("%w: cannot start a container that is %s", ErrState, status)
+	}
+	// Callers may have added interfaces since the creation.
+	if err := c.sandbox.syncNetwork(ctx); err != nil {
+		return err
 	}
 	done := c.sandbox.watch.begin(StageStartContainer)
 	defer done()

@@ -16,6 +16,7 @@ import (
 	"kata-runtime/virtcontainers/agent"
 	"kata-runtime/virtcontainers/clock"
 	"kata-runtime/virtcontainers/device"
+	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/sockets"
 )
@@ -64,6 +65,7 @@ type SandboxOptions struct {
 	// answer.
 	BootTimeout time.Duration
 	Sizing      SizingOptions
+	Network     NetworkOptions
 	// RelaySockets lets containers connect to the host's unix sockets that
 	// their bind mounts show.
 	RelaySockets bool
@@ -89,9 +91,11 @@ type Sandbox struct {
 	sizer   sizer
 	agent   *agent.Client // likewise
 
-	mu         sync.Mutex // guards containers and started
+	mu         sync.Mutex // guards what follows
 	containers map[string]*Container
 	started    bool
+	network    *network.Network // nil before JoinNetwork, or without a network
+	following  bool             // the guest's network follows the namespace's
 	stopping   sync.Once
 	stopErr    error
 }
@@ -246,6 +250,7 @@ func (s *Sandbox) connect(ctx context.Context) error {
 		Hostname:       s.options.Hostname,
 		ClockUnixNanos: time.Now().UnixNano(),
 		Shares:         []*protocol.Share{s.options.Machine.Share()},
+		KeepNics:       s.options.Network.Keep,
 	}
 	if s.sockets != nil {
 		request.SocketPort = s.options.Machine.GuestPort(protocol.SocketPort)
@@ -316,7 +321,7 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 			s.sockets.Close()
 		}
 		s.background.Wait()
-		errs = append(errs, s.options.Share.Close())
+		errs = append(errs, s.leaveNetwork(), s.options.Share.Close())
 		s.stopErr = errors.Join(errs...)
 	})
 	return s.stopErr

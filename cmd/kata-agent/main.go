@@ -61,7 +61,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	cfg := server.Config{
-		Log: log, StateDir: stateDir, Version: version + " " + commit, HideNICs: network.Park,
+		Log: log, StateDir: stateDir, Version: version + " " + commit, Network: network.New(log),
 		SocketDir: socketDir, DialHost: server.DialVsock,
 	}
 	if cfg.Agent, err = server.ListenVsock(log, protocol.AgentPort); err != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/standin"
@@ -23,6 +24,8 @@ type bundle struct {
 	dir, rootfs string // absolute
 	spec        *specs.Spec
 	pod         *pod // that the container joins; nil: it has one of its own
+	interfaces  int  // that its network namespace has already
+	hostNetwork bool // it has none of its own
 	guest       *oci.GuestSpec
 	guestJSON   []byte // of guest.Spec; see encode
 	configJSON  []byte // of spec; see encode
@@ -30,7 +33,8 @@ type bundle struct {
 
 // loadBundle reads a bundle, refuses what this runtime cannot do, and
 // translates the rest for the guest. root is where its pod is looked for.
-func loadBundle(dir, id, root string) (*bundle, error) {
+// allowHostNetwork tells that it may share the host's network.
+func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("find the bundle: %w", err)
@@ -49,7 +53,7 @@ func loadBundle(dir, id, root string) (*bundle, error) {
 			return nil, err
 		}
 	}
-	if err := checkNetwork(spec); err != nil {
+	if err := b.findNetwork(allowHostNetwork); err != nil {
 		return nil, err
 	}
 	if !filepath.IsAbs(b.rootfs) {
@@ -205,25 +209,22 @@ func socketPair() (a, b *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "channel"), nil
 }
 
-// errForeignInterfaces refuses a network that this version cannot connect.
-var errForeignInterfaces = errors.New("a network namespace with interfaces other than loopback is not supported yet: give the container a new or an empty one")
-
-// checkNetwork refuses the host's network and namespaces with interfaces.
-func checkNetwork(spec *specs.Spec) error {
-	if _, err := oci.CheckNetwork(spec); err != nil {
+// findNetwork looks at which network the container asks for. The host's is
+// refused unless allowHost.
+func (b *bundle) findNetwork(allowHost bool) error {
+	mode, err := oci.CheckNetwork(b.spec)
+	switch {
+	case errors.Is(err, oci.ErrHostNetwork) && allowHost:
+		b.hostNetwork = true
+		return nil
+	case err != nil || mode == oci.NetworkNew || b.pod != nil: // a pod's network is that of its first container
 		return err
 	}
-	for _, namespace := range spec.Linux.Namespaces {
-		if namespace.Type != specs.NetworkNamespace || namespace.Path == "" {
-			continue
-		}
-		only, others, err := oci.NamespaceHasOnlyLoopback(namespace.Path)
-		if err != nil {
-			return err
-		}
-		if !only {
-			return fmt.Errorf("network namespace %s has the interfaces %v: %w", namespace.Path, others, errForeignInterfaces)
-		}
+	namespace, err := network.OpenNamespace(oci.NetworkPath(b.spec))
+	if err != nil {
+		return err
 	}
-	return nil
+	defer namespace.Close()
+	b.interfaces, err = namespace.CountInterfaces()
+	return err
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/network"
+	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
 )
@@ -243,8 +245,29 @@ func removeDead(ctx context.Context, root string, entry *store.Entry, state stor
 	if err := group.Remove(ctx); err != nil {
 		return false, err
 	}
+	if err := restoreNetwork(root, state.SandboxID); err != nil {
+		return false, err
+	}
 	_, err = entry.Load()
 	there := !errors.Is(err, store.ErrNotExist) // nobody else has removed it
 	err = errors.Join(entry.Remove(), removeDeadPod(ctx, root, state.SandboxID))
 	return there && err == nil, err
+}
+
+// restoreNetwork removes from the network namespace of a pod whose supervisor
+// has died what the kernel does not: a namespace without a path has died too.
+func restoreNetwork(root, sandbox string) error {
+	entry, err := lookup(root, sandbox)
+	if err != nil {
+		return nil //nolint:nilerr // it was removed, with its network
+	}
+	spec, err := supervisor.ContainerConfig(entry)
+	if err != nil {
+		return nil //nolint:nilerr // its creation did not get that far
+	}
+	path := oci.NetworkPath(spec)
+	if path == "" {
+		return nil
+	}
+	return network.Restore(path)
 }

@@ -122,11 +122,12 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		return nil, fmt.Errorf("--preserve-fds %d: open descriptors cannot be passed into a virtual machine", n)
 	}
 	p := &preparation{}
-	if p.bundle, err = loadBundle(c.String("bundle"), id, c.String("root")); err != nil {
-		return nil, err
-	}
 	settings, err := loadConfig(c)
 	if err != nil {
+		return nil, err
+	}
+	allowHostNetwork := settings.Runtime.HostNetwork != config.HostNetworkRefuse
+	if p.bundle, err = loadBundle(c.String("bundle"), id, c.String("root"), allowHostNetwork); err != nil {
 		return nil, err
 	}
 	if p.stdio, err = newStdio(c.Context, p.bundle.spec.Process, c.String("console-socket"), attached); err != nil {
@@ -152,6 +153,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	} else {
 		p.creation.client, err = supervisor.Launch(c.Context, supervisor.Boot{
 			Root: c.String("root"), ID: id, Hostname: p.bundle.spec.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
+			Interfaces: p.bundle.interfaces, HostNetwork: p.bundle.hostNetwork,
 			Demand: sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
 		}, func(channel *os.File) error { return forkSupervisor(id, channel) })
 	}

@@ -15,7 +15,6 @@ import (
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/hooks"
-	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/standin"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
@@ -88,10 +87,7 @@ func (h *containerHooks) create(ctx context.Context, hostname string) error {
 	if err := hooks.Run(ctx, hooks.CreateRuntime, h.hooks.CreateRuntime, input, options); err != nil {
 		return err
 	}
-	if err := h.createContainer(ctx, hostname); err != nil {
-		return err
-	}
-	return h.checkNetwork()
+	return h.createContainer(ctx, hostname)
 }
 
 func (h *containerHooks) createContainer(ctx context.Context, hostname string) error {
@@ -110,20 +106,6 @@ func (h *containerHooks) createContainer(ctx context.Context, hostname string) e
 		Dir:  h.state.Rootfs, // as runc has it
 		Join: func() error { return standin.Join(h.state.StandInPID, hostname) },
 	})
-}
-
-// checkNetwork refuses interfaces that hooks have put into the container's
-// network namespace: nothing would come through them.
-func (h *containerHooks) checkNetwork() error {
-	path := "/proc/" + strconv.Itoa(h.state.StandInPID) + "/ns/net"
-	only, others, err := oci.NamespaceHasOnlyLoopback(path)
-	if err != nil {
-		return err
-	}
-	if !only {
-		return fmt.Errorf("hooks have made the network interfaces %v: %w", others, errForeignInterfaces)
-	}
-	return nil
 }
 
 // poststart runs the hooks that are due when the program runs. A failure is an

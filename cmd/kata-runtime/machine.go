@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/child"
+	"kata-runtime/hypervisor/passt"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/hypervisor/tail"
 	"kata-runtime/hypervisor/virtiofsd"
@@ -41,11 +41,11 @@ type machine struct {
 	vsock   vsock.Host
 	starter *child.Starter
 	console *tail.Buffer
-	spare   *network.Tap // nil on a host without taps
 
 	mu     sync.Mutex // guards what Start makes
 	vm     *qemu.VM
 	daemon *virtiofsd.Daemon // nil with 9p
+	passt  *passt.Daemon     // nil without the host's network
 }
 
 var _ virtcontainers.Machine = (*machine)(nil)
@@ -64,15 +64,8 @@ func newMachine(ctx context.Context, spec supervisor.MachineSpec) (virtcontainer
 	if err != nil {
 		return nil, "", err
 	}
-	spare, err := network.NewTap()
-	if errors.Is(err, network.ErrNoTap) {
-		spec.Log.Debug("no spare interface", "reason", err)
-	} else if err != nil {
-		return nil, "", errors.Join(err, transport.Close())
-	}
 	return &machine{
 		spec: spec, choice: choice, vsock: transport, starter: child.NewStarter(), console: tail.New(consoleSize),
-		spare: spare,
 	}, transport.Kind(), nil
 }
 
@@ -98,11 +91,15 @@ func (m *machine) build(ctx context.Context) (*qemu.VM, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.daemon = daemon
+	devices, err := m.devices(ctx, share)
+	if err != nil {
+		return nil, err
+	}
 	m.vm, err = qemu.New(qemu.Options{
 		Path: settings.Path, Name: "kata-" + m.spec.ID, Accelerator: m.choice.Name,
 		Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: m.kernelParams(),
 		Size: m.spec.Size, MaxSize: m.spec.MaxSize,
-		Devices:   m.devices(share),
+		Devices:   devices,
 		Vsock:     m.vsock,
 		RootPorts: settings.PCIeRootPorts, Bridges: settings.Bridges,
 		Console: m.console, Starter: m.starter, Log: m.spec.Log,
@@ -110,13 +107,31 @@ func (m *machine) build(ctx context.Context) (*qemu.VM, error) {
 	return m.vm, err
 }
 
-// devices are what the VM has from the start.
-func (m *machine) devices(share *hypervisor.Share) []hypervisor.Device {
+// devices are what the VM has from the start. The caller holds mu.
+func (m *machine) devices(ctx context.Context, share *hypervisor.Share) ([]hypervisor.Device, error) {
 	devices := []hypervisor.Device{m.vsock.Device(), share}
-	if m.spare != nil {
-		devices = append(devices, &hypervisor.NIC{ID: "nic0", Tap: []*os.File{m.spare.File}, MAC: m.spare.MAC})
+	for _, nic := range m.spec.NICs {
+		devices = append(devices, nic)
 	}
-	return devices
+	if m.spec.HostNetwork == nil {
+		return devices, nil
+	}
+	var err error
+	if m.passt, err = m.startPasst(ctx, m.spec.HostNetwork); err != nil {
+		return nil, err
+	}
+	return append(devices, &hypervisor.NIC{ID: "nic0", Stream: m.passt.Socket(), MAC: m.spec.HostNetwork.MAC}), nil
+}
+
+func (m *machine) startPasst(ctx context.Context, host *network.HostNetwork) (*passt.Daemon, error) {
+	options := passt.Options{
+		TCPPorts: m.spec.Config.Runtime.HostTCPPorts, UDPPorts: m.spec.Config.Runtime.HostUDPPorts,
+		Gateways: host.Gateways, Starter: m.starter, Log: m.spec.Log,
+	}
+	for _, address := range host.Addresses {
+		options.Addresses = append(options.Addresses, address.GetAddress())
+	}
+	return passt.Start(ctx, options)
 }
 
 // startShare makes the device that the guest mounts: virtiofs where there is a
@@ -169,11 +184,14 @@ func (m *machine) Wait(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
 	var waiting sync.WaitGroup
 	waiting.Go(func() { ended <- vm.Wait(ctx) })
 	if daemon != nil {
 		waiting.Go(func() { ended <- fmt.Errorf("virtiofsd has ended: %w", daemonEnd(daemon.Wait(ctx))) })
+	}
+	if userNetwork := m.userNetwork(); userNetwork != nil {
+		waiting.Go(func() { ended <- fmt.Errorf("passt has ended: %w", daemonEnd(userNetwork.Wait(ctx))) })
 	}
 	err := <-ended
 	cancel()
@@ -181,7 +199,7 @@ func (m *machine) Wait(ctx context.Context) error {
 	return err
 }
 
-// errDaemonQuit is the end of a virtiofsd without an error: the VMM has hung up.
+// errDaemonQuit is the end of a virtiofsd or passt without an error: the VMM has hung up.
 var errDaemonQuit = errors.New("its connection to the VMM was closed")
 
 func daemonEnd(err error) error {
@@ -197,6 +215,12 @@ func (m *machine) parts() (*qemu.VM, *virtiofsd.Daemon) {
 	return m.vm, m.daemon
 }
 
+func (m *machine) userNetwork() *passt.Daemon {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.passt
+}
+
 // Stop implements virtcontainers.Machine.
 func (m *machine) Stop(ctx context.Context) error {
 	vm, daemon := m.parts()
@@ -207,12 +231,10 @@ func (m *machine) Stop(ctx context.Context) error {
 	if daemon != nil {
 		errs = append(errs, daemon.Stop())
 	}
-	errs = append(errs, m.vsock.Close())
-	if m.spare != nil {
-		if err := m.spare.Close(); !errors.Is(err, os.ErrClosed) { // by an earlier Stop
-			errs = append(errs, err)
-		}
+	if userNetwork := m.userNetwork(); userNetwork != nil {
+		errs = append(errs, userNetwork.Stop())
 	}
+	errs = append(errs, m.vsock.Close())
 	m.starter.Close()
 	return errors.Join(errs...)
 }

@@ -278,6 +278,9 @@ type CreateSandboxRequest struct {
 	// The same for connections to LoopbackServices.
 	LoopbackPort  uint32 `protobuf:"varint,110,opt,name=loopback_port,json=loopbackPort,proto3" json:"loopback_port,omitempty"`
 	LoopbackToken string `protobuf:"bytes,111,opt,name=loopback_token,json=loopbackToken,proto3" json:"loopback_token,omitempty"`
+	// The permanent addresses of the NICs that SetNetwork will ask for at once;
+	// others are hidden until then.
+	KeepNics      [][]byte `protobuf:"bytes,112,rep,name=keep_nics,json=keepNics,proto3" json:"keep_nics,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -373,6 +376,13 @@ func (x *CreateSandboxRequest) GetLoopbackToken() string {
 		return x.LoopbackToken
 	}
 	return ""
+}
+
+func (x *CreateSandboxRequest) GetKeepNics() [][]byte {
+	if x != nil {
+		return x.KeepNics
+	}
+	return nil
 }
 
 type CreateSandboxResponse struct {
@@ -2462,7 +2472,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xcb\x02\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xe8\x02\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -2474,7 +2484,8 @@ const file_agent_proto_rawDesc = "" +
 	"socketPort\x12!\n" +
 	"\fsocket_token\x18e \x01(\tR\vsocketToken\x12#\n" +
 	"\rloopback_port\x18n \x01(\rR\floopbackPort\x12%\n" +
-	"\x0eloopback_token\x18o \x01(\tR\rloopbackToken\"\x17\n" +
+	"\x0eloopback_token\x18o \x01(\tR\rloopbackToken\x12\x1b\n" +
+	"\tkeep_nics\x18p \x03(\fR\bkeepNics\"\x17\n" +
 	"\x15CreateSandboxResponse\"4\n" +
 	"\x15DestroySandboxRequest\x12\x1b\n" +
 	"\tpower_off\x18\x01 \x01(\bR\bpowerOff\"0\n" +

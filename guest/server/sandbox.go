@@ -25,12 +25,12 @@ var errSandboxState = errors.New("wrong state of the sandbox")
 
 // sandbox implements protocol.AgentService; there is one for all connections.
 type sandbox struct {
-	log      *slog.Logger
-	version  string
-	runtime  *container.Runtime
-	sockets  *sockets.Relay
-	hideNICs func() error // nil: nothing to hide
-	end      func()       // ends the agent
+	log     *slog.Logger
+	version string
+	runtime *container.Runtime
+	sockets *sockets.Relay
+	network Network
+	end     func() // ends the agent
 
 	mu      sync.Mutex // guards what follows
 	created bool
@@ -43,7 +43,7 @@ var _ protocol.AgentService = (*sandbox)(nil)
 
 func newSandbox(cfg Config, runtime *container.Runtime, relay *sockets.Relay, end func()) *sandbox {
 	return &sandbox{
-		log: cfg.Log, version: cfg.Version, runtime: runtime, sockets: relay, hideNICs: cfg.HideNICs, end: end,
+		log: cfg.Log, version: cfg.Version, runtime: runtime, sockets: relay, network: cfg.Network, end: end,
 	}
 }
 
@@ -101,10 +101,8 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 	}
-	if s.hideNICs != nil {
-		if err := s.hideNICs(); err != nil {
-			return nil, fmt.Errorf("create sandbox: %w", err)
-		}
+	if err := s.network.Park(req.GetKeepNics()); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	s.sockets.Configure(req.GetSocketPort(), req.GetSocketToken())
 	limit := int64(math.MaxInt64)
@@ -162,9 +160,4 @@ func (s *sandbox) NextOOM(ctx context.Context, _ *protocol.Empty) (*protocol.OOM
 		return nil, err
 	}
 	return &protocol.OOMEvent{ContainerId: id}, nil
-}
-
-// SetNetwork follows the host's network.
-func (s *sandbox) SetNetwork(context.Context, *protocol.SetNetworkRequest) (*protocol.Empty, error) {
-	return nil, status.Error(codes.Unimplemented, "set the network")
 }

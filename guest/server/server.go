@@ -25,9 +25,8 @@ type Config struct {
 	// Agent takes the connections of the ttrpc service, Streams those of
 	// standard streams. Run closes both.
 	Agent, Streams net.Listener
-	// HideNICs is called when the sandbox is created: the pod sees loopback
-	// alone until it is given an interface. nil hides none.
-	HideNICs func() error
+	// Network is the pod's: loopback alone until it is given more.
+	Network Network
 	// SocketDir is where the agent's ends of relayed unix sockets are; DialHost
 	// reaches the host's port for their connections.
 	SocketDir string

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/network"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/stream"
 )
@@ -36,7 +37,7 @@ func serve(t *testing.T) (socket string, done chan error) {
 	done = make(chan error, 1)
 	cfg := Config{
 		Log: slog.New(slog.DiscardHandler), Version: "test", StateDir: filepath.Join(dir, "state"),
-		Agent: listen("agent"), Streams: listen("streams"),
+		Agent: listen("agent"), Streams: listen("streams"), Network: noNetwork{},
 		Announce: func(context.Context) error {
 			close(announced)
 			return errors.New("a host that does not listen")
@@ -185,4 +186,13 @@ func TestToStatus(t *testing.T) {
 			t.Errorf("%v becomes %v, want %v", test.err, got, test.code)
 		}
 	}
+}
+
+// noNetwork has no NICs.
+type noNetwork struct{}
+
+func (noNetwork) Park([][]byte) error { return nil }
+
+func (noNetwork) Set(context.Context, *protocol.SetNetworkRequest) error {
+	return network.ErrInvalid
 }

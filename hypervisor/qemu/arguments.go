@@ -69,6 +69,15 @@ func (l *commandLine) inherit(file *os.File) string {
 	return strconv.Itoa(firstInherited + len(l.files) - 1)
 }
 
+// inheritAll returns the descriptors as QEMU's options list them.
+func (l *commandLine) inheritAll(files []*os.File) string {
+	fds := make([]string, len(files))
+	for i, file := range files {
+		fds[i] = l.inherit(file)
+	}
+	return strings.Join(fds, ":")
+}
+
 // quote makes text safe as a value in QEMU's key=value,... syntax.
 func quote(text string) string {
 	return strings.ReplaceAll(text, ",", ",,")
@@ -252,11 +261,16 @@ func (l *commandLine) device(i int, d hypervisor.Device) {
 		properties = diskProperties(d, node)
 	case *hypervisor.NIC:
 		netdev := coldName("net", i)
-		fds := make([]string, len(d.Tap))
-		for j, tap := range d.Tap {
-			fds[j] = l.inherit(tap)
+		if d.Stream != nil {
+			l.add("-netdev", "stream,id="+netdev+",server=off,addr.type=fd,addr.str="+l.inherit(d.Stream))
+			properties = nicProperties(d, netdev)
+			break
 		}
-		l.add("-netdev", fmt.Sprintf("tap,id=%s,vhost=off,fds=%s", netdev, strings.Join(fds, ":")))
+		tap := fmt.Sprintf("tap,id=%s,vhost=%s,fds=%s", netdev, onOff(len(d.Vhost) > 0), l.inheritAll(d.Tap))
+		if len(d.Vhost) > 0 {
+			tap += ",vhostfds=" + l.inheritAll(d.Vhost)
+		}
+		l.add("-netdev", tap)
 		properties = nicProperties(d, netdev)
 	case *hypervisor.Share:
 		backend := coldName("share", i)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"kata-runtime/hypervisor"
@@ -173,14 +174,15 @@ func checkDisk(d *hypervisor.Disk) error {
 }
 
 func checkNIC(d *hypervisor.NIC) error {
-	if len(d.Tap) < 1 || len(d.Tap) > maxTaps || d.MTU < 0 || len(d.MAC) != 6 {
-		return fmt.Errorf("NIC with %d taps, MTU %d and MAC %q: want 1-%d, no negative one, 6 bytes",
-			len(d.Tap), d.MTU, d.MAC, maxTaps)
+	if (len(d.Tap) == 0) == (d.Stream == nil) || len(d.Tap) > maxTaps || d.MTU < 0 || len(d.MAC) != 6 {
+		return fmt.Errorf("NIC with %d taps (stream: %v), MTU %d and MAC %q: want 1-%d or a stream, no negative one, 6 bytes",
+			len(d.Tap), d.Stream != nil, d.MTU, d.MAC, maxTaps)
 	}
-	for _, tap := range d.Tap {
-		if tap == nil {
-			return errors.New("NIC with a nil tap")
-		}
+	if len(d.Vhost) != 0 && len(d.Vhost) != len(d.Tap) {
+		return fmt.Errorf("NIC with %d taps and %d vhost files: want as many or none", len(d.Tap), len(d.Vhost))
+	}
+	if slices.Contains(d.Tap, nil) || slices.Contains(d.Vhost, nil) {
+		return errors.New("NIC with a nil file")
 	}
 	return nil
 }
@@ -215,9 +217,14 @@ func duplicate(d hypervisor.Device) (_ hypervisor.Device, files []*os.File, err 
 		result = &copied
 	case *hypervisor.NIC:
 		copied := *d
+		copied.Stream = dup(d.Stream)
 		copied.Tap = make([]*os.File, len(d.Tap))
 		for i, tap := range d.Tap {
 			copied.Tap[i] = dup(tap)
+		}
+		copied.Vhost = make([]*os.File, len(d.Vhost))
+		for i, vhost := range d.Vhost {
+			copied.Vhost[i] = dup(vhost)
 		}
 		result = &copied
 	case *hypervisor.Share:

@@ -203,22 +203,40 @@ func (vm *VM) socketBackend(ctx context.Context, kind string, socket *os.File, a
 
 func (vm *VM) nicBackend(ctx context.Context, d *hypervisor.NIC, a *attached) (properties, error) {
 	name := vm.name("net")
-	names := make([]string, len(d.Tap))
-	for i, tap := range d.Tap {
-		names[i] = name + "-" + strconv.Itoa(i)
-		if err := vm.sendFile(ctx, names[i], tap, a); err != nil {
-			return nil, err
+	arguments := map[string]any{"type": "tap", "id": name, "vhost": len(d.Vhost) > 0}
+	var err error
+	if d.Stream != nil {
+		if err = vm.sendFile(ctx, name, d.Stream, a); err == nil {
+			arguments = map[string]any{"type": "stream", "id": name, "server": false,
+				"addr": map[string]any{"type": "fd", "str": name}}
+		}
+	} else {
+		arguments["fds"], err = vm.sendFiles(ctx, name+"-tap", d.Tap, a)
+		if err == nil && len(d.Vhost) > 0 {
+			arguments["vhostfds"], err = vm.sendFiles(ctx, name+"-vhost", d.Vhost, a)
 		}
 	}
-	arguments := map[string]any{"type": "tap", "id": name, "fds": strings.Join(names, ":"), "vhost": false}
-	if err := vm.call(ctx, "netdev_add", arguments, nil); err != nil {
+	if err == nil {
+		err = vm.call(ctx, "netdev_add", arguments, nil)
+	}
+	if err != nil {
 		return nil, err
 	}
-	for range d.Tap {
-		a.usedFile()
-	}
-	a.undo = append(a.undo, command{"netdev_del", map[string]any{"id": name}})
+	a.undo = []command{{"netdev_del", map[string]any{"id": name}}} // it took the files
 	return nicProperties(d, name), nil
+}
+
+// sendFiles gives QEMU named descriptors, and returns their names as its
+// options list them.
+func (vm *VM) sendFiles(ctx context.Context, prefix string, files []*os.File, a *attached) (string, error) {
+	names := make([]string, len(files))
+	for i, file := range files {
+		names[i] = prefix + strconv.Itoa(i)
+		if err := vm.sendFile(ctx, names[i], file, a); err != nil {
+			return "", err
+		}
+	}
+	return strings.Join(names, ":"), nil
 }
 
 func (vm *VM) diskBackend(ctx context.Context, d *hypervisor.Disk, a *attached) (properties, error) {

@@ -27,13 +27,17 @@ func TestDeaths(t *testing.T) {
 	victims := []string{"stand-in", "supervisor", "qemu", "virtiofsd", "agent", "init", "command"}
 	h := harness.New(t)
 	id := h.ID()
+	network := newPodNetwork(h, "eth0", "eth1")
+	before := network.describe()
 	for _, stage := range stages {
 		for _, victim := range victims {
 			passed := t.Run(stage+"/"+victim, func(t *testing.T) {
-				r := newDeathRow(t, h, id)
+				r := newDeathRow(t, h, id, network)
 				r.reach(stage)
 				r.kill(victim)
 				r.check(victim)
+				network.t = t
+				network.check(before)
 			})
 			h.T = t
 			if !passed {
@@ -56,11 +60,15 @@ type deathRow struct {
 	status  string    // of the container now
 }
 
-func newDeathRow(t *testing.T, h *harness.Host, id string) *deathRow {
+func newDeathRow(t *testing.T, h *harness.Host, id string, network *podNetwork) *deathRow {
 	h.T = t // of this row
 	r := &deathRow{h: h, id: id}
 	spec := sandbox(privileged(bundle.Spec("/bin/sleep", "100000")))
+	bundle.Namespace(spec, specs.NetworkNamespace).Path = network.path
 	r.pod = detach(h, spec)
+	if network.t = t; len(network.qdiscs()) < 2 {
+		t.Fatalf("the interfaces are not connected:\n%s", network.describe())
+	}
 	return r
 }
 

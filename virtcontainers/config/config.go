@@ -62,6 +62,8 @@ type Hypervisor struct {
 	VirtioFSCache string `toml:"virtio_fs_cache"`
 	// VirtioFSExtraArgs are appended to virtiofsd's arguments.
 	VirtioFSExtraArgs []string `toml:"virtio_fs_extra_args"`
+	// DisableVhostNet leaves the work of network interfaces to QEMU.
+	DisableVhostNet bool `toml:"disable_vhost_net"`
 }
 
 // Agent says how the host talks to the agent in the guest.
@@ -84,6 +86,14 @@ type Runtime struct {
 	// DisableSocketRelay keeps containers from connecting to the host's unix
 	// sockets that their bind mounts show.
 	DisableSocketRelay bool `toml:"disable_socket_relay"`
+	// NetworkModel is NetworkTC, NetworkMacvtap or NetworkNone.
+	NetworkModel string `toml:"internetworking_model"`
+	// HostNetwork is HostNetworkRefuse or HostNetworkPasst.
+	HostNetwork string `toml:"host_network"`
+	// HostTCPPorts and HostUDPPorts are the host's ports that lead to a pod on
+	// the host's network: "none", "all", or ports and ranges.
+	HostTCPPorts string `toml:"host_network_tcp_ports"`
+	HostUDPPorts string `toml:"host_network_udp_ports"`
 }
 
 // Values of Hypervisor.Accelerator.
@@ -107,6 +117,19 @@ const (
 	SharedFS9P       = "virtio-9p"
 )
 
+// Values of Runtime.NetworkModel.
+const (
+	NetworkTC      = "tcfilter"
+	NetworkMacvtap = "macvtap"
+	NetworkNone    = "none"
+)
+
+// Values of Runtime.HostNetwork.
+const (
+	HostNetworkRefuse = "refuse"
+	HostNetworkPasst  = "passt"
+)
+
 // Default returns the configuration that holds without any file.
 func Default() *Config {
 	return &Config{
@@ -120,8 +143,11 @@ func Default() *Config {
 			SharedFS:         SharedFSAuto,
 			VirtioFSCache:    "auto",
 		},
-		Agent:   Agent{DialTimeout: 60 * time.Second},
-		Runtime: Runtime{OverheadMemoryMiB: 512, OverheadVCPUs: 1},
+		Agent: Agent{DialTimeout: 60 * time.Second},
+		Runtime: Runtime{
+			OverheadMemoryMiB: 512, OverheadVCPUs: 1, NetworkModel: NetworkTC,
+			HostNetwork: HostNetworkRefuse, HostTCPPorts: "none", HostUDPPorts: "none",
+		},
 	}
 }
 

@@ -54,6 +54,7 @@ shared_fs = "virtio-9p"
 virtio_fs_daemon = "/opt/virtiofsd"
 virtio_fs_cache = "never"
 virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
+disable_vhost_net = true
 [agent.kata]
 dial_timeout = 5
 [runtime]
@@ -61,6 +62,11 @@ overhead_memory = 700
 overhead_vcpus = 2
 enable_debug = true
 static_sandbox_resource_mgmt = true
+disable_socket_relay = true
+internetworking_model = "macvtap"
+host_network = "passt"
+host_network_tcp_ports = "80"
+host_network_udp_ports = "all"
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -72,10 +78,15 @@ static_sandbox_resource_mgmt = true
 			DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
 			PCIeRootPorts: 3, Bridges: 2, SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd",
 			VirtioFSCache: "never", VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"},
+			DisableVhostNet: true,
 		},
-		Agent:   Agent{DialTimeout: 5 * time.Second},
-		Runtime: Runtime{Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2},
-		Files:   got.Files,
+		Agent: Agent{DialTimeout: 5 * time.Second},
+		Runtime: Runtime{
+			Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2,
+			DisableSocketRelay: true, NetworkModel: NetworkMacvtap,
+			HostNetwork: HostNetworkPasst, HostTCPPorts: "80", HostUDPPorts: "all",
+		},
+		Files: got.Files,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -50,7 +50,7 @@ func (o *Option) Name() string { return o.Table + "." + o.Key }
 
 // Options lists every option, in the order of the documentation.
 func Options() []Option {
-	options := slices.Concat(programOptions(), vmOptions(), sharingOptions(), otherOptions())
+	options := slices.Concat(programOptions(), vmOptions(), sharingOptions(), nicOptions(), otherOptions(), networkOptions())
 	defaults := Default()
 	for i := range options {
 		options[i].Default = options[i].get(defaults)

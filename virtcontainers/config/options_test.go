@@ -70,6 +70,11 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"runtime.overhead_vcpus":               `2`,
 		"runtime.static_sandbox_resource_mgmt": `true`,
 		"runtime.disable_socket_relay":         `true`,
+		"runtime.internetworking_model":        `"macvtap"`,
+		"runtime.host_network":                 `"passt"`,
+		"runtime.host_network_tcp_ports":       `"80,8000-8010"`,
+		"runtime.host_network_udp_ports":       `"all"`,
+		"hypervisor.qemu.disable_vhost_net":    `true`,
 	}
 	for _, option := range Options() {
 		if option.Key == "kernel" || option.Key == "initrd" {

@@ -17,7 +17,7 @@ func TestTapIsInvisibleToTheHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tap, err := network.NewTap()
+	tap, err := network.NewTap(2, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,15 +31,20 @@ func TestTapIsInvisibleToTheHost(t *testing.T) {
 	if tap.MAC[0]&3 != 2 {
 		t.Errorf("MAC %v is not a locally administered unicast address", tap.MAC)
 	}
-	// TUNGETDEVNETNS: the tap's namespace is neither ours nor gone.
-	fd, err := unix.IoctlRetInt(int(tap.File.Fd()), 0x54e3)
-	if err != nil {
-		t.Fatal(err)
+	if len(tap.Files) != 2 {
+		t.Fatalf("%d queues, want 2", len(tap.Files))
 	}
-	theirs := os.NewFile(uintptr(fd), "netns")
-	defer theirs.Close()
-	if inode(t, theirs) == inodeOf(t, "/proc/self/ns/net") {
-		t.Error("the tap is in the host's namespace")
+	for _, file := range tap.Files {
+		// TUNGETDEVNETNS: the tap's namespace is neither ours nor gone.
+		fd, err := unix.IoctlRetInt(int(file.Fd()), 0x54e3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs := os.NewFile(uintptr(fd), "netns")
+		defer theirs.Close()
+		if inode(t, theirs) == inodeOf(t, "/proc/self/ns/net") {
+			t.Error("the tap is in the host's namespace")
+		}
 	}
 	for range 2 {
 		if err := tap.Close(); err != nil {

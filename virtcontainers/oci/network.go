@@ -40,7 +40,8 @@ func CheckNetwork(spec *specs.Spec) (NetworkMode, error) {
 	switch {
 	case namespace == nil:
 		return 0, fmt.Errorf("linux.namespaces: %w: a container in a virtual machine has a network of its own; "+
-			"add {\"type\": \"network\"}, or run without host networking (--network host, hostNetwork)", ErrHostNetwork)
+			"add {\"type\": \"network\"}, or run without host networking (--network host, hostNetwork), "+
+			"or set host_network = \"passt\" in the configuration to send its traffic through the host in user space", ErrHostNetwork)
 	case namespace.Path == "":
 		return NetworkNew, nil
 	default:

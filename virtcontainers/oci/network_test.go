@@ -2,14 +2,9 @@ package oci
 
 import (
 	"errors"
-	"io/fs"
-	"net"
-	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 func TestCheckNetwork(t *testing.T) {
@@ -31,47 +26,5 @@ func TestCheckNetwork(t *testing.T) {
 		if path := NetworkPath(spec); path != "" {
 			t.Errorf("NetworkPath = %q", path)
 		}
-	}
-}
-
-// TestOwnNetworkNamespace compares with what the standard library sees: a
-// process may list its own namespace without any privilege.
-func TestOwnNetworkNamespace(t *testing.T) {
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var up []string
-	for _, i := range interfaces {
-		if i.Flags&net.FlagLoopback == 0 && i.Flags&net.FlagUp != 0 {
-			up = append(up, i.Name)
-		}
-	}
-	only, others, err := NamespaceHasOnlyLoopback("/proc/self/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if only != (len(others) == 0) {
-		t.Errorf("only = %v with %q", only, others)
-	}
-	for _, name := range up {
-		if !slices.Contains(others, name) {
-			t.Errorf("interface %s is missing in %q", name, others)
-		}
-	}
-}
-
-func TestNotANetworkNamespace(t *testing.T) {
-	fifo := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{"/proc/self/ns/uts", "/dev/null", "/", fifo} {
-		if _, _, err := NamespaceHasOnlyLoopback(path); err == nil {
-			t.Errorf("%s was taken for a network namespace", path)
-		}
-	}
-	if _, _, err := NamespaceHasOnlyLoopback("/none"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("missing: %v", err)
 	}
 }

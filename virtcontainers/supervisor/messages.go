@@ -34,8 +34,14 @@ type Boot struct {
 	// Demand is what the first container asks for, SandboxDemand what the pod
 	// announced for all of them.
 	Demand, SandboxDemand sizing.Demand
-	Config                *config.Config
-	Debug                 bool
+	// Interfaces is how many the pod's network namespace has already, with
+	// whose NICs the machine starts.
+	Interfaces int
+	// HostNetwork tells that the pod shares the host's network, by way of one in
+	// user space.
+	HostNetwork bool
+	Config      *config.Config
+	Debug       bool
 }
 
 // Ready answers Boot and every message of a command, and opens a channel that

@@ -21,6 +21,7 @@ import (
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
@@ -49,8 +50,13 @@ type MachineSpec struct {
 	Token string
 	// Size is what the machine starts with, MaxSize the most that it may get.
 	Size, MaxSize hypervisor.Size
-	Config        *config.Config
-	Log           *slog.Logger
+	// NICs are in the machine from the start.
+	NICs []*hypervisor.NIC
+	// HostNetwork connects the machine with the host's network, by way of one
+	// in user space; nil: not.
+	HostNetwork *network.HostNetwork
+	Config      *config.Config
+	Log         *slog.Logger
 }
 
 // MachineMaker makes the machine of a pod, without starting it. It picks the
@@ -64,6 +70,9 @@ type server struct {
 	sandbox *virtcontainers.Sandbox
 	vsock   string
 	log     *slog.Logger
+	// networkModel is one of config's.
+	networkModel string
+	hostNetwork  bool
 
 	rpc  *ttrpc.Server
 	done chan struct{} // closed by finish
@@ -135,10 +144,11 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 		return err
 	}
 	s := &server{
-		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, log: log,
-		done:       make(chan struct{}),
-		channels:   make(map[string]*commandChannel),
-		containers: make(map[string]*container),
+		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, log: log, networkModel: boot.Config.Runtime.NetworkModel,
+		hostNetwork: boot.HostNetwork,
+		done:        make(chan struct{}),
+		channels:    make(map[string]*commandChannel),
+		containers:  make(map[string]*container),
 	}
 	defer func() { err = errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx))) }()
 	return s.serve(ctx, first, entry)
@@ -195,19 +205,30 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 	}
 	sizes := sizingOptions(boot)
 	size := firstSize(boot, sizes, log)
-	machine, vsock, err := makeMachine(ctx, MachineSpec{
-		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token,
-		Size: size, MaxSize: sizes.Policy.Max, Config: boot.Config, Log: log,
-	})
+	host, err := findHostNetwork(boot)
 	if err != nil {
 		return nil, "", errors.Join(err, shared.Close())
 	}
+	networking, nics, err := networkOptions(boot, size, log)
+	if err != nil {
+		return nil, "", errors.Join(err, shared.Close())
+	}
+	if host != nil {
+		networking.Fixed, networking.Keep = host.Request(), [][]byte{host.MAC}
+	}
+	machine, vsock, err := makeMachine(ctx, MachineSpec{
+		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token,
+		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, HostNetwork: host, Config: boot.Config, Log: log,
+	})
+	if err != nil {
+		return nil, "", errors.Join(err, closeTaps(networking.Spare), shared.Close())
+	}
 	if sizes.BeforeGrowth, err = limitHost(boot, machine.Info(), size); err != nil {
-		return nil, "", errors.Join(err, machine.Stop(context.WithoutCancel(ctx)), shared.Close())
+		return nil, "", errors.Join(err, machine.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
 	}
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
 		ID: boot.ID, Hostname: boot.Hostname, Machine: machine, Share: shared, Token: token,
-		BootTimeout: boot.Config.Agent.DialTimeout, Sizing: sizes, Log: log,
+		BootTimeout: boot.Config.Agent.DialTimeout, Sizing: sizes, Network: networking, Log: log,
 		RelaySockets: !boot.Config.Runtime.DisableSocketRelay,
 	})
 	sandbox.Start()

@@ -92,6 +92,9 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	if err := s.place(c); err != nil {
 		return nil, err
 	}
+	if err := s.joinNetwork(c); err != nil {
+		return nil, err
+	}
 	hookState, err := stateForHooks(c.state)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,35 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"kata-runtime/guest/network"
+	"kata-runtime/guest/protocol"
+)
+
+// Network is the pod's network in the guest, as *network.Network is.
+type Network interface {
+	// Park hides every NIC but those with the permanent addresses.
+	Park(keep [][]byte) error
+	// Set makes the network what the request says.
+	Set(ctx context.Context, request *protocol.SetNetworkRequest) error
+}
+
+// nicTimeout bounds the wait for a NIC that the host says it has plugged in.
+const nicTimeout = 20 * time.Second
+
+// SetNetwork makes the pod's network what the request says.
+func (s *sandbox) SetNetwork(ctx context.Context, req *protocol.SetNetworkRequest) (*protocol.Empty, error) {
+	ctx, cancel := context.WithTimeout(ctx, nicTimeout)
+	defer cancel()
+	err := s.network.Set(ctx, req)
+	if errors.Is(err, network.ErrInvalid) {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &protocol.Empty{}, err
+}

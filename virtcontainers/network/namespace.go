@@ -1,0 +1,66 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/osthread"
+)
+
+// Namespace is an open network namespace: it lives at least as long.
+type Namespace struct {
+	file *os.File
+	// netlink's sockets are in the namespace, whoever calls.
+	netlink *netlink.Handle
+}
+
+// OpenNamespace opens the network namespace at path, such as /run/netns/x or
+// /proc/PID/ns/net. It needs CAP_SYS_ADMIN.
+func OpenNamespace(path string) (*Namespace, error) {
+	// O_NONBLOCK: the path may be a FIFO.
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the network namespace: %w", err)
+	}
+	kind, err := unix.IoctlRetInt(int(file.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		return nil, errors.Join(fmt.Errorf("%s is not a network namespace", path), file.Close())
+	}
+	return newNamespace(file)
+}
+
+// newNamespace takes over file.
+func newNamespace(file *os.File) (*Namespace, error) {
+	handle, err := netlink.NewHandleAt(netns.NsHandle(file.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("enter network namespace %s: %w", file.Name(), err), file.Close())
+	}
+	return &Namespace{file: file, netlink: handle}, nil
+}
+
+// File is the open namespace; it stays this Namespace's.
+func (n *Namespace) File() *os.File { return n.file }
+
+// Do calls f on a thread that is in the namespace.
+func (n *Namespace) Do(f func() error) error {
+	return osthread.Run(func() error {
+		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", n.file.Name(), err)
+		}
+		return f()
+	})
+}
+
+// Close lets go of the namespace. Idempotent.
+func (n *Namespace) Close() error {
+	n.netlink.Close()
+	if err := n.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("close the network namespace: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,204 @@
+package network
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/guest/protocol"
+)
+
+// ErrUnsupported is wrapped by errors about interfaces that no VM can be
+// connected to.
+var ErrUnsupported = errors.New("this kind of interface cannot be connected to a virtual machine")
+
+// Interface is an interface of a namespace that is to appear in the guest.
+type Interface struct {
+	Index int
+	// Kind is the kernel's: "veth", "macvlan"; "device" for hardware.
+	Kind string
+	// Guest is what the guest's is to be. It has no device_mac yet.
+	Guest *protocol.NetworkInterface
+}
+
+// Snapshot is what a namespace has at one time.
+type Snapshot struct {
+	Interfaces []Interface // in the order of their indexes
+	// Loopback has the addresses of lo that the kernel does not give it; nil
+	// without.
+	Loopback   *protocol.NetworkInterface
+	Routes     []*protocol.NetworkRoute
+	Neighbours []*protocol.NetworkNeighbour
+	Rules      []*protocol.NetworkRule
+	// Unsupported are interfaces that are up and cannot be connected, each as an
+	// error that names it and wraps ErrUnsupported.
+	Unsupported []error
+}
+
+// scanAttempts is how often a scan is begun again because the namespace has
+// changed meanwhile.
+const scanAttempts = 5
+
+// Scan reads what the namespace has. ours tells which interfaces are the
+// runtime's own, by their index.
+func (n *Namespace) Scan(ours func(index int) bool) (*Snapshot, error) {
+	var err error
+	for range scanAttempts {
+		var s *Snapshot
+		if s, err = n.scan(ours); !errors.Is(err, netlink.ErrDumpInterrupted) && !isGone(err) {
+			return s, err
+		}
+	}
+	return nil, err
+}
+
+func (n *Namespace) scan(ours func(int) bool) (*Snapshot, error) {
+	links, err := n.netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list the interfaces of network namespace %s: %w", n.file.Name(), err)
+	}
+	slices.SortFunc(links, func(a, b netlink.Link) int { return a.Attrs().Index - b.Attrs().Index })
+	s := &Snapshot{}
+	names := map[int]string{} // of interfaces that the guest has
+	for _, link := range links {
+		attrs := link.Attrs()
+		switch {
+		case ours(attrs.Index):
+		case isLoopback(link):
+			names[attrs.Index] = attrs.Name
+			if s.Loopback, err = n.scanLoopback(link); err != nil {
+				return nil, err
+			}
+		case !isCandidate(link):
+		case attrs.EncapType != "ether":
+			if attrs.Flags&net.FlagUp != 0 {
+				s.Unsupported = append(s.Unsupported, fmt.Errorf("interface %s (%s): %w: it carries no Ethernet frames", attrs.Name, link.Type(), ErrUnsupported))
+			}
+		default:
+			guest, err := n.scanInterface(link)
+			if err != nil {
+				return nil, err
+			}
+			names[attrs.Index] = attrs.Name
+			s.Interfaces = append(s.Interfaces, Interface{Index: attrs.Index, Kind: link.Type(), Guest: guest})
+		}
+	}
+	if s.Routes, err = n.scanRoutes(names); err != nil {
+		return nil, err
+	}
+	if s.Neighbours, err = n.scanNeighbours(names); err != nil {
+		return nil, err
+	}
+	s.Rules, err = n.scanRules()
+	return s, err
+}
+
+// CountInterfaces tells how many interfaces of the namespace would appear in a
+// guest.
+func (n *Namespace) CountInterfaces() (int, error) {
+	links, err := n.netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return 0, fmt.Errorf("list the interfaces of network namespace %s: %w", n.file.Name(), err)
+	}
+	count := 0
+	for _, link := range links {
+		if !isLoopback(link) && isCandidate(link) && link.Attrs().EncapType == "ether" {
+			count++
+		}
+	}
+	return count, nil
+}
+
+func isLoopback(link netlink.Link) bool {
+	return link.Attrs().Flags&net.FlagLoopback != 0
+}
+
+// isCandidate tells whether an interface is one of the pod's own. A bridge's or
+// bond's port is not: its master has the traffic, and the addresses. Nor is
+// what the kernel's tunnel modules put into every namespace, while it is down.
+func isCandidate(link netlink.Link) bool {
+	return link.Attrs().MasterIndex == 0 && !isFallbackTunnel(link)
+}
+
+func isFallbackTunnel(link netlink.Link) bool {
+	if link.Attrs().Flags&net.FlagUp != 0 {
+		return false
+	}
+	switch link.Attrs().Name {
+	case "tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip6gre0", "ip_vti0", "ip6_vti0":
+		return true
+	default:
+		return false
+	}
+}
+
+// isGone tells that an interface was removed between two steps of a scan.
+func isGone(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.As(err, &netlink.LinkNotFoundError{})
+}
+
+func (n *Namespace) scanInterface(link netlink.Link) (*protocol.NetworkInterface, error) {
+	attrs := link.Attrs()
+	addresses, err := n.scanAddresses(link)
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.NetworkInterface{
+		Name: attrs.Name, Mac: attrs.HardwareAddr, Mtu: uint32(attrs.MTU),
+		Up: attrs.Flags&net.FlagUp != 0, NoArp: attrs.RawFlags&unix.IFF_NOARP != 0, Addresses: addresses,
+	}, nil
+}
+
+func (n *Namespace) scanLoopback(link netlink.Link) (*protocol.NetworkInterface, error) {
+	addresses, err := n.scanAddresses(link)
+	if err != nil {
+		return nil, err
+	}
+	addresses = slices.DeleteFunc(addresses, func(a *protocol.NetworkAddress) bool {
+		return bytes.Equal(a.GetAddress(), net.IPv4(127, 0, 0, 1).To4()) || bytes.Equal(a.GetAddress(), net.IPv6loopback)
+	})
+	if len(addresses) == 0 {
+		return nil, nil
+	}
+	return &protocol.NetworkInterface{Name: link.Attrs().Name, Up: true, Addresses: addresses}, nil
+}
+
+func (n *Namespace) scanAddresses(link netlink.Link) ([]*protocol.NetworkAddress, error) {
+	list, err := n.netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of interface %s: %w", link.Attrs().Name, err)
+	}
+	var addresses []*protocol.NetworkAddress
+	for _, a := range list {
+		if a.IP.To4() == nil && a.Flags&unix.IFA_F_PERMANENT == 0 {
+			continue // from a router's advertisement, which the guest hears itself
+		}
+		ones, _ := a.Mask.Size()
+		address := &protocol.NetworkAddress{
+			Address: canonical(a.IP), PrefixLength: uint32(ones), Broadcast: canonical(a.Broadcast),
+			Scope: uint32(a.Scope), NoPrefixRoute: a.Flags&unix.IFA_F_NOPREFIXROUTE != 0,
+		}
+		if a.Label != link.Attrs().Name {
+			address.Label = a.Label
+		}
+		if a.Peer != nil && !a.Peer.IP.Equal(a.IP) {
+			ones, _ := a.Peer.Mask.Size()
+			address.Peer, address.PrefixLength = canonical(a.Peer.IP), uint32(ones)
+		}
+		addresses = append(addresses, address)
+	}
+	return addresses, nil
+}
+
+// canonical is an address in 4 or 16 bytes; nil for none.
+func canonical(ip net.IP) []byte {
+	if v4 := ip.To4(); v4 != nil {
+		return v4
+	}
+	return ip
+}

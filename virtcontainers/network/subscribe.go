@@ -1,0 +1,85 @@
+package network
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// subscription tells of changes of a namespace.
+type subscription struct {
+	socket *nl.NetlinkSocket
+	once   sync.Once
+}
+
+// subscribe begins to collect changes.
+func (n *Namespace) subscribe() (*subscription, error) {
+	var socket *nl.NetlinkSocket
+	err := n.Do(func() (err error) {
+		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
+			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch network namespace %s: %w", n.file.Name(), err)
+	}
+	return &subscription{socket: socket}, nil
+}
+
+func (s *subscription) close() { s.once.Do(s.socket.Close) }
+
+// each calls f for one or more changes, until the subscription is closed.
+func (s *subscription) each(f func()) {
+	changed := make(chan struct{}, 1)
+	var receiving sync.WaitGroup
+	receiving.Go(func() {
+		defer close(changed)
+		for s.next() {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	})
+	for range changed {
+		f()
+	}
+	receiving.Wait()
+}
+
+// next waits for a change that matters, and tells whether there will be more.
+func (s *subscription) next() bool {
+	for {
+		messages, _, err := s.socket.Receive()
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			return true // some were lost: all is read anew anyway
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, os.ErrClosed) || err != nil:
+			return false
+		}
+		for _, message := range messages {
+			if matters(message) {
+				return true
+			}
+		}
+	}
+}
+
+// matters tells whether a message is about what the guest is to follow.
+// Neighbours come and go; the static ones alone matter.
+func matters(message syscall.NetlinkMessage) bool {
+	const stateOffset, stateEnd = 8, 10 // struct ndmsg, rtnetlink(7)
+	if message.Header.Type != unix.RTM_NEWNEIGH || len(message.Data) < stateEnd {
+		return true
+	}
+	return binary.NativeEndian.Uint16(message.Data[stateOffset:stateEnd])&unix.NUD_PERMANENT != 0
+}
