@@ -18,14 +18,18 @@ type Result struct {
 	Code int
 }
 
-// Command prepares a kata-runtime command with the test's state directory. The
+// Command prepares a command of the runtime with the test's state directory. The
 // caller may set streams and starts it. It is killed when the test is over.
 func (h *Host) Command(args ...string) *exec.Cmd {
 	h.T.Helper()
 	ctx, cancel := context.WithTimeout(h.T.Context(), Patience)
 	h.T.Cleanup(cancel)
 	all := append([]string{"--root", h.Root}, h.Flags...)
-	command := exec.CommandContext(ctx, filepath.Join(Repository(h.T), "bin", "kata-runtime"), append(all, args...)...)
+	program := h.Program
+	if program == "" {
+		program = filepath.Join(Repository(h.T), "bin", "kata-runtime")
+	}
+	command := exec.CommandContext(ctx, program, append(all, args...)...)
 	command.Env = append(os.Environ(), "TMPDIR="+h.Temp)
 	// A daemon that keeps the caller's descriptors makes every caller hang
 	// that reads to the end. This is how long after its own end a command's

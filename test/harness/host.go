@@ -30,6 +30,8 @@ type Host struct {
 	Root string
 	// Temp is the TMPDIR of the commands.
 	Temp string
+	// Program is the runtime; kata-runtime of this source tree when it is empty.
+	Program string
 	// Flags stand before the subcommand of every command, after --root.
 	Flags []string
 
