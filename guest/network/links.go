@@ -153,6 +153,9 @@ func address(a *protocol.NetworkAddress) *netlink.Addr {
 		IPNet: &net.IPNet{IP: a.GetAddress(), Mask: mask}, Scope: int(a.GetScope()), Label: a.GetLabel(),
 		Broadcast: a.GetBroadcast(),
 	}
+	if len(a.GetBroadcast()) == 0 && len(a.GetAddress()) == net.IPv4len {
+		result.Broadcast = net.IPv4zero // stands for none; without it there would be the usual one
+	}
 	if len(a.GetPeer()) > 0 {
 		result.Peer = &net.IPNet{IP: a.GetPeer(), Mask: mask}
 		result.IPNet.Mask = net.CIDRMask(bits, bits)

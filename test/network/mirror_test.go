@@ -130,12 +130,12 @@ func TestMirror(t *testing.T) {
 		}
 	})
 	t.Run("reach", func(t *testing.T) {
-		for _, address := range []string{"10.10.0.2", "10.10.0.3", "2001:db8:10::2", "10.11.0.2", "10.12.0.2", "10.16.0.2", "10.99.0.1"} {
+		for _, address := range []string{"10.10.0.2", "10.10.0.3", "2001:db8:10::2", "10.11.0.2", "10.12.0.2", "10.14.0.2", "10.16.0.2", "10.99.0.1"} {
 			far.try(t, "answered\n", "ping", address, "1200")
 		}
 		far.try(t, "answered\n", "ping", "10.11.0.2", "9000")
 		far.try(t, "answered\n", "ping", "10.10.0.2", "1500")
-		for _, address := range []string{"10.10.0.1", "2001:db8:10::1", "10.11.0.1", "10.12.0.1", "10.16.0.1"} {
+		for _, address := range []string{"10.10.0.1", "2001:db8:10::1", "10.11.0.1", "10.12.0.1", "10.14.0.1", "10.16.0.1"} {
 			p.try(t, "answered\n", "ping", address, "1200")
 		}
 		far.try(t, "", "upload", "10.10.0.2:"+port, strconv.Itoa(mebibyte))

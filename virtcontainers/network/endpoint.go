@@ -104,6 +104,9 @@ func (e *endpoint) tie(namespace *Namespace, i Interface) (err error) {
 	if err := namespace.redirect(tap, e.index); err != nil {
 		return err
 	}
+	if i.Port {
+		return nil // what it receives reaches the guest through its master
+	}
 	return namespace.redirect(link, e.ours)
 }
 

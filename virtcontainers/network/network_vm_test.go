@@ -113,8 +113,8 @@ func (s *space) dump(t *testing.T) string {
 	}
 	for _, link := range links {
 		a := link.Attrs()
-		fmt.Fprintf(&b, "%d %s %s %v mtu %d flags %x promisc %d allmulti %d\n", a.Index, a.Name, link.Type(), a.HardwareAddr,
-			a.MTU, a.RawFlags&^(unix.IFF_RUNNING|unix.IFF_LOWER_UP), a.Promisc, a.Allmulti) // the carrier comes when it likes
+		fmt.Fprintf(&b, "%d %s %s %v mtu %d queue %d flags %x promisc %d allmulti %d\n", a.Index, a.Name, link.Type(), a.HardwareAddr,
+			a.MTU, a.TxQLen, a.RawFlags&^(unix.IFF_RUNNING|unix.IFF_LOWER_UP), a.Promisc, a.Allmulti) // the carrier comes when it likes
 		qdiscs, err := s.QdiscList(link)
 		if err != nil {
 			t.Fatal(err)
@@ -367,10 +367,10 @@ func TestGuestHasWhatTheNamespaceHas(t *testing.T) {
 	}
 	request := proto.CloneOf(<-g.told)
 	slices.SortFunc(request.GetInterfaces(), func(a, b *protocol.NetworkInterface) int { return strings.Compare(a.GetName(), b.GetName()) })
-	if got, want := names(request), []string{"br0", "eth0", "ifb7", "lo"}; !slices.Equal(got, want) {
+	if got, want := names(request), []string{"br0", "eth0", "ifb7", "lo", "port0"}; !slices.Equal(got, want) {
 		t.Fatalf("interfaces %q, want %q", got, want)
 	}
-	if len(g.nics) != 2 { // one was spare
+	if len(g.nics) != 3 { // one was spare
 		t.Errorf("plugged in: %q", g.nics)
 	}
 	eth := request.GetInterfaces()[1]

@@ -31,6 +31,9 @@ func (n *Namespace) redirect(from netlink.Link, to int) error {
 	err := n.netlink.QdiscAdd(qdisc)
 	if errors.Is(err, unix.EEXIST) {
 		priority, err = priorityForeign, nil
+	} else if err == nil && from.Attrs().TxQLen == 0 {
+		// The kernel gives an interface without a queue one, for no good here.
+		err = n.netlink.LinkSetTxQLen(from, 0)
 	}
 	if err != nil {
 		return fmt.Errorf("add an ingress queueing discipline to %s: %w", from.Attrs().Name, err)

@@ -22,6 +22,8 @@ type Interface struct {
 	Index int
 	// Kind is the kernel's: "veth", "macvlan"; "device" for hardware.
 	Kind string
+	// Port tells that it is a bridge's or bond's, to which what it receives goes.
+	Port bool
 	// Guest is what the guest's is to be. It has no device_mac yet.
 	Guest *protocol.NetworkInterface
 }
@@ -74,7 +76,7 @@ func (n *Namespace) scan(ours func(int) bool) (*Snapshot, error) {
 			if s.Loopback, err = n.scanLoopback(link); err != nil {
 				return nil, err
 			}
-		case !isCandidate(link):
+		case isFallbackTunnel(link):
 		case attrs.EncapType != "ether":
 			if attrs.Flags&net.FlagUp != 0 {
 				s.Unsupported = append(s.Unsupported, fmt.Errorf("interface %s (%s): %w: it carries no Ethernet frames", attrs.Name, link.Type(), ErrUnsupported))
@@ -85,7 +87,9 @@ func (n *Namespace) scan(ours func(int) bool) (*Snapshot, error) {
 				return nil, err
 			}
 			names[attrs.Index] = attrs.Name
-			s.Interfaces = append(s.Interfaces, Interface{Index: attrs.Index, Kind: link.Type(), Guest: guest})
+			s.Interfaces = append(s.Interfaces, Interface{
+				Index: attrs.Index, Kind: link.Type(), Port: attrs.MasterIndex != 0, Guest: guest,
+			})
 		}
 	}
 	if s.Routes, err = n.scanRoutes(names); err != nil {
@@ -107,7 +111,7 @@ func (n *Namespace) CountInterfaces() (int, error) {
 	}
 	count := 0
 	for _, link := range links {
-		if !isLoopback(link) && isCandidate(link) && link.Attrs().EncapType == "ether" {
+		if !isLoopback(link) && !isFallbackTunnel(link) && link.Attrs().EncapType == "ether" {
 			count++
 		}
 	}
@@ -118,13 +122,8 @@ func isLoopback(link netlink.Link) bool {
 	return link.Attrs().Flags&net.FlagLoopback != 0
 }
 
-// isCandidate tells whether an interface is one of the pod's own. A bridge's or
-// bond's port is not: its master has the traffic, and the addresses. Nor is
-// what the kernel's tunnel modules put into every namespace, while it is down.
-func isCandidate(link netlink.Link) bool {
-	return link.Attrs().MasterIndex == 0 && !isFallbackTunnel(link)
-}
-
+// isFallbackTunnel tells whether an interface is one that the kernel's tunnel
+// modules put into every namespace, and is down.
 func isFallbackTunnel(link netlink.Link) bool {
 	if link.Attrs().Flags&net.FlagUp != 0 {
 		return false
