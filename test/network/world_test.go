@@ -68,13 +68,6 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// in returns the world for a subtest, which makes nothing in it.
-func (w *world) in(t *testing.T) *world {
-	h := *w.h
-	h.T = t
-	return &world{t: t, h: &h, peer: w.peer}
-}
-
 // atEnd adds to what close does, the last one first.
 func (w *world) atEnd(f func()) { w.undo = append(w.undo, f) }
 

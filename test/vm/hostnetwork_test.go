@@ -102,7 +102,7 @@ func (n *podNetwork) serve(address string, handler http.HandlerFunc) {
 	n.t.Helper()
 	var listener net.Listener
 	n.do(func() (err error) {
-		listener, err = net.Listen("tcp", address) //nolint:noctx // closed at the test's end
+		listener, err = net.Listen("tcp", address)
 		return err
 	})
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
@@ -124,7 +124,7 @@ func (n *podNetwork) get(url string) string {
 		return n.dial(network, address)
 	}}
 	client := http.Client{Timeout: time.Minute, Transport: transport}
-	response, err := client.Get(url) //nolint:noctx // bounded by Timeout
+	response, err := client.Get(url)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func (n *podNetwork) get(url string) string {
 // dial connects from the namespace.
 func (n *podNetwork) dial(network, address string) (conn net.Conn, err error) {
 	err = n.in(func() (err error) {
-		conn, err = net.Dial(network, address) //nolint:noctx // the client's time is bounded
+		conn, err = net.Dial(network, address)
 		return err
 	})
 	return conn, err

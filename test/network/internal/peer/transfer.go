@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"bytes"
 	crand "crypto/rand"
 	"crypto/sha256"
@@ -123,7 +124,8 @@ func receive(from io.Reader, amount uint64) ([]byte, error) {
 
 // request connects and says what for.
 func request(address string, op byte, amount uint64) (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", address, patience)
+	dialer := net.Dialer{Timeout: patience}
+	conn, err := dialer.DialContext(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -150,8 +151,9 @@ func routeLine(r netlink.Route, names map[int]string) string {
 		}
 	}
 	hop(r.LinkIndex, r.Gw, r.Via, r.Flags)
+	weight := func(hops int) { line += " nexthop weight " + strconv.Itoa(hops+1) }
 	for _, h := range r.MultiPath {
-		line += fmt.Sprintf(" nexthop weight %d", h.Hops+1)
+		weight(h.Hops)
 		hop(h.LinkIndex, h.Gw, h.Via, h.Flags)
 	}
 	return line
