@@ -9,10 +9,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
 	"kata-runtime/virtcontainers/osthread"
 )
@@ -168,4 +170,41 @@ func (n *podNetwork) qdiscs() []string {
 		}
 	}
 	return names
+}
+
+// TestNetworkModels runs a pod with each way of connecting it, and with several
+// queues.
+func TestNetworkModels(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		options []string
+		want    string // of the interfaces, their addresses and queues
+		reach   bool
+	}{
+		{"tcfilter, two queues", []string{`hypervisor.qemu.default_vcpus = 2`}, "eth0 10.80.0.2/24 2", true},
+		{"macvtap", []string{`runtime.internetworking_model = "macvtap"`}, "eth0 10.80.0.2/24 1", true},
+		{"none", []string{`runtime.internetworking_model = "none"`}, "", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := harness.New(t)
+			configure(h, test.options...)
+			network := newPodNetwork(h, "eth0")
+			before := network.describe()
+			spec := bundle.Spec("/bin/sh", "-c", `
+				ip -o -4 addr show scope global | while read n name kind address rest; do
+					echo $name $address $(ls -d /sys/class/net/$name/queues/tx-* | wc -l)
+				done
+				ping -c 1 -w 10 10.80.0.1 > /dev/null && echo reached`)
+			bundle.Namespace(spec, specs.NetworkNamespace).Path = network.path
+			want := test.want
+			if test.reach {
+				want += "\nreached"
+			}
+			result := h.Run("run", "-b", h.Bundle(spec), h.ID())
+			if got := strings.TrimSpace(result.Stdout); got != want {
+				t.Errorf("the pod has %q, want %q\n%s", got, want, result.Stderr)
+			}
+			network.check(before)
+		})
+	}
 }
