@@ -55,7 +55,10 @@ func everything(t *testing.T) Options {
 		&hypervisor.Disk{ID: "root", File: regular(t), ReadOnly: true, Serial: "s,1"},
 		&hypervisor.Disk{ID: "device", File: null(t)},
 		&hypervisor.NIC{ID: "eth0", Tap: []*os.File{null(t)}, MAC: mac},
-		&hypervisor.NIC{ID: "eth1", Tap: []*os.File{null(t), null(t)}, MAC: mac, MTU: 9000},
+		&hypervisor.NIC{
+			ID: "eth1", Tap: []*os.File{null(t), null(t)}, Vhost: []*os.File{null(t), null(t)}, MAC: mac, MTU: 9000,
+		},
+		&hypervisor.NIC{ID: "eth2", Stream: null(t), MAC: mac},
 	}
 	return o
 }
@@ -123,7 +126,7 @@ func checkInherited(t *testing.T, args []string, files []*os.File) {
 		if firstInherited+i > 9 {
 			fd = "1" + string(rune('0'+firstInherited+i-10))
 		}
-		if !strings.Contains(line, "fd="+fd) && !strings.Contains(line, "fds="+fd) && !strings.Contains(line, ":"+fd) {
+		if !strings.Contains(line, "fd="+fd) && !strings.Contains(line, "fds="+fd) && !strings.Contains(line, "str="+fd) && !strings.Contains(line, ":"+fd) {
 			t.Errorf("descriptor %s is not used", fd)
 		}
 	}
@@ -158,6 +161,14 @@ func TestOptionsOutOfRange(t *testing.T) {
 		"NIC without tap": func(o *Options) { o.Devices = []hypervisor.Device{&hypervisor.NIC{ID: "n", MAC: mac}} },
 		"NIC with nil tap": func(o *Options) {
 			o.Devices = []hypervisor.Device{&hypervisor.NIC{ID: "n", MAC: mac, Tap: []*os.File{nil}}}
+		},
+		"NIC with a tap and a stream": func(o *Options) {
+			o.Devices = []hypervisor.Device{&hypervisor.NIC{ID: "n", MAC: mac, Tap: []*os.File{null(t)}, Stream: null(t)}}
+		},
+		"NIC with half of its vhosts": func(o *Options) {
+			o.Devices = []hypervisor.Device{&hypervisor.NIC{
+				ID: "n", MAC: mac, Tap: []*os.File{null(t), null(t)}, Vhost: []*os.File{null(t)},
+			}}
 		},
 		"NIC without MAC": func(o *Options) {
 			o.Devices = []hypervisor.Device{&hypervisor.NIC{ID: "n", Tap: []*os.File{null(t)}}}
