@@ -47,8 +47,8 @@ func TestBridge(t *testing.T) {
 
 	for _, from := range places {
 		for _, to := range places {
-			if from.name == to.name || from.name == "pod1" {
-				continue // one that is not a pair, or is the same as pod0's
+			if from.name == to.name || from.name == "pod1" && to.name == "pod0" {
+				continue // the same two the other way
 			}
 			t.Run(from.name+" to "+to.name, func(t *testing.T) {
 				for i, mtu := range mtus {
@@ -58,7 +58,7 @@ func TestBridge(t *testing.T) {
 		}
 	}
 	t.Run("transfers", func(t *testing.T) {
-		size := strconv.Itoa(amount(16, 1024) * mebibyte)
+		size := strconv.Itoa(amount(64, 1024) * mebibyte)
 		for _, way := range []string{"upload", "download"} {
 			pod0.try(t, "", way, at(addresses["the host"][0][0]), size)
 			pod0.try(t, "", way, at(addresses["pod1"][0][1]), size)
@@ -66,7 +66,7 @@ func TestBridge(t *testing.T) {
 	})
 	t.Run("connections", func(t *testing.T) {
 		pod0.try(t, "", "connections", at(addresses["the host"][0][0]), "1000")
-		host.try(t, "", "connections", at(addresses["pod1"][0][1]), strconv.Itoa(amount(100, 1000)))
+		host.try(t, "", "connections", at(addresses["pod1"][0][1]), "1000")
 	})
 }
 
