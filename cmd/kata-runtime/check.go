@@ -87,7 +87,8 @@ func check(ctx context.Context, configPath string) checkReport {
 		checkAccelerator(ctx, settings.Hypervisor),
 		checkQEMU(ctx, settings.Hypervisor),
 		checkShare(settings.Hypervisor),
-		checkVsock(ctx, settings.Hypervisor))
+		checkVsock(ctx, settings.Hypervisor),
+		checkNetwork(settings.Runtime))
 	findings = append(findings, checkAssets(settings)...)
 	report := checkReport{Usable: true, Findings: findings}
 	for _, f := range findings {

@@ -609,3 +609,16 @@ func TestMacvtap(t *testing.T) {
 		t.Errorf("the namespace is not as it was:\n%s", cmp.Diff(before, after))
 	}
 }
+
+func TestCheck(t *testing.T) {
+	before, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := network.Check(); err != nil {
+		t.Error(err)
+	}
+	if after, err := net.Interfaces(); err != nil || len(after) != len(before) {
+		t.Errorf("%d interfaces, had %d: %v", len(after), len(before), err)
+	}
+}
