@@ -11,9 +11,14 @@ import (
 	"kata-runtime/test/harness"
 )
 
+// noNetworks keeps the daemon from making any.
+func noNetworks() []string {
+	return []string{"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"}
+}
+
 // newDocker starts a docker daemon of the test's own, on a containerd of the
-// test's own, and returns docker's command line.
-func newDocker(t *testing.T) *caller {
+// test's own, and returns docker's command line. flags are the daemon's.
+func newDocker(t *testing.T, flags ...string) *caller {
 	t.Helper()
 	requirePrograms(t, "dockerd", "docker")
 	h := harness.New(t)
@@ -39,10 +44,11 @@ func newDocker(t *testing.T) *caller {
 		}
 		removeOwn(t, "/run/docker", "/run/docker.pid", "/run/docker.sock", "/run/xtables.lock")
 	})
-	daemon(h, "dockerd", "--config-file", config, "--data-root", root, "--exec-root", "/run/docker",
+	daemon(h, "dockerd", append([]string{
+		"--config-file", config, "--data-root", root, "--exec-root", "/run/docker",
 		"--pidfile", "/run/docker.pid", "--host", "unix:///run/docker.sock", "--containerd", "/run/containerd/containerd.sock",
-		"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
-		"--userland-proxy=false", "--cgroup-parent", "/"+cgroup, "--storage-driver", driver)
+		"--userland-proxy=false", "--cgroup-parent", "/" + cgroup, "--storage-driver", driver,
+	}, flags...)...)
 	d := &caller{
 		t: t, h: h, command: []string{"docker", "--host", "unix:///run/docker.sock"},
 		env: []string{"HOME=" + h.File("home"), "DOCKER_CONFIG=" + h.File("client")},
@@ -53,7 +59,7 @@ func newDocker(t *testing.T) *caller {
 
 // One container with most options has to do, as in TestPodman.
 func TestDocker(t *testing.T) {
-	d := newDocker(t)
+	d := newDocker(t, noNetworks()...)
 	volume := d.h.File("volume")
 	if err := os.Mkdir(volume, 0o755); err != nil {
 		t.Fatal(err)

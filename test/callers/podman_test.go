@@ -3,6 +3,7 @@
 package callers
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func newPodman(t *testing.T) *caller {
 	// The cgroup's name is one that no other test on this machine has.
 	cgroup := "kata-test-" + h.ID()
 	text := fmt.Sprintf("[engine]\nevents_logger = \"file\"\ncgroup_manager = \"cgroupfs\"\n"+
-		"[network]\nnetwork_backend = \"cni\"\nnetwork_config_dir = %q\n", filepath.Join(dir, "net"))
+		"[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"/usr/lib/cni\"]\nnetwork_config_dir = %q\n", filepath.Join(dir, "net"))
 	if err := os.Mkdir(podmanRun, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +64,10 @@ func newPodman(t *testing.T) *caller {
 		removeCgroups(t, cgroup, "conmon", strings.Repeat("[0-9a-f]", 64))
 		unmountBelow(t, dir)
 		unmountBelow(t, podmanRun)
+		// podman mounts the directory of namespaces on itself.
+		if err := unix.Unmount("/run/netns", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			t.Error(err)
+		}
 		// Where podman is called without the runtime's flags.
 		if left, err := os.ReadDir("/run/kata-runtime"); err == nil {
 			for _, entry := range left {
@@ -83,8 +88,13 @@ const cgroupVariable = "KATA_TEST_CGROUP"
 // container returns a podman command that makes a container: the subcommand
 // with the flags that each container of the test has, and more arguments.
 func (c *caller) container(subcommand string, args ...string) []string {
+	return c.networked(subcommand, append([]string{"--network", "none"}, args...)...)
+}
+
+// networked is container with podman's own choice of a network.
+func (c *caller) networked(subcommand string, args ...string) []string {
 	parent := strings.TrimPrefix(c.env[len(c.env)-1], cgroupVariable+"=")
-	return append([]string{subcommand, "--cgroup-parent", parent, "--network", "none"}, args...)
+	return append([]string{subcommand, "--cgroup-parent", parent}, args...)
 }
 
 // storageDriver is overlay where the directory's file system can carry it.
