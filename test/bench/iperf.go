@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,7 +127,7 @@ func (p *iperfPeer) measure(ctx context.Context) (result flow, err error) {
 	if result.toHost, err = p.test(ctx, "--reverse"); err != nil {
 		return flow{}, err
 	}
-	text, err := p.command(ctx, bundle.Busybox, "ping", "-A", "-c", fmt.Sprint(pings), guestAddress)
+	text, err := p.command(ctx, bundle.Busybox, "ping", "-A", "-c", strconv.Itoa(pings), guestAddress)
 	if err != nil {
 		return flow{}, err
 	}
@@ -145,7 +146,7 @@ func (p *iperfPeer) test(ctx context.Context, options ...string) (float64, error
 		return 0, fmt.Errorf("iperf3's server does not listen: %w: %s", err, p.output)
 	}
 	text, err := p.command(ctx, iperfServer()[0], append([]string{
-		"--client", guestAddress, "--json", "--interval", "0", "--time", fmt.Sprint(iperfSeconds),
+		"--client", guestAddress, "--json", "--interval", "0", "--time", strconv.Itoa(iperfSeconds),
 	}, options...)...)
 	if err != nil {
 		return 0, err
