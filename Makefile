@@ -87,7 +87,7 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestManyPods$$' ./test/cri
 
 .PHONY: bench
-bench: deps-test build kernel image ## measure start time, memory, calls and throughput, and print the tables
+bench: deps-test build kernel image ## measure start time, memory, calls, throughput and network, and print the tables
 	@$(GO) run ./test/bench
 	@echo; echo "RunPodSandbox through containerd's CRI, on a bridge, medians of 7, alternating"
 	@$(GO) test -tags vm -run '^$$' -bench '^BenchmarkRunPodSandbox$$' -benchtime 7x -timeout 20m ./test/cri

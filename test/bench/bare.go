@@ -76,9 +76,9 @@ func (b *bench) bareInitrd() (string, error) {
 	return path, writeInitrd(path, program)
 }
 
-// writeInitrd makes an initrd with a console and one program, the guest's
-// first process.
-func writeInitrd(path, program string) error {
+// writeInitrd makes an initrd with a console, one program, which is the guest's
+// first process, and more.
+func writeInitrd(path, program string, more ...cpio.Record) error {
 	code, err := os.ReadFile(program)
 	if err != nil {
 		return err
@@ -88,10 +88,10 @@ func writeInitrd(path, program string) error {
 		return err
 	}
 	writer := cpio.Newc.Writer(file)
-	err = cpio.WriteRecords(writer, []cpio.Record{
+	err = cpio.WriteRecords(writer, append([]cpio.Record{
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		cpio.StaticFile("init", string(code), 0o755),
-	})
+	}, more...))
 	return errors.Join(err, cpio.WriteTrailer(writer), file.Close())
 }

@@ -2,8 +2,10 @@
 // the cold start of a container against a bare boot of the same kernel with the
 // same QEMU and against runc, with the time of each stage; the memory of each
 // process and of a further container of the pod; programs and containers that
-// are started in a running pod; the throughput of a container's output, input and files against that
-// of plain vsock and virtiofs and against runc.
+// are started in a running pod; the throughput of a container's output, input and
+// files against that of plain vsock and virtiofs and against runc; that of its
+// network against a plain VM on the same tap and against runc; what the network
+// adds to a cold start.
 //
 // What is compared runs alternately, so that a busy machine is slow for all.
 // Every figure is a median.
@@ -42,6 +44,8 @@ func run(ctx context.Context, runs int) error {
 		func(ctx context.Context) error { return b.starts(ctx, max(runs, 1)) },
 		func(ctx context.Context) error { return b.calls(ctx, max(runs, 1)) },
 		b.throughput,
+		b.network,
+		func(ctx context.Context) error { return b.networkStarts(ctx, max(runs, 1)) },
 	} {
 		if err := part(ctx); err != nil {
 			return err
