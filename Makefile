@@ -85,6 +85,7 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestMany|TestLongStream)' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestManyPods$$' ./test/cri
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestBridge)$$' ./test/network
 
 .PHONY: bench
 bench: deps-test build kernel image ## measure start time, memory, calls, throughput and network, and print the tables

@@ -562,6 +562,28 @@ func TestFailedConnectionLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestTapThatCannotBeMade has its name taken.
+func TestTapThatCannotBeMade(t *testing.T) {
+	pod, host := newSpace(t), newSpace(t)
+	pod.veth(t, host, "eth0")
+	taken := fmt.Sprintf("kata%d", pod.link(t, "eth0").Attrs().Index)
+	if err := pod.LinkAdd(&netlink.Ifb{LinkAttrs: netlink.LinkAttrs{Name: taken}}); err != nil {
+		t.Fatal(err)
+	}
+	before := pod.dump(t)
+	joined, _, _ := join(t, pod, network.ModelTC)
+	err := joined.Prepare()
+	if err == nil || !strings.Contains(err.Error(), "connect interface eth0 (veth): move the tap into the namespace") {
+		t.Errorf("error %v", err)
+	}
+	if err := joined.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := pod.dump(t); after != before {
+		t.Errorf("the namespace is not as it was:\n%s", cmp.Diff(before, after))
+	}
+}
+
 func TestUnsupportedInterfaces(t *testing.T) {
 	pod := newSpace(t)
 	err := osthread.Run(func() error { // made by an ioctl, in the thread's namespace
