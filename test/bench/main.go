@@ -4,7 +4,7 @@
 // process and of a further container of the pod; programs and containers that
 // are started in a running pod; the throughput of a container's output, input and
 // files against that of plain vsock and virtiofs and against runc; that of its
-// network against a plain VM on the same tap and against runc; what the network
+// network against plain VMs on the same tap and against runc; what the network
 // adds to a cold start.
 //
 // What is compared runs alternately, so that a busy machine is slow for all.

@@ -26,12 +26,13 @@ import (
 	"kata-runtime/virtcontainers/network"
 )
 
-const networkRounds = 5
+const networkRounds = 7
 
 // network compares what the host and a guest reach over the guest's network
-// interface: a container on a veth pair, as most network plugins make one, and
-// a plain VM whose tap has the host's address itself, so that the host's frames
-// take the shortest way there is. runc's container is on a veth pair too.
+// interface: a container on a veth pair, as most network plugins make one; a
+// plain VM that is tied to a veth pair by the same tap and traffic control; a
+// plain VM whose tap has the host's address itself, which is the shortest way
+// there is; and runc's container on a veth pair.
 func (b *bench) network(ctx context.Context) (err error) {
 	files, err := iperfFiles(ctx)
 	if err != nil {
@@ -45,7 +46,8 @@ func (b *bench) network(ctx context.Context) (err error) {
 	}()
 	for _, start := range []func() (*iperfPeer, error){
 		func() (*iperfPeer, error) { return b.serveContained(ctx, b.kata, files) },
-		func() (*iperfPeer, error) { return b.servePlain(ctx, files) },
+		func() (*iperfPeer, error) { return b.servePlain(ctx, files, onVeth) },
+		func() (*iperfPeer, error) { return b.servePlain(ctx, files, onTap) },
 		func() (*iperfPeer, error) { return b.serveContained(ctx, b.runc, files) },
 	} {
 		p, err := start()
@@ -64,14 +66,17 @@ func (b *bench) network(ctx context.Context) (err error) {
 			all[i] = append(all[i], f)
 		}
 	}
-	return printNetwork(all[0], all[1], all[2])
+	return printNetwork(all)
 }
 
-func printNetwork(ours, plain, runc []flow) error {
-	fmt.Printf("\nNetwork, iperf3 (TCP) for %d s and %d pings, median of %d, alternating; containers are on a veth pair,\n"+
-		"plain is a VM without the runtime on the same tap, which has the host's address\n", iperfSeconds, pings, len(ours))
+// printNetwork prints what the runtime gave, and then each of the others, in
+// the order of network.
+func printNetwork(all [][]flow) error {
+	fmt.Printf("\nNetwork, iperf3 (TCP) for %d s and %d pings, median of %d, alternating; containers are on a veth pair;\n"+
+		"plain is a VM without the runtime on the same veth and tap, tap alone one whose tap has the host's address\n",
+		iperfSeconds, pings, len(all[0]))
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\tkata-runtime\tmin\tmax\tplain\tmin\tmax\tratio\trunc\tratio\t")
+	fmt.Fprintln(table, "\tkata-runtime\tmin\tmax\tplain\tratio\ttap alone\tratio\trunc\tratio\t")
 	for _, row := range []struct {
 		name string
 		of   func(flow) float64
@@ -80,18 +85,20 @@ func printNetwork(ours, plain, runc []flow) error {
 		{"guest to host, MiB/s", func(f flow) float64 { return f.toHost }},
 		{"round trip, µs", func(f flow) float64 { return float64(f.roundTrip) / float64(time.Microsecond) }},
 	} {
-		middle := func(all []flow) (m, low, high float64) {
-			values := make([]float64, len(all))
-			for i, f := range all {
+		middle := func(flows []flow) (m, low, high float64) {
+			values := make([]float64, len(flows))
+			for i, f := range flows {
 				values[i] = row.of(f)
 			}
 			return median(values)
 		}
-		o, oLow, oHigh := middle(ours)
-		p, pLow, pHigh := middle(plain)
-		r, _, _ := middle(runc)
-		fmt.Fprintf(table, "%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.2f\t%.0f\t%.3f\t\n",
-			row.name, o, oLow, oHigh, p, pLow, pHigh, o/p, r, o/r)
+		ours, low, high := middle(all[0])
+		fmt.Fprintf(table, "%s\t%.0f\t%.0f\t%.0f\t", row.name, ours, low, high)
+		for _, others := range all[1:] {
+			theirs, _, _ := middle(others)
+			fmt.Fprintf(table, "%.0f\t%.2f\t", theirs, ours/theirs)
+		}
+		fmt.Fprintln(table)
 	}
 	return table.Flush()
 }
@@ -146,8 +153,11 @@ func (b *bench) serveContained(ctx context.Context, run runtime, files []fileCop
 }
 
 // servePlain starts a VM with iperf3's server and no runtime. It has one NIC,
-// on a tap that is the runtime's but for its host's address.
-func (b *bench) servePlain(ctx context.Context, files []fileCopy) (_ *iperfPeer, err error) {
+// on a tap as the runtime makes them; attach ties that to what stands for the
+// host, and says how to undo it once the VM has ended.
+func (b *bench) servePlain(
+	ctx context.Context, files []fileCopy, attach func(*network.Tap) (host *network.Namespace, detach func() error, err error),
+) (_ *iperfPeer, err error) {
 	var undo []func() error
 	stop := func() error {
 		var errs []error
@@ -170,20 +180,11 @@ func (b *bench) servePlain(ctx context.Context, files []fileCopy) (_ *iperfPeer,
 		return nil, err
 	}
 	undo = append(undo, tap.Close)
-	host, err := namespaceOf(tap)
+	host, detach, err := attach(tap)
 	if err != nil {
 		return nil, err
 	}
-	undo = append(undo, host.Close)
-	if err := host.Do(func() error {
-		name, err := tapName()
-		if err != nil {
-			return err
-		}
-		return setUp(name, hostAddress+prefix)
-	}); err != nil {
-		return nil, err
-	}
+	undo = append(undo, detach)
 	starter := child.NewStarter()
 	undo = append(undo, func() error { starter.Close(); return nil })
 	console := &tail.Buffer{}
@@ -201,6 +202,47 @@ func (b *bench) servePlain(ctx context.Context, files []fileCopy) (_ *iperfPeer,
 	undo = append(undo, func() error { cancel(); watch.Wait(); return nil })
 	wait := func(text string) error { return console.WaitLine(ended, text) }
 	return &iperfPeer{from: host, output: console, wait: wait, stop: stop}, nil
+}
+
+// onTap gives the tap itself the host's address, in the namespace that it has.
+func onTap(tap *network.Tap) (*network.Namespace, func() error, error) {
+	host, err := namespaceOf(tap)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := host.Do(func() error {
+		name, err := tapName()
+		if err != nil {
+			return err
+		}
+		return setUp(name, hostAddress+prefix)
+	}); err != nil {
+		return nil, nil, errors.Join(err, host.Close())
+	}
+	return host, host.Close, nil
+}
+
+// onVeth ties the tap to a veth pair as the runtime does.
+func onVeth(tap *network.Tap) (_ *network.Namespace, _ func() error, err error) {
+	w, err := newWire()
+	if err != nil {
+		return nil, nil, err
+	}
+	pod, err := network.OpenNamespace(w.path())
+	if err != nil {
+		return nil, nil, errors.Join(err, w.close())
+	}
+	joined, err := network.Join(pod, network.Options{
+		Model: network.ModelTC, Spare: []*network.Tap{tap}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, w.close())
+	}
+	detach := func() error { return errors.Join(joined.Close(), w.close()) }
+	if err := joined.Prepare(); err != nil {
+		return nil, nil, errors.Join(err, detach())
+	}
+	return w.host, detach, nil
 }
 
 // networkVM is a VM as the runtime makes it with one NIC and nothing else.
