@@ -9,16 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
-	"sync"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/child"
-	"kata-runtime/hypervisor/tail"
 )
 
 // ErrNotInstalled says that there is no passt.
@@ -41,26 +35,15 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Daemon is a passt that was started. Its methods are safe for concurrent use.
+// Daemon is a passt that was started. Its Wait returns nil when the VMM has hung
+// up. Its methods are safe for concurrent use.
 type Daemon struct {
-	cmd    *exec.Cmd
+	*child.Helper
 	socket *os.File
-	stderr *tail.Buffer
-	// ended is closed when the process has ended; outcome is set before.
-	ended   chan struct{}
-	outcome error
-
-	mu sync.Mutex
-	// stopped and reaped are guarded by mu. reaped says that the process id
-	// may be another's.
-	stopped, reaped bool
 }
 
-const (
-	lastLines   = 5
-	stderrGrace = time.Second
-	socketFD    = 3 // in passt
-)
+// socketFD is the socket's descriptor in passt.
+const socketFD = 3
 
 // Start starts passt in the network namespace of the caller. Whether it came up
 // shows in Wait. ctx bounds the call, not passt's life. It wraps
@@ -79,21 +62,16 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "passt"), os.NewFile(uintptr(fds[1]), "passt")
 	defer theirs.Close()
-	d := &Daemon{socket: ours, stderr: &tail.Buffer{}, ended: make(chan struct{})}
 	args := arguments(o)
 	// passt outlives the call, so ctx must not end it.
-	d.cmd = exec.CommandContext(context.WithoutCancel(ctx), path, args...)
-	d.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	d.cmd.Dir = "/"
-	d.cmd.ExtraFiles = []*os.File{theirs}
-	d.cmd.Stderr = d.stderr
-	d.cmd.WaitDelay = stderrGrace
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, args...)
+	cmd.ExtraFiles = []*os.File{theirs}
 	o.Log.DebugContext(ctx, "start passt", "path", path, "arguments", args)
-	if err := o.Starter.Start(d.cmd); err != nil {
-		return nil, errors.Join(fmt.Errorf("start passt: %w", err), ours.Close())
+	helper, err := child.StartHelper(o.Starter, "passt", cmd)
+	if err != nil {
+		return nil, errors.Join(err, ours.Close())
 	}
-	go d.monitor()
-	return d, nil
+	return &Daemon{Helper: helper, socket: ours}, nil
 }
 
 func arguments(o Options) []string {
@@ -121,55 +99,13 @@ func arguments(o Options) []string {
 	return args
 }
 
-// monitor waits for passt's end.
-func (d *Daemon) monitor() {
-	for errors.Is(unix.Waitid(unix.P_PID, d.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
-	}
-	d.mu.Lock()
-	d.reaped = true
-	d.mu.Unlock()
-	err := d.cmd.Wait()
-	d.mu.Lock()
-	if !d.stopped && (err != nil || !d.cmd.ProcessState.Success()) {
-		d.outcome = &hypervisor.ExitError{
-			VMM: "passt", Status: d.cmd.ProcessState.String(),
-			Stderr: strings.Join(d.stderr.Lines(lastLines), "\n"),
-		}
-	}
-	d.mu.Unlock()
-	close(d.ended)
-}
-
 // Socket returns the connected stream socket for the VMM. It belongs to the
 // Daemon, which closes it in Stop; a VMM gets a duplicate.
 func (d *Daemon) Socket() *os.File { return d.socket }
 
-// PID returns the process.
-func (d *Daemon) PID() int { return d.cmd.Process.Pid }
-
-// Wait blocks until passt has ended. It returns nil when it ended well, which it
-// does when the VMM hangs up, or by Stop; a *hypervisor.ExitError with its last
-// words otherwise; or ctx's error.
-func (d *Daemon) Wait(ctx context.Context) error {
-	select {
-	case <-d.ended:
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return d.outcome
-	case <-ctx.Done():
-		return fmt.Errorf("wait for passt: %w", ctx.Err())
-	}
-}
-
 // Stop kills passt, waits for its end, and closes the socket. Idempotent.
 func (d *Daemon) Stop() error {
 	_ = d.socket.Close()
-	d.mu.Lock()
-	d.stopped = true
-	if !d.reaped {
-		_ = syscall.Kill(d.cmd.Process.Pid, syscall.SIGKILL)
-	}
-	d.mu.Unlock()
-	<-d.ended
+	d.Helper.Stop()
 	return nil
 }
