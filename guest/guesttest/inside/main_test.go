@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/network"
 	"kata-runtime/guest/pid1"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/server"
@@ -126,10 +127,10 @@ func startAgent(t *testing.T) *agent {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	cfg := server.Config{
-		Log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		StateDir: filepath.Join(dir, "state"),
-		Agent:    listen(filepath.Join(dir, "agent")), Streams: listen(a.streams),
+		Log: log, StateDir: filepath.Join(dir, "state"), Network: network.New(log),
+		Agent: listen(filepath.Join(dir, "agent")), Streams: listen(a.streams),
 	}
 	go func() { done <- server.Run(ctx, cfg) }()
 	conn, err := net.Dial("unix", filepath.Join(dir, "agent"))
