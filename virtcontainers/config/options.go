@@ -283,7 +283,7 @@ func otherOptions() []Option {
 			Table: runtimeTable, Key: "loopback_ports",
 			Values: "a list of `tcp:PORT`, `udp:PORT` (of 127.0.0.1), or with an address, `udp:127.0.0.11:53`, `tcp:[::1]:9000`",
 			Meaning: "Servers on the host that listen on loopback in a pod's network namespace, and that its containers are to reach under the same address. " +
-				"Nameservers on loopback that a container's `/etc/resolv.conf` names need no mention. " +
+				"Nameservers on loopback that a container's `/etc/resolv.conf` names need no mention, but for a pod on the host's network. " +
 				"In the guest, such a port is taken; in the pod's namespace on the host, connections to it stay there, while others to 127.0.0.1 and ::1 reach the guest.",
 			get:   func(c *Config) any { return c.Runtime.LoopbackPorts },
 			check: func(c *Config) string { return loopbackPorts(c.Runtime.LoopbackPorts) },

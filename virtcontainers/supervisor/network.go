@@ -117,6 +117,11 @@ func (s *server) loopbackServices() ([]loopback.Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loopback_ports: %w", err)
 	}
+	if s.hostNetwork {
+		// The guest may write such a file, and would choose among the host's own
+		// servers: only the configuration does.
+		return services, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.containers {
