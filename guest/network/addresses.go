@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ import (
 func (n *Network) entries(links map[string]netlink.Link, request *protocol.SetNetworkRequest) ([]*entry, error) {
 	var wanted []*entry
 	var errs []error
+	withoutIPv6 := map[string]bool{}
 	for _, i := range request.GetInterfaces() {
 		link := links[i.GetName()]
 		if link == nil {
@@ -27,8 +29,13 @@ func (n *Network) entries(links map[string]netlink.Link, request *protocol.SetNe
 		}
 		if slices.ContainsFunc(i.GetAddresses(), isIPv6) {
 			errs = append(errs, wrap(i.GetName(), "switch IPv6 on", n.allowIPv6(link)))
+			// A container's sysctl may have switched it off: then it stays so.
+			withoutIPv6[i.GetName()] = isIPv6Off(link)
 		}
 		for _, a := range i.GetAddresses() {
+			if isIPv6(a) && withoutIPv6[i.GetName()] {
+				continue
+			}
 			wanted = append(wanted, addressEntry(i.GetName(), link.Attrs().Index, a))
 		}
 	}
@@ -38,7 +45,9 @@ func (n *Network) entries(links map[string]netlink.Link, request *protocol.SetNe
 		shared[slot(r)]++
 	}
 	for _, r := range request.GetRoutes() {
-		if slices.ContainsFunc(r.GetHops(), func(h *protocol.NetworkHop) bool { return missing(h.GetInterface()) }) {
+		if slices.ContainsFunc(r.GetHops(), func(h *protocol.NetworkHop) bool {
+			return missing(h.GetInterface()) || r.GetFamily() == unix.AF_INET6 && withoutIPv6[h.GetInterface()]
+		}) {
 			continue
 		}
 		e, err := routeEntry(r, links, shared[slot(r)] > 1)
@@ -50,7 +59,7 @@ func (n *Network) entries(links map[string]netlink.Link, request *protocol.SetNe
 	}
 	for _, neighbour := range request.GetNeighbours() {
 		name := neighbour.GetInterface()
-		if missing(name) {
+		if missing(name) || len(neighbour.GetAddress()) == net.IPv6len && withoutIPv6[name] {
 			continue
 		}
 		if links[name] == nil {
@@ -86,7 +95,7 @@ func addressEntry(name string, index int, a *protocol.NetworkAddress) *entry {
 		key:    fmt.Sprintf("address %d %s", index, message(a)),
 		owner:  ownedBy(name),
 		what:   fmt.Sprintf("address %v/%d", net.IP(a.GetAddress()), a.GetPrefixLength()),
-		set:    func() error { return unlessSwitchedOff(isIPv6(a), netlink.AddrReplace(link, address(a))) },
+		set:    func() error { return netlink.AddrReplace(link, address(a)) },
 		remove: func() error { return netlink.AddrDel(link, address(a)) },
 	}
 }
@@ -118,15 +127,6 @@ func address(a *protocol.NetworkAddress) *netlink.Addr {
 }
 
 func isIPv6(a *protocol.NetworkAddress) bool { return len(a.GetAddress()) == net.IPv6len }
-
-// unlessSwitchedOff takes the kernel's answer that an interface has no IPv6 for
-// success: a container's sysctl has switched it off.
-func unlessSwitchedOff(ipv6 bool, err error) error {
-	if ipv6 && errors.Is(err, unix.EACCES) {
-		return nil
-	}
-	return err
-}
 
 // sysctls is where the kernel has an interface's settings, by its name; those of
 // the namespace of the thread that looks.
@@ -167,6 +167,11 @@ func (n *Network) allowIPv6(link netlink.Link) error {
 	}
 	n.prepared[link.Attrs().Index] = false
 	return nil
+}
+
+func isIPv6Off(link netlink.Link) bool {
+	value, err := os.ReadFile(filepath.Join(sysctls, "ipv6", "conf", link.Attrs().Name, "disable_ipv6"))
+	return err == nil && strings.TrimSpace(string(value)) == "1"
 }
 
 // setSysctl leaves alone what the kernel does not have: IPv6, or an interface

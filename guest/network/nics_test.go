@@ -50,3 +50,21 @@ func TestParkReportsTheDevice(t *testing.T) {
 		t.Error("no error from a driver that cannot unbind")
 	}
 }
+
+// TestParkOfAnotherDeviceWithTheSameName is there once, and does no harm when
+// the driver has such a device already.
+func TestParkOfAnotherDeviceWithTheSameName(t *testing.T) {
+	driver := t.TempDir()
+	if err := os.WriteFile(filepath.Join(driver, "virtio3"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := &nics{driver: driver}
+	for range 2 { // the first one is unplugged, another one comes
+		if err := n.park(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(n.parked) != 1 {
+		t.Errorf("parked %q", n.parked)
+	}
+}

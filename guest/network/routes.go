@@ -46,11 +46,10 @@ func routeEntry(r *protocol.NetworkRoute, links map[string]netlink.Link, shared 
 	return &entry{
 		key: key.String(), slot: slot(r), what: what.String(),
 		set: func() error {
-			err := unlessSwitchedOff(r.GetFamily() == unix.AF_INET6, set(route))
-			if errors.Is(err, unix.EEXIST) {
-				return nil // there, though not the first in its slot
+			if err := set(route); !errors.Is(err, unix.EEXIST) {
+				return err
 			}
-			return err
+			return nil // there, though not the first in its slot
 		},
 		remove: func() error { return netlink.RouteDel(route) },
 	}, nil
@@ -133,41 +132,4 @@ func neighbourOf(neighbour *protocol.NetworkNeighbour, index int) *netlink.Neigh
 		result.Flags, result.HardwareAddr = unix.NTF_PROXY, nil
 	}
 	return result
-}
-
-func ruleEntry(r *protocol.NetworkRule) *entry {
-	rule := policy(r)
-	return &entry{
-		key:  "rule " + message(r),
-		what: fmt.Sprintf("the routing rule of priority %d", r.GetPriority()),
-		set: func() error {
-			if err := netlink.RuleAdd(rule); !errors.Is(err, unix.EEXIST) {
-				return err
-			}
-			return nil // the same one
-		},
-		remove: func() error { return netlink.RuleDel(rule) },
-	}
-}
-
-func policy(r *protocol.NetworkRule) *netlink.Rule {
-	rule := netlink.NewRule()
-	rule.Family, rule.Priority, rule.Table, rule.Type = int(r.GetFamily()), int(r.GetPriority()), int(r.GetTable()), uint8(r.GetType())
-	rule.Invert, rule.IifName, rule.OifName = r.GetInvert(), r.GetInputInterface(), r.GetOutputInterface()
-	rule.Mark, rule.Tos = r.GetMark(), uint(r.GetTos())
-	if r.GetMask() != 0 {
-		mask := r.GetMask()
-		rule.Mask = &mask
-	}
-	if r.GetSuppressPrefixLengthPlusOne() > 0 {
-		rule.SuppressPrefixlen = int(r.GetSuppressPrefixLengthPlusOne()) - 1
-	}
-	bits := 8 * familyBytes(r.GetFamily())
-	if len(r.GetSource()) > 0 {
-		rule.Src = &net.IPNet{IP: r.GetSource(), Mask: net.CIDRMask(int(r.GetSourcePrefixLength()), bits)}
-	}
-	if len(r.GetDestination()) > 0 {
-		rule.Dst = &net.IPNet{IP: r.GetDestination(), Mask: net.CIDRMask(int(r.GetDestinationPrefixLength()), bits)}
-	}
-	return rule
 }
