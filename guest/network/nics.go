@@ -99,11 +99,13 @@ func (n *nics) isKept(device string, keep [][]byte) bool {
 func (n *nics) unpark() error {
 	for len(n.parked) > 0 {
 		device := n.parked[len(n.parked)-1]
-		err := os.WriteFile(filepath.Join(n.driver, "bind"), []byte(device), 0)
-		// Unplugged meanwhile, or another one has its name now, which the driver
-		// took at once.
-		if err != nil && !isUnplugged(err) && !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("take network interface %s out of the park: %w", device, err)
+		// It may have been unplugged, and another one that has its name now was
+		// the driver's at once.
+		if _, err := os.Lstat(filepath.Join(n.driver, device)); err != nil {
+			err := os.WriteFile(filepath.Join(n.driver, "bind"), []byte(device), 0)
+			if err != nil && !isUnplugged(err) && !errors.Is(err, unix.EBUSY) {
+				return fmt.Errorf("take network interface %s out of the park: %w", device, err)
+			}
 		}
 		n.parked = n.parked[:len(n.parked)-1]
 	}
