@@ -15,6 +15,10 @@ import (
 // its start. The namespace stays the caller's, who may close it; hosts tells that
 // it is the host's, of which only services are carried. Stop ends it. Once only.
 func (s *Sandbox) StartLoopback(namespace *os.File, services []loopback.Service, hosts bool) error {
+	return s.networkFailure(s.startLoopback(namespace, services, hosts))
+}
+
+func (s *Sandbox) startLoopback(namespace *os.File, services []loopback.Service, hosts bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

@@ -30,11 +30,20 @@ type NetworkOptions struct {
 func (s *Sandbox) JoinNetwork(namespace *network.Namespace) error {
 	done := s.watch.begin(StageNetwork)
 	defer done()
-	err := s.joinNetwork(namespace)
-	if err != nil {
+	return s.networkFailure(s.joinNetwork(namespace))
+}
+
+// networkFailure puts the machine's own end, such as a boot that has failed,
+// before the error that it caused.
+func (s *Sandbox) networkFailure(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case s.life.Err() != nil:
+		return s.callFailure(StagePrepare, err)
+	default:
 		return &StageError{Stage: StageNetwork, Err: err}
 	}
-	return nil
 }
 
 func (s *Sandbox) joinNetwork(namespace *network.Namespace) error {
@@ -84,7 +93,7 @@ func (s *Sandbox) syncNetwork(ctx context.Context) error {
 	done := s.watch.begin(StageNetwork)
 	defer done()
 	if err := joined.Sync(ctx); err != nil {
-		return &StageError{Stage: StageNetwork, Err: err}
+		return s.networkFailure(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +115,7 @@ func (s *Sandbox) fixNetwork(ctx context.Context) error {
 		return nil
 	}
 	if err := s.setNetwork(ctx, request); err != nil {
-		return &StageError{Stage: StageNetwork, Err: err}
+		return s.networkFailure(err)
 	}
 	s.fixed = request
 	return nil

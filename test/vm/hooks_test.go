@@ -274,13 +274,14 @@ func TestFailingHooks(t *testing.T) {
 			order: []string{"prestart", "createRuntime", "poststop"},
 		},
 		{
-			name: "createRuntime that makes an interface",
+			name: "createRuntime that makes an interface without frames",
 			spec: func(l *hookLog, hooks *specs.Hooks) {
 				hooks.CreateRuntime = []specs.Hook{l.hook("net", `
 					pid=$(sed 's/.*"pid":\([0-9]*\).*/\1/' net.state)
-					nsenter -t $pid --net ip tuntap add dev late mode tap`)}
+					nsenter -t $pid --net ip tuntap add dev late mode tun
+					nsenter -t $pid --net ip link set late up`)}
 			},
-			texts: []string{"late", "not supported yet"},
+			texts: []string{"connect network", "interface late (tuntap)", "cannot be connected"},
 			order: []string{"prestart", "net", "createContainer", "poststop"},
 		},
 		{
