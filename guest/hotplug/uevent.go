@@ -1,5 +1,5 @@
 // Package hotplug waits for what the host plugs into the running guest: disks,
-// processors and memory. It looks, and looks again after each event of the
+// network interfaces, processors and memory. It looks, and looks again after each event of the
 // kernel's; it never polls.
 package hotplug
 
@@ -19,8 +19,20 @@ const kernelGroup = 1
 // await calls look until it says that what it looks for is there, each time
 // after an event. An error of look's ends the wait.
 func await(ctx context.Context, look func() (bool, error)) error {
+	return awaitFrom(ctx, unix.NETLINK_KOBJECT_UEVENT, kernelGroup, look)
+}
+
+// AwaitLinks calls look, and calls it again after each change of a network
+// interface, until it returns true, or an error, or ctx ends.
+func AwaitLinks(ctx context.Context, look func() (bool, error)) error {
+	// Not the device's own event: the kernel sends that before it lists the
+	// interface.
+	return awaitFrom(ctx, unix.NETLINK_ROUTE, unix.RTMGRP_LINK, look)
+}
+
+func awaitFrom(ctx context.Context, protocol int, groups uint32, look func() (bool, error)) error {
 	// The socket first: an event between the two would be lost.
-	events, err := listen()
+	events, err := listen(protocol, groups)
 	if err != nil {
 		return err
 	}
@@ -44,12 +56,12 @@ func await(ctx context.Context, look func() (bool, error)) error {
 	}
 }
 
-func listen() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+func listen(protocol int, groups uint32) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("listen to device events: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("listen to device events: %w", err)
 	}

@@ -3,6 +3,7 @@ package network
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"net"
 	"slices"
 
@@ -11,6 +12,17 @@ import (
 
 	"kata-runtime/guest/protocol"
 )
+
+// announce announces the interfaces for which the request says so.
+func (n *Network) announce(links map[string]netlink.Link, request *protocol.SetNetworkRequest) error {
+	var errs []error
+	for _, i := range request.GetInterfaces() {
+		if link := links[i.GetName()]; link != nil && i.GetAnnounce() {
+			errs = append(errs, wrap(i.GetName(), "announce it", announce(i, link)))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // announce tells whoever listens on an interface which MAC address is behind it,
 // by a gratuitous ARP request (RFC 5227, 3).

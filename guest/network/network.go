@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"sync"
 
-	"google.golang.org/protobuf/proto"
-
 	"kata-runtime/guest/protocol"
 )
 
@@ -19,14 +17,16 @@ type Network struct {
 	nics
 
 	mu sync.Mutex // held while the network changes; guards what follows
-	// brought is what the host may have brought so far: what a later request
-	// lacks of it goes.
-	brought *protocol.SetNetworkRequest
+	// brought is what the host has brought and nothing has taken away since.
+	brought []*entry
+	// prepared are the interfaces, by their indexes, that have been up: true for
+	// those on which IPv6 was switched off, because the host's has none.
+	prepared map[int]bool
 }
 
 // New returns a network in which the host has set nothing yet.
 func New(log *slog.Logger) *Network {
-	return &Network{log: log, nics: nics{driver: virtioNet, find: byPermanentAddress}, brought: &protocol.SetNetworkRequest{}}
+	return &Network{log: log, nics: nics{driver: virtioNet, find: byPermanentAddress}, prepared: map[int]bool{}}
 }
 
 // Set makes the network what the request says. It waits for NICs that have not
@@ -39,50 +39,12 @@ func (n *Network) Set(ctx context.Context, request *protocol.SetNetworkRequest) 
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	before := n.brought
-	n.brought = union(before, request) // until all has succeeded
-	if err := n.remove(before, request); err != nil {
-		return err
-	}
 	links, err := n.setLinks(ctx, request)
-	if err != nil {
+	if links == nil {
 		return err
 	}
-	errs := []error{n.setAddresses(links, request)}
-	errs = append(errs, n.setRoutes(links, request), n.setNeighbours(links, request), n.setRules(before, request))
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	n.brought = proto.CloneOf(request)
-	return nil
-}
-
-// union is what may be there between two states.
-func union(a, b *protocol.SetNetworkRequest) *protocol.SetNetworkRequest {
-	return &protocol.SetNetworkRequest{
-		Interfaces: append(a.GetInterfaces()[:len(a.GetInterfaces()):len(a.GetInterfaces())], b.GetInterfaces()...),
-		Routes:     append(a.GetRoutes()[:len(a.GetRoutes()):len(a.GetRoutes())], b.GetRoutes()...),
-		Neighbours: append(a.GetNeighbours()[:len(a.GetNeighbours()):len(a.GetNeighbours())], b.GetNeighbours()...),
-		Rules:      append(a.GetRules()[:len(a.GetRules()):len(a.GetRules())], b.GetRules()...),
-	}
-}
-
-// missing returns what a has and b lacks.
-func missing[M proto.Message](a, b []M) []M {
-	var result []M
-	for _, x := range a {
-		found := false
-		for _, y := range b {
-			if proto.Equal(x, y) {
-				found = true
-				break
-			}
-		}
-		if !found {
-			result = append(result, x)
-		}
-	}
-	return result
+	wanted, entriesErr := n.entries(links, request)
+	return errors.Join(err, entriesErr, n.settle(wanted), n.announce(links, request))
 }
 
 func wrap(name, what string, err error) error {

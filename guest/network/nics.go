@@ -7,9 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/guest/hotplug"
+	"kata-runtime/guest/protocol"
 )
 
 // virtioNet is where the kernel's driver of virtio NICs lists its devices.
@@ -20,18 +25,16 @@ const virtioNet = "/sys/bus/virtio/drivers/virtio_net"
 // in: giving it back to the driver takes milliseconds, where hot-plug takes half
 // a second.
 type nics struct {
-	driver string // the driver's directory in sysfs
-	parked []string
+	driver string   // the driver's directory in sysfs
+	parked []string // names on the virtio bus; of some that have been unplugged, too
 	// find tells whether an interface is that of the NIC with this address.
 	find func(link netlink.Link, mac []byte) bool
 }
 
+// byPermanentAddress believes hardware alone: a container gives interfaces of its
+// own any address, but none that is permanent.
 func byPermanentAddress(link netlink.Link, mac []byte) bool {
-	address := link.Attrs().PermHWAddr
-	if len(address) == 0 {
-		address = link.Attrs().HardwareAddr
-	}
-	return bytes.Equal(address, mac)
+	return bytes.Equal(link.Attrs().PermHWAddr, mac)
 }
 
 // Park takes every virtio NIC from its driver but those with one of the
@@ -56,10 +59,16 @@ func (n *nics) park(keep [][]byte) error {
 		if !strings.HasPrefix(entry.Name(), "virtio") || n.isKept(entry.Name(), keep) {
 			continue
 		}
-		if err := os.WriteFile(filepath.Join(n.driver, "unbind"), []byte(entry.Name()), 0); err != nil {
+		err := os.WriteFile(filepath.Join(n.driver, "unbind"), []byte(entry.Name()), 0)
+		if isUnplugged(err) {
+			continue // meanwhile
+		}
+		if err != nil {
 			return fmt.Errorf("park network interface %s: %w", entry.Name(), err)
 		}
-		n.parked = append(n.parked, entry.Name())
+		if !slices.Contains(n.parked, entry.Name()) { // of one that has been unplugged
+			n.parked = append(n.parked, entry.Name())
+		}
 	}
 	return nil
 }
@@ -90,64 +99,72 @@ func (n *nics) isKept(device string, keep [][]byte) bool {
 func (n *nics) unpark() error {
 	for len(n.parked) > 0 {
 		device := n.parked[len(n.parked)-1]
-		err := os.WriteFile(filepath.Join(n.driver, "bind"), []byte(device), 0)
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !isNoDevice(err) { // unplugged meanwhile
-			return fmt.Errorf("take network interface %s out of the park: %w", device, err)
+		// It may have been unplugged, and another one that has its name now was
+		// the driver's at once.
+		if _, err := os.Lstat(filepath.Join(n.driver, device)); err != nil {
+			err := os.WriteFile(filepath.Join(n.driver, "bind"), []byte(device), 0)
+			if err != nil && !isUnplugged(err) && !errors.Is(err, unix.EBUSY) {
+				return fmt.Errorf("take network interface %s out of the park: %w", device, err)
+			}
 		}
 		n.parked = n.parked[:len(n.parked)-1]
 	}
 	return nil
 }
 
-// await returns the interfaces of the NICs with these addresses, in their
-// order, waiting for those that are still to appear.
-func (n *nics) await(ctx context.Context, macs [][]byte) ([]netlink.Link, error) {
-	found, _, err := n.lookup(macs)
-	if err != nil || found != nil {
+func isUnplugged(err error) bool { return errors.Is(err, os.ErrNotExist) || isNoDevice(err) }
+
+// await returns the links of these interfaces' NICs, in their order, waiting for
+// those that are still to appear. When ctx ends, the error names those that are
+// missing, and they are nil in the result; the result is nil if the kernel does
+// not tell.
+func (n *nics) await(ctx context.Context, wanted []*protocol.NetworkInterface) ([]netlink.Link, error) {
+	found, complete, err := n.lookup(wanted)
+	if err != nil || complete {
 		return found, err
 	}
-	updates, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
-	defer close(done)
-	if err := netlink.LinkSubscribe(updates, done); err != nil {
-		return nil, fmt.Errorf("watch network interfaces: %w", err)
+	first := true
+	err = hotplug.AwaitLinks(ctx, func() (bool, error) {
+		if first {
+			first = false
+			if err := n.unpark(); err != nil {
+				return false, err
+			}
+		}
+		var err error
+		found, complete, err = n.lookup(wanted)
+		return complete, err
+	})
+	if err == nil {
+		return found, nil
 	}
-	if err := n.unpark(); err != nil {
+	if found == nil {
 		return nil, err
 	}
-	for {
-		found, lacking, err := n.lookup(macs)
-		if err != nil || found != nil {
-			return found, err
-		}
-		select {
-		case _, open := <-updates:
-			if !open {
-				return nil, errors.New("watch network interfaces: the kernel's messages ended")
-			}
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the NIC with address %s: %w", lacking, context.Cause(ctx))
+	var errs []error
+	for j, i := range wanted {
+		if found[j] == nil {
+			errs = append(errs, wrap(i.GetName(), "find the NIC with address "+hardware(i.GetDeviceMac()), err))
 		}
 	}
+	return found, errors.Join(errs...)
 }
 
-// lookup returns nil, and an address that is missing, unless all are there.
-func (n *nics) lookup(macs [][]byte) (found []netlink.Link, lacking string, err error) {
+// lookup returns the links of the interfaces' NICs, nil for those that are
+// missing, and whether none is.
+func (n *nics) lookup(wanted []*protocol.NetworkInterface) (found []netlink.Link, complete bool, err error) {
 	links, err := netlink.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, "", fmt.Errorf("list network interfaces: %w", err)
+		return nil, false, fmt.Errorf("list network interfaces: %w", err)
 	}
-	found = make([]netlink.Link, 0, len(macs))
-	for _, mac := range macs {
-		before := len(found)
-		for _, link := range links {
-			if n.find(link, mac) {
-				found = append(found, link)
-				break
-			}
+	found, complete = make([]netlink.Link, len(wanted)), true
+	for j, i := range wanted {
+		at := slices.IndexFunc(links, func(link netlink.Link) bool { return n.find(link, i.GetDeviceMac()) })
+		if at < 0 {
+			complete = false
+			continue
 		}
-		if len(found) == before {
-			return nil, hardware(mac), nil
-		}
+		found[j] = links[at]
 	}
-	return found, "", nil
+	return found, complete, nil
 }

@@ -12,43 +12,47 @@ import (
 	"kata-runtime/guest/protocol"
 )
 
-// setRoutes adds the routes in rounds, as long as one succeeds: a gateway must
-// be reachable by another route.
-func (n *Network) setRoutes(links map[string]netlink.Link, request *protocol.SetNetworkRequest) error {
-	type pending struct {
-		message *protocol.NetworkRoute
-		route   *netlink.Route
-		err     error
+// slot is the same for routes of which the kernel uses one.
+func slot(r *protocol.NetworkRoute) string {
+	return fmt.Sprintf("route %d %d %x/%d %d %d", r.GetFamily(), r.GetTable(), r.GetDestination(), r.GetPrefixLength(), r.GetPriority(), r.GetTos())
+}
+
+// routeEntry describes a route; shared tells that the request has others in its
+// slot.
+func routeEntry(r *protocol.NetworkRoute, links map[string]netlink.Link, shared bool) (*entry, error) {
+	route, err := route(r, links)
+	if err != nil {
+		return nil, err
 	}
-	var left []pending
-	for _, r := range request.GetRoutes() {
-		route, err := route(r, links)
-		if err != nil {
-			return fmt.Errorf("route to %s: %w", destination(r), err)
+	key, what := &strings.Builder{}, &strings.Builder{}
+	fmt.Fprint(key, "route")
+	fmt.Fprintf(what, "the route to %s", destination(r))
+	for _, hop := range r.GetHops() {
+		if link := links[hop.GetInterface()]; link != nil {
+			fmt.Fprintf(key, " %d", link.Attrs().Index)
 		}
-		left = append(left, pending{message: r, route: route})
+		if len(hop.GetGateway()) > 0 {
+			fmt.Fprintf(what, " via %v", net.IP(hop.GetGateway()))
+		}
+		if hop.GetInterface() != "" {
+			fmt.Fprintf(what, " on interface %s", hop.GetInterface())
+		}
 	}
-	for len(left) > 0 {
-		var again []pending
-		for _, p := range left {
-			if p.err = netlink.RouteReplace(p.route); p.err != nil {
-				again = append(again, p)
+	fmt.Fprintf(key, " %s", message(r))
+	set := netlink.RouteReplace
+	if shared {
+		set = netlink.RouteAppend
+	}
+	return &entry{
+		key: key.String(), slot: slot(r), what: what.String(),
+		set: func() error {
+			if err := set(route); !errors.Is(err, unix.EEXIST) {
+				return err
 			}
-		}
-		if len(again) == len(left) {
-			break
-		}
-		left = again
-	}
-	var errs []error
-	for _, p := range left {
-		var where strings.Builder
-		for _, hop := range p.message.GetHops() {
-			fmt.Fprintf(&where, " via %v on interface %s", net.IP(hop.GetGateway()), hop.GetInterface())
-		}
-		errs = append(errs, fmt.Errorf("set the route to %s%s: %w", destination(p.message), where.String(), p.err))
-	}
-	return errors.Join(errs...)
+			return nil // there, though not the first in its slot
+		},
+		remove: func() error { return netlink.RouteDel(route) },
+	}, nil
 }
 
 func destination(r *protocol.NetworkRoute) string {
@@ -104,65 +108,28 @@ func route(r *protocol.NetworkRoute, links map[string]netlink.Link) (*netlink.Ro
 	return result, nil
 }
 
-func (n *Network) setNeighbours(links map[string]netlink.Link, request *protocol.SetNetworkRequest) error {
-	var errs []error
-	for _, neighbour := range request.GetNeighbours() {
-		link := links[neighbour.GetInterface()]
-		if link == nil {
-			errs = append(errs, fmt.Errorf("neighbour %v: there is no interface %s", net.IP(neighbour.GetAddress()), neighbour.GetInterface()))
-			continue
-		}
-		err := netlink.NeighSet(entry(neighbour, link))
-		errs = append(errs, wrap(neighbour.GetInterface(), fmt.Sprintf("set neighbour %v", net.IP(neighbour.GetAddress())), err))
+func neighbourEntry(neighbour *protocol.NetworkNeighbour, index int) *entry {
+	neigh := neighbourOf(neighbour, index)
+	return &entry{
+		key:    fmt.Sprintf("neighbour %d %x %v", index, neighbour.GetAddress(), neighbour.GetProxy()),
+		owner:  ownedBy(neighbour.GetInterface()),
+		what:   fmt.Sprintf("neighbour %v", net.IP(neighbour.GetAddress())),
+		set:    func() error { return netlink.NeighSet(neigh) },
+		remove: func() error { return netlink.NeighDel(neigh) },
 	}
-	return errors.Join(errs...)
 }
 
-func entry(neighbour *protocol.NetworkNeighbour, link netlink.Link) *netlink.Neigh {
+func neighbourOf(neighbour *protocol.NetworkNeighbour, index int) *netlink.Neigh {
 	family := unix.AF_INET6
 	if len(neighbour.GetAddress()) == net.IPv4len {
 		family = unix.AF_INET
 	}
 	result := &netlink.Neigh{
-		LinkIndex: link.Attrs().Index, Family: family, State: unix.NUD_PERMANENT,
+		LinkIndex: index, Family: family, State: unix.NUD_PERMANENT,
 		IP: neighbour.GetAddress(), HardwareAddr: neighbour.GetMac(),
 	}
 	if neighbour.GetProxy() {
 		result.Flags, result.HardwareAddr = unix.NTF_PROXY, nil
 	}
 	return result
-}
-
-// setRules adds the rules that were not there before: adding one twice gives
-// two.
-func (n *Network) setRules(before, request *protocol.SetNetworkRequest) error {
-	var errs []error
-	for _, rule := range missing(request.GetRules(), before.GetRules()) {
-		if err := netlink.RuleAdd(policy(rule)); err != nil && !errors.Is(err, unix.EEXIST) {
-			errs = append(errs, fmt.Errorf("set the routing rule of priority %d: %w", rule.GetPriority(), err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func policy(r *protocol.NetworkRule) *netlink.Rule {
-	rule := netlink.NewRule()
-	rule.Family, rule.Priority, rule.Table, rule.Type = int(r.GetFamily()), int(r.GetPriority()), int(r.GetTable()), uint8(r.GetType())
-	rule.Invert, rule.IifName, rule.OifName = r.GetInvert(), r.GetInputInterface(), r.GetOutputInterface()
-	rule.Mark, rule.Tos = r.GetMark(), uint(r.GetTos())
-	if r.GetMask() != 0 {
-		mask := r.GetMask()
-		rule.Mask = &mask
-	}
-	if r.GetSuppressPrefixLengthPlusOne() > 0 {
-		rule.SuppressPrefixlen = int(r.GetSuppressPrefixLengthPlusOne()) - 1
-	}
-	bits := 8 * familyBytes(r.GetFamily())
-	if len(r.GetSource()) > 0 {
-		rule.Src = &net.IPNet{IP: r.GetSource(), Mask: net.CIDRMask(int(r.GetSourcePrefixLength()), bits)}
-	}
-	if len(r.GetDestination()) > 0 {
-		rule.Dst = &net.IPNet{IP: r.GetDestination(), Mask: net.CIDRMask(int(r.GetDestinationPrefixLength()), bits)}
-	}
-	return rule
 }

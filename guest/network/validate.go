@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strings"
 	"unicode"
@@ -20,6 +21,7 @@ const (
 	maxName    = unix.IFNAMSIZ - 1
 	macBytes   = 6
 	maxMTU     = 65536
+	maxWeight  = 256 // of a hop
 	loopback   = "lo"
 	maxEntries = 16384 // of each kind: what a call may take is bounded
 )
@@ -49,9 +51,8 @@ func validate(r *protocol.SetNetworkRequest) error {
 		}
 	}
 	for _, rule := range r.GetRules() {
-		size := familyBytes(rule.GetFamily())
-		if size == 0 || !fits(rule.GetSource(), rule.GetSourcePrefixLength(), size) || !fits(rule.GetDestination(), rule.GetDestinationPrefixLength(), size) {
-			return fmt.Errorf("%w: rule of priority %d", ErrInvalid, rule.GetPriority())
+		if err := validateRule(rule); err != nil {
+			return fmt.Errorf("%w: rule of priority %d: %w", ErrInvalid, rule.GetPriority(), err)
 		}
 	}
 	return nil
@@ -79,7 +80,7 @@ func validateInterface(i *protocol.NetworkInterface) error {
 		if !isAddress(a.GetAddress()) || int(a.GetPrefixLength()) > 8*len(a.GetAddress()) ||
 			len(a.GetPeer()) != 0 && len(a.GetPeer()) != len(a.GetAddress()) ||
 			len(a.GetBroadcast()) != 0 && len(a.GetBroadcast()) != len(a.GetAddress()) ||
-			len(a.GetLabel()) > maxName {
+			len(a.GetLabel()) > maxName || a.GetScope() > math.MaxUint8 {
 			return fmt.Errorf("address %v/%d", net.IP(a.GetAddress()), a.GetPrefixLength())
 		}
 	}
@@ -105,14 +106,53 @@ func validateRoute(r *protocol.NetworkRoute) error {
 	if len(r.GetSource()) != 0 && len(r.GetSource()) != size {
 		return fmt.Errorf("source of %d bytes", len(r.GetSource()))
 	}
+	// The kernel's own messages have a byte for each of these.
+	if max(r.GetTos(), r.GetType(), r.GetScope(), r.GetProtocol()) > math.MaxUint8 {
+		return fmt.Errorf("service type %d, type %d, scope %d or protocol %d", r.GetTos(), r.GetType(), r.GetScope(), r.GetProtocol())
+	}
 	for _, hop := range r.GetHops() {
-		if len(hop.GetGateway()) != 0 && !isAddress(hop.GetGateway()) {
+		// An IPv4 route may have a gateway of IPv6, not the other way around.
+		if len(hop.GetGateway()) != 0 && len(hop.GetGateway()) != size && len(hop.GetGateway()) != net.IPv6len {
 			return fmt.Errorf("gateway of %d bytes", len(hop.GetGateway()))
+		}
+		if hop.GetWeight() > maxWeight {
+			return fmt.Errorf("weight %d", hop.GetWeight())
 		}
 		if hop.GetInterface() != "" {
 			if err := validName(hop.GetInterface()); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+func validateRule(r *protocol.NetworkRule) error {
+	size := familyBytes(r.GetFamily())
+	if size == 0 {
+		return fmt.Errorf("address family %d", r.GetFamily())
+	}
+	if !fits(r.GetSource(), r.GetSourcePrefixLength(), size) || !fits(r.GetDestination(), r.GetDestinationPrefixLength(), size) {
+		return fmt.Errorf("source of %d or destination of %d bytes", len(r.GetSource()), len(r.GetDestination()))
+	}
+	if r.GetTos() > math.MaxUint8 {
+		return fmt.Errorf("service type %d", r.GetTos())
+	}
+	switch r.GetType() {
+	case unix.FR_ACT_UNSPEC, unix.FR_ACT_TO_TBL:
+		if r.GetTable() == 0 { // the kernel would choose an empty one
+			return errors.New("it has neither a table nor another action")
+		}
+	case unix.FR_ACT_NOP, unix.FR_ACT_BLACKHOLE, unix.FR_ACT_UNREACHABLE, unix.FR_ACT_PROHIBIT:
+	default:
+		return fmt.Errorf("action %d", r.GetType()) // one that goes to another rule does not say to which
+	}
+	for _, name := range []string{r.GetInputInterface(), r.GetOutputInterface()} {
+		if name == "" {
+			continue
+		}
+		if err := validName(name); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -345,8 +345,10 @@ func TestGuestHasWhatTheNamespaceHas(t *testing.T) {
 	}
 	rule := netlink.NewRule()
 	rule.Src, rule.Table, rule.Priority = parseCIDR("10.1.0.2/32"), 100, 1000
-	rules := 1
-	if err := pod.RuleAdd(rule); errors.Is(err, unix.EOPNOTSUPP) {
+	forbidden := netlink.NewRule()
+	forbidden.Dst, forbidden.Type, forbidden.Priority = parseCIDR("192.0.2.0/24"), unix.FR_ACT_PROHIBIT, 1001
+	rules := 2
+	if err := errors.Join(pod.RuleAdd(rule), pod.RuleAdd(forbidden)); errors.Is(err, unix.EOPNOTSUPP) {
 		rules = 0
 		t.Log("this kernel has no routing rules")
 	} else if err != nil {
@@ -411,7 +413,8 @@ func TestGuestHasWhatTheNamespaceHas(t *testing.T) {
 	if len(request.GetNeighbours()) != 1 || request.GetNeighbours()[0].GetInterface() != "eth0" {
 		t.Errorf("neighbours: %v", request.GetNeighbours())
 	}
-	if len(request.GetRules()) != rules || rules > 0 && (request.GetRules()[0].GetTable() != 100 || request.GetRules()[0].GetSourcePrefixLength() != 32) {
+	if len(request.GetRules()) != rules || rules > 0 && (request.GetRules()[0].GetTable() != 100 || request.GetRules()[0].GetSourcePrefixLength() != 32 ||
+		request.GetRules()[0].GetType() != unix.FR_ACT_TO_TBL || request.GetRules()[1].GetType() != unix.FR_ACT_PROHIBIT) {
 		t.Errorf("rules: %v", request.GetRules())
 	}
 	if err := joined.Sync(t.Context()); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
@@ -156,7 +157,15 @@ func (n *Namespace) scanRules() ([]*protocol.NetworkRule, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list the routing rules of network namespace %s: %w", n.file.Name(), err)
 		}
-		for _, r := range list {
+		actions, err := n.ruleActions(family)
+		if err != nil {
+			return nil, err
+		}
+		if len(actions) != len(list) {
+			return nil, netlink.ErrDumpInterrupted // a rule has come or gone meanwhile
+		}
+		for i, r := range list {
+			r.Type = actions[i]
 			switch {
 			case r.Priority == localRule && r.Table == unix.RT_TABLE_LOCAL,
 				r.Priority == mainRule && r.Table == unix.RT_TABLE_MAIN,
@@ -167,6 +176,24 @@ func (n *Namespace) scanRules() ([]*protocol.NetworkRule, error) {
 		}
 	}
 	return rules, nil
+}
+
+// ruleActions lists what the rules do, in the kernel's order: the library leaves
+// it out of what it lists.
+func (n *Namespace) ruleActions(family int) (actions []uint8, err error) {
+	err = n.Do(func() error {
+		request := nl.NewNetlinkRequest(unix.RTM_GETRULE, unix.NLM_F_DUMP)
+		request.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family)}})
+		list, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWRULE)
+		if err != nil {
+			return fmt.Errorf("list the actions of routing rules: %w", err)
+		}
+		for _, rule := range list {
+			actions = append(actions, nl.DeserializeRtMsg(rule).Type)
+		}
+		return nil
+	})
+	return actions, err
 }
 
 func describeRule(r *netlink.Rule, family int) *protocol.NetworkRule {
