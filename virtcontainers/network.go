@@ -26,11 +26,13 @@ type NetworkOptions struct {
 
 // JoinNetwork puts the machine on the network of a namespace, which it takes
 // over: what the namespace has is connected, and appears in the guest with the
-// first container. It may be called while the machine boots, and once.
-func (s *Sandbox) JoinNetwork(namespace *network.Namespace) error {
+// first container. It may be called while the machine boots, and once. When the
+// namespace changes later, changed is called before the guest is told: it may
+// call SetLoopbackServices.
+func (s *Sandbox) JoinNetwork(namespace *network.Namespace, changed func()) error {
 	done := s.watch.begin(StageNetwork)
 	defer done()
-	return s.networkFailure(s.joinNetwork(namespace))
+	return s.networkFailure(s.joinNetwork(namespace, changed))
 }
 
 // networkFailure puts the machine's own end, such as a boot that has failed,
@@ -46,11 +48,11 @@ func (s *Sandbox) networkFailure(err error) error {
 	}
 }
 
-func (s *Sandbox) joinNetwork(namespace *network.Namespace) error {
+func (s *Sandbox) joinNetwork(namespace *network.Namespace, changed func()) error {
 	options := s.options.Network
 	joined, err := network.Join(namespace, network.Options{
 		Machine: s.options.Machine, Model: options.Model, Queues: options.Queues, Vhost: options.Vhost, Spare: options.Spare,
-		Tell: s.setNetwork, Services: s.toldServices, Log: s.log,
+		Tell: s.setNetwork, Services: s.toldServices, Changed: changed, Log: s.log,
 	})
 	if err != nil {
 		return err

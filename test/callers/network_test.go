@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,31 +109,44 @@ func TestDockerNetwork(t *testing.T) {
 			d.cleanup("rm", "--force", "web", "other", "third")
 		}
 	})
-	d.must("run", "--detach", "--runtime", "kata", "--name", "web", "--hostname", "web", "--publish", "8080:80", "busybox", "sh", "-c", serve)
-	d.awaitReady("web")
-	if got := get(t, "http://10.92.0.1:8080/"); got != "web" {
-		t.Errorf("at the published port: %q", got)
-	}
-	d.must("rm", "--force", "web")
-
-	resolve := d.h.File("resolve")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", resolve, "kata-runtime/test/callers/internal/resolve")
+	programs := d.h.File("programs")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", programs+"/",
+		"kata-runtime/test/callers/internal/resolve", "kata-runtime/test/network/internal/peer")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}
+	run := func(name string, flags ...string) {
+		t.Helper()
+		d.must(slices.Concat([]string{
+			"run", "--detach", "--runtime", "kata", "--name", name, "--hostname", name,
+			"--volume", programs + ":/programs:ro",
+		}, flags, []string{"busybox", "sh", "-c", serve})...)
+		d.awaitReady(name)
+	}
+	run("web", "--publish", "8080:80")
+	if got := get(t, "http://10.92.0.1:8080/"); got != "web" {
+		t.Errorf("at the published port: %q", got)
+	}
 	d.must("network", "create", "--subnet", "10.93.0.0/24", "own")
 	for _, name := range []string{"other", "third"} {
-		d.must("run", "--detach", "--runtime", "kata", "--name", name, "--hostname", name, "--network", "own",
-			"--volume", resolve+":/bin/resolve:ro", "busybox", "sh", "-c", serve)
-		d.awaitReady(name)
+		run(name, "--network", "own")
 	}
 	d.want(0, "~nameserver 127.0.0.11", "", "exec", "other", "cat", "/etc/resolv.conf")
 	address := d.must("inspect", "--format", "{{.NetworkSettings.Networks.own.IPAddress}}", "third")
 	for _, network := range []string{"udp", "tcp"} {
-		d.want(0, address+"\n", "", "exec", "other", "resolve", network, "third")
+		d.want(0, address+"\n", "", "exec", "other", "/programs/resolve", network, "third")
 	}
 	d.want(0, "~third", "", "exec", "other", "sh", "-c", "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc "+address+" 80")
-	d.must("rm", "--force", "other", "third")
+
+	// A container gets docker's nameserver only when it is connected.
+	d.must("network", "connect", "own", "web")
+	d.want(0, "seen\n", "", "exec", "web", "/programs/peer", "follow", "address eth1 10.93.0.")
+	for _, network := range []string{"udp", "tcp"} {
+		d.want(0, address+"\n", "", "exec", "web", "/programs/resolve", network, "third")
+	}
+	d.must("network", "disconnect", "own", "web")
+	d.want(0, "seen\n", "", "exec", "web", "/programs/peer", "follow", "!link eth1 ")
+	d.must("rm", "--force", "web", "other", "third")
 	d.must("network", "rm", "own")
 }

@@ -49,7 +49,10 @@ type Options struct {
 	Tell func(ctx context.Context, request *protocol.SetNetworkRequest) error
 	// Services are the loopback services that the guest is told of too; nil: none.
 	Services func() []*protocol.LoopbackService
-	Log      *slog.Logger
+	// Changed is called when the namespace has changed, before the guest is told;
+	// nil: not.
+	Changed func()
+	Log     *slog.Logger
 }
 
 // Network is a VM's connection with one namespace.
@@ -183,6 +186,9 @@ func (n *Network) Follow(ctx context.Context) {
 	stop := context.AfterFunc(ctx, n.changes.close)
 	defer stop()
 	n.changes.each(func() {
+		if n.options.Changed != nil {
+			n.options.Changed()
+		}
 		if err := n.Sync(ctx); err != nil && ctx.Err() == nil {
 			n.options.Log.Warn("the guest's network does not follow the namespace's", "error", err)
 		}

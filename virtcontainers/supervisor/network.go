@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -83,6 +84,8 @@ func (s *server) joinNetwork(c *container) error {
 }
 
 func (s *server) changeNetwork(c *container) error {
+	s.services.Lock()
+	defer s.services.Unlock()
 	services, err := s.loopbackServices()
 	if err != nil {
 		return err
@@ -106,12 +109,14 @@ func (s *server) changeNetwork(c *container) error {
 	if s.hostNetwork {
 		return namespace.Close()
 	}
-	return s.sandbox.JoinNetwork(namespace)
+	return s.sandbox.JoinNetwork(namespace, s.followServices)
 }
 
 // loopbackServices are those of the configuration, and the nameservers of the
 // containers' resolv.conf that are on loopback. A caller may write that file
-// until the container starts.
+// until the container starts, and when it changes the pod's network: docker
+// makes its nameserver that of a running container. The caller holds services,
+// so that what was read first is set first.
 func (s *server) loopbackServices() ([]loopback.Service, error) {
 	services, err := loopback.ParseServices(s.loopbackPorts)
 	if err != nil {
@@ -144,6 +149,8 @@ func (s *server) refreshServices() error {
 	if s.networkModel == config.NetworkNone && !s.hostNetwork {
 		return nil
 	}
+	s.services.Lock()
+	defer s.services.Unlock()
 	services, err := s.loopbackServices()
 	if err == nil {
 		err = s.sandbox.SetLoopbackServices(services)
@@ -152,6 +159,13 @@ func (s *server) refreshServices() error {
 		return &virtcontainers.StageError{Stage: virtcontainers.StageNetwork, Err: err}
 	}
 	return nil
+}
+
+// followServices is refreshServices after a change of the pod's network.
+func (s *server) followServices() {
+	if err := s.refreshServices(); err != nil && !errors.Is(err, net.ErrClosed) {
+		s.log.Warn("nameservers on loopback that a container was given may not be reached", "error", err)
+	}
 }
 
 // nameservers reads a resolv.conf that is open with O_PATH.

@@ -82,6 +82,10 @@ type server struct {
 
 	background sync.WaitGroup
 
+	// services is held while loopback services are found and set. It comes
+	// before mu.
+	services sync.Mutex
+
 	mu         sync.Mutex // guards what follows
 	channels   map[string]*commandChannel
 	containers map[string]*container
