@@ -34,7 +34,8 @@ type VM interface {
 	// listens is an error that wraps syscall.ECONNREFUSED or ECONNRESET.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	// Listen takes connections that this guest, and no other, makes to a vsock
-	// port of the host. Legal before Start.
+	// port of the host. Legal before Start. The end of the VM closes the
+	// listener: Accept's error wraps net.ErrClosed.
 	Listen(port uint32) (net.Listener, error)
 	// Attach plugs a device into the running VM. A device that the driver or
 	// this VM cannot take is an error that wraps ErrUnsupported; a full bus

@@ -349,7 +349,7 @@ func TestFailingHooks(t *testing.T) {
 
 // detachedFrom gives a command no stream that its container could keep open.
 func detachedFrom(command *exec.Cmd) *exec.Cmd {
-	command.Stdout, command.Stderr = os.NewFile(uintptr(unix.Stderr), "stderr"), os.Stderr
+	command.Stdout, command.Stderr = os.Stderr, os.Stderr
 	return command
 }
 

@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -149,8 +150,8 @@ func (d *Device) Err() error {
 }
 
 // Fail ends the device: its queues are not touched any more, its listeners
-// return err, and so do its connections, after what they have received. Only
-// the first call counts; it reports whether it was this one.
+// are closed because of err, and its connections return it, after what they have
+// received. Only the first call counts; it reports whether it was this one.
 func (d *Device) Fail(err error) bool {
 	d.mu.Lock()
 	if d.err != nil {
@@ -169,6 +170,10 @@ func (d *Device) Fail(err error) bool {
 		d.sender.detach(c, err)
 		d.sender.mu.Unlock()
 		c.endReceive(err)
+	}
+	// To a listener, whatever ends its device closes it.
+	if !errors.Is(err, net.ErrClosed) {
+		err = fmt.Errorf("%w: %w", net.ErrClosed, err)
 	}
 	for _, l := range listeners {
 		l.end(err)

@@ -22,9 +22,9 @@ func newListener(d *Device, port uint32) *Listener {
 	return &Listener{d: d, port: port, queue: make(chan *Conn, backlog), done: make(chan struct{})}
 }
 
-// Accept implements net.Listener. After Close its error wraps net.ErrClosed,
-// after the end of the device the reason of that. The connection's dynamic type
-// is *Conn.
+// Accept implements net.Listener. After Close, and after the end of the device,
+// its error wraps net.ErrClosed; in the latter case the reason of the end, too.
+// The connection's dynamic type is *Conn.
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case <-l.done:
