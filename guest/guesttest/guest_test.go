@@ -33,7 +33,9 @@ func TestInsideTheGuest(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	socket := serveShare(ctx, t, dir)
-	vm := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-m", "768", "-nodefaults",
+	// A second CPU that is possible makes the emulator heed memory barriers,
+	// which the shared file system needs; see package qemu.
+	vm := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-smp", "1,maxcpus=2", "-m", "768", "-nodefaults",
 		"-object", "memory-backend-memfd,id=mem,size=768M,share=on", "-numa", "node,memdev=mem",
 		"-chardev", "socket,id=fs,path="+socket, "-device", "vhost-user-fs-pci,chardev=fs,tag=shared",
 		"-no-user-config", "-display", "none", "-no-reboot",
