@@ -130,10 +130,10 @@ func (f *Fake) Start(ctx context.Context) error {
 	// The guest lives as long as the VM, not as the call.
 	guestCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	f.stopGuest = stop
-	f.mu.Unlock()
-	if f.opts.Guest != nil {
+	if f.opts.Guest != nil { // begun before the end can wait for it
 		f.guests.Go(func() { f.opts.Guest(guestCtx, f.Guest()) })
 	}
+	f.mu.Unlock()
 	return nil
 }
 
