@@ -4,6 +4,8 @@ import (
 	"io"
 	"net"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Input copies from the host to a process's standard input. Make it with
@@ -25,12 +27,38 @@ func NewInput(host net.Conn, sink *os.File, closeSink bool) *Input {
 	}
 	go func() {
 		defer close(in.done)
-		// Either side ending the stream is its regular end. The wrappers keep
-		// io from trying to splice, which these descriptors do not support.
-		_, _ = io.CopyBuffer(struct{ io.Writer }{sink}, struct{ io.Reader }{host}, make([]byte, 32<<10))
+		feed(sink, host)
 		in.close()
 	}()
 	return in
+}
+
+// feed copies until either side ends the stream, which is its regular end.
+func feed(sink *os.File, host io.Reader) {
+	buffer := make([]byte, firstBuffer)
+	for {
+		n, err := host.Read(buffer)
+		if n > 0 {
+			if _, err := sink.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+		if n == len(buffer) && n < largeBuffer {
+			buffer = make([]byte, largeBuffer)
+			enlarge(sink)
+		}
+	}
+}
+
+// enlarge gives a pipe pipeSize, if it may have that. A smaller one works too,
+// and a terminal has no size.
+func enlarge(sink *os.File) {
+	if raw, err := sink.SyscallConn(); err == nil { // Fd would make it block
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+	}
 }
 
 // Stop ends the stream when the process has exited. The owner of a sink that

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pipeSize is the capacity of a process's output pipe in bytes: the largest
+// pipeSize is the capacity in bytes of a pipe that much goes through: the largest
 // that the kernel grants by default, so that a process and the copying to the
 // host seldom wait for each other. Its memory is used only while it is full.
 const pipeSize = 1 << 20

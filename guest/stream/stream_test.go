@@ -149,6 +149,30 @@ func TestInputEndsWithTheHost(t *testing.T) {
 	in.Stop()
 }
 
+// TestMuchInput arrives whole, also where the pipe grows while it is full.
+func TestMuchInput(t *testing.T) {
+	agent, process, err := stream.InputPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, far := net.Pipe()
+	in := stream.NewInput(near, agent, true)
+	sent := make([]byte, 5<<20)
+	for i := range sent {
+		sent[i] = byte(i * i >> 8)
+	}
+	go func() {
+		_, _ = far.Write(sent)
+		far.Close()
+	}()
+	got, err := io.ReadAll(process)
+	if err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("read %d bytes, %v, not the %d that were sent", len(got), err, len(sent))
+	}
+	process.Close()
+	in.Stop()
+}
+
 func TestInputEndsWithTheProcess(t *testing.T) {
 	agent, process, err := stream.InputPipe()
 	if err != nil {
