@@ -14,7 +14,8 @@ for group in "$@"; do
     # To compile the guest kernel.
     kernel) packages+=(flex bison bc libelf-dev perl-base) ;;
     # What tests and benchmarks compare with, and the callers that tests drive.
-    test) packages+=(runc podman conmon containerd containernetworking-plugins docker.io iptables passt iperf3) ;;
+    test) packages+=(runc podman netavark aardvark-dns conmon containerd containernetworking-plugins docker.io iptables passt
+      iperf3) ;;
     *) echo "deps.sh: no group $group" >&2; exit 2 ;;
   esac
 done

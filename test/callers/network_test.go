@@ -125,8 +125,10 @@ func TestDockerNetwork(t *testing.T) {
 		d.awaitReady(name)
 	}
 	run("web", "--publish", "8080:80")
-	if got := get(t, "http://10.92.0.1:8080/"); got != "web" {
-		t.Errorf("at the published port: %q", got)
+	for _, host := range []string{"10.92.0.1", "127.0.0.1"} { // by the firewall, and by docker-proxy
+		if got := get(t, "http://"+host+":8080/"); got != "web" {
+			t.Errorf("at the published port of %s: %q", host, got)
+		}
 	}
 	d.must("network", "create", "--subnet", "10.93.0.0/24", "own")
 	for _, name := range []string{"other", "third"} {

@@ -27,6 +27,13 @@ const fullVariable = "KATA_TEST_FULL"
 // newPodman makes a podman of the test's own, with the image in its storage.
 func newPodman(t *testing.T) *caller {
 	t.Helper()
+	return newPodmanWith(t, "cni")
+}
+
+// newPodmanWith is newPodman with one of podman's network backends, cni or
+// netavark.
+func newPodmanWith(t *testing.T, backend string) *caller {
+	t.Helper()
 	requirePrograms(t, "podman", "conmon", "runc")
 	h := harness.New(t)
 	dir := h.File("podman")
@@ -34,7 +41,7 @@ func newPodman(t *testing.T) *caller {
 	// The cgroup's name is one that no other test on this machine has.
 	cgroup := "kata-test-" + h.ID()
 	text := fmt.Sprintf("[engine]\nevents_logger = \"file\"\ncgroup_manager = \"cgroupfs\"\n"+
-		"[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"/usr/lib/cni\"]\nnetwork_config_dir = %q\n", filepath.Join(dir, "net"))
+		"[network]\nnetwork_backend = %q\ncni_plugin_dirs = [\"/usr/lib/cni\"]\nnetwork_config_dir = %q\n", backend, filepath.Join(dir, "net"))
 	if err := os.Mkdir(podmanRun, 0o700); err != nil {
 		t.Fatal(err)
 	}
