@@ -15,7 +15,7 @@ const maxSignal = 64
 // parseSignal takes a number, or a name with or without "SIG", in any case.
 func parseSignal(text string) (syscall.Signal, error) {
 	if number, err := strconv.Atoi(text); err == nil {
-		if number < 1 || number > maxSignal {
+		if number < 0 || number > maxSignal { // 0 asks whether there is a process
 			return 0, fmt.Errorf("unknown signal %q", text)
 		}
 		return syscall.Signal(number), nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
 )
@@ -43,7 +44,10 @@ func (r *Runtime) Exec(_ context.Context, req *protocol.ExecProcessRequest) erro
 		name: name, cgroup: req.GetCgroup(),
 		stdin: req.GetStdin(), stdout: req.GetStdout(), stderr: req.GetStderr(),
 	})
-	c.settleExec(placeholder, p)
+	if c.settleExec(placeholder, p) {
+		// It may have come too late to be killed with the others.
+		_ = p.lp.Signal(unix.SIGKILL) // fails only when it has exited
+	}
 	if err != nil {
 		return fmt.Errorf("exec in container %q: %w", id, err)
 	}
@@ -65,8 +69,9 @@ func (c *container) reserveExec(placeholder *process) error {
 }
 
 // settleExec replaces the placeholder by the process, or frees the name when p
-// is nil.
-func (c *container) settleExec(placeholder, p *process) {
+// is nil. It tells whether the container has ended meanwhile, which p must not
+// survive.
+func (c *container) settleExec(placeholder, p *process) (ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.execs, placeholder.name)
@@ -74,6 +79,7 @@ func (c *container) settleExec(placeholder, p *process) {
 		c.execs[p.name] = p
 	}
 	close(placeholder.done)
+	return c.ended && p != nil
 }
 
 // retire notes that a process has exited, and forgets the oldest ones.

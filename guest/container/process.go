@@ -74,13 +74,13 @@ func (r *Runtime) launch(c *container, spec *specs.Process, opts launchOptions) 
 	if opts.init {
 		r.oom.add(c.id, c.cgroupDir())
 	}
-	r.waiters.Go(func() { r.wait(c, p, killed) })
+	r.waiters.Go(func() { r.wait(c, p, opts, killed) })
 	return p, nil
 }
 
 // wait is the goroutine of a process: it ends when the process has exited and
 // its streams were settled.
-func (r *Runtime) wait(c *container, p *process, killedBefore uint64) {
+func (r *Runtime) wait(c *container, p *process, opts launchOptions, killedBefore uint64) {
 	state, err := p.lp.Wait()
 	exit := Exit{Code: 255, At: time.Now()}
 	if state == nil {
@@ -92,10 +92,25 @@ func (r *Runtime) wait(c *container, p *process, killedBefore uint64) {
 			exit.Code = 128 + exit.Signal
 		}
 	}
+	if opts.init {
+		// In a PID namespace that is not the container's alone, the kernel lets
+		// the others live on.
+		if err := c.end(); err != nil {
+			r.log.Error("a container's processes may survive its first one", "container", c.id, "error", err)
+		}
+	}
 	exit.OOMKilled = c.oomKills() > killedBefore
 	exit.OOMEvents = r.oom.settle(c.id)
 	p.stdio.finish()
 	p.exit = exit
 	close(p.done)
 	c.retire(p)
+}
+
+// end kills what is left of a container whose first process has exited.
+func (c *container) end() error {
+	c.mu.Lock()
+	c.ended = true
+	c.mu.Unlock()
+	return c.killAll()
 }

@@ -68,6 +68,7 @@ type container struct {
 	mu      sync.Mutex // guards what follows
 	ready   bool
 	leaving bool // Remove has begun
+	ended   bool // its first process has exited, and the others are being killed
 	execs   map[string]*process
 	exited  []string // names in execs that have exited, oldest first
 }

@@ -52,6 +52,10 @@ func (s *space) enter(f func() error) error {
 	return f()
 }
 
+// resolveAttempts is how often a path is resolved before a container is taken
+// for too busy.
+const resolveAttempts = 1000
+
 // errOtherMount says that a mount's place shows something else.
 var errOtherMount = errors.New("something else is mounted there")
 
@@ -70,7 +74,13 @@ func (s *space) open(destination, source string) (*os.File, error) {
 			return fmt.Errorf("open the container's root directory: %w", err)
 		}
 		defer unix.Close(root)
-		fd, err := unix.Openat2(root, destination, &unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+		var fd int
+		err = unix.EAGAIN
+		// The kernel gives up on a path with ".." when anything was renamed or
+		// mounted meanwhile (openat2(2), EAGAIN).
+		for try := 0; try < resolveAttempts && errors.Is(err, unix.EAGAIN); try++ {
+			fd, err = unix.Openat2(root, destination, &unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+		}
 		if err != nil {
 			return fmt.Errorf("open %s in the container: %w", destination, err)
 		}

@@ -122,13 +122,23 @@ func mountIn(root *os.File, destination, fileSystem string, flags uintptr, data 
 	return nil
 }
 
+// resolveAttempts is how often a path is resolved before the host is taken for
+// too busy.
+const resolveAttempts = 1000
+
 // openIn opens a path as the container would, without ever leaving root: the
 // guest can have put symbolic links in its way.
 func openIn(root *os.File, path string) (*os.File, error) {
-	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	var fd int
+	err := error(unix.EAGAIN)
+	// The kernel gives up on a path with ".." when anything on the host was
+	// renamed or mounted meanwhile (openat2(2), EAGAIN).
+	for try := 0; try < resolveAttempts && errors.Is(err, unix.EAGAIN); try++ {
+		fd, err = unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s in the container: %w", path, err)
 	}
