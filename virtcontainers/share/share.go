@@ -12,7 +12,9 @@
 //	<share>/<container>/rootfs       the container's root file system
 //	<share>/<container>/mounts/<n>   its n-th bind mount
 //
-// A path below a mount is never resolved here: the guest can write there.
+// A path below a mount is never resolved here: the guest can write there. The
+// share itself it has read-only: what is above the mounts stays as this package
+// has made it, through a mount of the same tmpfs that nobody else can reach.
 package share
 
 import (
@@ -29,6 +31,10 @@ import (
 // Dir is the shared directory of one pod.
 type Dir struct {
 	path string
+	// writable is a detached mount of the tmpfs, without what is attached to the
+	// share; root is its directory.
+	writable *os.File
+	root     *os.Root
 
 	mu         sync.Mutex
 	containers map[string][]string // mount points of each, in order of mounting
@@ -44,10 +50,27 @@ func New(path string) (*Dir, error) {
 	if err := unix.Mount("kata-share", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=16m"); err != nil {
 		return nil, fmt.Errorf("mount the share at %s: %w", path, err)
 	}
-	if err := unix.Mount("", path, "", unix.MS_SHARED, ""); err != nil {
-		return nil, errors.Join(fmt.Errorf("make %s a shared mount: %w", path, err), unix.Unmount(path, unix.MNT_DETACH))
+	d := &Dir{path: path, containers: make(map[string][]string)}
+	if err := d.prepare(); err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
-	return &Dir{path: path, containers: make(map[string][]string)}, nil
+	return d, nil
+}
+
+// prepare keeps a writable mount, and makes the one at path read-only and
+// shared, in that order: the former is to have no peer.
+func (d *Dir) prepare() (err error) {
+	if d.writable, err = OpenTree(d.path, false); err != nil {
+		return err
+	}
+	if d.root, err = os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", d.writable.Fd())); err != nil {
+		return fmt.Errorf("open the share at %s: %w", d.path, err)
+	}
+	attributes := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_SHARED}
+	if err := unix.MountSetattr(unix.AT_FDCWD, d.path, 0, attributes); err != nil {
+		return fmt.Errorf("make %s a read-only shared mount: %w", d.path, err)
+	}
+	return nil
 }
 
 // Path is the directory to be shared with the VM.
@@ -82,8 +105,7 @@ func (d *Dir) Add(container string, mounts []Mount) (err error) {
 	if _, taken := d.containers[container]; taken {
 		return fmt.Errorf("share container %s: it is shared already", container)
 	}
-	dir := filepath.Join(d.path, container)
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := d.root.Mkdir(container, 0o700); err != nil {
 		return fmt.Errorf("share container %s: %w", container, err)
 	}
 	d.containers[container] = nil
@@ -92,7 +114,7 @@ func (d *Dir) Add(container string, mounts []Mount) (err error) {
 			err = errors.Join(err, d.remove(container))
 		}
 	}()
-	if err := os.Mkdir(filepath.Join(dir, "mounts"), 0o700); err != nil {
+	if err := d.root.Mkdir(filepath.Join(container, "mounts"), 0o700); err != nil {
 		return fmt.Errorf("share container %s: %w", container, err)
 	}
 	for _, mount := range mounts {
@@ -104,16 +126,16 @@ func (d *Dir) Add(container string, mounts []Mount) (err error) {
 }
 
 func (d *Dir) attach(container string, mount Mount) error {
-	path := filepath.Join(d.path, container, mount.Name)
+	name := filepath.Join(container, mount.Name)
 	directory, err := IsDirectory(mount.Tree)
 	if err != nil {
 		return err
 	}
 	if directory {
-		err = os.Mkdir(path, 0o700)
+		err = d.root.Mkdir(name, 0o700)
 	} else {
 		var file *os.File
-		if file, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600); err == nil {
+		if file, err = d.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600); err == nil {
 			err = file.Close()
 		}
 	}
@@ -123,6 +145,7 @@ func (d *Dir) attach(container string, mount Mount) error {
 	if err := SetAttributes(mount.Tree, mount.Attributes); err != nil {
 		return err
 	}
+	path := filepath.Join(d.path, name)
 	target, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fmt.Errorf("open a mount point: %w", err)
@@ -160,7 +183,7 @@ func (d *Dir) remove(container string) error {
 	}
 	if len(errs) == 0 {
 		// Only what this package made is left: a tmpfs of its own.
-		if err := os.RemoveAll(filepath.Join(d.path, container)); err != nil {
+		if err := d.root.RemoveAll(container); err != nil {
 			errs = append(errs, err)
 		} else {
 			delete(d.containers, container)
@@ -182,6 +205,14 @@ func (d *Dir) Close() error {
 	}
 	if err := unix.Unmount(d.path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 		errs = append(errs, fmt.Errorf("unmount the share at %s: %w", d.path, err))
+	}
+	if d.root != nil {
+		errs = append(errs, d.root.Close())
+	}
+	if d.writable != nil {
+		if err := d.writable.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			errs = append(errs, fmt.Errorf("close the share at %s: %w", d.path, err))
+		}
 	}
 	return errors.Join(errs...)
 }

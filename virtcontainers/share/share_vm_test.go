@@ -83,6 +83,15 @@ func TestInside(t *testing.T) {
 	if !errors.Is(err, unix.EROFS) {
 		t.Errorf("write to a read-only bind: %v, want EROFS", err)
 	}
+	// The guest could lead the host's next steps astray otherwise.
+	for _, change := range []error{
+		os.Mkdir(filepath.Join(point, "new"), 0o755), os.Rename(filepath.Join(point, "c1"), filepath.Join(point, "c9")),
+		os.Symlink("/", filepath.Join(point, "c1/mounts/2")), os.Remove(filepath.Join(point, "c1")),
+	} {
+		if !errors.Is(change, unix.EROFS) {
+			t.Errorf("change the share itself: %v, want EROFS", change)
+		}
+	}
 	if data, err := os.ReadFile(filepath.Join(point, "c1/mounts/1")); err != nil || string(data) != "text" {
 		t.Errorf("read a bind of a file: %q, %v", data, err)
 	}
