@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -41,8 +43,10 @@ type container struct {
 	ended   bool                      // its init has exited: no process is added any more
 	// resolvConf is its resolv.conf, open with O_PATH; nil without.
 	resolvConf *os.File
-	// execPIDs are the stand-ins of its other processes.
-	execPIDs map[int]struct{}
+	// execStandIns are those of its other processes, by their pids; abandoned
+	// tells that nobody waits for them any more.
+	execStandIns map[int]*standIn
+	abandoned    bool
 
 	mu    sync.Mutex // guards state
 	state store.State
@@ -51,7 +55,7 @@ type container struct {
 }
 
 func newContainer(entry *store.Entry) *container {
-	return &container{entry: entry, finished: make(chan struct{}), gone: make(chan struct{}), execPIDs: make(map[int]struct{})}
+	return &container{entry: entry, finished: make(chan struct{}), gone: make(chan struct{}), execStandIns: make(map[int]*standIn)}
 }
 
 // forget undoes reserve.
@@ -133,7 +137,7 @@ func (s *server) watchExit(c *container) {
 	s.mu.Lock()
 	c.ended = true
 	s.mu.Unlock()
-	c.execs.Wait() // they end with the init
+	c.execs.Wait() // the agent ends them with the init
 	close(c.finished)
 	s.stopIfIdle(context.Background())
 }
@@ -186,13 +190,15 @@ func (s *server) remove(ctx context.Context, id string, force bool) (removal, er
 	if _, err := s.lookup(id); err != nil {
 		return removal{}, err // another call was faster
 	}
-	if force {
+	if force || c.standInIsGone() {
 		if err := s.killForSure(ctx, c.core); err != nil {
 			return removal{}, err
 		}
 	}
 	if c.core.Status() == virtcontainers.StatusStopped {
-		c.awaitFinished()
+		if err := s.awaitFinished(ctx, c); err != nil {
+			return removal{}, err
+		}
 	}
 	if s.idle() && s.count() == 1 {
 		// Nothing is left to be undone in a guest that goes anyway.
@@ -250,12 +256,43 @@ func (s *server) endCreation(ctx context.Context, id string) (was bool, err erro
 // errDeleted is why a creation failed that a delete command met.
 var errDeleted = errors.New("the container was deleted meanwhile")
 
-// awaitFinished waits for the container's output to be taken, but not for ever:
-// whoever reads it may have stopped to.
-func (c *container) awaitFinished() {
-	timer := time.AfterFunc(drainTimeout, c.standIn.abandon)
-	defer timer.Stop()
+// standInIsGone tells that callers, who go by their pid, take the container for
+// stopped: it is about to be.
+func (c *container) standInIsGone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !store.Alive(c.state.StandInPID, c.state.StandInStartTime)
+}
+
+// awaitFinished waits for the stopped container's output to be taken and for its
+// other processes to end, but not for ever: whoever reads may have stopped to,
+// and the guest may not tell of an end.
+func (s *server) awaitFinished(ctx context.Context, c *container) error {
+	drain := time.AfterFunc(drainTimeout, func() { s.abandonStandIns(c) })
+	defer drain.Stop()
+	last := time.NewTimer(drainTimeout + killTimeout)
+	defer last.Stop()
+	select {
+	case <-c.finished:
+		return nil
+	case <-last.C:
+	}
+	s.log.Error("a container's processes survive it: its machine is stopped", "container", c.id)
+	if err := s.sandbox.Stop(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
 	<-c.finished
+	return nil
+}
+
+func (s *server) abandonStandIns(c *container) {
+	s.mu.Lock()
+	c.abandoned = true
+	standIns := append(slices.Collect(maps.Values(c.execStandIns)), c.standIn)
+	s.mu.Unlock()
+	for _, standIn := range standIns {
+		standIn.abandon()
+	}
 }
 
 // killTimeout is how long a killed container may take to end. Then its guest

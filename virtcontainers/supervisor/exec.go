@@ -49,15 +49,16 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 		conn.Close()
 		return err
 	}
-	standIn := newStandIn(conn, process, s.log.With("container", id, "process", name))
+	kill := func(ctx context.Context) error { return process.Signal(ctx, syscall.SIGKILL) }
+	standIn := newStandIn(conn, process, kill, s.log.With("container", id, "process", name))
 	err = standIn.begin(ctx)
 	c.execs.Add(1)
-	s.setExec(c, pid, true)
+	s.addExec(c, pid, standIn)
 	s.background.Go(func() {
 		defer c.execs.Done()
 		<-process.Done()
 		standIn.close(process.Exit())
-		s.setExec(c, pid, false)
+		s.removeExec(c, pid)
 	})
 	if err == nil {
 		err = s.lease(owner, process)
@@ -68,15 +69,21 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 	return nil
 }
 
-// setExec notes the stand-in of a process that runs, or has ended.
-func (s *server) setExec(c *container, pid int, running bool) {
+// addExec notes the stand-in of a process that runs; removeExec undoes it.
+func (s *server) addExec(c *container, pid int, standIn *standIn) {
+	s.mu.Lock()
+	c.execStandIns[pid] = standIn
+	abandoned := c.abandoned
+	s.mu.Unlock()
+	if abandoned {
+		standIn.abandon()
+	}
+}
+
+func (s *server) removeExec(c *container, pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if running {
-		c.execPIDs[pid] = struct{}{}
-	} else {
-		delete(c.execPIDs, pid)
-	}
+	delete(c.execStandIns, pid)
 }
 
 // beginExec finds a container and holds its end until the caller is done.

@@ -84,7 +84,7 @@ func (s *server) standInPIDs(c *container) []int32 {
 	c.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for pid := range c.execPIDs {
+	for pid := range c.execStandIns {
 		pids = append(pids, int32(pid))
 	}
 	slices.Sort(pids[1:])

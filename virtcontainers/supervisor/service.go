@@ -129,7 +129,8 @@ func stateForHooks(state store.State) ([]byte, error) {
 // adopt connects the stand-in to the created container and begins to watch for
 // the container's exit.
 func (s *server) adopt(ctx context.Context, c *container, core *virtcontainers.Container) error {
-	c.standIn = newStandIn(c.channel, core.Init(), s.log.With("container", c.id))
+	kill := func(ctx context.Context) error { return s.killForSure(ctx, core) }
+	c.standIn = newStandIn(c.channel, core.Init(), kill, s.log.With("container", c.id))
 	err := c.standIn.begin(ctx)
 	if err == nil {
 		err = s.setStatus(c, store.StatusCreated)
@@ -139,7 +140,7 @@ func (s *server) adopt(ctx context.Context, c *container, core *virtcontainers.C
 	}
 	if err != nil {
 		ctx = context.WithoutCancel(ctx)
-		if killErr := kill(ctx, core); killErr == nil {
+		if killErr := kill(ctx); killErr == nil {
 			err = errors.Join(err, core.Delete(ctx))
 		} else {
 			err = errors.Join(err, killErr)

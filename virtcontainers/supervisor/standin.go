@@ -30,14 +30,16 @@ const (
 type standIn struct {
 	conn    *channel.Conn
 	process *virtcontainers.Process
-	log     *slog.Logger
+	// kill ends the process of a stand-in that is gone.
+	kill func(context.Context) error
+	log  *slog.Logger
 
 	background sync.WaitGroup
 	closing    sync.Once
 }
 
-func newStandIn(conn *channel.Conn, process *virtcontainers.Process, log *slog.Logger) *standIn {
-	return &standIn{conn: conn, process: process, log: log}
+func newStandIn(conn *channel.Conn, process *virtcontainers.Process, kill func(context.Context) error, log *slog.Logger) *standIn {
+	return &standIn{conn: conn, process: process, kill: kill, log: log}
 }
 
 // begin lets the stand-in enter the container and gives it the streams. close
@@ -173,7 +175,7 @@ func (s *standIn) listen() {
 		}
 		s.obey(message)
 	}
-	err := s.process.Signal(context.Background(), syscall.SIGKILL)
+	err := s.kill(context.Background())
 	if err != nil && !errors.Is(err, virtcontainers.ErrNotRunning) {
 		s.log.Warn("kill the process of a stand-in that is gone", "error", err)
 	}
@@ -206,6 +208,9 @@ func (s *standIn) close(exit virtcontainers.Exit) {
 	})
 }
 
-// abandon drops a stand-in that does not get rid of its output: it ends when
-// its channel does.
-func (s *standIn) abandon() { s.conn.Close() }
+// abandon drops a stand-in that does not get rid of its output, and output of
+// which the guest tells no end: both end with their connections.
+func (s *standIn) abandon() {
+	s.conn.Close()
+	s.process.Streams.Close()
+}
