@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/containerd/ttrpc"
 	"github.com/mdlayher/vsock"
@@ -67,9 +68,15 @@ func beAgent() error {
 	if err := announce(params.ReadyPort, params.Token+"\n"); err != nil {
 		return err
 	}
-	if kind == "streams" {
-		go serveStreams(streams)
-		return lie(agent)
+	switch kind {
+	case "streams": // output without end, and processes that nothing ends
+		l := &liar{started: make(chan struct{})}
+		go l.serveStreams(streams, true)
+		return lie(agent, l)
+	case "end": // processes end when they are told to, and what they wrote never does
+		l := &liar{started: make(chan struct{}), ends: make(chan struct{})}
+		go l.serveStreams(streams, false)
+		return lie(agent, l)
 	}
 	for {
 		conn, err := agent.Accept()
@@ -145,8 +152,9 @@ func answer(conn net.Conn, kind string) {
 	}
 }
 
-// serveStreams accepts every stream and never ends the output.
-func serveStreams(listener net.Listener) {
+// serveStreams accepts every stream and never ends the output, of which there is
+// one line, or more and more, from the container's start on.
+func (l *liar) serveStreams(listener net.Listener, flood bool) {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
@@ -158,9 +166,14 @@ func serveStreams(listener net.Listener) {
 				return
 			}
 			_, err = conn.Write([]byte{protocol.StreamAccepted})
-			for err == nil && header.Stream != protocol.Stdin {
+			<-l.started
+			if err == nil && header.Stream != protocol.Stdin {
+				_, err = conn.Write([]byte("endless output\n"))
+			}
+			for err == nil && flood && header.Stream != protocol.Stdin {
 				_, err = conn.Write([]byte(strings.Repeat("endless output\n", 1000)))
 			}
+			select {} // the connection stays
 		}()
 	}
 }
@@ -168,14 +181,18 @@ func serveStreams(listener net.Listener) {
 // liar answers well enough for a container to start, and lies about the rest.
 type liar struct {
 	protocol.AgentService // nil: what is not below was not called
+
+	started chan struct{} // closed by StartContainer
+	ends    chan struct{} // closed by the first signal, which ends the processes; nil: none does
+	once    sync.Once
 }
 
-func lie(listener net.Listener) error {
+func lie(listener net.Listener, agent *liar) error {
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return err
 	}
-	protocol.RegisterAgentService(server, &liar{})
+	protocol.RegisterAgentService(server, agent)
 	return server.Serve(context.Background(), listener)
 }
 
@@ -193,15 +210,32 @@ func (*liar) CreateContainer(context.Context, *protocol.CreateContainerRequest) 
 	return &protocol.Empty{}, nil
 }
 
-func (*liar) StartContainer(context.Context, *protocol.ContainerRequest) (*protocol.Empty, error) {
+func (l *liar) StartContainer(context.Context, *protocol.ContainerRequest) (*protocol.Empty, error) {
+	close(l.started)
 	return &protocol.Empty{}, nil
 }
 
-func (*liar) SignalProcess(context.Context, *protocol.SignalProcessRequest) (*protocol.Empty, error) {
-	return &protocol.Empty{}, nil // and does nothing
+func (l *liar) SignalProcess(context.Context, *protocol.SignalProcessRequest) (*protocol.Empty, error) {
+	if l.ends != nil {
+		l.once.Do(func() { close(l.ends) })
+	}
+	return &protocol.Empty{}, nil
 }
 
-func (*liar) WaitProcess(ctx context.Context, _ *protocol.ProcessRequest) (*protocol.WaitProcessResponse, error) {
+func (l *liar) WaitProcess(ctx context.Context, _ *protocol.ProcessRequest) (*protocol.WaitProcessResponse, error) {
+	select {
+	case <-l.ends:
+		return &protocol.WaitProcessResponse{ExitCode: 137}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (*liar) RemoveContainer(context.Context, *protocol.ContainerRequest) (*protocol.Empty, error) {
+	return nil, errors.New("\x1b[31mit stays")
+}
+
+func (*liar) DestroySandbox(ctx context.Context, _ *protocol.DestroySandboxRequest) (*protocol.Empty, error) {
 	<-ctx.Done() // never
 	return nil, ctx.Err()
 }

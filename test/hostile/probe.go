@@ -104,6 +104,7 @@ func probeShare() {
 		}
 	}
 	probeReadOnly(at)
+	probeChange(at)
 	// A link that leads out must lead nowhere but into this guest. The root
 	// file system is a directory of the share.
 	const link = "/out"
@@ -141,6 +142,26 @@ func probeReadOnly(at string) {
 	}
 	if !found {
 		fmt.Println("the bind was not found in the share")
+	}
+}
+
+// probeChange tries to change the share above its mounts, where the host looks
+// for what it has made, if the kernel shows that.
+func probeChange(at string) {
+	mounts, err := filepath.Glob(filepath.Join(at, "*", "mounts"))
+	if err != nil || len(mounts) == 0 {
+		return
+	}
+	container := filepath.Dir(mounts[0])
+	for what, err := range map[string]error{
+		"a directory": os.Mkdir(filepath.Join(at, "new"), 0o755), "a link": os.Symlink("/", filepath.Join(mounts[0], "9")),
+		"a rename": os.Rename(container, container+"-moved"), "a removal": os.RemoveAll(mounts[0] + "/9"),
+	} {
+		if err != nil && !errors.Is(err, unix.EROFS) {
+			fmt.Println(what, "in the share failed otherwise:", err)
+		} else if err == nil && what != "a removal" {
+			fmt.Println("the share takes", what)
+		}
 	}
 }
 

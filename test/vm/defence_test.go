@@ -100,9 +100,32 @@ func TestLyingAgentOfARunningContainer(t *testing.T) {
 	if table := h.Must("ps", id); strings.Contains(table, "\x1b") || strings.Count(table, "\n") != 2 {
 		t.Errorf("what the guest says reaches the terminal: %q", table)
 	}
-	if s := stateOf(h, id); s.Status != "running" {
-		t.Errorf("status %s", s.Status)
+	h.WaitFile(filepath.Join(h.Root, id), func() bool { return stateOf(h, id).Status == "running" })
+	h.Must("delete", "--force", id)
+	if code := h.Wait(command); code != 128+9 {
+		t.Errorf("exit code %d, want 137", code)
 	}
+}
+
+// An agent that tells of a container's end, and never ends its output, does not
+// hold up who deletes it.
+func TestAgentThatKeepsStreamsOpen(t *testing.T) {
+	h := harness.New(t)
+	hostileGuest(h, buildHostile(t), "end", 100)
+	id := h.ID()
+	command := h.Command("run", "-b", h.Bundle(bundle.Spec("/bin/true")), id)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	command.Stdout = writer
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	h.Expect(reader, "endless output\n")
+	h.WaitFile(filepath.Join(h.Root, id), func() bool { return stateOf(h, id).Status == "running" })
 	h.Must("delete", "--force", id)
 	if code := h.Wait(command); code != 128+9 {
 		t.Errorf("exit code %d, want 137", code)
