@@ -253,6 +253,27 @@ func TestPod(t *testing.T) {
 			t.Errorf("list: %q", ids)
 		}
 	})
+	t.Run("the end in a shared PID namespace", func(t *testing.T) {
+		c := detach(h, member(program(waitForTerm), pod, append(podNamespaces(), specs.PIDNamespace)...))
+		h.WaitText(c.output, "ready")
+		other := h.Command("exec", c.id, "/bin/sh", "-c", "echo ready; exec sleep 55555")
+		stdout, err := other.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		h.Expect(stdout, "ready\n")
+		h.Must("kill", c.id)
+		if code := h.Reap(c.pid); code != 5 {
+			t.Errorf("exit code %d, want 5", code)
+		}
+		if code := h.Wait(other); code != 128+int(unix.SIGKILL) {
+			t.Errorf("exec: exit code %d, want 137", code)
+		}
+		h.Must("delete", c.id)
+	})
 	t.Run("refusals", func(t *testing.T) {
 		for _, c := range []struct {
 			what string
