@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
+	"time"
 )
 
 // Of ttrpc's wire format: each message has a header of ten bytes, its length
@@ -21,11 +23,26 @@ const (
 // connection.
 var ErrMalformed = errors.New("the guest sent something else than ttrpc answers")
 
+// ErrStalled says that the guest did not take what it was sent. It ends the
+// connection.
+var ErrStalled = errors.New("the guest does not take what it is sent")
+
+// writeTimeout bounds how long the guest may take for a part of a message. A
+// healthy kernel takes most requests before the agent reads them, and the agent
+// reads a large one at once, also on a slow machine. It is less than callers
+// wait for an answer: they hear why there will be none.
+const writeTimeout = 10 * time.Second
+
 // checkedConn is a connection that fails at the first message that cannot be an
 // agent's. ttrpc itself skips such messages, up to four gigabytes at a time,
 // and goes on to wait for the answer.
+//
+// It also ends when the guest takes no bytes. ttrpc writes a request before it
+// looks at the call's context, and lets all other calls wait meanwhile: without
+// an end of its own, such a write would keep every call for ever.
 type checkedConn struct {
 	net.Conn
+	patience time.Duration // of a write
 
 	// What follows belongs to the one reader.
 	header  []byte // read so far of a header
@@ -35,7 +52,7 @@ type checkedConn struct {
 	failed error
 }
 
-// failure is the ErrMalformed that ended the connection, or nil.
+// failure is the ErrMalformed or ErrStalled that ended the connection, or nil.
 func (c *checkedConn) failure() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -49,12 +66,41 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	if failed := c.check(p[:n]); failed != nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.failed = failed
+		c.fail(failed)
 		return 0, failed
 	}
+	if err != nil && c.failure() != nil {
+		err = c.failure() // rather than that Write has closed it
+	}
 	return n, err
+}
+
+// Write implements net.Conn. A failure ends the connection: what the guest has
+// is a part of a message, after which it understands no other.
+func (c *checkedConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+		c.Close()
+		return 0, fmt.Errorf("bound the writing: %w", err)
+	}
+	n, err := c.Conn.Write(p)
+	if err == nil {
+		return n, nil
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w: %d bytes of %d within %v", ErrStalled, n, len(p), c.patience)
+		c.fail(err)
+	}
+	c.Close()
+	return n, err
+}
+
+// fail notes what ends the connection; the first counts.
+func (c *checkedConn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed == nil {
+		c.failed = err
+	}
 }
 
 // check follows the messages in what was read.
