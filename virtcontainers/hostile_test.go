@@ -3,9 +3,13 @@ package virtcontainers_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"kata-runtime/virtcontainers"
 )
@@ -103,4 +107,66 @@ func TestABootThatFailedLeavesNoMachine(t *testing.T) {
 		t.Fatal("the sandbox is ready")
 	}
 	<-guest.machine.stopped
+}
+
+func TestAGuestThatDoesNotLetGoOfAContainer(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.removeErr = status.Error(codes.Unknown, "device or resource busy"+strings.Repeat("!", 1<<20))
+	sandbox := startSandbox(t, guest)
+	c, other := createContainer(t, sandbox, "c1"), createContainer(t, sandbox, "other")
+	if err := c.DeleteForSure(t.Context()); !errors.Is(err, virtcontainers.ErrState) {
+		t.Errorf("delete a container that runs: %v, want ErrState", err)
+	}
+	guest.end("c1", 0)
+	<-c.Init().Done()
+
+	// It may have a reason.
+	err := c.Delete(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "device or resource busy") || len(err.Error()) > 10<<10 {
+		t.Errorf("delete: %.100v", err)
+	}
+	if _, err := sandbox.Container("c1"); err != nil || guest.machine.wasStopped() {
+		t.Errorf("the container %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	}
+	given, giveUp := context.WithCancel(t.Context())
+	giveUp()
+	if err := c.DeleteForSure(given); err == nil || guest.machine.wasStopped() {
+		t.Errorf("for sure, without patience: %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	}
+
+	if err := c.DeleteForSure(t.Context()); err != nil || !guest.machine.wasStopped() {
+		t.Errorf("for sure: %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	}
+	if _, err := sandbox.Container("c1"); !errors.Is(err, virtcontainers.ErrNotFound) || guest.machine.share.count() != 1 {
+		t.Errorf("the container is left: %v, %d shares", err, guest.machine.share.count())
+	}
+	<-other.Init().Done()
+	if reason := other.Init().Exit().Reason; reason == nil || !strings.Contains(reason.Error(), "does not let go of the stopped container c1") {
+		t.Errorf("the other container ended for %v", reason)
+	}
+}
+
+func TestAPauseThatHangsKeepsNobody(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.pauses, guest.pausing = make(chan struct{}), make(chan struct{})
+	c := createContainer(t, startSandbox(t, guest), "c1")
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	paused := make(chan error)
+	go func() { paused <- c.Pause(t.Context()) }()
+	<-guest.pauses
+	if got := c.Status(); got != virtcontainers.StatusRunning {
+		t.Errorf("status %s while the guest pauses it", got)
+	}
+	// Its end comes first, and counts.
+	guest.end("c1", 0)
+	<-c.Init().Done()
+	close(guest.pausing)
+	if err := <-paused; err != nil {
+		t.Error(err)
+	}
+	if got := c.Status(); got != virtcontainers.StatusStopped {
+		t.Errorf("status %s after the end", got)
+	}
 }

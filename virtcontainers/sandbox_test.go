@@ -294,6 +294,14 @@ func (g *fakeGuest) RemoveContainer(context.Context, *protocol.ContainerRequest)
 	return &protocol.Empty{}, g.removeErr
 }
 
+// end ends a container that has no output.
+func (g *fakeGuest) end(id string, code uint32) {
+	g.mu.Lock()
+	exit := g.exits[id]
+	g.mu.Unlock()
+	exit <- code
+}
+
 // hangUp ends the agent's connection.
 func (g *fakeGuest) hangUp() {
 	g.mu.Lock()
