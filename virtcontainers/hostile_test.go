@@ -1,8 +1,10 @@
 package virtcontainers_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -168,5 +170,22 @@ func TestAPauseThatHangsKeepsNobody(t *testing.T) {
 	}
 	if got := c.Status(); got != virtcontainers.StatusStopped {
 		t.Errorf("status %s after the end", got)
+	}
+}
+
+func TestTheAgentsWordsDoNotFillTheLog(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.destroyErr = status.Error(codes.Unknown, strings.Repeat("no ", 1<<20))
+	var log bytes.Buffer
+	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
+		ID: "pod", Machine: guest.machine, Share: &guest.machine.share, Token: token,
+		BootTimeout: guest.bootTimeout, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	sandbox.Start()
+	if err := errors.Join(sandbox.Ready(t.Context()), sandbox.Stop(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if log.Len() > 10<<10 || !strings.Contains(log.String(), "no no") {
+		t.Errorf("%d bytes of log: %.200s", log.Len(), log.String())
 	}
 }

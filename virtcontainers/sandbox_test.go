@@ -210,6 +210,7 @@ type fakeGuest struct {
 	online      hypervisor.Size // what the guest was asked to bring on line
 	bootTimeout time.Duration
 	removeErr   error
+	destroyErr  error
 
 	// deaf: the guest takes no more bytes of the agent's connection.
 	deaf atomic.Bool
@@ -264,7 +265,7 @@ func (g *fakeGuest) CreateSandbox(_ context.Context, r *protocol.CreateSandboxRe
 }
 
 func (g *fakeGuest) DestroySandbox(context.Context, *protocol.DestroySandboxRequest) (*protocol.Empty, error) {
-	return &protocol.Empty{}, nil
+	return &protocol.Empty{}, g.destroyErr
 }
 
 func (g *fakeGuest) CreateContainer(_ context.Context, r *protocol.CreateContainerRequest) (*protocol.Empty, error) {

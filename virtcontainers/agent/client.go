@@ -50,7 +50,7 @@ func connect(ctx context.Context, dialer Dialer, patience time.Duration) (*Clien
 	// ttrpc does not look at ctx while it writes.
 	stop := context.AfterFunc(ctx, func() { checked.Close() })
 	defer stop()
-	client := ttrpc.NewClient(checked)
+	client := ttrpc.NewClient(checked, ttrpc.WithUnaryClientInterceptor(checked.bound))
 	service := protocol.NewAgentClient(client)
 	hello, err := service.Hello(ctx, &protocol.HelloRequest{Version: protocol.Version})
 	if err != nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/containerd/ttrpc"
 )
 
 // Of ttrpc's wire format: each message has a header of ten bytes, its length
@@ -42,7 +45,7 @@ const writeTimeout = 10 * time.Second
 // an end of its own, such a write would keep every call for ever.
 type checkedConn struct {
 	net.Conn
-	patience time.Duration // of a write
+	patience time.Duration // of a write, and of a call whose context has ended
 
 	// What follows belongs to the one reader.
 	header  []byte // read so far of a header
@@ -87,11 +90,35 @@ func (c *checkedConn) Write(p []byte) (int, error) {
 		return n, nil
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("%w: %d bytes of %d within %v", ErrStalled, n, len(p), c.patience)
-		c.fail(err)
+		c.fail(fmt.Errorf("%w: %d bytes of %d within %v", ErrStalled, n, len(p), c.patience))
 	}
 	c.Close()
+	if failed := c.failure(); failed != nil {
+		err = failed
+	}
 	return n, err
+}
+
+// bound is a ttrpc.UnaryClientInterceptor. A call returns with its context once
+// its request is written. One that does not is kept by its own request or by
+// those before it, each of which a guest may take slowly enough.
+func (c *checkedConn) bound(ctx context.Context, request *ttrpc.Request, response *ttrpc.Response,
+	_ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker,
+) error {
+	returned := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(c.patience)
+		defer timer.Stop()
+		select {
+		case <-returned:
+		case <-timer.C:
+			c.fail(fmt.Errorf("%w: a call is kept for %v after its end", ErrStalled, c.patience))
+			c.Close()
+		}
+	})
+	defer stop()
+	defer close(returned)
+	return invoke(ctx, request, response)
 }
 
 // fail notes what ends the connection; the first counts.

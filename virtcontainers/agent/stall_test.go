@@ -66,7 +66,7 @@ func answerHello(conn net.Conn) error {
 }
 
 func TestAGuestThatTakesNothingEndsTheConnection(t *testing.T) {
-	client, err := connect(t.Context(), deaf{t, true}, 20*time.Millisecond)
+	client, err := connect(t.Context(), deaf{t, true}, 200*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,5 +111,31 @@ func TestConnectHeedsItsContextWhileItWrites(t *testing.T) {
 	defer cancel()
 	if _, err := connect(ctx, deaf{t, false}, time.Hour); !errors.Is(err, gaveUp) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// slow is a guest's end that no write's bound applies to: one that takes some
+// bytes again and again.
+type slow struct{ net.Conn }
+
+func (slow) SetWriteDeadline(time.Time) error { return nil }
+
+type slowDialer struct{ deaf }
+
+func (d slowDialer) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	conn, err := d.deaf.Dial(ctx, port)
+	return slow{conn}, err
+}
+
+func TestACallThatOutlivesItsContextEndsTheConnection(t *testing.T) {
+	client, err := connect(t.Context(), slowDialer{deaf{t, true}}, 200*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := client.SignalProcess(ctx, &protocol.SignalProcessRequest{ContainerId: "c", Signal: 9}); !errors.Is(err, ErrStalled) {
+		t.Errorf("error %v, want ErrStalled", err)
 	}
 }
