@@ -62,7 +62,8 @@ type Container struct {
 	oom        oomWatchers
 	sockets    *sockets.Container // nil when it can reach none
 
-	updating sync.Mutex // held while limits change
+	updating  sync.Mutex // held while limits change
+	switching sync.Mutex // held by Pause and Resume
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -268,20 +269,57 @@ func (c *Container) Signal(ctx context.Context, signal syscall.Signal, all bool)
 }
 
 // Delete undoes the container's creation. It wraps ErrState unless the
-// container has stopped. Idempotent.
+// container has stopped. Idempotent. A guest may have a reason to refuse, such as
+// a mount that is busy: then it may be tried again. See DeleteForSure.
 func (c *Container) Delete(ctx context.Context) error {
+	if err := c.deletable(); err != nil {
+		return err
+	}
+	return c.undo(ctx, c.removeInGuest(ctx))
+}
+
+// DeleteForSure is Delete for a container that must go: when the guest does not
+// remove it, the guest does not work any more, or lies, and its machine is
+// ended, with all other containers. A caller who loses patience, by ctx, gets an
+// error as from Delete, and the machine stays.
+func (c *Container) DeleteForSure(ctx context.Context) error {
+	if err := c.deletable(); err != nil {
+		return err
+	}
+	err := c.removeInGuest(ctx)
+	if err != nil && ctx.Err() == nil {
+		c.sandbox.giveUp(fmt.Errorf("%w: the guest does not let go of the stopped container %s: %w", ErrMachineEnded, c.id, err))
+		err = c.sandbox.stopMachine(context.WithoutCancel(ctx)) // what the guest holds on the host goes with it
+	}
+	return c.undo(ctx, err)
+}
+
+func (c *Container) deletable() error {
 	if status := c.Status(); status != StatusStopped {
 		return fmt.Errorf("%w: cannot delete a container that is not stopped: %s", ErrState, status)
 	}
-	var errs []error
-	if c.sandbox.life.Err() == nil {
-		callCtx, cancel := c.sandbox.call(ctx)
-		_, err := c.sandbox.agent.RemoveContainer(callCtx, &protocol.ContainerRequest{ContainerId: c.id})
-		cancel()
-		if err != nil && grpcstatus.Code(err) != codes.NotFound && c.sandbox.life.Err() == nil {
-			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
-		}
+	return nil
+}
+
+// removeInGuest undoes the agent's part of the creation. A machine that has
+// ended, or ends meanwhile, has nothing left to be undone.
+func (c *Container) removeInGuest(ctx context.Context) error {
+	if c.sandbox.life.Err() != nil {
+		return nil
 	}
+	ctx, cancel := c.sandbox.call(ctx)
+	defer cancel()
+	_, err := c.sandbox.agent.RemoveContainer(ctx, &protocol.ContainerRequest{ContainerId: c.id})
+	if err != nil && grpcstatus.Code(err) != codes.NotFound && c.sandbox.life.Err() == nil {
+		return fmt.Errorf("remove the container in the guest: %w", plain(err))
+	}
+	return nil
+}
+
+// undo undoes the host's part of the creation. With guestErr, what the guest's
+// part has failed for, the container stays known.
+func (c *Container) undo(ctx context.Context, guestErr error) error {
+	errs := []error{guestErr}
 	c.sockets.Close()
 	c.sandbox.unplug(ctx, c.id)
 	c.sandbox.unfit(c.id)

@@ -143,7 +143,7 @@ func (p *Process) await(s *Sandbox) {
 	if err != nil {
 		// An agent that breaks the connection, or answers nonsense, cannot be
 		// worked with any longer: the machine goes.
-		s.end(fmt.Errorf("%w: wait for a process: %w", ErrMachineEnded, plain(err)))
+		s.giveUp(fmt.Errorf("%w: wait for a process: %w", ErrMachineEnded, plain(err)))
 		p.exit.Code, p.exit.Reason = killedExit, context.Cause(s.life)
 		return
 	}

@@ -31,20 +31,26 @@ func (s *Sandbox) resume(ctx context.Context, request *protocol.ContainerRequest
 	return err
 }
 
+// switchStatus does not hold mu while it waits for the agent: everyone asks for
+// the status, also those who must not wait for a guest.
 func (c *Container) switchStatus(ctx context.Context, from, to Status, verb string,
 	call func(context.Context, *protocol.ContainerRequest) error,
 ) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.status != from {
-		return fmt.Errorf("%w: cannot %s a container that is %s", ErrState, verb, c.status)
+	c.switching.Lock()
+	defer c.switching.Unlock()
+	if status := c.Status(); status != from {
+		return fmt.Errorf("%w: cannot %s a container that is %s", ErrState, verb, status)
 	}
 	ctx, cancel := c.sandbox.call(ctx)
 	defer cancel()
 	if err := call(ctx, &protocol.ContainerRequest{ContainerId: c.id}); err != nil {
 		return fmt.Errorf("%s the container: %w", verb, plain(err))
 	}
-	c.become(to)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.status == from { // it may have ended already
+		c.become(to)
+	}
 	return nil
 }
 

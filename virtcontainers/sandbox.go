@@ -107,6 +107,8 @@ type Sandbox struct {
 	fixing sync.Mutex                  // guards fixed
 	fixed  *protocol.SetNetworkRequest // what the agent was told of a network that never changes
 
+	halting sync.Mutex // held while the machine is stopped
+
 	stopping sync.Once
 	stopErr  error
 }
@@ -225,7 +227,7 @@ func (s *Sandbox) keepClock() {
 		ctx, cancel := s.call(ctx)
 		defer cancel()
 		if _, err := s.agent.SetClock(ctx, &protocol.SetClockRequest{UnixNanos: time.Now().UnixNano()}); err != nil {
-			s.log.Warn("guest's clock was not corrected", "error", err)
+			s.log.Warn("guest's clock was not corrected", "error", plain(err))
 		}
 	})
 	if err != nil {
@@ -256,8 +258,9 @@ func (s *Sandbox) watchConsole(ctx context.Context) func() Stage {
 func (s *Sandbox) connect(ctx context.Context) error {
 	client, err := agent.Connect(ctx, s.options.Machine)
 	if err != nil {
-		return err
+		return plain(err)
 	}
+	stop := context.AfterFunc(ctx, func() { client.Close() }) // a call that the guest does not take does not look at ctx
 	request := &protocol.CreateSandboxRequest{
 		SandboxId:      s.options.ID,
 		Hostname:       s.options.Hostname,
@@ -271,9 +274,13 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	}
 	request.LoopbackPort = s.options.Machine.GuestPort(protocol.LoopbackPort)
 	request.LoopbackToken = s.loopbackToken
-	if _, err = client.CreateSandbox(ctx, request); err != nil {
+	_, err = client.CreateSandbox(ctx, request)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		client.Close()
-		return fmt.Errorf("set up the guest: %w", err)
+		return fmt.Errorf("set up the guest: %w", plain(err))
 	}
 	s.agent = client
 	return nil
@@ -287,22 +294,41 @@ func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error
 	return &StageError{Stage: stage, Err: err, Console: s.options.Machine.ConsoleTail()}
 }
 
-// watchMachine turns the machine's end into the sandbox's. A machine that lost
-// only a part of itself is stopped: streams of its guest would not end.
+// watchMachine turns the machine's end into the sandbox's, and the sandbox's
+// into the machine's, whoever has ended it: nobody would see what goes on in a
+// machine whose containers count as ended. A machine that lost only a part of
+// itself is stopped too: streams of its guest would not end.
 func (s *Sandbox) watchMachine() {
 	err := s.options.Machine.Wait(s.life)
-	if s.life.Err() != nil {
-		return // Stop, or a failed boot
+	if s.life.Err() == nil {
+		cause := ErrMachineEnded
+		if err != nil {
+			cause = fmt.Errorf("%w: %w", ErrMachineEnded, err)
+		}
+		s.log.Warn("machine ended", "error", cause, "console", s.options.Machine.ConsoleTail())
+		s.end(cause)
 	}
-	cause := ErrMachineEnded
-	if err != nil {
-		cause = fmt.Errorf("%w: %w", ErrMachineEnded, err)
-	}
-	s.log.Warn("machine ended", "error", cause, "console", s.options.Machine.ConsoleTail())
-	s.end(cause)
-	if err := s.options.Machine.Stop(context.Background()); err != nil {
+	if err := s.stopMachine(context.Background()); err != nil {
 		s.log.Warn("stop what is left of the machine", "error", err)
 	}
+}
+
+// stopMachine stops the machine, or waits for who does so already: Stop and
+// watchMachine come at the same time. A machine that has stopped is not harmed.
+func (s *Sandbox) stopMachine(ctx context.Context) error {
+	s.halting.Lock()
+	defer s.halting.Unlock()
+	return s.options.Machine.Stop(ctx)
+}
+
+// giveUp ends a sandbox whose guest cannot be worked with any longer, and with
+// it the machine: see watchMachine.
+func (s *Sandbox) giveUp(cause error) {
+	if s.life.Err() == nil {
+		s.log.Error("the guest cannot be worked with: its machine is stopped", "error", cause,
+			"console", s.options.Machine.ConsoleTail())
+	}
+	s.end(cause)
 }
 
 // Container returns the container with this id, or ErrNotFound.
@@ -323,12 +349,17 @@ func (s *Sandbox) Containers() int {
 }
 
 // Stop ends the machine, and with it every container, and releases what the
-// sandbox holds. Idempotent: later calls wait and return the same error.
+// sandbox holds. Nothing that the guest does keeps it from that. Idempotent:
+// later calls wait and return the same error.
 func (s *Sandbox) Stop(ctx context.Context) error {
 	s.stopping.Do(func() {
-		s.farewell(ctx)
+		booting := s.farewell(ctx)
 		s.end(ErrMachineEnded)
-		errs := []error{s.options.Machine.Stop(ctx)}
+		errs := []error{s.stopMachine(ctx)}
+		if booting {
+			<-s.booted
+			errs = append(errs, s.stopMachine(ctx)) // it may have started meanwhile
+		}
 		if s.agent != nil { // written before booted is closed, see farewell
 			errs = append(errs, s.agent.Close())
 		}
@@ -344,26 +375,38 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 }
 
 // farewell lets a healthy guest flush its file systems, and waits for a boot
-// that is under way to give up.
-func (s *Sandbox) farewell(ctx context.Context) {
+// that is under way to give up. It tells whether the boot goes on all the same:
+// then it waits for the machine.
+func (s *Sandbox) farewell(ctx context.Context) (booting bool) {
 	s.mu.Lock()
 	started := s.started
 	s.mu.Unlock()
 	if !started {
-		return
+		return false
 	}
+	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
+	defer cancel()
 	select {
 	case <-s.booted:
 	default:
 		s.end(ErrMachineEnded)
-		<-s.booted
+		select {
+		case <-s.booted:
+		case <-ctx.Done():
+			return true
+		}
 	}
 	if s.agent == nil || s.life.Err() != nil {
-		return
+		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
-	defer cancel()
+	// A call that the guest does not take does not look at ctx.
+	stop := context.AfterFunc(ctx, func() {
+		s.end(ErrMachineEnded) // first: that is what other calls fail for
+		s.agent.Close()
+	})
+	defer stop()
 	if _, err := s.agent.DestroySandbox(ctx, &protocol.DestroySandboxRequest{}); err != nil {
-		s.log.Warn("guest did not flush its file systems", "error", err)
+		s.log.Warn("guest did not flush its file systems", "error", plain(err))
 	}
+	return false
 }

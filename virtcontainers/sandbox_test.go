@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -208,6 +209,13 @@ type fakeGuest struct {
 	updateErr   error
 	online      hypervisor.Size // what the guest was asked to bring on line
 	bootTimeout time.Duration
+	removeErr   error
+	destroyErr  error
+
+	// deaf: the guest takes no more bytes of the agent's connection.
+	deaf atomic.Bool
+	// pausing, if not nil, is what PauseContainer waits for, with pauses told first.
+	pauses, pausing chan struct{}
 
 	ooms      chan string // answers of NextOOM, taken one by one
 	oomEvents uint64      // what WaitProcess tells, set before the exit
@@ -215,6 +223,7 @@ type fakeGuest struct {
 	mu      sync.Mutex // guards what follows
 	exits   map[string]chan uint32
 	stdouts map[string]net.Conn
+	agent   net.Conn // the agent's end of its connection
 
 	created   *protocol.CreateSandboxRequest
 	forwarded []uint16 // ports of loopback that were asked for
@@ -256,7 +265,7 @@ func (g *fakeGuest) CreateSandbox(_ context.Context, r *protocol.CreateSandboxRe
 }
 
 func (g *fakeGuest) DestroySandbox(context.Context, *protocol.DestroySandboxRequest) (*protocol.Empty, error) {
-	return &protocol.Empty{}, nil
+	return &protocol.Empty{}, g.destroyErr
 }
 
 func (g *fakeGuest) CreateContainer(_ context.Context, r *protocol.CreateContainerRequest) (*protocol.Empty, error) {
@@ -271,6 +280,10 @@ func (g *fakeGuest) StartContainer(context.Context, *protocol.ContainerRequest) 
 }
 
 func (g *fakeGuest) PauseContainer(context.Context, *protocol.ContainerRequest) (*protocol.Empty, error) {
+	if g.pausing != nil {
+		g.pauses <- struct{}{}
+		<-g.pausing
+	}
 	return &protocol.Empty{}, nil
 }
 
@@ -279,7 +292,22 @@ func (g *fakeGuest) ResumeContainer(context.Context, *protocol.ContainerRequest)
 }
 
 func (g *fakeGuest) RemoveContainer(context.Context, *protocol.ContainerRequest) (*protocol.Empty, error) {
-	return &protocol.Empty{}, nil
+	return &protocol.Empty{}, g.removeErr
+}
+
+// end ends a container that has no output.
+func (g *fakeGuest) end(id string, code uint32) {
+	g.mu.Lock()
+	exit := g.exits[id]
+	g.mu.Unlock()
+	exit <- code
+}
+
+// hangUp ends the agent's connection.
+func (g *fakeGuest) hangUp() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.agent.Close()
 }
 
 func (g *fakeGuest) WaitProcess(ctx context.Context, r *protocol.ProcessRequest) (*protocol.WaitProcessResponse, error) {
@@ -335,6 +363,7 @@ type fakeMachine struct {
 	share   fakeShare
 	started chan struct{}
 	ready   chan net.Conn
+	stuck   bool // Start returns only with the machine's end
 
 	stopping sync.Once
 	stopped  chan struct{} // closed by Stop
@@ -366,6 +395,10 @@ func (m *fakeMachine) Start(context.Context) error {
 		})
 	}
 	close(m.started)
+	if m.stuck {
+		<-m.ended
+		return hypervisor.ErrEnded
+	}
 	return nil
 }
 
@@ -407,7 +440,32 @@ func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		<-m.ended
 		_ = server.Close()
 	})
-	return ours, nil
+	m.guest.mu.Lock()
+	defer m.guest.mu.Unlock()
+	m.guest.agent = theirs
+	return &creditConn{Conn: ours, guest: m.guest, closed: make(chan struct{})}, nil
+}
+
+// creditConn is the host's end of the agent's connection.
+type creditConn struct {
+	net.Conn
+	guest  *fakeGuest
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Write waits for the guest to take what it is sent, as a vsock's does.
+func (c *creditConn) Write(p []byte) (int, error) {
+	if c.guest.deaf.Load() {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *creditConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 func (m *fakeMachine) GuestPort(port uint32) uint32 { return port }

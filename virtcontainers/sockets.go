@@ -44,8 +44,10 @@ func (s *Sandbox) followSockets(c *Container) {
 		c.sockets.Follow(s.life, func(ctx context.Context, update *protocol.UpdateSocketsRequest) error {
 			ctx, cancel := s.call(ctx)
 			defer cancel()
-			_, err := s.agent.UpdateSockets(ctx, update)
-			return err
+			if _, err := s.agent.UpdateSockets(ctx, update); err != nil {
+				return fmt.Errorf("update the sockets: %w", plain(err))
+			}
+			return nil
 		})
 	})
 }

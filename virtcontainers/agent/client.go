@@ -35,19 +35,29 @@ type Client struct {
 }
 
 // Connect dials the agent and settles the protocol version. The agent must have
-// reported that it is ready: see AwaitReady.
+// reported that it is ready: see AwaitReady. A guest that later does not take
+// what it is sent ends the connection, and with it every call.
 func Connect(ctx context.Context, dialer Dialer) (*Client, error) {
+	return connect(ctx, dialer, writeTimeout)
+}
+
+func connect(ctx context.Context, dialer Dialer, patience time.Duration) (*Client, error) {
 	conn, err := dialer.Dial(ctx, protocol.AgentPort)
 	if err != nil {
 		return nil, fmt.Errorf("dial the agent: %w", err)
 	}
-	checked := &checkedConn{Conn: conn}
-	client := ttrpc.NewClient(checked)
+	checked := &checkedConn{Conn: conn, patience: patience}
+	// ttrpc does not look at ctx while it writes.
+	stop := context.AfterFunc(ctx, func() { checked.Close() })
+	defer stop()
+	client := ttrpc.NewClient(checked, ttrpc.WithUnaryClientInterceptor(checked.bound))
 	service := protocol.NewAgentClient(client)
 	hello, err := service.Hello(ctx, &protocol.HelloRequest{Version: protocol.Version})
 	if err != nil {
-		if malformed := checked.failure(); malformed != nil {
-			err = malformed // ttrpc says that the connection was closed
+		if failed := checked.failure(); failed != nil {
+			err = failed // ttrpc says that the connection was closed
+		} else if ctx.Err() != nil {
+			err = context.Cause(ctx) // likewise
 		}
 		client.Close()
 		return nil, fmt.Errorf("greet the agent: %w", err)

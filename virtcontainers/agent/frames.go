@@ -1,11 +1,16 @@
 package agent
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
+	"time"
+
+	"github.com/containerd/ttrpc"
 )
 
 // Of ttrpc's wire format: each message has a header of ten bytes, its length
@@ -21,11 +26,26 @@ const (
 // connection.
 var ErrMalformed = errors.New("the guest sent something else than ttrpc answers")
 
+// ErrStalled says that the guest did not take what it was sent. It ends the
+// connection.
+var ErrStalled = errors.New("the guest does not take what it is sent")
+
+// writeTimeout bounds how long the guest may take for a part of a message. A
+// healthy kernel takes most requests before the agent reads them, and the agent
+// reads a large one at once, also on a slow machine. It is less than callers
+// wait for an answer: they hear why there will be none.
+const writeTimeout = 10 * time.Second
+
 // checkedConn is a connection that fails at the first message that cannot be an
 // agent's. ttrpc itself skips such messages, up to four gigabytes at a time,
 // and goes on to wait for the answer.
+//
+// It also ends when the guest takes no bytes. ttrpc writes a request before it
+// looks at the call's context, and lets all other calls wait meanwhile: without
+// an end of its own, such a write would keep every call for ever.
 type checkedConn struct {
 	net.Conn
+	patience time.Duration // of a write, and of a call whose context has ended
 
 	// What follows belongs to the one reader.
 	header  []byte // read so far of a header
@@ -35,7 +55,7 @@ type checkedConn struct {
 	failed error
 }
 
-// failure is the ErrMalformed that ended the connection, or nil.
+// failure is the ErrMalformed or ErrStalled that ended the connection, or nil.
 func (c *checkedConn) failure() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -49,12 +69,65 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	if failed := c.check(p[:n]); failed != nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.failed = failed
+		c.fail(failed)
 		return 0, failed
 	}
+	if err != nil && c.failure() != nil {
+		err = c.failure() // rather than that Write has closed it
+	}
 	return n, err
+}
+
+// Write implements net.Conn. A failure ends the connection: what the guest has
+// is a part of a message, after which it understands no other.
+func (c *checkedConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+		c.Close()
+		return 0, fmt.Errorf("bound the writing: %w", err)
+	}
+	n, err := c.Conn.Write(p)
+	if err == nil {
+		return n, nil
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.fail(fmt.Errorf("%w: %d bytes of %d within %v", ErrStalled, n, len(p), c.patience))
+	}
+	c.Close()
+	if failed := c.failure(); failed != nil {
+		err = failed
+	}
+	return n, err
+}
+
+// bound is a ttrpc.UnaryClientInterceptor. A call returns with its context once
+// its request is written. One that does not is kept by its own request or by
+// those before it, each of which a guest may take slowly enough.
+func (c *checkedConn) bound(ctx context.Context, request *ttrpc.Request, response *ttrpc.Response,
+	_ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker,
+) error {
+	returned := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(c.patience)
+		defer timer.Stop()
+		select {
+		case <-returned:
+		case <-timer.C:
+			c.fail(fmt.Errorf("%w: a call is kept for %v after its end", ErrStalled, c.patience))
+			c.Close()
+		}
+	})
+	defer stop()
+	defer close(returned)
+	return invoke(ctx, request, response)
+}
+
+// fail notes what ends the connection; the first counts.
+func (c *checkedConn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed == nil {
+		c.failed = err
+	}
 }
 
 // check follows the messages in what was read.

@@ -1,13 +1,16 @@
 package sockets
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -109,7 +112,7 @@ func (c *Container) enter(watch *watcher, b *bind, dir string) []fs.DirEntry {
 	if watch != nil {
 		// Before it is read, so that nothing is missed in between.
 		if b.dirs[dir], err = watch.add(file, place{c, b, dir}); err != nil {
-			c.relay.log.Warn("sockets that appear later are not relayed", "container", c.id, "directory", dir, "error", err)
+			c.warnOnce(&c.unwatched, "sockets that appear later are not relayed", "directory", dir, "error", err)
 		}
 	}
 	entries, err := file.ReadDir(maxEntries)
@@ -120,8 +123,13 @@ func (c *Container) enter(watch *watcher, b *bind, dir string) []fs.DirEntry {
 }
 
 // look finds out what a name in a bind mount is now, and tells whether anything
-// has changed that the agent should know. The caller holds mu.
+// has changed that the agent should know. A name that is not UTF-8 is passed
+// over: the agent's protocol has no way to say it, and would refuse the whole
+// message. The caller holds mu.
 func (c *Container) look(b *bind, name string) bool {
+	if !utf8.ValidString(name) {
+		return false
+	}
 	_, known := b.sockets[name]
 	socket, err := b.open(name)
 	if err == nil {
@@ -150,17 +158,29 @@ func (c *Container) settle(b *bind, dir string) {
 	_, _ = file.ReadDir(1) // what it reads does not matter
 }
 
-// room tells whether one more socket can be told of.
+// room tells whether one more socket can be told of. The caller holds mu.
 func (c *Container) room(name string) bool {
 	count := 0
 	for _, b := range c.binds {
 		count += len(b.sockets)
 	}
 	if count >= maxSockets || len(name) > relay.MaxName {
-		c.relay.log.Warn("socket is not relayed: there are too many, or its path is too long", "container", c.id, "socket", name)
+		c.warnOnce(&c.crowded, "sockets are not relayed: there are too many, or a path is too long", "socket", name)
 		return false
 	}
 	return true
+}
+
+// warnOnce warns of what a container can bring about as often as it likes: only
+// the first time is more than a detail, or it could fill the log. The caller
+// holds mu, which guards warned.
+func (c *Container) warnOnce(warned *bool, message string, args ...any) {
+	level := slog.LevelWarn
+	if *warned {
+		level = slog.LevelDebug
+	}
+	*warned = true
+	c.relay.log.Log(context.Background(), level, message, append([]any{"container", c.id}, args...)...)
 }
 
 // event takes note of a change in a watched directory. It tells whether the

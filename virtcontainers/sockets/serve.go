@@ -75,6 +75,10 @@ func (r *Relay) handle(conn net.Conn) error {
 		return err
 	}
 	defer c.leave()
+	// Close waits for this connection: a guest that does not take the answer must
+	// not keep it.
+	stopWithContainer := context.AfterFunc(c.life, func() { conn.Close() })
+	defer stopWithContainer()
 	local, err := c.connect(header)
 	if err != nil {
 		return fmt.Errorf("socket %q of bind mount %q of container %s: %w", header.Path, header.Bind, c.id, err)

@@ -71,6 +71,9 @@ type Container struct {
 	mu    sync.Mutex // guards what follows
 	open  int        // connections
 	binds map[string]*bind
+	// Whether the log has it that there are too many sockets, and directories
+	// that are not watched.
+	crowded, unwatched bool
 }
 
 // bind is a bind mount of a socket or of a directory.
@@ -186,8 +189,11 @@ func (c *Container) snapshot(direct bool) []*protocol.SocketBind {
 }
 
 // Follow tells of the changes since Add, until ctx ends or the container is
-// closed. A change that could not be told is told with the next one.
+// closed. A change that could not be told is told with the next one. Of failures
+// in a row only the first is logged: the container decides how many changes there
+// are.
 func (c *Container) Follow(ctx context.Context, tell func(context.Context, *protocol.UpdateSocketsRequest) error) {
+	failing := false
 	for {
 		select {
 		case <-c.changed:
@@ -197,9 +203,10 @@ func (c *Container) Follow(ctx context.Context, tell func(context.Context, *prot
 			return
 		}
 		err := tell(ctx, &protocol.UpdateSocketsRequest{ContainerId: c.id, SocketBinds: c.snapshot(false)})
-		if err != nil && ctx.Err() == nil && c.life.Err() == nil {
+		if err != nil && !failing && ctx.Err() == nil && c.life.Err() == nil {
 			c.relay.log.Warn("agent does not know the sockets of a container", "container", c.id, "error", err)
 		}
+		failing = err != nil
 	}
 }
 

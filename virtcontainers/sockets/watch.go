@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,6 +19,8 @@ import (
 type watcher struct {
 	log  *slog.Logger
 	file *os.File
+
+	overflowed bool // the log has it that events were lost; belongs to run
 
 	// mu is never held while a container's mu is taken.
 	mu     sync.Mutex
@@ -132,7 +135,12 @@ func (w *watcher) run() {
 // handle handles one event, and notes the containers whose sockets changed.
 func (w *watcher) handle(wd int32, mask uint32, name string, changed map[*Container]bool) {
 	if mask&unix.IN_Q_OVERFLOW != 0 {
-		w.log.Warn("too many changes in bind-mounted directories at once: looking for sockets anew")
+		level := slog.LevelWarn
+		if w.overflowed { // containers can bring it about as often as they like
+			level = slog.LevelDebug
+		}
+		w.overflowed = true
+		w.log.Log(context.Background(), level, "too many changes in bind-mounted directories at once: looking for sockets anew")
 		for _, c := range w.containers() {
 			c.rescan(w)
 			changed[c] = true

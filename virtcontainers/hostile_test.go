@@ -1,0 +1,191 @@
+package virtcontainers_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"kata-runtime/virtcontainers"
+)
+
+// soon bounds what waits for a guest that is not to be waited for.
+func soon(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// wasStopped tells whether the machine was stopped.
+func (m *fakeMachine) wasStopped() bool {
+	select {
+	case <-m.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
+func createContainer(t *testing.T, sandbox *virtcontainers.Sandbox, id string) *virtcontainers.Container {
+	t.Helper()
+	c, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{ID: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestStopReachesTheMachineOfAGuestThatTakesNothing(t *testing.T) {
+	guest := newFakeGuest(t)
+	sandbox := startSandbox(t, guest)
+	c := createContainer(t, sandbox, "c1")
+	guest.deaf.Store(true)
+	if err := sandbox.Stop(soon(t)); err != nil || !guest.machine.wasStopped() {
+		t.Errorf("error %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	}
+	<-c.Init().Done()
+	if reason := c.Init().Exit().Reason; !errors.Is(reason, virtcontainers.ErrMachineEnded) {
+		t.Errorf("the container ended for %v", reason)
+	}
+}
+
+func TestStopReachesAMachineWhoseBootDoesNotEnd(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.silent, guest.machine.stuck = true, true
+	sandbox := startedSandbox(t, guest)
+	<-guest.machine.started
+	if err := sandbox.Stop(soon(t)); err != nil || !guest.machine.wasStopped() {
+		t.Errorf("error %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	}
+	if err := sandbox.Ready(t.Context()); err == nil {
+		t.Error("the sandbox is ready")
+	}
+}
+
+// A machine whose containers count as ended must not live on.
+func TestAnAgentThatHangsUpEndsItsMachine(t *testing.T) {
+	guest := newFakeGuest(t)
+	sandbox := startSandbox(t, guest)
+	c := createContainer(t, sandbox, "c1")
+	guest.hangUp()
+	<-guest.machine.stopped
+	<-c.Init().Done()
+	exit := c.Init().Exit()
+	if exit.Code != 137 || !errors.Is(exit.Reason, virtcontainers.ErrMachineEnded) {
+		t.Errorf("exit %d, %v", exit.Code, exit.Reason)
+	}
+}
+
+func TestStopWhileAnAgentHangsUp(t *testing.T) {
+	guest := newFakeGuest(t)
+	sandbox := startSandbox(t, guest)
+	c := createContainer(t, sandbox, "c1")
+	var group sync.WaitGroup
+	group.Go(guest.hangUp)
+	for range 2 {
+		group.Go(func() {
+			if err := sandbox.Stop(t.Context()); err != nil || !guest.machine.wasStopped() {
+				t.Errorf("error %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+			}
+		})
+	}
+	group.Wait()
+	<-c.Init().Done()
+}
+
+func TestABootThatFailedLeavesNoMachine(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.silent, guest.bootTimeout = true, time.Millisecond
+	sandbox := startedSandbox(t, guest)
+	if err := sandbox.Ready(t.Context()); err == nil {
+		t.Fatal("the sandbox is ready")
+	}
+	<-guest.machine.stopped
+}
+
+func TestAGuestThatDoesNotLetGoOfAContainer(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.removeErr = status.Error(codes.Unknown, "device or resource busy"+strings.Repeat("!", 1<<20))
+	sandbox := startSandbox(t, guest)
+	c, other := createContainer(t, sandbox, "c1"), createContainer(t, sandbox, "other")
+	if err := c.DeleteForSure(t.Context()); !errors.Is(err, virtcontainers.ErrState) {
+		t.Errorf("delete a container that runs: %v, want ErrState", err)
+	}
+	guest.end("c1", 0)
+	<-c.Init().Done()
+
+	// It may have a reason.
+	err := c.Delete(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "device or resource busy") || len(err.Error()) > 10<<10 {
+		t.Errorf("delete: %.100v", err)
+	}
+	if _, err := sandbox.Container("c1"); err != nil || guest.machine.wasStopped() {
+		t.Errorf("the container %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	}
+	given, giveUp := context.WithCancel(t.Context())
+	giveUp()
+	if err := c.DeleteForSure(given); err == nil || guest.machine.wasStopped() {
+		t.Errorf("for sure, without patience: %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	}
+
+	if err := c.DeleteForSure(t.Context()); err != nil || !guest.machine.wasStopped() {
+		t.Errorf("for sure: %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	}
+	if _, err := sandbox.Container("c1"); !errors.Is(err, virtcontainers.ErrNotFound) || guest.machine.share.count() != 1 {
+		t.Errorf("the container is left: %v, %d shares", err, guest.machine.share.count())
+	}
+	<-other.Init().Done()
+	if reason := other.Init().Exit().Reason; reason == nil || !strings.Contains(reason.Error(), "does not let go of the stopped container c1") {
+		t.Errorf("the other container ended for %v", reason)
+	}
+}
+
+func TestAPauseThatHangsKeepsNobody(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.pauses, guest.pausing = make(chan struct{}), make(chan struct{})
+	c := createContainer(t, startSandbox(t, guest), "c1")
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	paused := make(chan error)
+	go func() { paused <- c.Pause(t.Context()) }()
+	<-guest.pauses
+	if got := c.Status(); got != virtcontainers.StatusRunning {
+		t.Errorf("status %s while the guest pauses it", got)
+	}
+	// Its end comes first, and counts.
+	guest.end("c1", 0)
+	<-c.Init().Done()
+	close(guest.pausing)
+	if err := <-paused; err != nil {
+		t.Error(err)
+	}
+	if got := c.Status(); got != virtcontainers.StatusStopped {
+		t.Errorf("status %s after the end", got)
+	}
+}
+
+func TestTheAgentsWordsDoNotFillTheLog(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.destroyErr = status.Error(codes.Unknown, strings.Repeat("no ", 1<<20))
+	var log bytes.Buffer
+	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
+		ID: "pod", Machine: guest.machine, Share: &guest.machine.share, Token: token,
+		BootTimeout: guest.bootTimeout, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	sandbox.Start()
+	if err := errors.Join(sandbox.Ready(t.Context()), sandbox.Stop(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if log.Len() > 10<<10 || !strings.Contains(log.String(), "no no") {
+		t.Errorf("%d bytes of log: %.200s", log.Len(), log.String())
+	}
+}
