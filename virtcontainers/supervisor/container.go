@@ -190,10 +190,12 @@ func (s *server) remove(ctx context.Context, id string, force bool) (removal, er
 	if _, err := s.lookup(id); err != nil {
 		return removal{}, err // another call was faster
 	}
+	deleteCore := c.core.Delete
 	if force || c.standInIsGone() {
 		if err := s.killForSure(ctx, c.core); err != nil {
 			return removal{}, err
 		}
+		deleteCore = c.core.DeleteForSure
 	}
 	if c.core.Status() == virtcontainers.StatusStopped {
 		if err := s.awaitFinished(ctx, c); err != nil {
@@ -206,7 +208,7 @@ func (s *server) remove(ctx context.Context, id string, force bool) (removal, er
 			return removal{}, err
 		}
 	}
-	if err := c.core.Delete(ctx); err != nil {
+	if err := deleteCore(ctx); err != nil {
 		return removal{}, err
 	}
 	if err := s.forget(context.WithoutCancel(ctx), c); err != nil {
