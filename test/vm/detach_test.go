@@ -242,8 +242,11 @@ func TestStandInsDeathIsTheContainers(t *testing.T) {
 	if code := h.Reap(d.pid); code != 128+9 {
 		t.Errorf("exit code %d, want 137", code)
 	}
-	// Delete does not have to be told: the container is dead or dies now.
-	h.Must("delete", "--force", d.id)
+	// Callers go by the pid: the container is dead or dies now.
+	if s := stateOf(h, d.id); s.Status != "stopped" || s.PID != 0 {
+		t.Errorf("status %s, pid %d", s.Status, s.PID)
+	}
+	h.Must("delete", d.id)
 }
 
 func removeCgroups(t *testing.T, name string) {
