@@ -128,6 +128,8 @@ func updateCommand() *cli.Command {
 			&cli.StringFlag{Name: "cpuset-mems", Usage: "memory `NODES` to use"},
 			&cli.Int64Flag{Name: "pids-limit", Usage: "`NUMBER` of processes at most"},
 			&cli.UintFlag{Name: "blkio-weight", Usage: "block I/O `WEIGHT`, 10 to 1000"},
+			&cli.StringFlag{Name: "kernel-memory", Usage: "accepted and ignored, as by runc", Hidden: true},
+			&cli.StringFlag{Name: "kernel-memory-tcp", Usage: "accepted and ignored, as by runc", Hidden: true},
 		},
 		Action: func(c *cli.Context) error {
 			id, err := containerID(c)
