@@ -119,7 +119,8 @@ func (s *Store) Lookup(id string) (*Entry, error) {
 	return entry, nil
 }
 
-// List returns the containers, sorted by id.
+// List returns the containers, sorted by id. One whose state cannot be read is
+// among them, so that it does not hide the others: its Load says why.
 func (s *Store) List() ([]*Entry, error) {
 	dirs, err := os.ReadDir(s.root)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -137,8 +138,8 @@ func (s *Store) List() ([]*Entry, error) {
 		if errors.Is(err, ErrNotExist) || errors.Is(err, ErrInvalidID) {
 			continue // another program's, or removed meanwhile
 		}
-		if err != nil {
-			return nil, fmt.Errorf("list containers: %w", err)
+		if err != nil { // without an incarnation, nothing can be done to it
+			entry = &Entry{id: dir.Name(), dir: filepath.Join(s.root, dir.Name())}
 		}
 		entries = append(entries, entry)
 	}
