@@ -39,9 +39,27 @@ func openContainerID(c *cli.Context, id string) (*store.Entry, store.State, erro
 	return entry, state, err
 }
 
-// currentState is the recorded state, corrected by whether the supervisor, who
-// records it, still lives: without it there is no machine.
+// currentState is the recorded state, corrected by who still lives: without the
+// supervisor, who records it, there is no machine, and without the stand-in,
+// whose pid is all that callers know of the container, its process is ended.
 func currentState(entry *store.Entry) (store.State, error) {
+	state, err := recordedState(entry)
+	if err == nil && lacksStandIn(state) {
+		// An end that the supervisor knew of is recorded before the stand-in
+		// ends, but maybe not before the state was read.
+		state, err = recordedState(entry)
+	}
+	if err != nil {
+		return store.State{}, err
+	}
+	if state.Status != store.StatusStopped && !store.Alive(state.SupervisorPID, state.SupervisorStartTime) || lacksStandIn(state) {
+		state.Status, state.ExitCode = store.StatusStopped, 128+int(syscall.SIGKILL)
+	}
+	return state, nil
+}
+
+// recordedState is the state of a container that was not deleted.
+func recordedState(entry *store.Entry) (store.State, error) {
 	state, err := entry.Load()
 	if err != nil {
 		return store.State{}, err
@@ -49,10 +67,18 @@ func currentState(entry *store.Entry) (store.State, error) {
 	if state.Deleted { // only its pod is still there
 		return store.State{}, fmt.Errorf("%w: %s", store.ErrNotExist, entry.ID())
 	}
-	if state.Status != store.StatusStopped && !store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
-		state.Status, state.ExitCode = store.StatusStopped, 128+int(syscall.SIGKILL)
-	}
 	return state, nil
+}
+
+// lacksStandIn tells whether the container's process is to be there and its
+// stand-in is not. While the container is created, the creation sees to it.
+func lacksStandIn(state store.State) bool {
+	switch state.Status {
+	case store.StatusCreated, store.StatusRunning, store.StatusPaused:
+		return state.StandInPID > 0 && !store.Alive(state.StandInPID, state.StandInStartTime)
+	default:
+		return false
+	}
 }
 
 // connect reaches the supervisor of a container's pod.

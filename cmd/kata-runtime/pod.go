@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
@@ -42,6 +43,8 @@ func findPod(root string, membership oci.Pod) (*pod, error) {
 		return nil, fail(fmt.Errorf("it is no sandbox but a container of %q", state.SandboxID))
 	case !store.Alive(state.SupervisorPID, state.SupervisorStartTime):
 		return nil, fail(errors.New("its virtual machine has ended"))
+	case state.Status == store.StatusStopped: // its namespaces went with its stand-in
+		return nil, fail(virtcontainers.ErrNotRunning)
 	}
 	return &pod{id: state.ID, root: root, entry: entry, states: states}, nil
 }
