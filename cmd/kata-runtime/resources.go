@@ -20,7 +20,7 @@ import (
 
 // withSupervisor runs a command's one call on the container that it names.
 func withSupervisor(c *cli.Context, id string, call func(context.Context, *supervisor.Client, store.State) error) error {
-	_, state, err := openContainerID(c, id)
+	entry, state, err := openContainerID(c, id)
 	if err != nil {
 		return err
 	}
@@ -29,10 +29,10 @@ func withSupervisor(c *cli.Context, id string, call func(context.Context, *super
 	}
 	client, err := connect(c.Context, c.String("root"), state)
 	if err != nil {
-		return err
+		return inCallersWords(entry, err)
 	}
 	defer client.Close()
-	return call(c.Context, client, state)
+	return inCallersWords(entry, call(c.Context, client, state))
 }
 
 func pauseCommand() *cli.Command {
