@@ -34,7 +34,8 @@ func Open(root string) (*Store, error) {
 func (s *Store) Root() string { return s.root }
 
 // Reserve claims a new id, atomically among all processes, with a State of
-// status creating. A taken id is ErrExists. A directory of that name that holds
+// status creating, and with the calling process as the supervisor: whoever
+// finds that dead knows that the id is nobody's any more. A taken id is ErrExists. A directory of that name that holds
 // no container of ours is used as it is. After an error nothing is left behind.
 func (s *Store) Reserve(id string) (*Entry, error) {
 	entry, err := s.entry(id)
@@ -90,10 +91,16 @@ func (e *Entry) claim(made bool) (err error) {
 			err = errors.Join(err, e.unclaim(made))
 		}
 	}()
+	start, err := StartTime(os.Getpid())
+	if err != nil {
+		return err
+	}
 	if err := makeFile(e.Path(lockName)); err != nil {
 		return err
 	}
-	return e.write(State{Status: StatusCreating, Created: time.Now().UTC()})
+	return e.write(State{
+		Status: StatusCreating, Created: time.Now().UTC(), SupervisorPID: os.Getpid(), SupervisorStartTime: start,
+	})
 }
 
 func (e *Entry) unclaim(made bool) error {
