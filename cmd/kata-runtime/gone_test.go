@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/ttrpc"
@@ -24,29 +25,56 @@ import (
 	"kata-runtime/virtcontainers/supervisor/api"
 )
 
-// TestMain is also a supervisor that dies once it has claimed its id.
+// TestMain is also a supervisor that dies.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == supervisorCommand {
-		os.Exit(claimAndDie())
+		if err := dieAsSupervisor(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-func claimAndDie() int {
+// early is the id of a container whose supervisor dies once it has claimed the
+// id; others die when they are sent a stand-in.
+const early = "early"
+
+func dieAsSupervisor() error {
 	conn, err := channel.FromFile(os.NewFile(supervisorChannelFD, "channel"))
 	if err != nil {
-		return 1
+		return err
 	}
 	var boot supervisor.Boot
 	if _, err := conn.Receive(&boot); err != nil {
-		return 1
+		return err
 	}
 	states, err := store.Open(boot.Root)
 	if err != nil {
-		return 1
+		return err
 	}
-	if _, err := states.Reserve(boot.ID); err != nil {
-		return 1
+	entry, err := states.Reserve(boot.ID)
+	if err != nil {
+		return err
+	}
+	if boot.ID != early {
+		listener, err := net.Listen("unix", entry.Path("supervisor.sock"))
+		if err != nil {
+			return err
+		}
+		server, err := ttrpc.NewServer()
+		if err != nil {
+			return err
+		}
+		api.RegisterSupervisorService(server, &dyingSupervisor{greets: true})
+		go func() { _ = server.Serve(context.Background(), listener) }()
+		if err := conn.Send(supervisor.Ready{Token: "token"}); err != nil {
+			return err
+		}
+		var message any
+		if _, err := conn.Receive(&message); err != nil {
+			return err
+		}
 	}
 	_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 	select {}
@@ -95,42 +123,65 @@ func recorded(t *testing.T, root, id, sandbox string, status store.Status, super
 type dyingSupervisor struct {
 	api.SupervisorService // what a test does not need panics
 
-	greets bool
-	server *ttrpc.Server
+	greets   bool
+	listener *dyingListener
+}
+
+// dyingListener keeps its connections, to hang up all at once as the kernel does
+// for a process that dies.
+type dyingListener struct {
+	net.Listener
+
+	mu    sync.Mutex // guards conns
+	conns []net.Conn
+}
+
+func (l *dyingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.mu.Lock()
+		l.conns = append(l.conns, conn)
+		l.mu.Unlock()
+	}
+	return conn, err
 }
 
 // end does not let an answer out.
-func (s *dyingSupervisor) end(ctx context.Context) error {
-	_ = s.server.Close()
-	<-ctx.Done()
-	return ctx.Err()
+func (l *dyingListener) end() error {
+	l.Listener.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, conn := range l.conns {
+		conn.Close()
+	}
+	return net.ErrClosed
 }
 
-func (s *dyingSupervisor) Hello(ctx context.Context, _ *api.HelloRequest) (*api.HelloResponse, error) {
+func (s *dyingSupervisor) Hello(context.Context, *api.HelloRequest) (*api.HelloResponse, error) {
 	if !s.greets {
-		return nil, s.end(ctx)
+		return nil, s.listener.end()
 	}
 	return &api.HelloResponse{}, nil
 }
 
-func (s *dyingSupervisor) StartContainer(ctx context.Context, _ *api.ContainerRequest) (*api.StartContainerResponse, error) {
-	return nil, s.end(ctx)
+func (s *dyingSupervisor) StartContainer(context.Context, *api.ContainerRequest) (*api.StartContainerResponse, error) {
+	return nil, s.listener.end()
 }
 
-func (s *dyingSupervisor) KillContainer(ctx context.Context, _ *api.KillContainerRequest) (*api.Empty, error) {
-	return nil, s.end(ctx)
+func (s *dyingSupervisor) KillContainer(context.Context, *api.KillContainerRequest) (*api.Empty, error) {
+	return nil, s.listener.end()
 }
 
-func (s *dyingSupervisor) PauseContainer(ctx context.Context, _ *api.ContainerRequest) (*api.Empty, error) {
-	return nil, s.end(ctx)
+func (s *dyingSupervisor) PauseContainer(context.Context, *api.ContainerRequest) (*api.Empty, error) {
+	return nil, s.listener.end()
 }
 
-func (s *dyingSupervisor) ContainerStats(ctx context.Context, _ *api.ContainerRequest) (*api.ContainerStatsResponse, error) {
-	return nil, s.end(ctx)
+func (s *dyingSupervisor) ContainerStats(context.Context, *api.ContainerRequest) (*api.ContainerStatsResponse, error) {
+	return nil, s.listener.end()
 }
 
-func (s *dyingSupervisor) DeleteContainer(ctx context.Context, _ *api.DeleteContainerRequest) (*api.DeleteContainerResponse, error) {
-	return nil, s.end(ctx)
+func (s *dyingSupervisor) DeleteContainer(context.Context, *api.DeleteContainerRequest) (*api.DeleteContainerResponse, error) {
+	return nil, s.listener.end()
 }
 
 // serveDying serves a pod's socket in this process.
@@ -140,19 +191,21 @@ func serveDying(t *testing.T, entry *store.Entry, greets bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &dyingSupervisor{greets: greets}
-	if s.server, err = ttrpc.NewServer(); err != nil {
+	server, err := ttrpc.NewServer()
+	if err != nil {
 		t.Fatal(err)
 	}
-	api.RegisterSupervisorService(s.server, s)
+	dying := &dyingListener{Listener: listener}
+	api.RegisterSupervisorService(server, &dyingSupervisor{greets: greets, listener: dying})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = s.server.Serve(context.WithoutCancel(t.Context()), listener)
+		_ = server.Serve(context.WithoutCancel(t.Context()), dying)
 	}()
 	t.Cleanup(func() {
-		_ = s.server.Close()
+		_ = dying.end()
 		<-ended
+		_ = server.Close()
 	})
 }
 
@@ -417,19 +470,32 @@ func TestSupervisorDiesUnderACreation(t *testing.T) {
 	}
 }
 
-// A supervisor that dies before it can tell that it has the id gives it free.
-func TestSupervisorDiesOnceItHasTheID(t *testing.T) {
+// A supervisor that dies gives its id free, also before it can tell that it has
+// it.
+func TestOwnSupervisorDiesUnderACreation(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("a mount namespace needs root")
 	}
-	root := shortDir(t)
-	n := &creation{root: root, id: "c1", sandbox: "c1"}
-	_, err := n.launch(t.Context(), supervisor.Boot{Root: root, ID: "c1"})
-	if !errors.Is(err, supervisor.ErrGone) {
-		t.Errorf("launched: %v", err)
-	}
-	if _, err := lookup(root, "c1"); !errors.Is(err, store.ErrNotExist) {
-		t.Errorf("the id is taken: %v", err)
+	for _, id := range []string{early, "late"} {
+		root := shortDir(t)
+		n := &creation{root: root, id: id, sandbox: id}
+		var err error
+		n.client, err = n.launch(t.Context(), supervisor.Boot{Root: root, ID: id})
+		if id != early {
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = n.client.SendStandIn(id, "", os.Stdin)
+			if abandonErr := n.abandon(t.Context()); abandonErr != nil {
+				t.Errorf("abandon: %v", abandonErr)
+			}
+		}
+		if !errors.Is(err, supervisor.ErrGone) {
+			t.Errorf("%s: %v", id, err)
+		}
+		if _, err := lookup(root, id); !errors.Is(err, store.ErrNotExist) {
+			t.Errorf("%s: the id is taken: %v", id, err)
+		}
 	}
 }
 

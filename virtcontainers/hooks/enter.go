@@ -60,7 +60,7 @@ func (b *becoming) started(path string) error {
 	case err != nil:
 		return fmt.Errorf("wait for the hook's start: %w", err)
 	}
-	return &os.PathError{Op: "exec", Path: path, Err: syscall.Errno(binary.NativeEndian.Uint32(number))}
+	return &os.PathError{Op: "fork/exec", Path: path, Err: syscall.Errno(binary.NativeEndian.Uint32(number))}
 }
 
 func (b *becoming) close() {
