@@ -39,9 +39,27 @@ func openContainerID(c *cli.Context, id string) (*store.Entry, store.State, erro
 	return entry, state, err
 }
 
-// currentState is the recorded state, corrected by whether the supervisor, who
-// records it, still lives: without it there is no machine.
+// currentState is the recorded state, corrected by who still lives: without the
+// supervisor, who records it, there is no machine, and without the stand-in,
+// whose pid is all that callers know of the container, its process is ended.
 func currentState(entry *store.Entry) (store.State, error) {
+	state, err := recordedState(entry)
+	if err == nil && lacksStandIn(state) {
+		// An end that the supervisor knew of is recorded before the stand-in
+		// ends, but maybe not before the state was read.
+		state, err = recordedState(entry)
+	}
+	if err != nil {
+		return store.State{}, err
+	}
+	if state.Status != store.StatusStopped && !store.Alive(state.SupervisorPID, state.SupervisorStartTime) || lacksStandIn(state) {
+		state.Status, state.ExitCode = store.StatusStopped, 128+int(syscall.SIGKILL)
+	}
+	return state, nil
+}
+
+// recordedState is the state of a container that was not deleted.
+func recordedState(entry *store.Entry) (store.State, error) {
 	state, err := entry.Load()
 	if err != nil {
 		return store.State{}, err
@@ -49,20 +67,61 @@ func currentState(entry *store.Entry) (store.State, error) {
 	if state.Deleted { // only its pod is still there
 		return store.State{}, fmt.Errorf("%w: %s", store.ErrNotExist, entry.ID())
 	}
-	if state.Status != store.StatusStopped && !store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
-		state.Status, state.ExitCode = store.StatusStopped, 128+int(syscall.SIGKILL)
-	}
 	return state, nil
 }
 
-// connect reaches the supervisor of a container's pod.
+// lacksStandIn tells whether the container's process is to be there and its
+// stand-in is not. While the container is created, the creation sees to it.
+func lacksStandIn(state store.State) bool {
+	switch state.Status {
+	case store.StatusCreated, store.StatusRunning, store.StatusPaused:
+		return state.StandInPID > 0 && !store.Alive(state.StandInPID, state.StandInStartTime)
+	default:
+		return false
+	}
+}
+
+// connect reaches the supervisor of a container's pod. Without its pod's entry,
+// which goes last, the supervisor is gone too.
 func connect(ctx context.Context, root string, state store.State) (*supervisor.Client, error) {
+	if state.SandboxID == "" {
+		return nil, errors.New("the container's creation has not got further than its id")
+	}
 	entry, err := lookup(root, state.SandboxID)
+	if errors.Is(err, store.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", supervisor.ErrGone, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return supervisor.Connect(ctx, entry)
 }
+
+// inCallersWords replaces an error that says that the supervisor is gone, of
+// which callers know nothing, by what that means for the container. Callers
+// search for the text of either.
+func inCallersWords(entry *store.Entry, err error) error {
+	if !errors.Is(err, supervisor.ErrGone) {
+		return err
+	}
+	if _, stateErr := currentState(entry); errors.Is(stateErr, store.ErrNotExist) {
+		return &endedError{kind: stateErr, cause: err}
+	}
+	return &endedError{kind: virtcontainers.ErrNotRunning, cause: err}
+}
+
+// endedError says what the end of a supervisor means, and how it showed.
+type endedError struct{ kind, cause error }
+
+func (e *endedError) Error() string {
+	if errors.Is(e.cause, fs.ErrNotExist) {
+		// Callers take "no such file or directory" for a program that the
+		// container does not have.
+		return fmt.Sprintf("%v: %v", e.kind, supervisor.ErrGone)
+	}
+	return fmt.Sprintf("%v: %v", e.kind, e.cause)
+}
+func (e *endedError) Unwrap() []error { return []error{e.kind, e.cause} }
 
 func startCommand() *cli.Command {
 	return &cli.Command{
@@ -81,38 +140,42 @@ func startCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			client, err := connect(c.Context, c.String("root"), state)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			return start(c.Context, client, state.ID, hooks)
+			return start(c.Context, c.String("root"), entry, state, hooks)
 		},
 	}
 }
 
 // start runs a container's program. When a hook fails, nothing is left of the
 // container.
-func start(ctx context.Context, client *supervisor.Client, id string, hooks *containerHooks) error {
-	_, err := client.Start(ctx, id)
-	if err != nil && !hooks.endsContainer(err) {
-		return err
+func start(ctx context.Context, root string, entry *store.Entry, state store.State, hooks *containerHooks) error {
+	client, err := connect(ctx, root, state)
+	if err != nil {
+		return inCallersWords(entry, err)
 	}
-	if err == nil {
-		err = hooks.poststart(ctx)
-	}
-	if err == nil {
+	defer client.Close()
+	if _, err = client.Start(ctx, state.ID); err != nil {
+		err = inCallersWords(entry, err)
+		if !hooks.endsContainer(err) {
+			return err
+		}
+	} else if err = hooks.poststart(ctx); err == nil {
 		return nil
 	}
-	_, deleteErr := client.Delete(ctx, id, true)
-	switch {
-	case errors.Is(deleteErr, virtcontainers.ErrNotFound): // another command was faster
-	case deleteErr != nil:
-		return errors.Join(err, deleteErr)
-	default:
+	client.Close() // a supervisor that ends waits for its connections
+	removed, deleteErr := deleteContainer(ctx, root, entry, state, true)
+	if removed {
 		hooks.poststop(ctx)
 	}
-	return err
+	if anotherWasFaster(deleteErr) {
+		deleteErr = nil
+	}
+	return errors.Join(err, deleteErr)
+}
+
+// anotherWasFaster tells whether a deletion failed because another command had
+// deleted the container.
+func anotherWasFaster(err error) bool {
+	return errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, store.ErrNotExist)
 }
 
 func killCommand() *cli.Command {
@@ -132,33 +195,33 @@ func killCommand() *cli.Command {
 					return err
 				}
 			}
-			_, state, err := openContainerID(c, c.Args().First())
+			entry, state, err := openContainerID(c, c.Args().First())
 			if err != nil {
 				return err
 			}
-			return kill(c, state, signal)
+			return kill(c.Context, c.String("root"), entry, state, signal, c.Bool("all"))
 		},
 	}
 }
 
-func kill(c *cli.Context, state store.State, signal syscall.Signal) error {
-	all := c.Bool("all")
-	if state.Status == store.StatusStopped {
-		if all {
-			return nil // as runc: callers clean up with it
-		}
-		return virtcontainers.ErrNotRunning
+func kill(ctx context.Context, root string, entry *store.Entry, state store.State, signal syscall.Signal, all bool) error {
+	err := virtcontainers.ErrNotRunning
+	if state.Status != store.StatusStopped {
+		err = inCallersWords(entry, sendSignal(ctx, root, state, signal, all))
 	}
-	client, err := connect(c.Context, c.String("root"), state)
+	if all && errors.Is(err, virtcontainers.ErrNotRunning) {
+		return nil // as runc: callers clean up with it
+	}
+	return err
+}
+
+func sendSignal(ctx context.Context, root string, state store.State, signal syscall.Signal, all bool) error {
+	client, err := connect(ctx, root, state)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	err = client.Kill(c.Context, state.ID, signal, all)
-	if all && errors.Is(err, virtcontainers.ErrNotRunning) {
-		return nil
-	}
-	return err
+	return client.Kill(ctx, state.ID, signal, all)
 }
 
 func deleteCommand() *cli.Command {
@@ -184,12 +247,12 @@ func deleteCommand() *cli.Command {
 			if err != nil && !force {
 				return err
 			}
-			removed, err := deleteContainer(c, entry, state, force)
+			removed, err := deleteContainer(c.Context, c.String("root"), entry, state, force)
 			if removed && hooks != nil {
 				hooks.poststop(c.Context)
 			}
-			if force && (errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, store.ErrNotExist)) {
-				return nil // another command was faster
+			if force && anotherWasFaster(err) {
+				return nil
 			}
 			return err
 		},
@@ -198,21 +261,24 @@ func deleteCommand() *cli.Command {
 
 // deleteContainer removes a container, and tells whether it is this command
 // that has to see to the rest.
-func deleteContainer(c *cli.Context, entry *store.Entry, state store.State, force bool) (removed bool, err error) {
-	client, err := connect(c.Context, c.String("root"), state)
+func deleteContainer(ctx context.Context, root string, entry *store.Entry, state store.State, force bool) (removed bool, err error) {
+	client, err := connect(ctx, root, state)
 	if err == nil {
-		defer client.Close()
-		creating, err := client.Delete(c.Context, state.ID, force)
-		return err == nil && !creating, err
-	}
-	if store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, store.ErrNotExist) {
-			// It is on its way out: what it removes is gone when it is.
-			return awaitSupervisor(c.Context, c.String("root"), entry, state)
+		var creating bool
+		creating, err = client.Delete(ctx, state.ID, force)
+		client.Close()
+		if !errors.Is(err, supervisor.ErrGone) {
+			return err == nil && !creating, err
 		}
-		return false, err
 	}
-	return removeDead(c.Context, c.String("root"), entry, state)
+	if !store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
+		return removeDead(ctx, root, entry, state)
+	}
+	if errors.Is(err, supervisor.ErrGone) {
+		// It is on its way out: what it removes is gone when it is.
+		return awaitSupervisor(ctx, root, entry, state)
+	}
+	return false, err
 }
 
 // awaitSupervisor waits for the end of a supervisor that serves nobody any

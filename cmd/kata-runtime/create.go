@@ -53,24 +53,35 @@ func createCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return created.commit()
+			return created.commit(c.Context)
 		},
 	}
 }
 
 // creation is a container that has been created and not committed yet.
 type creation struct {
+	root    string
 	id      string
 	sandbox string // the id of its pod, which is its own when it starts one
-	created bool   // the supervisor has it, reserved at least
+	created bool   // the supervisor has it, reserved at least, or may have had
 	client  *supervisor.Client
-	standIn *exec.Cmd
-	group   *cgroup.Record // nil for none
+	// supervisor is that of the pod.
+	supervisor process
+	standIn    *exec.Cmd
+	// standInStart is its start time, 0 until it is known.
+	standInStart uint64
+	group        *cgroup.Record // nil for none
 	// terminal tells that the container's process has one.
 	terminal bool
 	// hooks are nil until the first of them is due.
 	hooks *containerHooks
 	log   *slog.Logger
+}
+
+// process names a process for good.
+type process struct {
+	pid   int // 0 for none
+	start uint64
 }
 
 // create makes a container from the command's flags, up to its pid file.
@@ -88,7 +99,7 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	}
 	defer prepared.stdio.close()
 	created := prepared.creation
-	err = created.make(c.Context, prepared.bundle, prepared.stdio, c.String("root"))
+	err = created.make(c.Context, prepared.bundle, prepared.stdio)
 	if err == nil {
 		err = created.announce(c)
 	}
@@ -146,22 +157,37 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		p.stdio.close()
 		return nil, err
 	}
-	p.creation = &creation{id: id, sandbox: id, group: group, terminal: p.bundle.spec.Process.Terminal, log: log}
+	p.creation = &creation{
+		root: c.String("root"), id: id, sandbox: id, group: group, terminal: p.bundle.spec.Process.Terminal, log: log,
+	}
 	if pod := p.bundle.pod; pod != nil {
-		p.creation.sandbox = pod.id
+		p.creation.sandbox, p.creation.supervisor = pod.id, pod.supervisor
 		p.creation.client, err = pod.connect(c.Context)
 	} else {
-		p.creation.client, err = supervisor.Launch(c.Context, supervisor.Boot{
+		p.creation.client, err = p.creation.launch(c.Context, supervisor.Boot{
 			Root: c.String("root"), ID: id, Hostname: p.bundle.hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
 			Interfaces: p.bundle.interfaces, HostNetwork: p.bundle.hostNetwork,
 			Demand: sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
-		}, func(channel *os.File) error { return forkSupervisor(id, channel) })
+		})
 	}
 	if err != nil {
 		p.stdio.close()
 		return nil, err
 	}
 	return p, nil
+}
+
+// launch starts a pod of the container's own. After an error nothing is left of
+// it.
+func (n *creation) launch(ctx context.Context, boot supervisor.Boot) (*supervisor.Client, error) {
+	client, err := supervisor.Launch(ctx, boot, func(channel *os.File) (err error) {
+		n.supervisor, err = forkSupervisor(n.id, channel)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, n.removeLeft(ctx))
+	}
+	return client, nil
 }
 
 // resolveCgroup finds the host's control group of a container, as its caller
@@ -174,8 +200,8 @@ func resolveCgroup(c *cli.Context, id string, spec *specs.Spec) (*cgroup.Record,
 }
 
 // make lets the supervisor create the container.
-func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, root string) error {
-	if err := n.equip(container, stdio, root); err != nil {
+func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio) error {
+	if err := n.equip(container, stdio); err != nil {
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
 	}
 	state, err := n.state(container)
@@ -185,6 +211,7 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 	n.hooks = newContainerHooks(container.spec, state, n.log)
 	if n.hooks.needID() {
 		if err := n.client.Reserve(ctx, state, container.configJSON); err != nil {
+			n.created = errors.Is(err, supervisor.ErrGone)
 			n.hooks = nil // the container is not this command's to tell of
 			return err
 		}
@@ -202,6 +229,7 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 		ResolvConf:    container.resolvConf(),
 	}, state)
 	if err != nil {
+		n.created = n.created || errors.Is(err, supervisor.ErrGone)
 		return err
 	}
 	n.created = true
@@ -211,13 +239,13 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio, ro
 
 // equip forks the stand-in and gives the supervisor what only this process can
 // reach: the mounts, as its caller sees them, and the stand-in's channel.
-func (n *creation) equip(container *bundle, stdio *stdio, root string) error {
+func (n *creation) equip(container *bundle, stdio *stdio) error {
 	trees, err := container.openTrees()
 	if err != nil {
 		return err
 	}
 	defer trees.close()
-	theirs, err := n.startStandIn(container, trees, stdio, root)
+	theirs, err := n.startStandIn(container, trees, stdio)
 	if err != nil {
 		return err
 	}
@@ -230,6 +258,7 @@ func (n *creation) state(container *bundle) (store.State, error) {
 	if err != nil {
 		return store.State{}, fmt.Errorf("stand-in has ended early: %w", err)
 	}
+	n.standInStart = start
 	owner := "root"
 	if current, err := user.Current(); err == nil {
 		owner = current.Username
@@ -271,20 +300,27 @@ func (n *creation) start(ctx context.Context) error {
 	return n.hooks.poststart(ctx)
 }
 
-// commit lets the container outlive this command.
-func (n *creation) commit() error {
-	defer n.client.Close()
-	return n.client.Commit()
+// commit lets the container outlive this command. One that cannot be committed
+// is undone, as one that cannot be created.
+func (n *creation) commit(ctx context.Context) error {
+	if err := n.client.Commit(); err != nil {
+		return errors.Join(err, n.abandon(ctx))
+	}
+	n.client.Close()
+	return nil
 }
 
 // abandon undoes the creation and waits until nothing of it is left; then
 // poststop hooks are due, if others were before.
 func (n *creation) abandon(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
-	err := n.awaitAbandoned(ctx)
+	gone, err := n.awaitAbandoned(ctx)
 	if n.standIn != nil {
 		_ = n.standIn.Process.Kill() // it ends of itself when its channel does
 		_ = n.standIn.Wait()         // its exit code says nothing here
+	}
+	if gone {
+		err = errors.Join(err, n.removeLeft(ctx))
 	}
 	if n.hooks != nil {
 		n.hooks.poststop(ctx)
@@ -292,29 +328,85 @@ func (n *creation) abandon(ctx context.Context) error {
 	return err
 }
 
-func (n *creation) awaitAbandoned(ctx context.Context) error {
+// awaitAbandoned tells also whether the supervisor has ended, or is about to.
+func (n *creation) awaitAbandoned(ctx context.Context) (gone bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, abandonTimeout)
 	defer cancel()
-	var err error
 	if n.created && n.sandbox != n.id {
 		// The pod lives on: its supervisor's end does not tell that this
 		// container is gone.
-		if _, err = n.client.Delete(ctx, n.id, true); errors.Is(err, virtcontainers.ErrNotFound) {
-			err = nil // another command was faster
+		_, err = n.client.Delete(ctx, n.id, true)
+		gone = errors.Is(err, supervisor.ErrGone)
+		if gone || errors.Is(err, virtcontainers.ErrNotFound) {
+			err = nil // removeLeft sees to it, or another command was faster
 		}
 	}
-	return errors.Join(err, n.client.Abandon(ctx))
+	abandonErr := n.client.Abandon(ctx)
+	if n.sandbox == n.id {
+		gone = abandonErr == nil
+	}
+	return gone, errors.Join(err, abandonErr)
+}
+
+// removeLeft removes what a supervisor that has died, or is about to, has left
+// of the creation.
+func (n *creation) removeLeft(ctx context.Context) error {
+	_, err := n.removeIfLeft(ctx)
+	if err != nil {
+		return fmt.Errorf("remove what the supervisor left of the container: %w", err)
+	}
+	return nil
+}
+
+// removeIfLeft tells also whether there was something left. Another command's
+// container of the id, which may be why a creation has failed, is not touched.
+func (n *creation) removeIfLeft(ctx context.Context) (removed bool, err error) {
+	if n.supervisor.pid == 0 {
+		return false, nil // it was not started; or the container is not this command's
+	}
+	entry, err := lookup(n.root, n.id)
+	var state store.State
+	if err == nil {
+		state, err = entry.Load()
+	}
+	switch {
+	case errors.Is(err, store.ErrNotExist), errors.Is(err, store.ErrDamaged), errors.Is(err, store.ErrVersion):
+		return false, nil
+	case err != nil:
+		return false, err
+	case state.Deleted, !n.made(state): // with Deleted, the pod's other containers need it
+		return false, nil
+	case store.Alive(state.SupervisorPID, state.SupervisorStartTime):
+		return awaitSupervisor(ctx, n.root, entry, state)
+	default:
+		return removeDead(ctx, n.root, entry, state)
+	}
+}
+
+// made tells whether a state is that of this creation, whose supervisor is gone.
+func (n *creation) made(state store.State) bool {
+	owner := process{pid: state.SupervisorPID, start: state.SupervisorStartTime}
+	switch {
+	case owner != n.supervisor:
+		return false
+	case n.sandbox == n.id:
+		return true // nobody else makes a container of that id in this pod
+	case state.StandInPID == 0:
+		return true // reserved and no more: it can become nobody's container
+	default:
+		return n.standIn != nil && state.StandInPID == n.standIn.Process.Pid && state.StandInStartTime == n.standInStart
+	}
 }
 
 // startStandIn forks the stand-in and returns the supervisor's end of its
 // channel.
-func (n *creation) startStandIn(container *bundle, trees *trees, stdio *stdio, root string) (*os.File, error) {
+func (n *creation) startStandIn(container *bundle, trees *trees, stdio *stdio) (*os.File, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
 	defer ours.Close()
-	entry, err := lookup(root, n.sandbox) // of a directory that exists already
+	entry, err := lookup(n.root, n.sandbox) // of a directory that exists already
 	if err != nil {
 		theirs.Close()
 		return nil, err

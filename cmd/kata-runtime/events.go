@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers"
@@ -36,7 +35,7 @@ func eventsCommand() *cli.Command {
 			if interval <= 0 {
 				return errors.New("duration interval must be greater than 0")
 			}
-			_, state, err := openContainerID(c, id)
+			entry, state, err := openContainerID(c, id)
 			if err != nil {
 				return err
 			}
@@ -44,11 +43,14 @@ func eventsCommand() *cli.Command {
 				return errNoEvents(id)
 			}
 			client, err := connect(c.Context, c.String("root"), state)
+			if err = inCallersWords(entry, err); errors.Is(err, virtcontainers.ErrNotRunning) {
+				return errNoEvents(id)
+			}
 			if err != nil {
 				return err
 			}
 			defer client.Close()
-			events := &eventWriter{id: id, client: client, to: c.App.Writer, log: logger(c)}
+			events := &eventWriter{id: id, entry: entry, client: client, to: c.App.Writer, log: logger(c)}
 			if c.Bool("stats") {
 				return events.stats(c.Context)
 			}
@@ -70,6 +72,7 @@ type event struct {
 // eventWriter prints what happens to one container.
 type eventWriter struct {
 	id     string
+	entry  *store.Entry
 	client *supervisor.Client
 	log    *slog.Logger
 
@@ -93,7 +96,7 @@ func (w *eventWriter) follow(ctx context.Context, interval time.Duration) error 
 		},
 		func() error { return w.print(event{Type: "oom", ID: w.id}) })
 	switch {
-	case errors.Is(err, ttrpc.ErrClosed):
+	case errors.Is(err, supervisor.ErrGone):
 		return nil // the pod has ended, and with it the container
 	case errors.Is(err, virtcontainers.ErrNotRunning):
 		return errNoEvents(w.id)
@@ -127,7 +130,7 @@ func (w *eventWriter) tick(ctx context.Context, interval time.Duration) error {
 
 func (w *eventWriter) stats(ctx context.Context) error {
 	data, err := w.read(ctx)
-	if errors.Is(err, virtcontainers.ErrNotRunning) {
+	if err = inCallersWords(w.entry, err); errors.Is(err, virtcontainers.ErrNotRunning) {
 		return errNoEvents(w.id)
 	}
 	if err != nil {

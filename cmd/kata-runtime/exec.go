@@ -97,14 +97,18 @@ func execAction(c *cli.Context) (int, error) {
 	defer stdio.close()
 	n := &creation{id: state.ID, terminal: process.Terminal, log: logger(c)}
 	if n.client, err = connect(c.Context, c.String("root"), state); err != nil {
-		return 0, err
+		return 0, inCallersWords(entry, err)
 	}
 	defer n.client.Close()
-	if err := n.exec(c, entry, state, process, stdio); err != nil {
-		return 0, errors.Join(err, n.abandon(c.Context))
+	err = n.exec(c, entry, state, process, stdio)
+	if err == nil && !attached {
+		err = n.client.Commit()
+	}
+	if err != nil {
+		return 0, errors.Join(inCallersWords(entry, err), n.abandon(c.Context))
 	}
 	if !attached {
-		return 0, n.client.Commit()
+		return 0, nil
 	}
 	return n.attend()
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 
+	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/standin"
 )
 
@@ -35,6 +36,8 @@ func dispatch(args []string) int {
 		case supervisorCommand:
 			nameProcess("kata-supervisor")
 			return runSupervisor()
+		case hooks.Command:
+			return hooks.Become(args[2:])
 		}
 	}
 	return runCommandLine(args)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
@@ -15,10 +16,10 @@ import (
 
 // pod is the pod of another container, whose VM runs.
 type pod struct {
-	id     string // of its sandbox container
-	root   string
-	entry  *store.Entry
-	states *store.Store
+	id         string // of its sandbox container
+	entry      *store.Entry
+	states     *store.Store
+	supervisor process
 }
 
 // findPod finds the pod that a container is to join.
@@ -42,8 +43,13 @@ func findPod(root string, membership oci.Pod) (*pod, error) {
 		return nil, fail(fmt.Errorf("it is no sandbox but a container of %q", state.SandboxID))
 	case !store.Alive(state.SupervisorPID, state.SupervisorStartTime):
 		return nil, fail(errors.New("its virtual machine has ended"))
+	case state.Status == store.StatusStopped: // its namespaces went with its stand-in
+		return nil, fail(virtcontainers.ErrNotRunning)
 	}
-	return &pod{id: state.ID, root: root, entry: entry, states: states}, nil
+	return &pod{
+		id: state.ID, entry: entry, states: states,
+		supervisor: process{pid: state.SupervisorPID, start: state.SupervisorStartTime},
+	}, nil
 }
 
 // connect reaches the pod's supervisor for the creation of a container.

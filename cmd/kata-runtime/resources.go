@@ -20,7 +20,7 @@ import (
 
 // withSupervisor runs a command's one call on the container that it names.
 func withSupervisor(c *cli.Context, id string, call func(context.Context, *supervisor.Client, store.State) error) error {
-	_, state, err := openContainerID(c, id)
+	entry, state, err := openContainerID(c, id)
 	if err != nil {
 		return err
 	}
@@ -29,10 +29,10 @@ func withSupervisor(c *cli.Context, id string, call func(context.Context, *super
 	}
 	client, err := connect(c.Context, c.String("root"), state)
 	if err != nil {
-		return err
+		return inCallersWords(entry, err)
 	}
 	defer client.Close()
-	return call(c.Context, client, state)
+	return inCallersWords(entry, call(c.Context, client, state))
 }
 
 func pauseCommand() *cli.Command {
@@ -128,6 +128,8 @@ func updateCommand() *cli.Command {
 			&cli.StringFlag{Name: "cpuset-mems", Usage: "memory `NODES` to use"},
 			&cli.Int64Flag{Name: "pids-limit", Usage: "`NUMBER` of processes at most"},
 			&cli.UintFlag{Name: "blkio-weight", Usage: "block I/O `WEIGHT`, 10 to 1000"},
+			&cli.StringFlag{Name: "kernel-memory", Usage: "accepted and ignored, as by runc", Hidden: true},
+			&cli.StringFlag{Name: "kernel-memory-tcp", Usage: "accepted and ignored, as by runc", Hidden: true},
 		},
 		Action: func(c *cli.Context) error {
 			id, err := containerID(c)

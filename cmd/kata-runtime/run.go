@@ -10,11 +10,11 @@ import (
 	"syscall"
 
 	"github.com/containerd/console"
-	"github.com/containerd/ttrpc"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/supervisor"
 )
 
 func runCommand() *cli.Command {
@@ -45,7 +45,7 @@ func (n *creation) runDetached(ctx context.Context) error {
 	if err := n.start(ctx); err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}
-	return n.commit()
+	return n.commit(ctx)
 }
 
 // runAttached sees the container through. The command's life is the
@@ -76,16 +76,33 @@ func (n *creation) runAttached(ctx context.Context, keep bool) error {
 
 // finish deletes the ended container, or keeps it.
 func (n *creation) finish(ctx context.Context, keep bool) error {
-	if keep {
-		return n.commit()
-	}
 	defer n.client.Close()
+	if keep {
+		return n.keep()
+	}
 	_, err := n.client.Delete(ctx, n.id, true)
-	if errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, ttrpc.ErrClosed) {
+	removed := err == nil
+	if errors.Is(err, supervisor.ErrGone) {
+		n.client.Close()
+		removed, err = n.removeIfLeft(ctx)
+	}
+	if errors.Is(err, virtcontainers.ErrNotFound) {
 		return nil // another command was faster
 	}
-	if err == nil {
+	if removed {
 		n.hooks.poststop(ctx)
+	}
+	return err
+}
+
+// keep commits the ended container. What a supervisor that is gone has left of
+// it stays without.
+func (n *creation) keep() error {
+	err := n.client.Commit()
+	if errors.Is(err, supervisor.ErrGone) {
+		if _, lookupErr := lookup(n.root, n.id); lookupErr == nil {
+			return nil
+		}
 	}
 	return err
 }

@@ -62,7 +62,7 @@ func listCommand() *cli.Command {
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print ids only"},
 		},
 		Action: func(c *cli.Context) error {
-			views, err := list(c.String("root"))
+			views, err := list(c.String("root"), c.App.ErrWriter)
 			if err != nil {
 				return err
 			}
@@ -84,7 +84,9 @@ func listCommand() *cli.Command {
 	}
 }
 
-func list(root string) ([]stateView, error) {
+// list views the containers below root. One whose state cannot be read does not
+// hide the others: what is wrong with it goes to warnings, in runc's words.
+func list(root string, warnings io.Writer) ([]stateView, error) {
 	states, err := store.Open(root)
 	if err != nil {
 		return nil, err
@@ -100,7 +102,8 @@ func list(root string) ([]stateView, error) {
 			continue // removed meanwhile
 		}
 		if err != nil {
-			return nil, fmt.Errorf("container %s: %w", entry.ID(), err)
+			fmt.Fprintf(warnings, "load container %s: %v\n", entry.ID(), err)
+			continue
 		}
 		views = append(views, viewOf(state))
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
 )
 
@@ -24,7 +25,7 @@ const supervisorChannelFD = 3
 
 // forkSupervisor starts a supervisor that shares nothing with this process: a
 // session and a mount namespace of its own, and no descriptors but the channel.
-func forkSupervisor(id string, theirs *os.File) error {
+func forkSupervisor(id string, theirs *os.File) (process, error) {
 	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it outlives this command
 	cmd.Args = []string{"kata-runtime", supervisorCommand, id}
 	cmd.Dir = "/"
@@ -32,12 +33,18 @@ func forkSupervisor(id string, theirs *os.File) error {
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the supervisor: %w", err)
+		return process{}, fmt.Errorf("start the supervisor: %w", err)
+	}
+	// Until it is reaped, which this process does not do, it has a start time.
+	forked := process{pid: cmd.Process.Pid}
+	var err error
+	if forked.start, err = store.StartTime(forked.pid); err != nil {
+		return process{}, fmt.Errorf("start the supervisor: %w", err)
 	}
 	if err := cmd.Process.Release(); err != nil { // it outlives this process
-		return fmt.Errorf("start the supervisor: %w", err)
+		return process{}, fmt.Errorf("start the supervisor: %w", err)
 	}
-	return nil
+	return forked, nil
 }
 
 // supervisorEnvironment keeps what the search for QEMU and virtiofsd needs.

@@ -127,18 +127,28 @@ func execute(ctx context.Context, hook specs.Hook, state []byte, options Options
 	cmd.Dir = options.Dir
 	cmd.Stdin, cmd.Stderr = stdin, writer
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if options.Join == nil {
-		// In another PID namespace, where it does not see its parent, the hook
-		// would take that for dead already. It goes with that namespace.
-		cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
-	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	started := func(string) error { return nil }
+	if options.Join == nil {
+		cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
+	} else {
+		b, err := become(cmd)
+		if err != nil {
+			writer.Close()
+			return stderr.finish(), err
+		}
+		defer b.close()
+		started = b.started
+	}
 	err = cmd.Start()
 	writer.Close() // the hook has its own
 	if err == nil {
+		startErr := started(hook.Path)
 		err = cmd.Wait()
 		if ctx.Err() != nil && err != nil {
 			err = context.Cause(ctx)
+		} else if startErr != nil {
+			err = startErr
 		}
 	}
 	return stderr.finish(), err

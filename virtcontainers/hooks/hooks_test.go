@@ -4,17 +4,79 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
+
+// TestMain is also a process that becomes a hook, and a command that runs one.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 {
+		switch os.Args[1] {
+		case Command:
+			os.Exit(Become(os.Args[2:]))
+		case joiningCommand:
+			os.Exit(runJoined(os.Args[2], os.Args[3]))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+const joiningCommand = "joining"
+
+// runJoined runs a script as a hook in the PID namespace of a path.
+func runJoined(namespace, script string) int {
+	hook := shell(script)
+	err := Run(context.Background(), CreateContainer, []specs.Hook{hook}, nil, Options{Dir: "/", Join: func() error { return joinPID(namespace) }})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func joinPID(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return unix.Setns(int(file.Fd()), unix.CLONE_NEWPID)
+}
+
+// pidNamespace is the path of a new one, which is there for the test's time.
+func pidNamespace(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("a PID namespace needs root")
+	}
+	cmd := exec.Command("cat") // ends with its input
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	return fmt.Sprintf("/proc/%d/ns/pid", cmd.Process.Pid)
+}
 
 // shell is a hook that runs a script, with these variables and no others.
 func shell(script string, env ...string) specs.Hook {
@@ -178,6 +240,68 @@ func TestJoin(t *testing.T) {
 	err := Run(t.Context(), CreateContainer, list, nil, Options{Dir: "/", Join: func() error { return refused }})
 	if !errors.Is(err, refused) || !strings.Contains(err.Error(), "createContainer hook #0") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A hook in another PID namespace, which outlives it, goes with a command that
+// is killed.
+func TestJoinedHookGoesWithTheCommand(t *testing.T) {
+	namespace := pidNamespace(t)
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command("/proc/self/exe", joiningCommand, namespace, "exec 3> "+fifo+"; echo $PPID >&3; exec sleep 1000")
+	command.Stderr = os.Stderr
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.Open(fifo) // returns when the hook has opened it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	line := make([]byte, 8)
+	n, err := reader.Read(line)
+	if err != nil || string(line[:n]) != "0\n" {
+		t.Errorf("the hook's parent is %q, %v, not one outside its namespace", line[:n], err)
+	}
+	if err := command.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = command.Wait()                                        // killed
+	if _, err := reader.Read(line); !errors.Is(err, io.EOF) { // waits until no process has it open
+		t.Errorf("the hook wrote on: %v", err)
+	}
+}
+
+func TestJoinedHookIsTheHook(t *testing.T) {
+	namespace := pidNamespace(t)
+	dir := t.TempDir()
+	options := Options{Dir: dir, Join: func() error { return joinPID(namespace) }}
+	hook := shell("cat > stdin; tr '\\0' '\\n' < /proc/self/environ > env; tr '\\0' ' ' < /proc/self/cmdline > args; echo complaint >&2; exit 3", "A=1")
+	hook.Args[0] = "named"
+	hook.Args[2] = "echo $0 > name; " + hook.Args[2]
+	err := Run(t.Context(), CreateContainer, []specs.Hook{hook}, []byte("state"), options)
+	if err == nil || !strings.Contains(err.Error(), `createContainer hook #0 (/bin/sh): exit status 3; its standard error ends "complaint"`) {
+		t.Errorf("error %v", err)
+	}
+	for file, want := range map[string]string{"stdin": "state", "name": "named\n"} {
+		if got := read(t, filepath.Join(dir, file)); got != want {
+			t.Errorf("%s: %q, want %q", file, got, want)
+		}
+	}
+	if env := read(t, filepath.Join(dir, "env")); !strings.Contains(env, "A=1\n") || strings.Contains(env, "HOME=") {
+		t.Errorf("environment %q", env)
+	}
+	for path, want := range map[string]error{"/no/such/hook": fs.ErrNotExist, "/etc/passwd": fs.ErrPermission} {
+		err := Run(t.Context(), CreateContainer, []specs.Hook{{Path: path}}, nil, options)
+		if !errors.Is(err, want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := Run(t.Context(), CreateContainer, []specs.Hook{timed(shell("sleep 1000"), 1)}, nil, options); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("slow: %v", err)
 	}
 }
 

@@ -63,9 +63,11 @@ type State struct {
 	// Created is when the id was reserved.
 	Created     time.Time         `json:"created"`
 	Annotations map[string]string `json:"annotations,omitempty"`
-	// SandboxID is the id of the pod's VM: that of its first container.
+	// SandboxID is the id of the pod's VM: that of its first container. Empty
+	// while no more than the id is claimed.
 	SandboxID string `json:"sandboxId"`
-	// SupervisorPID is the process that owns the VM, and its start time.
+	// SupervisorPID is the process that owns the VM and the id, and its start
+	// time.
 	SupervisorPID       int    `json:"supervisorPid"`
 	SupervisorStartTime uint64 `json:"supervisorStartTime"`
 	// Cgroup is the host's control group of the container, recorded before it

@@ -34,7 +34,8 @@ func Open(root string) (*Store, error) {
 func (s *Store) Root() string { return s.root }
 
 // Reserve claims a new id, atomically among all processes, with a State of
-// status creating. A taken id is ErrExists. A directory of that name that holds
+// status creating, and with the calling process as the supervisor: whoever
+// finds that dead knows that the id is nobody's any more. A taken id is ErrExists. A directory of that name that holds
 // no container of ours is used as it is. After an error nothing is left behind.
 func (s *Store) Reserve(id string) (*Entry, error) {
 	entry, err := s.entry(id)
@@ -90,10 +91,16 @@ func (e *Entry) claim(made bool) (err error) {
 			err = errors.Join(err, e.unclaim(made))
 		}
 	}()
+	start, err := StartTime(os.Getpid())
+	if err != nil {
+		return err
+	}
 	if err := makeFile(e.Path(lockName)); err != nil {
 		return err
 	}
-	return e.write(State{Status: StatusCreating, Created: time.Now().UTC()})
+	return e.write(State{
+		Status: StatusCreating, Created: time.Now().UTC(), SupervisorPID: os.Getpid(), SupervisorStartTime: start,
+	})
 }
 
 func (e *Entry) unclaim(made bool) error {
@@ -119,7 +126,8 @@ func (s *Store) Lookup(id string) (*Entry, error) {
 	return entry, nil
 }
 
-// List returns the containers, sorted by id.
+// List returns the containers, sorted by id. One whose state cannot be read is
+// among them, so that it does not hide the others: its Load says why.
 func (s *Store) List() ([]*Entry, error) {
 	dirs, err := os.ReadDir(s.root)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -137,8 +145,8 @@ func (s *Store) List() ([]*Entry, error) {
 		if errors.Is(err, ErrNotExist) || errors.Is(err, ErrInvalidID) {
 			continue // another program's, or removed meanwhile
 		}
-		if err != nil {
-			return nil, fmt.Errorf("list containers: %w", err)
+		if err != nil { // without an incarnation, nothing can be done to it
+			entry = &Entry{id: dir.Name(), dir: filepath.Join(s.root, dir.Name())}
 		}
 		entries = append(entries, entry)
 	}

@@ -338,3 +338,29 @@ func TestListOfMissingRoot(t *testing.T) {
 		t.Errorf("List() = %v, %v", entries, err)
 	}
 }
+
+func TestReserveSaysWhoHasTheID(t *testing.T) {
+	state, err := reserve(t, open(t), "c1").Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state.SupervisorPID != os.Getpid() || !Alive(state.SupervisorPID, state.SupervisorStartTime) {
+		t.Errorf("supervisor %d, started at %d", state.SupervisorPID, state.SupervisorStartTime)
+	}
+}
+
+func TestListHasWhatCannotBeRead(t *testing.T) {
+	s := open(t)
+	unreadable := reserve(t, s, "a")
+	reserve(t, s, "b")
+	if err := errors.Join(os.Remove(unreadable.Path(stateName)), os.Mkdir(unreadable.Path(stateName), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := s.List()
+	if err != nil || len(entries) != 2 || entries[0].ID() != "a" || entries[1].ID() != "b" {
+		t.Fatalf("List() = %v, %v", entries, err)
+	}
+	if _, err := entries[0].Load(); err == nil || errors.Is(err, ErrNotExist) {
+		t.Errorf("Load() = %v", err)
+	}
+}

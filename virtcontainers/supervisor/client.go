@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -28,7 +29,30 @@ import (
 // for.
 const helloTimeout = 10 * time.Second
 
-// Client is a command's connection to a pod's supervisor.
+// ErrGone says that the supervisor has ended, or is about to and serves nobody
+// any more: what became of a container, its state tells.
+var ErrGone = errors.New("the supervisor has ended")
+
+// goneError is an error that shows that the supervisor is gone.
+type goneError struct{ cause error }
+
+func (e *goneError) Error() string        { return e.cause.Error() }
+func (e *goneError) Unwrap() error        { return e.cause }
+func (e *goneError) Is(target error) bool { return target == ErrGone }
+
+// goneIf marks an error that is one of those by which an operation on a
+// supervisor's sockets or on its process shows that it is gone.
+func goneIf(err error, signs ...error) error {
+	for _, sign := range signs {
+		if errors.Is(err, sign) {
+			return &goneError{cause: err}
+		}
+	}
+	return err
+}
+
+// Client is a command's connection to a pod's supervisor. Errors of its methods
+// wrap ErrGone when the supervisor is gone.
 type Client struct {
 	rpc     *ttrpc.Client
 	service api.SupervisorClient
@@ -68,7 +92,7 @@ func Launch(ctx context.Context, boot Boot, start func(channel *os.File) error) 
 func (c *Client) boot(ctx context.Context, boot Boot) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.channel.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := c.channel.Send(boot); err != nil {
+	if err := c.send(boot); err != nil {
 		return fmt.Errorf("launch the supervisor: %w", err)
 	}
 	if err := c.receiveReady(); err != nil {
@@ -86,8 +110,7 @@ func (c *Client) boot(ctx context.Context, boot Boot) error {
 }
 
 // Connect reaches the supervisor of the pod whose first container's entry is
-// given. A supervisor that is gone is an error that wraps syscall.ECONNREFUSED
-// or fs.ErrNotExist.
+// given. A supervisor that is gone is ErrGone.
 func Connect(ctx context.Context, entry *store.Entry) (*Client, error) {
 	c := &Client{}
 	if err := c.connect(ctx, entry); err != nil {
@@ -128,11 +151,15 @@ func (c *Client) OpenChannel(ctx context.Context) error {
 	return c.receiveReady()
 }
 
+func (c *Client) send(message any, files ...*os.File) error {
+	return goneIf(c.channel.Send(message, files...), unix.EPIPE, unix.ECONNRESET)
+}
+
 func (c *Client) receiveReady() error {
 	var ready Ready
 	if _, err := c.channel.Receive(&ready); err != nil {
 		if errors.Is(err, io.EOF) {
-			err = errors.New("it has ended without a word")
+			err = &goneError{cause: errors.New("it has ended without a word")}
 		}
 		return fmt.Errorf("hear from the supervisor: %w", err)
 	}
@@ -151,7 +178,7 @@ func (c *Client) receiveReady() error {
 func (c *Client) SendFiles(files []*os.File) error {
 	for len(files) > 0 {
 		n := min(len(files), channel.MaxFiles)
-		if err := c.channel.Send(commandMessage{Files: true}, files[:n]...); err != nil {
+		if err := c.send(commandMessage{Files: true}, files[:n]...); err != nil {
 			return err
 		}
 		if err := c.receiveReady(); err != nil {
@@ -165,7 +192,7 @@ func (c *Client) SendFiles(files []*os.File) error {
 // SendStandIn passes the supervisor's end of the channel of a process's
 // stand-in; an empty process is the container's init.
 func (c *Client) SendStandIn(container, process string, conn *os.File) error {
-	if err := c.channel.Send(commandMessage{StandIn: container, Process: process}, conn); err != nil {
+	if err := c.send(commandMessage{StandIn: container, Process: process}, conn); err != nil {
 		return err
 	}
 	return c.receiveReady()
@@ -173,7 +200,7 @@ func (c *Client) SendStandIn(container, process string, conn *os.File) error {
 
 // Commit lets what was created through this client outlive it.
 func (c *Client) Commit() error {
-	if err := c.channel.Send(commandMessage{Commit: true}); err != nil {
+	if err := c.send(commandMessage{Commit: true}); err != nil {
 		return err
 	}
 	return c.receiveReady()
@@ -306,7 +333,7 @@ func (c *Client) Abandon(ctx context.Context) error {
 func (c *Client) pidfd() (*os.File, error) {
 	fd, err := unix.PidfdOpen(c.pid, 0)
 	if err != nil {
-		return nil, fmt.Errorf("watch the supervisor, process %d: %w", c.pid, err)
+		return nil, goneIf(fmt.Errorf("watch the supervisor, process %d: %w", c.pid, err), unix.ESRCH)
 	}
 	return os.NewFile(uintptr(fd), "pidfd"), nil
 }
@@ -383,13 +410,13 @@ func dial(ctx context.Context, entry *store.Entry, name, network string) (*net.U
 	path := entry.Path(name)
 	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("reach the supervisor: %w", err)
+		return nil, goneIf(fmt.Errorf("reach the supervisor: %w", err), fs.ErrNotExist)
 	}
 	defer parent.Close()
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, network, address(parent, path, network).Name)
 	if err != nil {
-		return nil, fmt.Errorf("reach the supervisor at %s: %w", path, err)
+		return nil, goneIf(fmt.Errorf("reach the supervisor at %s: %w", path, err), fs.ErrNotExist, unix.ECONNREFUSED)
 	}
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -412,7 +439,7 @@ func (e *remoteError) Unwrap() error { return e.kind }
 func asError(err error) error {
 	s, ok := status.FromError(err)
 	if err == nil || !ok {
-		return err
+		return goneIf(err, ttrpc.ErrClosed)
 	}
 	kind := err
 	switch s.Code() { //nolint:exhaustive // the codes that asStatus gives
