@@ -314,9 +314,9 @@ func TestCommandsMeetASupervisorThatIsGone(t *testing.T) {
 				case "closed at Hello", "closed at the call":
 					serveDying(t, entry, meeting == "closed at the call")
 				}
-				wanted, text := virtcontainers.ErrNotRunning.Error(), ""
+				wanted := virtcontainers.ErrNotRunning.Error()
 				args := append(append([]string{}, command...), "c1")
-				code, wantedCode := 0, 1
+				wantedCode := 1
 				switch command[0] {
 				case "exec":
 					process := filepath.Join(root, "process.json")
@@ -332,7 +332,7 @@ func TestCommandsMeetASupervisorThatIsGone(t *testing.T) {
 						wanted, wantedCode = "", 0
 					}
 				}
-				code, text = run(t, root, args...)
+				code, text := run(t, root, args...)
 				if code != wantedCode || !strings.Contains(text, wanted) || strings.Contains(text, "no such file") {
 					t.Errorf("%q: exit code %d, %s", args, code, text)
 				}
