@@ -55,6 +55,9 @@ func (n *Network) connect(ctx context.Context, i Interface) (err error) {
 	return nil
 }
 
+// devicePrefix and a serial number are the id of a NIC that is plugged in.
+const devicePrefix = "hotnic"
+
 func (n *Network) newTap(i Interface) (*Tap, error) {
 	if n.options.Model == ModelMacvtap {
 		return n.namespace.newMacvtap(i, n.options.Queues, n.options.Vhost)
@@ -73,7 +76,7 @@ func (n *Network) tie(ctx context.Context, e *endpoint, i Interface) (err error)
 		return nil
 	}
 	n.serial++
-	e.device = "hotnic" + strconv.Itoa(n.serial)
+	e.device = devicePrefix + strconv.Itoa(n.serial)
 	if err := n.options.Machine.Attach(ctx, e.tap.NIC(e.device)); err != nil {
 		return fmt.Errorf("plug in a NIC: %w", err)
 	}

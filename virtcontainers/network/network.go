@@ -65,6 +65,7 @@ type Network struct {
 	endpoints map[int]*endpoint
 	spare     []*Tap
 	told      *protocol.SetNetworkRequest // what the guest has; nil: that is not known
+	seen      *Snapshot                   // the last Sync's; nil: it saw none
 	serial    int
 	closed    bool
 }
@@ -119,10 +120,11 @@ func (n *Network) Sync(ctx context.Context) error {
 		return nil
 	}
 	snapshot, err := n.namespace.Scan(n.isOurs)
+	n.seen = snapshot
 	if err != nil {
 		return err
 	}
-	errs := snapshot.Unsupported
+	errs := slices.Clone(snapshot.Unsupported)
 	gone := n.disconnectGone(snapshot)
 	for _, i := range snapshot.Interfaces {
 		if e := n.endpoints[i.Index]; e == nil {
@@ -162,8 +164,9 @@ func (n *Network) request(s *Snapshot) *protocol.SetNetworkRequest {
 	}
 	for _, i := range s.Interfaces {
 		if e := n.endpoints[i.Index]; e != nil {
-			i.Guest.DeviceMac = e.tap.MAC
-			request.Interfaces = append(request.Interfaces, i.Guest)
+			guest := proto.CloneOf(i.Guest)
+			guest.DeviceMac = e.tap.MAC
+			request.Interfaces = append(request.Interfaces, guest)
 			names[i.Guest.GetName()] = true
 		}
 	}
@@ -178,21 +181,6 @@ func (n *Network) request(s *Snapshot) *protocol.SetNetworkRequest {
 		}
 	}
 	return request
-}
-
-// Follow calls Sync after each change of the namespace, until ctx ends or the
-// network is closed.
-func (n *Network) Follow(ctx context.Context) {
-	stop := context.AfterFunc(ctx, n.changes.close)
-	defer stop()
-	n.changes.each(func() {
-		if n.options.Changed != nil {
-			n.options.Changed()
-		}
-		if err := n.Sync(ctx); err != nil && ctx.Err() == nil {
-			n.options.Log.Warn("the guest's network does not follow the namespace's", "error", err)
-		}
-	})
 }
 
 // isOurs tells whether the interface with this index was made by the runtime.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"kata-runtime/guest/protocol"
 )
@@ -40,6 +41,19 @@ type Snapshot struct {
 	// Unsupported are interfaces that are up and cannot be connected, each as an
 	// error that names it and wraps ErrUnsupported.
 	Unsupported []error
+}
+
+// equal tells whether the namespace had the same at both times.
+func (s *Snapshot) equal(other *Snapshot) bool {
+	return slices.EqualFunc(s.Interfaces, other.Interfaces, func(a, b Interface) bool {
+		return a.Index == b.Index && a.Kind == b.Kind && a.Port == b.Port && proto.Equal(a.Guest, b.Guest)
+	}) && proto.Equal(s.Loopback, other.Loopback) && equalMessages(s.Routes, other.Routes) &&
+		equalMessages(s.Neighbours, other.Neighbours) && equalMessages(s.Rules, other.Rules) &&
+		slices.EqualFunc(s.Unsupported, other.Unsupported, func(a, b error) bool { return a.Error() == b.Error() })
+}
+
+func equalMessages[M proto.Message](a, b []M) bool {
+	return slices.EqualFunc(a, b, func(a, b M) bool { return proto.Equal(a, b) })
 }
 
 // scanAttempts is how often a scan is begun again because the namespace has

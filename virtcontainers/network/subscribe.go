@@ -35,23 +35,21 @@ func (n *Namespace) subscribe() (*subscription, error) {
 
 func (s *subscription) close() { s.once.Do(s.socket.Close) }
 
-// each calls f for one or more changes, until the subscription is closed.
-func (s *subscription) each(f func()) {
-	changed := make(chan struct{}, 1)
+// receive tells of one or more changes at a time, until the subscription is
+// closed; then wait returns.
+func (s *subscription) receive() (changed <-chan struct{}, wait func()) {
+	tell := make(chan struct{}, 1)
 	var receiving sync.WaitGroup
 	receiving.Go(func() {
-		defer close(changed)
+		defer close(tell)
 		for s.next() {
 			select {
-			case changed <- struct{}{}:
+			case tell <- struct{}{}:
 			default:
 			}
 		}
 	})
-	for range changed {
-		f()
-	}
-	receiving.Wait()
+	return tell, receiving.Wait
 }
 
 // next waits for a change that matters, and tells whether there will be more.
