@@ -236,7 +236,9 @@ func (n *Network) disconnectGone(s *Snapshot) []*endpoint {
 // release gives the NIC of a disconnected interface back. The caller holds mu.
 func (n *Network) release(ctx context.Context, e *endpoint) error {
 	if e.spare {
-		n.spare = append(n.spare, e.tap)
+		if e.tap.pod == nil { // it could be taken back
+			n.spare = append(n.spare, e.tap)
+		}
 		return nil
 	}
 	err := n.options.Machine.Detach(ctx, e.device)

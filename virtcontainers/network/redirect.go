@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -81,6 +82,13 @@ func (n *Namespace) ownFilters(link netlink.Link) ([]netlink.Filter, error) {
 		}
 	}
 	return own, nil
+}
+
+// redirects tells whether a filter of the runtime's sends what one interface
+// receives out of another.
+func (n *Namespace) redirects(from netlink.Link, to int) (bool, error) {
+	filters, err := n.ownFilters(from)
+	return slices.ContainsFunc(filters, func(f netlink.Filter) bool { return target(f) == to }), err
 }
 
 // checkFree removes what a runtime that was killed has left on an interface,

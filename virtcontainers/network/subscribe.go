@@ -22,7 +22,7 @@ type subscription struct {
 func (n *Namespace) subscribe() (*subscription, error) {
 	var socket *nl.NetlinkSocket
 	err := n.Do(func() (err error) {
-		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_TC,
 			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
 			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE)
 		return err
@@ -73,11 +73,16 @@ func (s *subscription) next() bool {
 }
 
 // matters tells whether a message is about what the guest is to follow.
-// Neighbours come and go; the static ones alone matter.
+// Neighbours come and go; the static ones alone matter. Of traffic control it is
+// the removal of what the runtime may have set.
 func matters(message syscall.NetlinkMessage) bool {
-	const stateOffset, stateEnd = 8, 10 // struct ndmsg, rtnetlink(7)
-	if message.Header.Type != unix.RTM_NEWNEIGH || len(message.Data) < stateEnd {
+	switch message.Header.Type {
+	case unix.RTM_NEWNEIGH:
+		const stateOffset, stateEnd = 8, 10 // struct ndmsg, rtnetlink(7)
+		return len(message.Data) < stateEnd || binary.NativeEndian.Uint16(message.Data[stateOffset:stateEnd])&unix.NUD_PERMANENT != 0
+	case unix.RTM_NEWQDISC, unix.RTM_NEWTFILTER, unix.RTM_NEWTCLASS, unix.RTM_DELTCLASS, unix.RTM_NEWCHAIN, unix.RTM_DELCHAIN:
+		return false
+	default:
 		return true
 	}
-	return binary.NativeEndian.Uint16(message.Data[stateOffset:stateEnd])&unix.NUD_PERMANENT != 0
 }

@@ -167,6 +167,9 @@ func newMAC() (net.HardwareAddr, error) {
 // enter moves the tap into a pod's namespace, under a name that is free there,
 // and returns its index.
 func (t *Tap) enter(pod *Namespace, name string, mtu int) (index int, err error) {
+	if err := t.leave(); err != nil { // where an earlier attempt to has failed
+		return 0, err
+	}
 	link, err := t.move(t.home, pod, name)
 	if err != nil {
 		return 0, fmt.Errorf("move the tap into the namespace: %w", err)
