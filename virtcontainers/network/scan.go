@@ -161,6 +161,11 @@ func (n *Namespace) scanInterface(link netlink.Link) (*protocol.NetworkInterface
 	if err != nil {
 		return nil, err
 	}
+	if attrs.Flags&net.FlagUp != 0 { // otherwise it has no routes
+		if err := n.findPrefixRoutes(link, addresses); err != nil {
+			return nil, err
+		}
+	}
 	return &protocol.NetworkInterface{
 		Name: attrs.Name, Mac: attrs.HardwareAddr, Mtu: uint32(attrs.MTU),
 		Up: attrs.Flags&net.FlagUp != 0, NoArp: attrs.RawFlags&unix.IFF_NOARP != 0, Addresses: addresses,
@@ -206,6 +211,42 @@ func (n *Namespace) scanAddresses(link netlink.Link) ([]*protocol.NetworkAddress
 		addresses = append(addresses, address)
 	}
 	return addresses, nil
+}
+
+// findPrefixRoutes marks the addresses whose prefix has no route of the kernel's
+// any more: CNI's ptp plugin puts its own in its place, and the guest's kernel
+// would make it again and, with IPv6, prefer it.
+func (n *Namespace) findPrefixRoutes(link netlink.Link, addresses []*protocol.NetworkAddress) error {
+	list, err := n.netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index},
+		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF) // a table of 0 stands for all: a VRF has its own
+	if err != nil {
+		return fmt.Errorf("list the routes of interface %s: %w", link.Attrs().Name, err)
+	}
+	made := map[string]bool{}
+	for _, r := range list {
+		if r.Protocol == unix.RTPROT_KERNEL && r.Table != unix.RT_TABLE_LOCAL && r.Dst != nil {
+			ones, _ := r.Dst.Mask.Size()
+			made[prefix(r.Dst.IP, ones)] = true
+		}
+	}
+	for _, a := range addresses {
+		// With a peer it is the peer's with IPv4, and one or both with IPv6. A
+		// single IPv4 address has none.
+		bits, ones := 8*len(a.GetAddress()), int(a.GetPrefixLength())
+		if len(a.GetPeer()) == 0 && len(a.GetAddress()) == net.IPv4len && ones == bits {
+			continue
+		}
+		if !made[prefix(a.GetAddress(), ones)] && (len(a.GetPeer()) == 0 || !made[prefix(a.GetPeer(), ones)] && !made[prefix(a.GetPeer(), bits)]) {
+			a.NoPrefixRoute = true
+		}
+	}
+	return nil
+}
+
+// prefix is a network in words.
+func prefix(ip net.IP, ones int) string {
+	ip = canonical(ip)
+	return fmt.Sprintf("%v/%d", ip.Mask(net.CIDRMask(ones, 8*len(ip))), ones)
 }
 
 // canonical is an address in 4 or 16 bytes; nil for none.
