@@ -66,6 +66,7 @@ type Network struct {
 	spare     []*Tap
 	told      *protocol.SetNetworkRequest // what the guest has; nil: that is not known
 	seen      *Snapshot                   // the last Sync's; nil: it saw none
+	leftOut   []string                    // of these rules the log has told
 	serial    int
 	closed    bool
 }
@@ -124,6 +125,12 @@ func (n *Network) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, rule := range snapshot.LeftOut {
+		if !slices.Contains(n.leftOut, rule) {
+			n.options.Log.Warn("a routing rule of the network namespace is not in the guest", "rule", rule)
+		}
+	}
+	n.leftOut = snapshot.LeftOut
 	errs := slices.Clone(snapshot.Unsupported)
 	gone := n.disconnectGone(snapshot)
 	for _, i := range snapshot.Interfaces {

@@ -38,6 +38,8 @@ type Snapshot struct {
 	Routes     []*protocol.NetworkRoute
 	Neighbours []*protocol.NetworkNeighbour
 	Rules      []*protocol.NetworkRule
+	// LeftOut describes the rules that the guest cannot be told of.
+	LeftOut []string
 	// Unsupported are interfaces that are up and cannot be connected, each as an
 	// error that names it and wraps ErrUnsupported.
 	Unsupported []error
@@ -48,7 +50,7 @@ func (s *Snapshot) equal(other *Snapshot) bool {
 	return slices.EqualFunc(s.Interfaces, other.Interfaces, func(a, b Interface) bool {
 		return a.Index == b.Index && a.Kind == b.Kind && a.Port == b.Port && proto.Equal(a.Guest, b.Guest)
 	}) && proto.Equal(s.Loopback, other.Loopback) && equalMessages(s.Routes, other.Routes) &&
-		equalMessages(s.Neighbours, other.Neighbours) && equalMessages(s.Rules, other.Rules) &&
+		equalMessages(s.Neighbours, other.Neighbours) && equalMessages(s.Rules, other.Rules) && slices.Equal(s.LeftOut, other.LeftOut) &&
 		slices.EqualFunc(s.Unsupported, other.Unsupported, func(a, b error) bool { return a.Error() == b.Error() })
 }
 
@@ -112,7 +114,7 @@ func (n *Namespace) scan(ours func(int) bool) (*Snapshot, error) {
 	if s.Neighbours, err = n.scanNeighbours(names); err != nil {
 		return nil, err
 	}
-	s.Rules, err = n.scanRules()
+	s.Rules, s.LeftOut, err = n.scanRules()
 	return s, err
 }
 
