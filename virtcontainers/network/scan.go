@@ -93,6 +93,12 @@ func (n *Namespace) scan(ours func(int) bool) (*Snapshot, error) {
 				return nil, err
 			}
 		case isFallbackTunnel(link):
+		case isOldMacvtap(link):
+		case attrs.EncapType == "ether" && below(link, links) != nil:
+			if attrs.Flags&net.FlagUp != 0 {
+				s.Unsupported = append(s.Unsupported, fmt.Errorf("interface %s (%s): %w: it is on top of interface %s, whose frames the virtual machine takes",
+					attrs.Name, link.Type(), ErrUnsupported, below(link, links).Attrs().Name))
+			}
 		case attrs.EncapType != "ether":
 			if attrs.Flags&net.FlagUp != 0 {
 				s.Unsupported = append(s.Unsupported, fmt.Errorf("interface %s (%s): %w: it carries no Ethernet frames", attrs.Name, link.Type(), ErrUnsupported))
@@ -150,6 +156,33 @@ func isFallbackTunnel(link netlink.Link) bool {
 	default:
 		return false
 	}
+}
+
+// below finds the interface that one, such as a VLAN or macvlan, is on top of:
+// both in the namespace, and connected the lower one would take the frames of
+// both. What a bridge's or bond's port receives is left to the host.
+func below(link netlink.Link, links []netlink.Link) netlink.Link {
+	attrs := link.Attrs()
+	switch link.Type() {
+	case "veth", "netkit": // name their peer
+		return nil
+	}
+	if attrs.ParentIndex == 0 || attrs.NetNsID >= 0 { // or the index is another namespace's
+		return nil
+	}
+	for _, lower := range links {
+		if a := lower.Attrs(); a.Index == attrs.ParentIndex && a.Index != attrs.Index && a.EncapType == "ether" && a.MasterIndex == 0 {
+			return lower
+		}
+	}
+	return nil
+}
+
+// isOldMacvtap tells whether an interface is what a runtime that was killed has
+// left, or another one uses: connecting the one below finds out.
+func isOldMacvtap(link netlink.Link) bool {
+	attrs := link.Attrs()
+	return link.Type() == "macvtap" && attrs.NetNsID < 0 && attrs.Name == tapName(attrs.ParentIndex)
 }
 
 // isGone tells that an interface was removed between two steps of a scan.
