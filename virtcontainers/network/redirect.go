@@ -175,17 +175,22 @@ func Restore(path string) error {
 
 // restore leaves alone what another VM uses.
 func (n *Namespace) restore(link netlink.Link) error {
-	if err := n.removeMacvtap(link); err != nil {
-		return err
+	mark, err := n.markMacvtap(link.Attrs().Index)
+	if err == nil {
+		err = n.removeMacvtap(link)
+		mark.Close()
 	}
-	err := n.checkFree(link)
+	if err == nil {
+		err = n.checkFree(link)
+	}
 	if errors.Is(err, errConnected) {
 		return nil
 	}
 	return err
 }
 
-// removeMacvtap removes the runtime's macvtap on top of an interface.
+// removeMacvtap removes the runtime's macvtap on top of an interface. The caller
+// holds its mark.
 func (n *Namespace) removeMacvtap(lower netlink.Link) error {
 	link, err := n.netlink.LinkByName(tapName(lower.Attrs().Index))
 	if err != nil || link.Type() != "macvtap" || link.Attrs().ParentIndex != lower.Attrs().Index {
