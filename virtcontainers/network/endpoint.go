@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 
@@ -55,6 +56,9 @@ func (n *Network) connect(ctx context.Context, i Interface) (err error) {
 	return nil
 }
 
+// devicePrefix and a serial number are the id of a NIC that is plugged in.
+const devicePrefix = "hotnic"
+
 func (n *Network) newTap(i Interface) (*Tap, error) {
 	if n.options.Model == ModelMacvtap {
 		return n.namespace.newMacvtap(i, n.options.Queues, n.options.Vhost)
@@ -73,7 +77,7 @@ func (n *Network) tie(ctx context.Context, e *endpoint, i Interface) (err error)
 		return nil
 	}
 	n.serial++
-	e.device = "hotnic" + strconv.Itoa(n.serial)
+	e.device = devicePrefix + strconv.Itoa(n.serial)
 	if err := n.options.Machine.Attach(ctx, e.tap.NIC(e.device)); err != nil {
 		return fmt.Errorf("plug in a NIC: %w", err)
 	}
@@ -92,10 +96,8 @@ func (e *endpoint) tie(namespace *Namespace, i Interface) (err error) {
 	if e.ours, err = e.tap.enter(namespace, tapName(e.index), e.mtu); err != nil {
 		return err
 	}
-	if i.Kind != "veth" {
-		if e.groups, err = namespace.takeAllGroups(e.index); err != nil {
-			return err
-		}
+	if err := e.takeGroups(namespace, i); err != nil {
+		return err
 	}
 	tap, err := namespace.netlink.LinkByIndex(e.ours)
 	if err != nil {
@@ -136,20 +138,90 @@ func (n *Namespace) takeAllGroups(index int) (file *os.File, err error) {
 	return file, nil
 }
 
-// follow adapts the host's side to a change of the interface.
+// follow adapts the host's side to changes of the interface, and makes good
+// what somebody has undone.
 func (e *endpoint) follow(namespace *Namespace, i Interface) error {
 	e.name = i.Guest.GetName()
+	tap, err := e.findTap(namespace)
+	if err == nil {
+		err = e.followSettings(namespace, i, tap)
+	}
+	if err == nil && e.tap.macvtapOf == nil {
+		err = e.retie(namespace, i, tap)
+	}
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", e.name, err)
+	}
+	return nil
+}
+
+// findTap finds the tap, or macvtap, beside the interface.
+func (e *endpoint) findTap(namespace *Namespace) (netlink.Link, error) {
+	tap, err := namespace.netlink.LinkByIndex(e.ours)
+	switch {
+	case err == nil && tap.Attrs().Name == e.tap.name:
+		return tap, nil
+	case err == nil || isGone(err):
+		return nil, fmt.Errorf("its tap %s has been moved, renamed or removed", e.tap.name)
+	default:
+		return nil, fmt.Errorf("find its tap %s: %w", e.tap.name, err)
+	}
+}
+
+func (e *endpoint) followSettings(namespace *Namespace, i Interface, tap netlink.Link) error {
 	if mtu := int(i.Guest.GetMtu()); mtu != e.mtu {
-		link, err := namespace.netlink.LinkByIndex(e.ours)
-		if err == nil {
-			err = namespace.netlink.LinkSetMTU(link, mtu)
-		}
-		if err != nil {
-			return fmt.Errorf("interface %s: set the tap's MTU %d: %w", e.name, mtu, err)
+		if err := namespace.netlink.LinkSetMTU(tap, mtu); err != nil {
+			return fmt.Errorf("set the tap's MTU %d: %w", mtu, err)
 		}
 		e.mtu = mtu
 	}
+	if tap.Attrs().Flags&net.FlagUp == 0 {
+		if err := namespace.netlink.LinkSetUp(tap); err != nil {
+			return fmt.Errorf("set the tap up: %w", err)
+		}
+	}
 	return nil
+}
+
+// retie redirects again where that is missing: the interface may have left the
+// namespace and come back, and anybody in it can remove a queueing discipline.
+func (e *endpoint) retie(namespace *Namespace, i Interface, tap netlink.Link) error {
+	link, err := namespace.netlink.LinkByIndex(e.index)
+	if err != nil {
+		return err
+	}
+	tied, err := namespace.redirects(tap, e.index)
+	if err != nil {
+		return err
+	}
+	if !tied {
+		// The kernel forgets the groups too when an interface leaves.
+		if err := e.takeGroups(namespace, i); err != nil {
+			return err
+		}
+		if err := namespace.redirect(tap, e.index); err != nil {
+			return err
+		}
+	}
+	if i.Port {
+		return e.unredirect(namespace, link) // it may be one only since then
+	}
+	if tied, err = namespace.redirects(link, e.ours); err != nil || tied {
+		return err
+	}
+	return namespace.redirect(link, e.ours)
+}
+
+// takeGroups makes an interface that filters receive all multicast groups.
+func (e *endpoint) takeGroups(namespace *Namespace, i Interface) (err error) {
+	if e.groups != nil {
+		e.groups.Close()
+		e.groups = nil
+	}
+	if i.Kind != "veth" {
+		e.groups, err = namespace.takeAllGroups(e.index)
+	}
+	return err
 }
 
 // disconnect undoes tie as far as it got.

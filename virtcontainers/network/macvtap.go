@@ -17,7 +17,7 @@ import (
 // newMacvtap makes a macvtap interface on top of one of the namespace. It takes
 // the frames for the interface's own address, as the guest will have it.
 func (n *Namespace) newMacvtap(i Interface, queues int, vhost bool) (_ *Tap, err error) {
-	t := &Tap{name: tapName(i.Index), macvtapOf: n}
+	t := &Tap{name: tapName(i.Index)}
 	if t.MAC, err = newMAC(); err != nil {
 		return nil, err
 	}
@@ -25,7 +25,19 @@ func (n *Namespace) newMacvtap(i Interface, queues int, vhost bool) (_ *Tap, err
 	if err != nil {
 		return nil, err
 	}
-	if err := n.restore(lower); err != nil { // what a killed runtime has left
+	if t.mark, err = n.markMacvtap(i.Index); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	// What a killed runtime has left goes; what another VM uses is an error.
+	if err := n.checkFree(lower); err != nil {
+		return nil, err
+	}
+	if err := n.removeMacvtap(lower); err != nil {
 		return nil, err
 	}
 	attrs := netlink.NewLinkAttrs()
@@ -34,11 +46,7 @@ func (n *Namespace) newMacvtap(i Interface, queues int, vhost bool) (_ *Tap, err
 	if err := n.netlink.LinkAdd(link); err != nil {
 		return nil, fmt.Errorf("make a macvtap interface: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, t.Close())
-		}
-	}()
+	t.macvtapOf = n
 	made, err := n.netlink.LinkByName(t.name)
 	if err != nil {
 		return nil, err
@@ -55,6 +63,30 @@ func (n *Namespace) newMacvtap(i Interface, queues int, vhost bool) (_ *Tap, err
 		t.Vhost, err = openVhost(queues)
 	}
 	return t, err
+}
+
+// markMacvtap marks the macvtap on top of an interface as a living runtime's while
+// the file is open. It is a socket with an abstract name, which the namespace
+// alone knows: opening the character device would not tell, since several may.
+func (n *Namespace) markMacvtap(lower int) (mark *os.File, err error) {
+	err = n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		mark = os.NewFile(uintptr(fd), "mark of a macvtap interface")
+		return unix.Bind(fd, &unix.SockaddrUnix{Name: "@kata-runtime/macvtap/" + strconv.Itoa(lower)})
+	})
+	if err == nil {
+		return mark, nil
+	}
+	if mark != nil {
+		mark.Close()
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, errConnected
+	}
+	return nil, fmt.Errorf("mark a macvtap interface: %w", err)
 }
 
 // openMacvtap opens a macvtap interface's character device. Its number is known

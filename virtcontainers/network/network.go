@@ -65,6 +65,8 @@ type Network struct {
 	endpoints map[int]*endpoint
 	spare     []*Tap
 	told      *protocol.SetNetworkRequest // what the guest has; nil: that is not known
+	seen      *Snapshot                   // the last Sync's; nil: it saw none
+	leftOut   []string                    // of these rules the log has told
 	serial    int
 	closed    bool
 }
@@ -119,10 +121,17 @@ func (n *Network) Sync(ctx context.Context) error {
 		return nil
 	}
 	snapshot, err := n.namespace.Scan(n.isOurs)
+	n.seen = snapshot
 	if err != nil {
 		return err
 	}
-	errs := snapshot.Unsupported
+	for _, rule := range snapshot.LeftOut {
+		if !slices.Contains(n.leftOut, rule) {
+			n.options.Log.Warn("a routing rule of the network namespace is not in the guest", "rule", rule)
+		}
+	}
+	n.leftOut = snapshot.LeftOut
+	errs := slices.Clone(snapshot.Unsupported)
 	gone := n.disconnectGone(snapshot)
 	for _, i := range snapshot.Interfaces {
 		if e := n.endpoints[i.Index]; e == nil {
@@ -162,8 +171,9 @@ func (n *Network) request(s *Snapshot) *protocol.SetNetworkRequest {
 	}
 	for _, i := range s.Interfaces {
 		if e := n.endpoints[i.Index]; e != nil {
-			i.Guest.DeviceMac = e.tap.MAC
-			request.Interfaces = append(request.Interfaces, i.Guest)
+			guest := proto.CloneOf(i.Guest)
+			guest.DeviceMac = e.tap.MAC
+			request.Interfaces = append(request.Interfaces, guest)
 			names[i.Guest.GetName()] = true
 		}
 	}
@@ -178,21 +188,6 @@ func (n *Network) request(s *Snapshot) *protocol.SetNetworkRequest {
 		}
 	}
 	return request
-}
-
-// Follow calls Sync after each change of the namespace, until ctx ends or the
-// network is closed.
-func (n *Network) Follow(ctx context.Context) {
-	stop := context.AfterFunc(ctx, n.changes.close)
-	defer stop()
-	n.changes.each(func() {
-		if n.options.Changed != nil {
-			n.options.Changed()
-		}
-		if err := n.Sync(ctx); err != nil && ctx.Err() == nil {
-			n.options.Log.Warn("the guest's network does not follow the namespace's", "error", err)
-		}
-	})
 }
 
 // isOurs tells whether the interface with this index was made by the runtime.
@@ -248,7 +243,9 @@ func (n *Network) disconnectGone(s *Snapshot) []*endpoint {
 // release gives the NIC of a disconnected interface back. The caller holds mu.
 func (n *Network) release(ctx context.Context, e *endpoint) error {
 	if e.spare {
-		n.spare = append(n.spare, e.tap)
+		if e.tap.pod == nil { // it could be taken back
+			n.spare = append(n.spare, e.tap)
+		}
 		return nil
 	}
 	err := n.options.Machine.Detach(ctx, e.device)

@@ -252,7 +252,8 @@ const vnetHeader = 10
 // readTap reads until a frame holds text.
 func readTap(t *testing.T, tap *network.Tap, text string) {
 	t.Helper()
-	if err := unix.SetNonblock(int(tap.Files[0].Fd()), true); err != nil {
+	fd := int(tap.Files[0].Fd()) // which makes it blocking each time
+	if err := unix.SetNonblock(fd, true); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.Now().Add(10 * time.Second)
@@ -261,12 +262,12 @@ func readTap(t *testing.T, tap *network.Tap, text string) {
 		if left <= 0 {
 			t.Fatalf("no frame with %q", text)
 		}
-		fds := []unix.PollFd{{Fd: int32(tap.Files[0].Fd()), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, int(left.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
 			t.Fatal(err)
 		}
 		buffer := make([]byte, 2048)
-		n, err := unix.Read(int(tap.Files[0].Fd()), buffer)
+		n, err := unix.Read(fd, buffer)
 		if errors.Is(err, unix.EAGAIN) {
 			continue
 		}

@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -81,6 +82,13 @@ func (n *Namespace) ownFilters(link netlink.Link) ([]netlink.Filter, error) {
 		}
 	}
 	return own, nil
+}
+
+// redirects tells whether a filter of the runtime's sends what one interface
+// receives out of another.
+func (n *Namespace) redirects(from netlink.Link, to int) (bool, error) {
+	filters, err := n.ownFilters(from)
+	return slices.ContainsFunc(filters, func(f netlink.Filter) bool { return target(f) == to }), err
 }
 
 // checkFree removes what a runtime that was killed has left on an interface,
@@ -167,17 +175,22 @@ func Restore(path string) error {
 
 // restore leaves alone what another VM uses.
 func (n *Namespace) restore(link netlink.Link) error {
-	if err := n.removeMacvtap(link); err != nil {
-		return err
+	mark, err := n.markMacvtap(link.Attrs().Index)
+	if err == nil {
+		err = n.removeMacvtap(link)
+		mark.Close()
 	}
-	err := n.checkFree(link)
+	if err == nil {
+		err = n.checkFree(link)
+	}
 	if errors.Is(err, errConnected) {
 		return nil
 	}
 	return err
 }
 
-// removeMacvtap removes the runtime's macvtap on top of an interface.
+// removeMacvtap removes the runtime's macvtap on top of an interface. The caller
+// holds its mark.
 func (n *Namespace) removeMacvtap(lower netlink.Link) error {
 	link, err := n.netlink.LinkByName(tapName(lower.Attrs().Index))
 	if err != nil || link.Type() != "macvtap" || link.Attrs().ParentIndex != lower.Attrs().Index {

@@ -1,6 +1,8 @@
 package network
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -146,41 +148,52 @@ const (
 	defaultRule = 32767
 )
 
-// scanRules lists the policy routing rules that somebody has added.
-func (n *Namespace) scanRules() ([]*protocol.NetworkRule, error) {
-	var rules []*protocol.NetworkRule
+// scanRules lists the policy routing rules that somebody has added, and describes
+// those that the guest cannot be told of.
+func (n *Namespace) scanRules() (rules []*protocol.NetworkRule, leftOut []string, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := n.netlink.RuleList(family)
 		if isMissing(err) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list the routing rules of network namespace %s: %w", n.file.Name(), err)
+			return nil, nil, fmt.Errorf("list the routing rules of network namespace %s: %w", n.file.Name(), err)
 		}
-		actions, err := n.ruleActions(family)
+		details, err := n.ruleDetails(family)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if len(actions) != len(list) {
-			return nil, netlink.ErrDumpInterrupted // a rule has come or gone meanwhile
+		if len(details) != len(list) {
+			return nil, nil, netlink.ErrDumpInterrupted // a rule has come or gone meanwhile
 		}
 		for i, r := range list {
-			r.Type = actions[i]
+			r.Type = details[i].action
 			switch {
 			case r.Priority == localRule && r.Table == unix.RT_TABLE_LOCAL,
 				r.Priority == mainRule && r.Table == unix.RT_TABLE_MAIN,
 				r.Priority == defaultRule && r.Table == unix.RT_TABLE_DEFAULT:
 				continue
 			}
+			if why := details[i].unknown; why != "" {
+				leftOut = append(leftOut, fmt.Sprintf("%v (%s)", r, why))
+				continue
+			}
 			rules = append(rules, describeRule(&r, family))
 		}
 	}
-	return rules, nil
+	return rules, leftOut, nil
 }
 
-// ruleActions lists what the rules do, in the kernel's order: the library leaves
-// it out of what it lists.
-func (n *Namespace) ruleActions(family int) (actions []uint8, err error) {
+// ruleDetail is what the library leaves out of a rule that it lists.
+type ruleDetail struct {
+	action uint8
+	// unknown names what the guest cannot be told of: without it the rule would be
+	// for more than it is on the host. Empty for nothing.
+	unknown string
+}
+
+// ruleDetails lists them in the kernel's order.
+func (n *Namespace) ruleDetails(family int) (details []ruleDetail, err error) {
 	err = n.Do(func() error {
 		request := nl.NewNetlinkRequest(unix.RTM_GETRULE, unix.NLM_F_DUMP)
 		request.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family)}})
@@ -189,11 +202,59 @@ func (n *Namespace) ruleActions(family int) (actions []uint8, err error) {
 			return fmt.Errorf("list the actions of routing rules: %w", err)
 		}
 		for _, rule := range list {
-			actions = append(actions, nl.DeserializeRtMsg(rule).Type)
+			detail, err := parseRule(rule)
+			if err != nil {
+				return err
+			}
+			details = append(details, detail)
 		}
 		return nil
 	})
-	return actions, err
+	return details, err
+}
+
+func parseRule(rule []byte) (ruleDetail, error) {
+	message := nl.DeserializeRtMsg(rule)
+	attributes, err := nl.ParseRouteAttr(rule[message.Len():])
+	if err != nil {
+		return ruleDetail{}, fmt.Errorf("read a routing rule: %w", err)
+	}
+	detail := ruleDetail{action: message.Type}
+	for _, a := range attributes {
+		if name := unknownSelector(a.Attr.Type, a.Value); name != "" {
+			detail.unknown = name
+			return detail, nil
+		}
+	}
+	switch message.Type {
+	case unix.FR_ACT_UNSPEC, unix.FR_ACT_TO_TBL, unix.FR_ACT_NOP, unix.FR_ACT_BLACKHOLE, unix.FR_ACT_UNREACHABLE, unix.FR_ACT_PROHIBIT:
+	case unix.FR_ACT_GOTO:
+		detail.unknown = "goto"
+	default:
+		detail.unknown = fmt.Sprintf("action %d", message.Type)
+	}
+	return detail, nil
+}
+
+// unknownSelector names an attribute of a rule that protocol.NetworkRule has no
+// place for; empty for one that it has, or that selects nothing.
+func unknownSelector(attribute uint16, value []byte) string {
+	switch attribute {
+	case nl.FRA_DST, nl.FRA_SRC, nl.FRA_IIFNAME, nl.FRA_OIFNAME, nl.FRA_PRIORITY, nl.FRA_FWMARK, nl.FRA_FWMASK, nl.FRA_TABLE,
+		nl.FRA_SUPPRESS_PREFIXLEN, nl.FRA_FLOW, nl.FRA_PAD, nl.FRA_PROTOCOL:
+		return ""
+	case nl.FRA_SUPPRESS_IFGROUP:
+		if bytes.Equal(value, []byte{0xff, 0xff, 0xff, 0xff}) { // none
+			return ""
+		}
+		return "suppress_ifgroup"
+	}
+	// The kernel lists none of these that was not given: 0 is a value too.
+	names := map[uint16]string{
+		nl.FRA_GOTO: "goto", nl.FRA_TUN_ID: "tun_id", nl.FRA_L3MDEV: "l3mdev", nl.FRA_UID_RANGE: "uidrange",
+		nl.FRA_IP_PROTO: "ipproto", nl.FRA_SPORT_RANGE: "sport", nl.FRA_DPORT_RANGE: "dport",
+	}
+	return cmp.Or(names[attribute], fmt.Sprintf("attribute %d", attribute))
 }
 
 func describeRule(r *netlink.Rule, family int) *protocol.NetworkRule {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"kata-runtime/guest/protocol"
 )
@@ -37,9 +38,24 @@ type Snapshot struct {
 	Routes     []*protocol.NetworkRoute
 	Neighbours []*protocol.NetworkNeighbour
 	Rules      []*protocol.NetworkRule
+	// LeftOut describes the rules that the guest cannot be told of.
+	LeftOut []string
 	// Unsupported are interfaces that are up and cannot be connected, each as an
 	// error that names it and wraps ErrUnsupported.
 	Unsupported []error
+}
+
+// equal tells whether the namespace had the same at both times.
+func (s *Snapshot) equal(other *Snapshot) bool {
+	return slices.EqualFunc(s.Interfaces, other.Interfaces, func(a, b Interface) bool {
+		return a.Index == b.Index && a.Kind == b.Kind && a.Port == b.Port && proto.Equal(a.Guest, b.Guest)
+	}) && proto.Equal(s.Loopback, other.Loopback) && equalMessages(s.Routes, other.Routes) &&
+		equalMessages(s.Neighbours, other.Neighbours) && equalMessages(s.Rules, other.Rules) && slices.Equal(s.LeftOut, other.LeftOut) &&
+		slices.EqualFunc(s.Unsupported, other.Unsupported, func(a, b error) bool { return a.Error() == b.Error() })
+}
+
+func equalMessages[M proto.Message](a, b []M) bool {
+	return slices.EqualFunc(a, b, func(a, b M) bool { return proto.Equal(a, b) })
 }
 
 // scanAttempts is how often a scan is begun again because the namespace has
@@ -77,6 +93,12 @@ func (n *Namespace) scan(ours func(int) bool) (*Snapshot, error) {
 				return nil, err
 			}
 		case isFallbackTunnel(link):
+		case isOldMacvtap(link):
+		case attrs.EncapType == "ether" && below(link, links) != nil:
+			if attrs.Flags&net.FlagUp != 0 {
+				s.Unsupported = append(s.Unsupported, fmt.Errorf("interface %s (%s): %w: it is on top of interface %s, whose frames the virtual machine takes",
+					attrs.Name, link.Type(), ErrUnsupported, below(link, links).Attrs().Name))
+			}
 		case attrs.EncapType != "ether":
 			if attrs.Flags&net.FlagUp != 0 {
 				s.Unsupported = append(s.Unsupported, fmt.Errorf("interface %s (%s): %w: it carries no Ethernet frames", attrs.Name, link.Type(), ErrUnsupported))
@@ -98,7 +120,7 @@ func (n *Namespace) scan(ours func(int) bool) (*Snapshot, error) {
 	if s.Neighbours, err = n.scanNeighbours(names); err != nil {
 		return nil, err
 	}
-	s.Rules, err = n.scanRules()
+	s.Rules, s.LeftOut, err = n.scanRules()
 	return s, err
 }
 
@@ -136,6 +158,33 @@ func isFallbackTunnel(link netlink.Link) bool {
 	}
 }
 
+// below finds the interface that one, such as a VLAN or macvlan, is on top of:
+// both in the namespace, and connected the lower one would take the frames of
+// both. What a bridge's or bond's port receives is left to the host.
+func below(link netlink.Link, links []netlink.Link) netlink.Link {
+	attrs := link.Attrs()
+	switch link.Type() {
+	case "veth", "netkit": // name their peer
+		return nil
+	}
+	if attrs.ParentIndex == 0 || attrs.NetNsID >= 0 { // or the index is another namespace's
+		return nil
+	}
+	for _, lower := range links {
+		if a := lower.Attrs(); a.Index == attrs.ParentIndex && a.Index != attrs.Index && a.EncapType == "ether" && a.MasterIndex == 0 {
+			return lower
+		}
+	}
+	return nil
+}
+
+// isOldMacvtap tells whether an interface is what a runtime that was killed has
+// left, or another one uses: connecting the one below finds out.
+func isOldMacvtap(link netlink.Link) bool {
+	attrs := link.Attrs()
+	return link.Type() == "macvtap" && attrs.NetNsID < 0 && attrs.Name == tapName(attrs.ParentIndex)
+}
+
 // isGone tells that an interface was removed between two steps of a scan.
 func isGone(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.As(err, &netlink.LinkNotFoundError{})
@@ -146,6 +195,11 @@ func (n *Namespace) scanInterface(link netlink.Link) (*protocol.NetworkInterface
 	addresses, err := n.scanAddresses(link)
 	if err != nil {
 		return nil, err
+	}
+	if attrs.Flags&net.FlagUp != 0 { // otherwise it has no routes
+		if err := n.findPrefixRoutes(link, addresses); err != nil {
+			return nil, err
+		}
 	}
 	return &protocol.NetworkInterface{
 		Name: attrs.Name, Mac: attrs.HardwareAddr, Mtu: uint32(attrs.MTU),
@@ -192,6 +246,42 @@ func (n *Namespace) scanAddresses(link netlink.Link) ([]*protocol.NetworkAddress
 		addresses = append(addresses, address)
 	}
 	return addresses, nil
+}
+
+// findPrefixRoutes marks the addresses whose prefix has no route of the kernel's
+// any more: CNI's ptp plugin puts its own in its place, and the guest's kernel
+// would make it again and, with IPv6, prefer it.
+func (n *Namespace) findPrefixRoutes(link netlink.Link, addresses []*protocol.NetworkAddress) error {
+	list, err := n.netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index},
+		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF) // a table of 0 stands for all: a VRF has its own
+	if err != nil {
+		return fmt.Errorf("list the routes of interface %s: %w", link.Attrs().Name, err)
+	}
+	made := map[string]bool{}
+	for _, r := range list {
+		if r.Protocol == unix.RTPROT_KERNEL && r.Table != unix.RT_TABLE_LOCAL && r.Dst != nil {
+			ones, _ := r.Dst.Mask.Size()
+			made[prefix(r.Dst.IP, ones)] = true
+		}
+	}
+	for _, a := range addresses {
+		// With a peer it is the peer's with IPv4, and one or both with IPv6. A
+		// single IPv4 address has none.
+		bits, ones := 8*len(a.GetAddress()), int(a.GetPrefixLength())
+		if len(a.GetPeer()) == 0 && len(a.GetAddress()) == net.IPv4len && ones == bits {
+			continue
+		}
+		if !made[prefix(a.GetAddress(), ones)] && (len(a.GetPeer()) == 0 || !made[prefix(a.GetPeer(), ones)] && !made[prefix(a.GetPeer(), bits)]) {
+			a.NoPrefixRoute = true
+		}
+	}
+	return nil
+}
+
+// prefix is a network in words.
+func prefix(ip net.IP, ones int) string {
+	ip = canonical(ip)
+	return fmt.Sprintf("%v/%d", ip.Mask(net.CIDRMask(ones, 8*len(ip))), ones)
 }
 
 // canonical is an address in 4 or 16 bytes; nil for none.

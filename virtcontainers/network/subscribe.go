@@ -22,7 +22,7 @@ type subscription struct {
 func (n *Namespace) subscribe() (*subscription, error) {
 	var socket *nl.NetlinkSocket
 	err := n.Do(func() (err error) {
-		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_TC,
 			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
 			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE)
 		return err
@@ -35,23 +35,21 @@ func (n *Namespace) subscribe() (*subscription, error) {
 
 func (s *subscription) close() { s.once.Do(s.socket.Close) }
 
-// each calls f for one or more changes, until the subscription is closed.
-func (s *subscription) each(f func()) {
-	changed := make(chan struct{}, 1)
+// receive tells of one or more changes at a time, until the subscription is
+// closed; then wait returns.
+func (s *subscription) receive() (changed <-chan struct{}, wait func()) {
+	tell := make(chan struct{}, 1)
 	var receiving sync.WaitGroup
 	receiving.Go(func() {
-		defer close(changed)
+		defer close(tell)
 		for s.next() {
 			select {
-			case changed <- struct{}{}:
+			case tell <- struct{}{}:
 			default:
 			}
 		}
 	})
-	for range changed {
-		f()
-	}
-	receiving.Wait()
+	return tell, receiving.Wait
 }
 
 // next waits for a change that matters, and tells whether there will be more.
@@ -75,11 +73,16 @@ func (s *subscription) next() bool {
 }
 
 // matters tells whether a message is about what the guest is to follow.
-// Neighbours come and go; the static ones alone matter.
+// Neighbours come and go; the static ones alone matter. Of traffic control it is
+// the removal of what the runtime may have set.
 func matters(message syscall.NetlinkMessage) bool {
-	const stateOffset, stateEnd = 8, 10 // struct ndmsg, rtnetlink(7)
-	if message.Header.Type != unix.RTM_NEWNEIGH || len(message.Data) < stateEnd {
+	switch message.Header.Type {
+	case unix.RTM_NEWNEIGH:
+		const stateOffset, stateEnd = 8, 10 // struct ndmsg, rtnetlink(7)
+		return len(message.Data) < stateEnd || binary.NativeEndian.Uint16(message.Data[stateOffset:stateEnd])&unix.NUD_PERMANENT != 0
+	case unix.RTM_NEWQDISC, unix.RTM_NEWTFILTER, unix.RTM_NEWTCLASS, unix.RTM_DELTCLASS, unix.RTM_NEWCHAIN, unix.RTM_DELCHAIN:
+		return false
+	default:
 		return true
 	}
-	return binary.NativeEndian.Uint16(message.Data[stateOffset:stateEnd])&unix.NUD_PERMANENT != 0
 }

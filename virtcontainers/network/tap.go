@@ -47,6 +47,7 @@ type Tap struct {
 	// macvtap that stays where it was made; nil for a tap.
 	macvtapOf *Namespace
 	index     int
+	mark      *os.File // tells other runtimes that the macvtap is used
 }
 
 // NewTap makes a tap with this many queues, 1 to MaxQueues, which are worked by
@@ -167,6 +168,9 @@ func newMAC() (net.HardwareAddr, error) {
 // enter moves the tap into a pod's namespace, under a name that is free there,
 // and returns its index.
 func (t *Tap) enter(pod *Namespace, name string, mtu int) (index int, err error) {
+	if err := t.leave(); err != nil { // where an earlier attempt to has failed
+		return 0, err
+	}
 	link, err := t.move(t.home, pod, name)
 	if err != nil {
 		return 0, fmt.Errorf("move the tap into the namespace: %w", err)
@@ -231,6 +235,10 @@ func (t *Tap) Close() error {
 	if t.macvtapOf != nil { // unlike a tap, it outlives its files
 		errs = append(errs, t.macvtapOf.removeLink(t.name))
 		t.macvtapOf = nil
+	}
+	if t.mark != nil { // when the interface is gone
+		errs = append(errs, t.mark.Close())
+		t.mark = nil
 	}
 	return errors.Join(errs...)
 }
