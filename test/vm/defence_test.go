@@ -19,7 +19,7 @@ import (
 )
 
 // buildHostile compiles the enemy.
-func buildHostile(t *testing.T) string {
+func buildHostile(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "hostile")
 	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "kata-runtime/test/hostile")
@@ -82,25 +82,10 @@ func TestLyingAgents(t *testing.T) {
 // never ends, a process that no signal ends, calls that are not answered.
 func TestLyingAgentOfARunningContainer(t *testing.T) {
 	h := harness.New(t)
-	hostileGuest(h, buildHostile(t), "streams", 100)
-	id := h.ID()
-	command := h.Command("run", "-b", h.Bundle(bundle.Spec("/bin/true")), id)
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	command.Stdout = writer
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	writer.Close()
-	h.Expect(reader, "endless output\n") // and then nobody reads any more
-
+	id, command := runHostile(h, "streams")
 	if table := h.Must("ps", id); strings.Contains(table, "\x1b") || strings.Count(table, "\n") != 2 {
 		t.Errorf("what the guest says reaches the terminal: %q", table)
 	}
-	h.WaitFile(filepath.Join(h.Root, id), func() bool { return stateOf(h, id).Status == "running" })
 	h.Must("delete", "--force", id)
 	if code := h.Wait(command); code != 128+9 {
 		t.Errorf("exit code %d, want 137", code)
@@ -111,25 +96,33 @@ func TestLyingAgentOfARunningContainer(t *testing.T) {
 // hold up who deletes it.
 func TestAgentThatKeepsStreamsOpen(t *testing.T) {
 	h := harness.New(t)
-	hostileGuest(h, buildHostile(t), "end", 100)
-	id := h.ID()
-	command := h.Command("run", "-b", h.Bundle(bundle.Spec("/bin/true")), id)
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	command.Stdout = writer
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	writer.Close()
-	h.Expect(reader, "endless output\n")
-	h.WaitFile(filepath.Join(h.Root, id), func() bool { return stateOf(h, id).Status == "running" })
+	id, command := runHostile(h, "end")
 	h.Must("delete", "--force", id)
 	if code := h.Wait(command); code != 128+9 {
 		t.Errorf("exit code %d, want 137", code)
 	}
+}
+
+// runHostile runs a container of an agent that lies, whose output is read as far
+// as its first line, and returns the running command.
+func runHostile(h *harness.Host, kind string) (id string, command *exec.Cmd) {
+	h.T.Helper()
+	hostileGuest(h, buildHostile(h.T), kind, 100)
+	id = h.ID()
+	command = h.Command("run", "-b", h.Bundle(bundle.Spec("/bin/true")), id)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	h.T.Cleanup(func() { reader.Close() })
+	command.Stdout = writer
+	if err := command.Start(); err != nil {
+		h.T.Fatal(err)
+	}
+	writer.Close()
+	h.Expect(reader, "endless output\n") // and then nobody reads any more
+	h.WaitFile(filepath.Join(h.Root, id), func() bool { return stateOf(h, id).Status == "running" })
+	return id, command
 }
 
 // A container with every privilege that a specification can give is root of its
