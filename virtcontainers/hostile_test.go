@@ -175,7 +175,7 @@ func TestAPauseThatHangsKeepsNobody(t *testing.T) {
 
 func TestTheAgentsWordsDoNotFillTheLog(t *testing.T) {
 	guest := newFakeGuest(t)
-	guest.destroyErr = status.Error(codes.Unknown, strings.Repeat("never ", 1<<20))
+	guest.destroyErr = status.Error(codes.Unknown, strings.Repeat("never ", 1<<19))
 	var log bytes.Buffer
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
 		ID: "pod", Machine: guest.machine, Share: &guest.machine.share, Token: token,
