@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers/loopback"
+	"kata-runtime/virtcontainers/namespace"
 )
 
 // StartLoopback begins to carry connections between loopback of the pod's
@@ -13,12 +16,13 @@ import (
 // to localhost in the namespace, and those of the guest to services. The agent is
 // told of services by SetNetwork, afterwards; what it needs besides it was told at
 // its start. The namespace stays the caller's, who may close it; hosts tells that
-// it is the host's, of which only services are carried. Stop ends it. Once only.
-func (s *Sandbox) StartLoopback(namespace *os.File, services []loopback.Service, hosts bool) error {
-	return s.networkFailure(s.startLoopback(namespace, services, hosts))
+// it is the host's, of which only services are carried: without hosts, that
+// namespace is refused. Stop ends it. Once only.
+func (s *Sandbox) StartLoopback(pods *os.File, services []loopback.Service, hosts bool) error {
+	return s.networkFailure(s.startLoopback(pods, services, hosts))
 }
 
-func (s *Sandbox) startLoopback(namespace *os.File, services []loopback.Service, hosts bool) error {
+func (s *Sandbox) startLoopback(pods *os.File, services []loopback.Service, hosts bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -27,8 +31,13 @@ func (s *Sandbox) startLoopback(namespace *os.File, services []loopback.Service,
 	case s.loopback != nil:
 		return fmt.Errorf("relay loopback: %w: it was begun before", ErrState)
 	}
+	if !hosts {
+		if err := namespace.RefuseHost(specs.NetworkNamespace, pods); err != nil {
+			return fmt.Errorf("relay loopback: %w", err)
+		}
+	}
 	relay, err := loopback.New(loopback.Options{
-		Namespace: namespace,
+		Namespace: pods,
 		Dial:      s.options.Machine.Dial,
 		Token:     s.loopbackToken,
 		Services:  services, OutboundOnly: hosts,

@@ -17,6 +17,8 @@ import (
 	"kata-runtime/guest/protocol/relay"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/loopback"
+	"kata-runtime/virtcontainers/namespace"
+	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/osthread"
 )
 
@@ -35,6 +37,16 @@ func TestLoopbackOfASandbox(t *testing.T) {
 		t.Errorf("services before the start: %v, want ErrState", err)
 	}
 	// The namespace is never the host's: all of its loopback is redirected.
+	host, err := network.OpenNamespace("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.StartLoopback(host.File(), nil, false); !errors.Is(err, namespace.ErrHost) {
+		t.Errorf("loopback of the host: %v, want ErrHost", err)
+	}
+	if err := sandbox.JoinNetwork(host, nil); !errors.Is(err, namespace.ErrHost) { // closes it
+		t.Errorf("the network of the host: %v, want ErrHost", err)
+	}
 	err = osthread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
@@ -46,16 +58,16 @@ func TestLoopbackOfASandbox(t *testing.T) {
 		if err := netlink.LinkSetUp(lo); err != nil {
 			return err
 		}
-		namespace, err := os.Open("/proc/thread-self/ns/net")
+		pods, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			return err
 		}
-		err = sandbox.StartLoopback(namespace, nil, false)
-		namespace.Close()
+		err = sandbox.StartLoopback(pods, nil, false)
+		pods.Close()
 		if err != nil {
 			return err
 		}
-		if err := sandbox.StartLoopback(namespace, nil, false); !errors.Is(err, virtcontainers.ErrState) {
+		if err := sandbox.StartLoopback(pods, nil, false); !errors.Is(err, virtcontainers.ErrState) {
 			t.Errorf("start twice: %v, want ErrState", err)
 		}
 		if err := sandbox.SetLoopbackServices(services); err != nil {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/network"
 )
 
@@ -26,13 +28,14 @@ type NetworkOptions struct {
 
 // JoinNetwork puts the machine on the network of a namespace, which it takes
 // over: what the namespace has is connected, and appears in the guest with the
-// first container. It may be called while the machine boots, and once. When the
+// first container. The host's own namespace is refused: everything that reaches the
+// host would go into the machine. It may be called while the machine boots, and once. When the
 // namespace changes later, changed is called before the guest is told: it may
 // call SetLoopbackServices.
-func (s *Sandbox) JoinNetwork(namespace *network.Namespace, changed func()) error {
+func (s *Sandbox) JoinNetwork(pods *network.Namespace, changed func()) error {
 	done := s.watch.begin(StageNetwork)
 	defer done()
-	return s.networkFailure(s.joinNetwork(namespace, changed))
+	return s.networkFailure(s.joinNetwork(pods, changed))
 }
 
 // networkFailure puts the machine's own end, such as a boot that has failed,
@@ -48,9 +51,12 @@ func (s *Sandbox) networkFailure(err error) error {
 	}
 }
 
-func (s *Sandbox) joinNetwork(namespace *network.Namespace, changed func()) error {
+func (s *Sandbox) joinNetwork(pods *network.Namespace, changed func()) error {
+	if err := namespace.RefuseHost(specs.NetworkNamespace, pods.File()); err != nil {
+		return errors.Join(err, pods.Close())
+	}
 	options := s.options.Network
-	joined, err := network.Join(namespace, network.Options{
+	joined, err := network.Join(pods, network.Options{
 		Machine: s.options.Machine, Model: options.Model, Queues: options.Queues, Vhost: options.Vhost, Spare: options.Spare,
 		Tell: s.setNetwork, Services: s.toldServices, Changed: changed, Log: s.log,
 	})

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/share"
@@ -54,8 +56,14 @@ func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 			return nil, err
 		}
 	}
-	if err := b.findNetwork(allowHostNetwork); err != nil {
+	notes, err := oci.LeaveOutHost(spec, func(ns specs.LinuxNamespace) (bool, error) {
+		return namespace.PathIsHost(ns.Type, ns.Path)
+	})
+	if err != nil {
 		return nil, err
+	}
+	if err := b.findNetwork(allowHostNetwork); err != nil {
+		return nil, inHostNotes(err, notes)
 	}
 	if !filepath.IsAbs(b.rootfs) {
 		b.rootfs = filepath.Join(dir, b.rootfs)
@@ -72,12 +80,22 @@ func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 		options.Owner = b.pod.owner
 	}
 	if b.guest, err = oci.Transform(spec, options); err != nil {
-		return nil, err
+		return nil, inHostNotes(err, notes)
 	}
+	b.guest.Dropped = append(b.guest.Dropped, notes...)
 	if b.pod == nil {
 		b.hostname, err = podHostname(spec, callers)
 	}
 	return b, err
+}
+
+// inHostNotes adds to an error about a namespace that is not there what the
+// specification has in its place.
+func inHostNotes(err error, notes []string) error {
+	if len(notes) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, strings.Join(notes, "; "))
 }
 
 // encode fills the JSON forms, once the size of the terminal is known.
@@ -235,15 +253,28 @@ func (b *bundle) findNetwork(allowHost bool) error {
 	switch {
 	case errors.Is(err, oci.ErrHostNetwork) && allowHost:
 		b.hostNetwork = true
-		return nil
+		return b.checkPodOnHost()
 	case err != nil || mode == oci.NetworkNew || b.pod != nil: // a pod's network is that of its first container
 		return err
 	}
-	namespace, err := network.OpenNamespace(oci.NetworkPath(b.spec))
+	pods, err := network.OpenNamespace(oci.NetworkPath(b.spec))
 	if err != nil {
 		return err
 	}
-	defer namespace.Close()
-	b.interfaces, err = namespace.CountInterfaces()
+	defer pods.Close()
+	b.interfaces, err = pods.CountInterfaces()
+	return err
+}
+
+// checkPodOnHost refuses the host's network to a container whose pod has
+// another: the machine has one alone.
+func (b *bundle) checkPodOnHost() error {
+	if b.pod == nil {
+		return nil
+	}
+	hosts, err := b.pod.onHostNetwork()
+	if err == nil && !hosts {
+		err = fmt.Errorf("linux.namespaces: %w: its pod %s has a network of its own, which its containers share", oci.ErrHostNetwork, b.pod.id)
+	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/standin"
 	"kata-runtime/virtcontainers/store"
@@ -162,7 +163,7 @@ func (n *creation) execStandIn(entry *store.Entry, state store.State, name strin
 	for _, kind := range []specs.LinuxNamespaceType{
 		specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.PIDNamespace, specs.CgroupNamespace,
 	} {
-		namespaces = append(namespaces, specs.LinuxNamespace{Type: kind, Path: namespacePath(state.StandInPID, kind)})
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: kind, Path: namespace.OfProcess(state.StandInPID, kind)})
 	}
 	n.standIn, err = standin.Start(standin.Options{
 		ID: n.id, Stdio: stdio.files, OwnsTerminal: stdio.ownsTerminal, Terminal: n.terminal, Attached: stdio.attached,

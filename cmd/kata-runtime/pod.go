@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
@@ -68,10 +69,10 @@ func (p *pod) connect(ctx context.Context) (*supervisor.Client, error) {
 // owner finds the container of the pod whose stand-in is in a namespace, the
 // sandbox first: see oci.GuestOptions. What counts is the namespace, not the
 // path, since each caller has its own ways to name one.
-func (p *pod) owner(namespace specs.LinuxNamespace) (string, error) {
-	wanted, err := os.Stat(namespace.Path)
+func (p *pod) owner(joined specs.LinuxNamespace) (string, error) {
+	wanted, err := os.Stat(joined.Path)
 	if err != nil {
-		return "", fmt.Errorf("find the %s namespace: %w", namespace.Type, err)
+		return "", fmt.Errorf("find the %s namespace: %w", joined.Type, err)
 	}
 	entries, err := p.states.List()
 	if err != nil {
@@ -87,7 +88,7 @@ func (p *pod) owner(namespace specs.LinuxNamespace) (string, error) {
 		default:
 			continue
 		}
-		theirs, err := os.Stat(namespacePath(state.StandInPID, namespace.Type))
+		theirs, err := os.Stat(namespace.OfProcess(state.StandInPID, joined.Type))
 		if err == nil && os.SameFile(wanted, theirs) {
 			return state.ID, nil
 		}
@@ -95,13 +96,13 @@ func (p *pod) owner(namespace specs.LinuxNamespace) (string, error) {
 	return "", nil
 }
 
-// namespacePath is the path of the namespace that a process is in.
-func namespacePath(pid int, kind specs.LinuxNamespaceType) string {
-	name := string(kind)
-	if kind == specs.NetworkNamespace {
-		name = "net"
+// onHostNetwork tells whether the pod shares the host's network.
+func (p *pod) onHostNetwork() (bool, error) {
+	state, err := p.entry.Load()
+	if err != nil {
+		return false, err
 	}
-	return fmt.Sprintf("/proc/%d/ns/%s", pid, name)
+	return namespace.PathIsHost(specs.NetworkNamespace, namespace.OfProcess(state.StandInPID, specs.NetworkNamespace))
 }
 
 // removeDeadPod removes what is left of a pod whose supervisor has died, once

@@ -137,4 +137,14 @@ func TestDocker(t *testing.T) {
 			t.Errorf("%+v, want %q", result, want)
 		}
 	})
+	t.Run("host network", func(t *testing.T) {
+		d := d.in(t)
+		// docker names the host's network by a path, and that of another container by its process.
+		d.must("run", "--detach", "--runtime", "runc", "--name", "hosts", "--network", "host", "busybox", "sleep", "100000")
+		for _, network := range []string{"host", "container:hosts"} {
+			d.want(125, "", "~the host's network is refused", "run", "--name", "refused", "--runtime", "kata", "--network", network, "busybox", "true")
+			d.must("rm", "refused")
+		}
+		d.must("rm", "--force", "hosts")
+	})
 }

@@ -96,6 +96,10 @@ func TestPodmanNetwork(t *testing.T) {
 		t.Errorf("at its address, afterwards: %q", got)
 	}
 	p.must("rm", "--force", "--time", "0", "web")
+	// podman leaves the host's namespace out, and names another by its path.
+	for _, network := range []string{"host", "ns:/proc/1/ns/net"} {
+		p.want(126, "", "~the host's network is refused", p.networked("run", "--rm", "--network", network, image, "true")...)
+	}
 }
 
 // TestDockerNetwork has containers on docker's default network, and two that

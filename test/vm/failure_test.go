@@ -75,6 +75,15 @@ func TestBadBundles(t *testing.T) {
 		{name: "the host's network", spec: func(s *specs.Spec) {
 			s.Linux.Namespaces = without(s.Linux.Namespaces, specs.NetworkNamespace)
 		}, texts: []string{"network"}},
+		{name: "the host's network by a path", spec: func(s *specs.Spec) {
+			bundle.Namespace(s, specs.NetworkNamespace).Path = "/proc/1/ns/net"
+		}, texts: []string{"the host's network is refused", "/proc/1/ns/net is the host's network namespace"}},
+		{name: "the host's processes by a path", spec: func(s *specs.Spec) {
+			bundle.Namespace(s, specs.PIDNamespace).Path = "/proc/self/ns/pid"
+		}, texts: []string{"the host's processes", "/proc/self/ns/pid is the host's pid namespace"}},
+		{name: "another kind of namespace", spec: func(s *specs.Spec) {
+			bundle.Namespace(s, specs.NetworkNamespace).Path = "/proc/self/ns/uts"
+		}, texts: []string{"/proc/self/ns/uts is not a network namespace"}},
 		{name: "missing network namespace", spec: func(s *specs.Spec) {
 			bundle.Namespace(s, specs.NetworkNamespace).Path = "/no/such/namespace"
 		}, texts: []string{"/no/such/namespace"}},

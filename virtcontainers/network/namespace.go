@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/osthread"
 )
 
@@ -22,14 +24,9 @@ type Namespace struct {
 // OpenNamespace opens the network namespace at path, such as /run/netns/x or
 // /proc/PID/ns/net. It needs CAP_SYS_ADMIN.
 func OpenNamespace(path string) (*Namespace, error) {
-	// O_NONBLOCK: the path may be a FIFO.
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	file, err := namespace.Open(specs.NetworkNamespace, path)
 	if err != nil {
-		return nil, fmt.Errorf("open the network namespace: %w", err)
-	}
-	kind, err := unix.IoctlRetInt(int(file.Fd()), unix.NS_GET_NSTYPE)
-	if err != nil || kind != unix.CLONE_NEWNET {
-		return nil, errors.Join(fmt.Errorf("%s is not a network namespace", path), file.Close())
+		return nil, err
 	}
 	return newNamespace(file)
 }

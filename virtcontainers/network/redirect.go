@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/namespace"
 )
 
 // The priorities of the runtime's filters, by which a later process tells them
@@ -155,13 +158,16 @@ func (n *Namespace) unredirect(link netlink.Link) error {
 
 // Restore removes from the network namespace at path what a runtime that was
 // killed has left there. A namespace that is gone, or a path that leads
-// elsewhere by now, needs none.
+// elsewhere by now, needs none; the host's own is left alone.
 func Restore(path string) error {
 	n, err := OpenNamespace(path)
 	if err != nil {
 		return nil // gone, with all that was in it
 	}
 	defer n.Close()
+	if hosts, err := namespace.IsHost(specs.NetworkNamespace, n.file); err != nil || hosts {
+		return err
+	}
 	links, err := n.netlink.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("list the interfaces of network namespace %s: %w", path, err)

@@ -9,6 +9,36 @@ import (
 	"kata-runtime/guest/protocol"
 )
 
+// LeaveOutHost takes out of a specification the namespaces that a path names and
+// that hosts tells to be the host's: managers say so in either way, docker and
+// CRI-O by a path (its own namespace, or that of a process that shares it),
+// podman and containerd by leaving the namespace out. What the host's means is
+// then decided in one place for both. User and mount namespaces stay: a path of
+// either is an error in any case. It returns a note on each.
+func LeaveOutHost(spec *specs.Spec, hosts func(specs.LinuxNamespace) (bool, error)) (notes []string, err error) {
+	if spec.Linux == nil {
+		return nil, nil
+	}
+	var kept []specs.LinuxNamespace
+	for i, ns := range spec.Linux.Namespaces {
+		if ns.Path == "" || ns.Type == specs.UserNamespace || ns.Type == specs.MountNamespace {
+			kept = append(kept, ns)
+			continue
+		}
+		host, err := hosts(ns)
+		if err != nil {
+			return nil, fmt.Errorf("linux.namespaces[%d].path: %w", i, err)
+		}
+		if host {
+			notes = append(notes, fmt.Sprintf("linux.namespaces[%d].path: %s is the host's %s namespace", i, ns.Path, ns.Type))
+			continue
+		}
+		kept = append(kept, ns)
+	}
+	spec.Linux.Namespaces = kept
+	return notes, nil
+}
+
 // transformNamespaces owns linux.namespaces, and hostname. The agent interprets what is left:
 // a namespace without a path is new, one with a path is the pod's or another
 // container's, in the words of package protocol. The network namespace is

@@ -32,9 +32,9 @@ func (m NetworkMode) String() string {
 	}
 }
 
-// CheckNetwork classifies the network of a specification. None at all is the
-// host's, which a VM cannot have: the error wraps ErrHostNetwork and says what
-// to do.
+// CheckNetwork classifies the network of a specification from which
+// LeaveOutHost has taken the host's. None at all is the host's, which a VM
+// cannot have: the error wraps ErrHostNetwork and says what to do.
 func CheckNetwork(spec *specs.Spec) (NetworkMode, error) {
 	namespace := networkNamespace(spec)
 	switch {
