@@ -39,7 +39,6 @@ func TestOwnNamespacesAreTheHosts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer file.Close()
 		hosts, err := namespace.IsHost(kind, file)
 		if err != nil || !hosts {
 			t.Errorf("this process's own %s namespace: host's %v, %v", kind, hosts, err)
@@ -47,5 +46,6 @@ func TestOwnNamespacesAreTheHosts(t *testing.T) {
 		if err := namespace.RefuseHost(kind, file); !errors.Is(err, namespace.ErrHost) {
 			t.Errorf("%s: %v", kind, err)
 		}
+		file.Close()
 	}
 }
