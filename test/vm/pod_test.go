@@ -275,13 +275,14 @@ func TestPod(t *testing.T) {
 		h.Must("delete", c.id)
 	})
 	t.Run("refusals", func(t *testing.T) {
+		strangers := namedUTS(t, "stranger")
 		for _, c := range []struct {
 			what string
 			spec func(*specs.Spec)
 			text string
 		}{
 			{"a container as sandbox", func(s *specs.Spec) { s.Annotations["io.kubernetes.cri.sandbox-id"] = own.id }, "no sandbox"},
-			{"another's namespace", func(s *specs.Spec) { bundle.Namespace(s, specs.IPCNamespace).Path = "/proc/self/ns/ipc" }, "ipc"},
+			{"another's namespace", func(s *specs.Spec) { bundle.Namespace(s, specs.UTSNamespace).Path = strangers }, "uts"},
 			{"a network of its own", func(s *specs.Spec) { bundle.Namespace(s, specs.NetworkNamespace).Path = "" }, "network"},
 		} {
 			spec := member(bundle.Spec("/bin/true"), pod, podNamespaces()...)
