@@ -66,21 +66,35 @@ expect() { # WHAT WANTED SEEN
 	printf 'as described: %s: %s\n' "$1" "$3"
 }
 
-# debian unpacks exact versions (NAME=VERSION) of Debian's packages into
-# $scratch/root, with those that they depend on and the host lacks.
+# debian_alone unpacks exact versions (NAME=VERSION) of Debian's packages into
+# $scratch/root.
+debian_alone() {
+	need apt-get dpkg
+	fetch "$@" || untried "cannot download $* (apt-get update?)"
+	unpack
+}
+
+# debian does the same, with those packages that they depend on and the host lacks.
 debian() {
 	need apt-get apt-cache dpkg
-	mkdir -p "$scratch/debs" "$scratch/root"
-	local package more
-	(cd "$scratch/debs" && apt-get -qq -o APT::Sandbox::User=root download "$@") ||
-		untried "cannot download $* (apt-get update?)"
-	more=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
-		--no-replaces --no-enhances "${@%%=*}" | grep '^[a-z0-9]' | sort -u)
-	for package in $more; do
+	local package
+	fetch "$@" || untried "cannot download $* (apt-get update?)"
+	for package in $(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
+		--no-replaces --no-enhances "${@%%=*}" | grep '^[a-z0-9]' | sort -u); do
 		case " ${*%%=*} " in *" $package "*) continue ;; esac
-		dpkg-query -W "$package" >/dev/null 2>&1 ||
-			(cd "$scratch/debs" && apt-get -qq -o APT::Sandbox::User=root download "$package" 2>/dev/null) || true
+		dpkg-query -W "$package" >/dev/null 2>&1 || fetch "$package" 2>/dev/null || true
 	done
+	unpack
+}
+
+fetch() {
+	mkdir -p "$scratch/debs"
+	(cd "$scratch/debs" && apt-get -qq -o APT::Sandbox::User=root download "$@")
+}
+
+unpack() {
+	mkdir -p "$scratch/root"
+	local package
 	for package in "$scratch"/debs/*.deb; do
 		dpkg -x "$package" "$scratch/root"
 	done
@@ -105,14 +119,11 @@ build() {
 # linux is the version of Debian's kernel that guest boots.
 linux=6.1.0-57-cloud-amd64
 
-# guest boots Debian's kernel under QEMU's emulator, with ./program as the only
-# process and modules (paths below kernel/, without .ko) as /modules/0.ko, 1.ko
-# and so on. What the program prints lands in ./console; it ends the guest.
-# QEMU is the host's: it is no matter which.
+# guest_image makes an initrd with ./program as the only process. Modules (paths below
+# kernel/, without .ko) become /modules/0.ko, 1.ko and so on.
 guest_image() { # MODULE...
 	local module i=0
-	need qemu-system-x86_64
-	mkdir -p image/modules image/dev image/proc image/sys image/mnt
+	mkdir -p image/modules image/dev image/proc image/mnt
 	cp program image/init
 	for module; do
 		cp "$scratch/root/lib/modules/$linux/kernel/$module.ko" "image/modules/$i.ko"
@@ -121,8 +132,13 @@ guest_image() { # MODULE...
 	(cd image && find . | "$scratch/root/bin/busybox" cpio -o -H newc 2>/dev/null | gzip -1) >initrd
 }
 
-guest() { # QEMU'S ARGUMENTS...
+# guest boots that kernel and initrd under QEMU's emulator, the host's: it is no matter
+# which. What the program prints lands in ./console; it ends the guest.
+guest() { # KERNEL'S ARGUMENTS, QEMU'S ARGUMENT...
+	need qemu-system-x86_64
+	local arguments=$1
+	shift
 	timeout 120 qemu-system-x86_64 -machine q35,accel=tcg -cpu max -nodefaults -no-user-config -display none \
 		-no-reboot -serial file:console -kernel "$scratch/root/boot/vmlinuz-$linux" -initrd initrd \
-		-append 'console=ttyS0 quiet panic=-1' "$@"
+		-append "console=ttyS0 quiet panic=-1 $arguments" "$@"
 }
