@@ -122,7 +122,7 @@ for version in 1 2; do
 	mv console "console.$version"
 done
 heard() {
-	tr -d '\r' <"console.$1" | grep "^RESULT $1 $2 " | cut -d ' ' -f 4- || { tail -20 "console.$1" >&2; untried "the guest failed"; }
+	tr -d '\r' <"console.$1" | grep "^RESULT $1 $2 " | cut -d ' ' -f 4- || { tail -n 20 "console.$1" >&2; untried "the guest failed"; }
 }
 expect "version 1, limit of the child reached: heard by" child "$(heard 1 child)"
 expect "version 1, limit of the parent reached: heard by" "parent child" "$(heard 1 parent)"

@@ -52,7 +52,7 @@ kill $daemon
 wait $daemon
 END
 unshare --mount --net --pid --fork --mount-proc bash inside 2>errors || true
-[ -s none ] || { tail -3 log errors >&2; untried "dockerd did not start the runtime"; }
+[ -s none ] || { tail -n 3 log errors >&2; untried "dockerd did not start the runtime"; }
 expect "network of --network host" '{"type":"network","path":"EXEC-ROOT/netns/default"}' "$(sed "s#$scratch/exec#EXEC-ROOT#" host)"
 [ "$(cat own)" = "$(cat inode)" ] && behind="dockerd's own" || behind="another one"
 expect "the namespace behind it" "dockerd's own" "$behind"

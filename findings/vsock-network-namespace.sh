@@ -82,7 +82,7 @@ END
 build golang.org/x/sys@v0.36.0
 guest_image net/vmw_vsock/vsock net/vmw_vsock/vmw_vsock_virtio_transport_common net/vmw_vsock/vsock_loopback
 guest '' -m 256
-result() { tr -d '\r' <console | grep "^RESULT $1 " | cut -d ' ' -f 3- || { tail -20 console >&2; untried "the guest failed"; }; }
+result() { tr -d '\r' <console | grep "^RESULT $1 " | cut -d ' ' -f 3- || { tail -n 20 console >&2; untried "the guest failed"; }; }
 expect "TCP from another network namespace" "network is unreachable" "$(result tcp)"
 expect "vsock from another network namespace" connected "$(result vsock)"
 expect "CID of the client" 1 "$(result cid)"
