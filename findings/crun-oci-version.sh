@@ -26,7 +26,7 @@ run() { # VERSION RUNTIME...
 		 "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
 		 "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]}}
 	END
-	timeout 20 "$@" --root "$scratch/state" run --bundle bundle "finding-$$" 2>errors || tail -n 1 errors
+	timeout --foreground 20 "$@" --root "$scratch/state" run --bundle bundle "finding-$$" 2>errors || tail -n 1 errors
 }
 
 # refusal tells whether crun refuses a version. Whatever else it may lack on this host

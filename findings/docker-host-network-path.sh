@@ -32,17 +32,17 @@ tar -C image -cf image.tar .
 cat >inside <<'END'
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/lib
-timeout 90 dockerd --config-file "$PWD/daemon.json" --data-root "$PWD/data" --exec-root "$PWD/exec" \
+timeout --foreground 90 dockerd --config-file "$PWD/daemon.json" --data-root "$PWD/data" --exec-root "$PWD/exec" \
 	--host "unix://$PWD/socket" --pidfile "$PWD/pid" --iptables=false --ip6tables=false --bridge=none \
 	--storage-driver vfs --add-runtime "finding=$PWD/runtime" >log 2>&1 & daemon=$!
 call() { curl --silent --unix-socket socket -X POST -H 'Content-Type: application/json' "$@" >>answers; }
-for _ in $(seq 300); do [ -S socket ] && call http://docker/_ping && break; sleep 0.1; done
+for _ in $(seq 300); do [ -S socket ] && call http://localhost/_ping && break; sleep 0.1; done
 curl --silent --unix-socket socket -X POST -H 'Content-Type: application/x-tar' --data-binary @image.tar \
-	'http://docker/images/create?fromSrc=-&repo=image&tag=1' >>answers
+	'http://localhost/images/create?fromSrc=-&repo=image&tag=1' >>answers
 for mode in host none; do
-	call "http://docker/containers/create?name=$mode" \
+	call "http://localhost/containers/create?name=$mode" \
 		-d '{"Image": "image:1", "Cmd": ["/x"], "HostConfig": {"Runtime": "finding", "NetworkMode": "'$mode'"}}'
-	call "http://docker/containers/$mode/start"
+	call "http://localhost/containers/$mode/start"
 	mv config.json $mode.json
 	grep -o '{"type":"network"[^}]*}' $mode.json >$mode
 done
@@ -51,7 +51,7 @@ stat --dereference --format %i /proc/self/ns/net >own
 kill $daemon
 wait $daemon
 END
-unshare --mount --net --pid --fork --mount-proc bash inside 2>errors || true
+unshare --mount --net --pid --fork --kill-child --mount-proc bash inside 2>errors || true
 [ -s none ] || { tail -n 3 log errors >&2; untried "dockerd did not start the runtime"; }
 expect "network of --network host" '{"type":"network","path":"EXEC-ROOT/netns/default"}' "$(sed "s#$scratch/exec#EXEC-ROOT#" host)"
 [ "$(cat own)" = "$(cat inode)" ] && behind="dockerd's own" || behind="another one"

@@ -45,7 +45,7 @@ greeting 2525 '' >silent
 greeting 2525 x >spoken
 kill $direct $pasta
 END
-unshare --user --map-root-user --net --mount --pid --fork --mount-proc bash inside || true
+unshare --user --map-root-user --net --mount --pid --fork --kill-child --mount-proc bash inside || true
 [ -s spoken ] || { cat log >&2; untried "nothing was measured"; }
 expect "greeting without passt" "220 hello" "$(cat direct)"
 expect "greeting through passt, client silent for 3 s" none "$(cat silent)"

@@ -21,7 +21,7 @@ events() { # DRIVER
 		echo '{"execute": "device_del", "arguments": {"id": "dev"}}'
 		sleep 3
 		echo '{"execute": "quit"}'
-	} | timeout 20 qemu-system-x86_64 -machine q35,accel=tcg -S -m 32 -nodefaults -no-user-config -display none \
+	} | timeout --foreground 20 qemu-system-x86_64 -machine q35,accel=tcg -S -m 32 -nodefaults -no-user-config -display none \
 		-L "$scratch/root/usr/share/qemu" -L "$scratch/root/usr/share/seabios" -L "$scratch/root/usr/lib/ipxe/qemu" \
 		-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off \
 		-device pcie-root-port,id=rp0,slot=1 -qmp stdio >events

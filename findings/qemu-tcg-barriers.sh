@@ -21,7 +21,7 @@ printf '\x0f\xae\xf0\xf4\xeb\xfd' >>firmware
 truncate -s 65536 firmware
 
 barriers() { # ACCELERATOR CPUS: how many operations "mb" the emulator makes of it
-	timeout 3 qemu-system-x86_64 -machine q35 -accel "$1" -smp "$2" -m 32 -nodefaults -no-user-config \
+	timeout --foreground 3 qemu-system-x86_64 -machine q35 -accel "$1" -smp "$2" -m 32 -nodefaults -no-user-config \
 		-display none -L "$scratch/root/usr/share/qemu" -L "$scratch/root/usr/share/seabios" \
 		-bios firmware -d in_asm,op -D log 2>errors || true
 	grep -q mfence log || { cat errors >&2; untried "the firmware did not run"; }

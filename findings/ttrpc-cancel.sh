@@ -83,7 +83,7 @@ func check(err error) {
 }
 END
 build github.com/containerd/ttrpc@v1.2.10
-timeout 60 ./program >seen 2>log || { tail -n 5 log >&2; untried "the program failed"; }
+timeout --foreground 60 ./program >seen 2>log || { tail -n 5 log >&2; untried "the program failed"; }
 expect "the cancelled call" "context canceled" "$(sed -n 1p seen)"
 expect "the handler's context a second later" alive "$(sed -n 2p seen)"
 expect "after the connection was closed" "context canceled" "$(sed -n 3p seen)"

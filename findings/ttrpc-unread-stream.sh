@@ -101,7 +101,7 @@ func (l *listener) Close() error   { return nil }
 func (l *listener) Addr() net.Addr { return l.conn.LocalAddr() }
 END
 build github.com/containerd/ttrpc@v1.2.10
-timeout 60 ./program >seen 2>log || { tail -n 5 log >&2; expect "another call on the connection meanwhile" works fails; }
+timeout --foreground 60 ./program >seen 2>log || { tail -n 5 log >&2; expect "another call on the connection meanwhile" works fails; }
 expect "messages that the server sent without an error" 100 "$(sed -n 1p seen)"
 expect "messages that the late reader got" 64 "$(sed -n 2p seen)"
 expect "how the stream ended for it" "ttrpc: stream buffer full" "$(sed -n 3p seen)"

@@ -17,20 +17,22 @@ trap 'stop_all; rm -rf --one-file-system "$scratch"' EXIT
 trap 'exit 2' TERM INT
 cd "$scratch"
 
-# stop_all ends the processes that run recorded.
+# background starts a command that ends with the script, and stop_all ends all such.
 started=()
-stop_all() {
-	local pid
-	for pid in "${started[@]}"; do
-		kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
-	done
-	started=()
-}
-
-# background starts a command that ends with the script.
 background() {
 	"$@" &
 	started+=("$!")
+}
+
+stop_all() {
+	local pid
+	for pid in "${started[@]}"; do
+		# A function's command is the child of a shell.
+		# shellcheck disable=SC2046
+		kill "$pid" $(cat "/proc/$pid/task/$pid/children" 2>/dev/null) 2>/dev/null || true
+		wait "$pid" 2>/dev/null || true
+	done
+	started=()
 }
 
 untried() {
@@ -138,7 +140,7 @@ guest() { # KERNEL'S ARGUMENTS, QEMU'S ARGUMENT...
 	need qemu-system-x86_64
 	local arguments=$1
 	shift
-	timeout 120 qemu-system-x86_64 -machine q35,accel=tcg -cpu max -nodefaults -no-user-config -display none \
+	timeout --foreground 120 qemu-system-x86_64 -machine q35,accel=tcg -cpu max -nodefaults -no-user-config -display none \
 		-no-reboot -serial file:console -kernel "$scratch/root/boot/vmlinuz-$linux" -initrd initrd \
 		-append "console=ttyS0 quiet panic=-1 $arguments" "$@"
 }
