@@ -5,9 +5,9 @@
 # Seen:  a group P has a child C. Version 1: if the limit of C is reached, an eventfd on
 #        P's memory.oom_control stays silent; if that of P is reached, those of both
 #        fire, although nothing was killed in C. Version 2: the kill in C counts in
-#        memory.events of C and of P; a kill in P does not count in C. So who watches one group
-#        with both versions in mind (containerd's shim, conmon) hears different things,
-#        and with version 1 nothing of the groups that a container makes inside its own.
+#        memory.events of C and of P; a kill in P does not count in C. So who watches one
+#        group hears of different things, and with version 1 of nothing in the groups
+#        that a container makes inside its own.
 #
 #        as described: version 1, limit of the child reached: heard by child
 #        as described: version 1, limit of the parent reached: heard by parent child

@@ -5,8 +5,7 @@
 # Seen:  with RESOLVE_IN_ROOT (and RESOLVE_BENEATH) a path with ".." in it gives EAGAIN
 #        whenever anything was renamed meanwhile on the whole machine, in any file
 #        system and by anybody: the kernel's counter is one for all. It is no sign of an
-#        attack. A caller has to try again, and a bound of a few attempts is not enough
-#        on a busy machine. A path without ".." never gives it.
+#        attack, and the caller has to try again. A path without ".." never gives it.
 #
 #        as described: EAGAIN with ".." while another file system has renames: some
 #        as described: EAGAIN without "..": 0
