@@ -103,6 +103,9 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 			r.forget(c)
 		}
 	}()
+	if err := r.adoptMappings(spec.Linux); err != nil {
+		return err
+	}
 	for _, s := range req.GetStorages() {
 		if err := r.shared.mount(s); err != nil {
 			return err
