@@ -119,6 +119,34 @@ func TestDropBindData(t *testing.T) {
 	}
 }
 
+func TestIDsThatAreNoNames(t *testing.T) {
+	r := &Runtime{containers: map[string]*container{}}
+	for _, id := range []string{"", ".", "..", "a/b", "../a", "/"} {
+		if _, err := r.reserve(id, &specs.Spec{}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: error %v, want ErrInvalid", id, err)
+		}
+	}
+}
+
+func TestAdoptMappings(t *testing.T) {
+	mapping := []specs.LinuxIDMapping{{HostID: 7, Size: 1}}
+	owner := &container{id: "owner", ready: true, spec: &specs.Spec{Linux: &specs.Linux{UIDMappings: mapping, GIDMappings: mapping}}}
+	r := &Runtime{containers: map[string]*container{"owner": owner}}
+	linux := &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace, Path: protocol.ContainerNamespace("owner")}}}
+	if err := r.adoptMappings(linux); err != nil || !reflect.DeepEqual(linux.UIDMappings, mapping) || !reflect.DeepEqual(linux.GIDMappings, mapping) {
+		t.Errorf("mappings %v, %v, %v", linux.UIDMappings, linux.GIDMappings, err)
+	}
+	linux = &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace, Path: protocol.ContainerNamespace("nobody")}}}
+	if err := r.adoptMappings(linux); !errors.Is(err, ErrNotFound) {
+		t.Errorf("of nobody: %v", err)
+	}
+	// A container without a user namespace has none to share.
+	_, _, err := r.openNamespace(specs.LinuxNamespace{Type: specs.UserNamespace, Path: protocol.ContainerNamespace("owner")})
+	if !errors.Is(err, ErrInvalid) {
+		t.Errorf("of a container without one: %v", err)
+	}
+}
+
 func TestSysctlsDoNotLeaveTheirDirectory(t *testing.T) {
 	for _, name := range []string{"net/../kernel/hostname", "fs.mqueue.//.//.kernel.hostname", "/net/x", ""} {
 		linux := &specs.Linux{Sysctl: map[string]string{name: "x"}}

@@ -104,6 +104,11 @@ func TestUserNamespaces(t *testing.T) {
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}
+	// Like the / of many images: the container's root makes mount points all the
+	// same.
+	if err := os.Chmod(filepath.Join(b, "rootfs"), 0o555); err != nil {
+		t.Fatal(err)
+	}
 	joined := detachBundle(h, b)
 	single := member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, specs.NetworkNamespace)
 	for i := range single.Mounts { // a group that it does not have
@@ -124,7 +129,7 @@ func TestUserNamespaces(t *testing.T) {
 	t.Run("ids", func(t *testing.T) {
 		const script = "echo $(id -u) $(cat /proc/self/uid_map); stat -c '%u:%g %a' /"
 		in(t, pod, script, "0 0 100000 65536\n0:0 700\n")
-		in(t, joined, script, "0 0 100000 65536\n0:0 700\n")
+		in(t, joined, script, "0 0 100000 65536\n0:0 555\n")
 		in(t, alone, script, "0 0 300000 1\n0:0 700\n")
 		namespace := func(c detached) string { return h.Must("exec", c.id, "readlink", "/proc/self/ns/user") }
 		if namespace(pod) != namespace(joined) || namespace(pod) == namespace(alone) {
@@ -139,6 +144,13 @@ func TestUserNamespaces(t *testing.T) {
 			"/plain 0:0 700\n/plain/file 0:0 644\n/mapped 0:0 700\n/mapped/file 0:0 644\n/ridmapped/file 0:0 644\n/cache 0:0 700\n/memory 7:0 750\n")
 		in(t, joined, "for d in plain mapped cache memory; do echo new > /$d/new && chown 5:6 /$d/new && stat -c '%u:%g' /$d/new; done; echo no > /ridmapped/no",
 			"5:6\n5:6\n5:6\n5:6\n/bin/sh: can't create /ridmapped/no: Read-only file system\n")
+		// Root may, whatever the mode, and a group's member as the group may.
+		in(t, joined, "chmod 711 /plain; mkdir /new /plain/team && chown 0:9 /plain/team && chmod 770 /plain/team && stat -c '%u:%g' /new", "0:0\n")
+		h.Must("exec", "-u", "7:8", "-g", "9", joined.id, "/bin/touch", "/plain/team/file")
+		in(t, joined, "stat -c '%u:%g' /plain/team/file", "7:8\n")
+		if result := h.Run("exec", "-u", "7:8", joined.id, "/bin/touch", "/plain/team/no"); result.Code != 1 || !strings.Contains(result.Stderr, "Permission denied") {
+			t.Errorf("no member of the group: %+v", result)
+		}
 		for path, owner := range map[string]uint32{filepath.Join(plain, "new"): mappedRoot + 5, filepath.Join(mapped, "new"): 5} {
 			var stat unix.Stat_t
 			if err := unix.Stat(path, &stat); err != nil || stat.Uid != owner || stat.Gid != owner+1 {
