@@ -195,7 +195,8 @@ func TestNamespacesThatCannotBeJoined(t *testing.T) {
 		path string
 		want error
 	}{
-		{specs.UserNamespace, protocol.ContainerNamespace("c"), ErrInvalid},
+		{specs.UserNamespace, protocol.SandboxNamespace, ErrInvalid},
+		{specs.UserNamespace, protocol.ContainerNamespace("c"), ErrNotFound},
 		{specs.TimeNamespace, protocol.ContainerNamespace("c"), ErrInvalid},
 		{specs.PIDNamespace, protocol.SandboxNamespace, ErrInvalid},
 		{specs.PIDNamespace, "/proc/7/ns/pid", ErrInvalid},

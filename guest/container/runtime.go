@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -169,7 +170,7 @@ func (c *container) nodesDir() string { return filepath.Join(nodesDir, c.id) }
 
 // reserve takes the name id, so that no other call uses it.
 func (r *Runtime) reserve(id string, spec *specs.Spec) (*container, error) {
-	if id == "." || id == ".." || id != filepath.Base(id) { // it names directories
+	if !filepath.IsLocal(id) || id == "." || strings.ContainsRune(id, '/') { // it names directories
 		return nil, fmt.Errorf("create container: %w: id %q", ErrInvalid, id)
 	}
 	r.mu.Lock()
