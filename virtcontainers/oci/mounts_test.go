@@ -343,8 +343,10 @@ func TestIDMappedMounts(t *testing.T) {
 		got = append(got, b.IDMapping)
 	}
 	want := []*IDMapping{
-		{UIDs: idMap(7), GIDs: idMap(8)}, {UIDs: idMap(100), GIDs: idMap(200)},
-		{UIDs: idMap(100), GIDs: idMap(200), Recursive: true}, nil,
+		{UIDs: idMap(7), GIDs: idMap(8)},
+		{UIDs: idMap(100), GIDs: idMap(200)},
+		{UIDs: idMap(100), GIDs: idMap(200), Recursive: true},
+		nil,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

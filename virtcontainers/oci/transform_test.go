@@ -133,7 +133,8 @@ func TestTransformNamespaces(t *testing.T) {
 		{
 			"the pod's user namespace", member,
 			[]specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/proc/7/ns/user")},
-			[]specs.LinuxNamespace{pid, theirs(specs.UserNamespace)}, "",
+			[]specs.LinuxNamespace{pid, theirs(specs.UserNamespace)},
+			"",
 		},
 		{"another's user namespace", member, []specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/proc/8/ns/user")}, nil, "linux.namespaces[1].path"},
 		{"a user namespace alone", alone, []specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/run/userns/x")}, nil, "linux.namespaces[1].path"},
