@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"syscall"
 	"time"
-	"unicode"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/hypervisor/tail"
 )
 
 // killedExit is the exit code of a process that ended with its machine.
@@ -209,12 +208,7 @@ func harmless(text string) string {
 	if len(text) > maxErrorText {
 		text = text[:maxErrorText] + " ..."
 	}
-	return strings.Map(func(r rune) rune {
-		if r != '\n' && !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, text)
+	return tail.Sanitize(text)
 }
 
 // agentError is an answer of the agent.

@@ -151,7 +151,7 @@ func (r *reporter) open(c *cli.Context) error {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: likeLogrus}
 	r.log = slog.New(slog.NewTextHandler(to, options))
 	switch format := c.String("log-format"); format {
-	case "text":
+	case "text", "":
 	case "json":
 		r.log = slog.New(slog.NewJSONHandler(to, options))
 	default:

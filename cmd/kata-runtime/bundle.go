@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -127,7 +128,7 @@ func (b *bundle) openTrees() (_ *trees, err error) {
 			t.close()
 		}
 	}()
-	root, err := t.open(b.rootfs, true)
+	root, err := t.open(b.rootfs, true, nil)
 	if err != nil {
 		return nil, fmt.Errorf("root file system: %w", err)
 	}
@@ -148,7 +149,7 @@ func (b *bundle) openTrees() (_ *trees, err error) {
 }
 
 func (t *trees) bind(bind oci.Bind) error {
-	tree, err := t.open(bind.Source, bind.Recursive)
+	tree, err := t.open(bind.Source, bind.Recursive, bind.IDMapping)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", bind.Destination, err)
 	}
@@ -158,13 +159,41 @@ func (t *trees) bind(bind oci.Bind) error {
 
 // open clones the mount at path for the share, and returns another clone for
 // the stand-in.
-func (t *trees) open(path string, recursive bool) (*os.File, error) {
+func (t *trees) open(path string, recursive bool, mapping *oci.IDMapping) (*os.File, error) {
 	forShare, err := share.OpenTree(path, recursive)
 	if err != nil {
 		return nil, err
 	}
 	t.forShare = append(t.forShare, forShare)
-	return share.OpenTree(path, recursive)
+	forStandIn, err := share.OpenTree(path, recursive)
+	if err == nil && mapping != nil {
+		if err = mapIDs(mapping, forShare, forStandIn); err != nil {
+			forStandIn.Close()
+		}
+	}
+	return forStandIn, err
+}
+
+// mapIDs makes trees that are attached nowhere yet id-mapped.
+func mapIDs(mapping *oci.IDMapping, trees ...*os.File) error {
+	convert := func(list []specs.LinuxIDMapping) []syscall.SysProcIDMap {
+		var converted []syscall.SysProcIDMap
+		for _, m := range list {
+			converted = append(converted, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
+		}
+		return converted
+	}
+	users, err := share.NewUserNamespace(convert(mapping.UIDs), convert(mapping.GIDs))
+	if err != nil {
+		return err
+	}
+	defer users.Close()
+	for _, tree := range trees {
+		if err := share.MapIDs(tree, users, mapping.Recursive); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *trees) close() {

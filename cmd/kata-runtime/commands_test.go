@@ -2,13 +2,16 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/urfave/cli/v2"
 )
 
 func TestParseSignal(t *testing.T) {
@@ -144,15 +147,60 @@ func TestSizes(t *testing.T) {
 	for text, want := range map[string]int64{
 		"0": 0, "4096": 4096, "64M": 64 << 20, "64mb": 64 << 20, "1GiB": 1 << 30, "2k": 2048, "-1": -1, "7b": 7, "8191p": 8191 << 50,
 	} {
-		var size sizeValue
-		if err := size.Set(text); err != nil || int64(size) != want {
+		if size, err := parseSize(text); err != nil || size != want {
 			t.Errorf("%q is %d, %v; want %d", text, size, err, want)
 		}
 	}
 	for _, text := range []string{"", "M", "1x", "1.5G", "-2", "-1M", "8192p", "9223372036854775808", "1 M", "1mbb"} {
-		if err := new(sizeValue).Set(text); err == nil {
+		if _, err := parseSize(text); err == nil {
 			t.Errorf("%q: no error", text)
 		}
+	}
+}
+
+// What callers of runc leave empty is as if it were not given.
+func TestUpdateWithEmptyLimits(t *testing.T) {
+	app := newApp()
+	var got *specs.LinuxResources
+	update := app.Command("update")
+	update.Action = func(c *cli.Context) (err error) {
+		got, err = updatedResources(c)
+		return err
+	}
+	args := []string{"kata-runtime", "update", "--cpu-share", "512", "--cpu-quota=-1", "--blkio-weight", "0"}
+	for _, flag := range []string{
+		"memory", "memory-reservation", "memory-swap", "cpu-period", "cpu-burst", "cpu-idle", "cpuset-cpus", "cpuset-mems", "resources",
+	} {
+		args = append(args, "--"+flag, "")
+	}
+	if err := app.Run(append(args, "id")); err != nil {
+		t.Fatal(err)
+	}
+	shares, quota := uint64(512), int64(-1)
+	want := &specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{Shares: &shares, Quota: &quota}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("resources %+v, memory %+v, CPU %+v", got, got.Memory, got.CPU)
+	}
+	if err := app.Run([]string{"kata-runtime", "update", "--cpu-quota", "x", "id"}); err == nil {
+		t.Error("a limit that is no number was taken")
+	}
+}
+
+func TestEmptyLogFormatIsText(t *testing.T) {
+	if code := runCommandLine([]string{"kata-runtime", "--root", t.TempDir(), "--log-format", "", "list"}); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestEscapeJSON(t *testing.T) {
+	document := "{\"a\":\"\u202e\u00e9\x7f\U0001f600\"}"
+	escaped := escapeJSON([]byte(document))
+	if want := `{"a":"\u202e\u00e9\u007f\ud83d\ude00"}`; string(escaped) != want {
+		t.Errorf("escaped to %s", escaped)
+	}
+	var before, after map[string]string
+	if err := errors.Join(json.Unmarshal([]byte(document), &before), json.Unmarshal(escaped, &after)); err != nil || before["a"] != after["a"] {
+		t.Errorf("means %q, not %q; %v", after, before, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -188,12 +189,10 @@ func killCommand() *cli.Command {
 			if c.NArg() < 1 || c.NArg() > 2 {
 				return fmt.Errorf("kill takes a container's id and a signal, not %d arguments", c.NArg())
 			}
-			signal := syscall.SIGTERM
-			if c.NArg() == 2 {
-				var err error
-				if signal, err = parseSignal(c.Args().Get(1)); err != nil {
-					return err
-				}
+			// An empty signal is none given, as for runc.
+			signal, err := parseSignal(cmp.Or(c.Args().Get(1), "TERM"))
+			if err != nil {
+				return err
 			}
 			entry, state, err := openContainerID(c, c.Args().First())
 			if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
+	"kata-runtime/hypervisor/tail"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
@@ -275,7 +276,7 @@ func (n *creation) state(container *bundle) (store.State, error) {
 func (n *creation) reportMachine(response *api.CreateContainerResponse) {
 	m := response.GetMachine()
 	n.log.Debug("machine", "driver", m.GetDriver(), "version", m.GetVersion(), "accelerator", m.GetAccelerator(),
-		"vsock", m.GetVsock(), "guest_kernel", m.GetGuestKernel(), "vmm_pid", m.GetVmmPid(),
+		"vsock", m.GetVsock(), "guest_kernel", tail.Line(m.GetGuestKernel()), "vmm_pid", m.GetVmmPid(),
 		"supervisor_pid", response.GetSupervisorPid())
 	n.log.Debug("agent", "rss_bytes", m.GetAgentRssBytes())
 	n.reportTimings(response.GetTimings())

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+	"unicode/utf16"
 
 	"github.com/urfave/cli/v2"
 
@@ -156,8 +157,30 @@ func (w *eventWriter) read(ctx context.Context) (json.RawMessage, error) {
 func (w *eventWriter) print(e event) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := json.NewEncoder(w.to).Encode(e); err != nil {
+	line, err := json.Marshal(e)
+	if err == nil {
+		_, err = w.to.Write(append(escapeJSON(line), '\n'))
+	}
+	if err != nil {
 		return fmt.Errorf("print an event: %w", err)
 	}
 	return nil
+}
+
+// escapeJSON writes what is not ASCII in a document as escapes, which mean the
+// same: names in it are the guest's, and could steer a terminal.
+func escapeJSON(document []byte) []byte {
+	escaped := make([]byte, 0, len(document))
+	for _, r := range string(document) {
+		switch {
+		case r < 0x7f:
+			escaped = append(escaped, byte(r))
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			escaped = fmt.Appendf(escaped, `\u%04x\u%04x`, high, low)
+		default:
+			escaped = fmt.Appendf(escaped, `\u%04x`, r)
+		}
+	}
+	return escaped
 }

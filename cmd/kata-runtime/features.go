@@ -19,8 +19,9 @@ func featuresCommand() *cli.Command {
 const oldestSpecVersion = "1.0.0"
 
 // supported is what works; callers switch features on by it. A test behind the
-// tag vm makes containers that use it. Everything but the hooks happens in the
-// guest, so that nothing depends on the host's kernel.
+// tag vm makes containers that use it. Everything but hooks and id-mapped mounts
+// happens in the guest, so that nothing depends on the host's kernel; that must
+// have mount_setattr(2) in any case.
 func supported() *features.Features {
 	return &features.Features{
 		OCIVersionMin: oldestSpecVersion,
@@ -44,7 +45,7 @@ func supported() *features.Features {
 			Apparmor:        &features.Apparmor{Enabled: new(false)},
 			Selinux:         &features.Selinux{Enabled: new(false)},
 			IntelRdt:        &features.IntelRdt{Enabled: new(false)},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: new(false)}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: new(true)}},
 			NetDevices:      &features.NetDevices{Enabled: new(false)},
 		},
 		Annotations: map[string]string{
@@ -55,7 +56,8 @@ func supported() *features.Features {
 	}
 }
 
-// mountOptions are those of any mount. Id-mapped mounts are not among them.
+// mountOptions are those of any mount. Those of id-mapped mounts are no options
+// but an extension.
 func mountOptions() []string {
 	return []string{
 		"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion", "lazytime", "loud",

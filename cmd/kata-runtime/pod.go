@@ -68,7 +68,10 @@ func (p *pod) connect(ctx context.Context) (*supervisor.Client, error) {
 
 // owner finds the container of the pod whose stand-in is in a namespace, the
 // sandbox first: see oci.GuestOptions. What counts is the namespace, not the
-// path, since each caller has its own ways to name one.
+// path, since each caller has its own ways to name one. The user namespaces of
+// the pod's containers are the guest's alone and all stand-ins in one of the
+// host, so that the stand-ins' means the sandbox's, and so does one that was made
+// for it.
 func (p *pod) owner(joined specs.LinuxNamespace) (string, error) {
 	wanted, err := os.Stat(joined.Path)
 	if err != nil {
@@ -88,12 +91,32 @@ func (p *pod) owner(joined specs.LinuxNamespace) (string, error) {
 		default:
 			continue
 		}
-		theirs, err := os.Stat(namespace.OfProcess(state.StandInPID, joined.Type))
-		if err == nil && os.SameFile(wanted, theirs) {
-			return state.ID, nil
+		for _, path := range []string{namespace.OfProcess(state.StandInPID, joined.Type), usersMadeFor(entry, joined.Type)} {
+			theirs, err := os.Stat(path)
+			if err == nil && os.SameFile(wanted, theirs) {
+				return state.ID, nil
+			}
 		}
 	}
 	return "", nil
+}
+
+// usersMadeFor is the path of the user namespace that a container's caller made
+// before it, "" for none.
+func usersMadeFor(entry *store.Entry, kind specs.LinuxNamespaceType) string {
+	if kind != specs.UserNamespace {
+		return ""
+	}
+	spec, err := supervisor.ContainerConfig(entry)
+	if err != nil || spec.Linux == nil {
+		return ""
+	}
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type == kind {
+			return ns.Path
+		}
+	}
+	return ""
 }
 
 // onHostNetwork tells whether the pod shares the host's network.

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
+	"kata-runtime/hypervisor/tail"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/store"
@@ -90,23 +91,12 @@ func psCommand() *cli.Command {
 				table := tabwriter.NewWriter(c.App.Writer, 0, 1, 2, ' ', 0)
 				fmt.Fprintln(table, "UID\tPID\tPPID\tTIME\tCMD")
 				for _, p := range list.GetProcesses() {
-					fmt.Fprintf(table, "%s\t%d\t%d\t%s\t%s\n", printable(p.GetUser()), p.GetPid(), p.GetPpid(), printable(p.GetTime()), printable(p.GetCommand()))
+					fmt.Fprintf(table, "%s\t%d\t%d\t%s\t%s\n", tail.Line(p.GetUser()), p.GetPid(), p.GetPpid(), tail.Line(p.GetTime()), tail.Line(p.GetCommand()))
 				}
 				return table.Flush()
 			})
 		},
 	}
-}
-
-// printable replaces what could steer a terminal in text from the guest.
-func printable(text string) string {
-	safe := []rune(text)
-	for i, r := range safe {
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
-			safe[i] = '?'
-		}
-	}
-	return string(safe)
 }
 
 func updateCommand() *cli.Command {
@@ -119,11 +109,11 @@ func updateCommand() *cli.Command {
 			sizeFlag("memory", "memory limit in `BYTES`"),
 			sizeFlag("memory-reservation", "memory that is protected from reclaim, in `BYTES`"),
 			sizeFlag("memory-swap", "limit of memory and swap together, in `BYTES`"),
-			&cli.Int64Flag{Name: "cpu-quota", Usage: "CPU time in a period, in `MICROSECONDS`"},
-			&cli.Uint64Flag{Name: "cpu-period", Usage: "the period, in `MICROSECONDS`"},
-			&cli.Uint64Flag{Name: "cpu-burst", Usage: "unused CPU time that may be saved up, in `MICROSECONDS`"},
-			&cli.Int64Flag{Name: "cpu-idle", Usage: "1: run only when nobody else wants to"},
-			&cli.Uint64Flag{Name: "cpu-share", Usage: "CPU `WEIGHT`, relative to other containers"},
+			signedFlag("cpu-quota", "CPU time in a period, in `MICROSECONDS`"),
+			unsignedFlag("cpu-period", "the period, in `MICROSECONDS`"),
+			unsignedFlag("cpu-burst", "unused CPU time that may be saved up, in `MICROSECONDS`"),
+			signedFlag("cpu-idle", "1: run only when nobody else wants to"),
+			unsignedFlag("cpu-share", "CPU `WEIGHT`, relative to other containers"),
 			&cli.StringFlag{Name: "cpuset-cpus", Usage: "`CPUS` to run on"},
 			&cli.StringFlag{Name: "cpuset-mems", Usage: "memory `NODES` to use"},
 			&cli.Int64Flag{Name: "pids-limit", Usage: "`NUMBER` of processes at most"},
@@ -163,32 +153,25 @@ func updatedResources(c *cli.Context) (*specs.LinuxResources, error) {
 	if path := c.String("resources"); path != "" {
 		return readResources(path)
 	}
-	resources := &specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}}
-	setFlag(c, "memory", &resources.Memory.Limit, flagSize(c))
-	setFlag(c, "memory-reservation", &resources.Memory.Reservation, flagSize(c))
-	setFlag(c, "memory-swap", &resources.Memory.Swap, flagSize(c))
-	setFlag(c, "cpu-quota", &resources.CPU.Quota, c.Int64)
-	setFlag(c, "cpu-period", &resources.CPU.Period, c.Uint64)
-	setFlag(c, "cpu-share", &resources.CPU.Shares, c.Uint64)
-	setFlag(c, "cpu-burst", &resources.CPU.Burst, c.Uint64)
-	setFlag(c, "cpu-idle", &resources.CPU.Idle, c.Int64)
+	resources := &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{
+			Limit: limit[int64](c, "memory"), Reservation: limit[int64](c, "memory-reservation"), Swap: limit[int64](c, "memory-swap"),
+		},
+		CPU: &specs.LinuxCPU{
+			Quota: limit[int64](c, "cpu-quota"), Period: limit[uint64](c, "cpu-period"), Burst: limit[uint64](c, "cpu-burst"),
+			Shares: limit[uint64](c, "cpu-share"), Idle: limit[int64](c, "cpu-idle"),
+		},
+	}
 	resources.CPU.Cpus, resources.CPU.Mems = c.String("cpuset-cpus"), c.String("cpuset-mems")
 	if c.IsSet("pids-limit") {
-		limit := c.Int64("pids-limit")
-		resources.Pids = &specs.LinuxPids{Limit: &limit}
+		pids := c.Int64("pids-limit")
+		resources.Pids = &specs.LinuxPids{Limit: &pids}
 	}
-	if c.IsSet("blkio-weight") {
-		weight := uint16(min(c.Uint("blkio-weight"), 1000))
+	if given := c.Uint("blkio-weight"); given != 0 { // 0 is none, as for runc
+		weight := uint16(min(given, 1000))
 		resources.BlockIO = &specs.LinuxBlockIO{Weight: &weight}
 	}
 	return resources, nil
-}
-
-func setFlag[T any](c *cli.Context, name string, field **T, value func(string) T) {
-	if c.IsSet(name) {
-		v := value(name)
-		*field = &v
-	}
 }
 
 func readResources(path string) (*specs.LinuxResources, error) {

@@ -8,8 +8,11 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
@@ -81,17 +84,80 @@ func TestParseList(t *testing.T) {
 	}
 }
 
-func TestSysctlPath(t *testing.T) {
-	for key, want := range map[string]string{
-		"net.ipv4.ip_forward":            "net/ipv4/ip_forward",
-		"net/ipv4/conf/eth0.1/rp_filter": "net/ipv4/conf/eth0.1/rp_filter",
-		"net.ipv4.conf.eth0/1.rp_filter": "net/ipv4/conf/eth0.1/rp_filter",
-		"kernel.shmmax":                  "kernel/shmmax",
-		"single":                         "single",
-	} {
-		if got := sysctlPath(key); got != want {
-			t.Errorf("sysctlPath(%q) = %q, want %q", key, got, want)
+// Words that a bind cannot have go, and those that libcontainer knows stay: so
+// also those that a later version of it will know.
+func TestDropBindData(t *testing.T) {
+	known := slices.DeleteFunc(specconv.KnownMountOptions(), func(o string) bool { return o == "defaults" })
+	spec := &specs.Spec{
+		Root:  &specs.Root{Path: t.TempDir()},
+		Linux: &specs.Linux{},
+		Mounts: []specs.Mount{
+			{Type: "bind", Source: "/a", Destination: "/a", Options: []string{"rbind", "copy", "nocopy", "mode=0777", "size=1k", "ro"}},
+			{Type: "none", Source: "/b", Destination: "/b", Options: append(known, "bind")},
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/c", Options: []string{"size=1k", "copy"}},
+		},
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: "x", Spec: spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := *config.Mounts[0]
+	want.Data = ""
+	var log strings.Builder
+	r := &Runtime{log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	r.dropBindData("id", config)
+	if !reflect.DeepEqual(*config.Mounts[0], want) {
+		t.Errorf("the bind is %+v, want %+v", *config.Mounts[0], want)
+	}
+	// A file system that is being made has its words, known or not: the kernel
+	// says what it thinks of them, as under runc.
+	if got := config.Mounts[2].Data; got != "size=1k,copy" {
+		t.Errorf("the tmpfs has %q", got)
+	}
+	if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), "copy,nocopy,mode=0777,size=1k") {
+		t.Errorf("logged: %s", &log)
+	}
+}
+
+func TestIDsThatAreNoNames(t *testing.T) {
+	r := &Runtime{containers: map[string]*container{}}
+	for _, id := range []string{"", ".", "..", "a/b", "../a", "/"} {
+		if _, err := r.reserve(id, &specs.Spec{}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: error %v, want ErrInvalid", id, err)
 		}
+	}
+}
+
+func TestAdoptMappings(t *testing.T) {
+	mapping := []specs.LinuxIDMapping{{HostID: 7, Size: 1}}
+	owner := &container{id: "owner", ready: true, spec: &specs.Spec{Linux: &specs.Linux{UIDMappings: mapping, GIDMappings: mapping}}}
+	r := &Runtime{containers: map[string]*container{"owner": owner}}
+	linux := &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace, Path: protocol.ContainerNamespace("owner")}}}
+	if err := r.adoptMappings(linux); err != nil || !reflect.DeepEqual(linux.UIDMappings, mapping) || !reflect.DeepEqual(linux.GIDMappings, mapping) {
+		t.Errorf("mappings %v, %v, %v", linux.UIDMappings, linux.GIDMappings, err)
+	}
+	linux = &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace, Path: protocol.ContainerNamespace("nobody")}}}
+	if err := r.adoptMappings(linux); !errors.Is(err, ErrNotFound) {
+		t.Errorf("of nobody: %v", err)
+	}
+	// A container without a user namespace has none to share.
+	_, _, err := r.openNamespace(specs.LinuxNamespace{Type: specs.UserNamespace, Path: protocol.ContainerNamespace("owner")})
+	if !errors.Is(err, ErrInvalid) {
+		t.Errorf("of a container without one: %v", err)
+	}
+}
+
+func TestSysctlsDoNotLeaveTheirDirectory(t *testing.T) {
+	for _, name := range []string{"net/../kernel/hostname", "fs.mqueue.//.//.kernel.hostname", "/net/x", ""} {
+		linux := &specs.Linux{Sysctl: map[string]string{name: "x"}}
+		if err := networkSysctls(linux); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), strconv.Quote(name)) {
+			t.Errorf("%q: error %v, want ErrInvalid with the name", name, err)
+		}
+	}
+	// Those of other namespaces are left to the container.
+	linux := &specs.Linux{Sysctl: map[string]string{"kernel.shmmax": "1", "network.x": "1"}}
+	if err := networkSysctls(linux); err != nil || len(linux.Sysctl) != 2 {
+		t.Errorf("left are %v, %v", linux.Sysctl, err)
 	}
 }
 
@@ -129,7 +195,8 @@ func TestNamespacesThatCannotBeJoined(t *testing.T) {
 		path string
 		want error
 	}{
-		{specs.UserNamespace, protocol.ContainerNamespace("c"), ErrInvalid},
+		{specs.UserNamespace, protocol.SandboxNamespace, ErrInvalid},
+		{specs.UserNamespace, protocol.ContainerNamespace("c"), ErrNotFound},
 		{specs.TimeNamespace, protocol.ContainerNamespace("c"), ErrInvalid},
 		{specs.PIDNamespace, protocol.SandboxNamespace, ErrInvalid},
 		{specs.PIDNamespace, "/proc/7/ns/pid", ErrInvalid},

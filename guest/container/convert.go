@@ -13,6 +13,20 @@ import (
 // level.
 const logLevel = "3"
 
+// dropBindData takes from bind mounts the options that a bind cannot have.
+// libcontainer has told them from those that it knows: what is left over is for
+// a file system that is being made, and none is. Older runtimes passed it on to
+// the kernel, which ignores it, so that callers got used to giving it; podman
+// passes on its own words, such as nocopy.
+func (r *Runtime) dropBindData(id string, config *configs.Config) {
+	for _, m := range config.Mounts {
+		if m.IsBind() && m.Data != "" {
+			r.log.Debug("options of a bind mount have no effect", "container", id, "destination", m.Destination, "options", m.Data)
+			m.Data = ""
+		}
+	}
+}
+
 // newProcess converts a process of the specification.
 func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 	if err := checkProcess(p); err != nil {

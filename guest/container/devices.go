@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
+	devices "github.com/opencontainers/cgroups/devices/config"
+	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -26,23 +29,23 @@ type diskNumbers map[hotplug.Number]hotplug.Number
 const nodesDir = "/dev/kata"
 
 // awaitDisks waits until the guest has a container's disks.
-func awaitDisks(ctx context.Context, devices []*protocol.BlockDevice) (diskNumbers, error) {
-	serials := make([]string, len(devices))
-	for i, device := range devices {
-		serials[i] = device.GetSerial()
+func awaitDisks(ctx context.Context, disks []*protocol.BlockDevice) (diskNumbers, error) {
+	serials := make([]string, len(disks))
+	for i, disk := range disks {
+		serials[i] = disk.GetSerial()
 	}
 	found, err := hotplug.AwaitDisks(ctx, serials)
 	if err != nil {
 		return nil, err
 	}
-	numbers := make(diskNumbers, len(devices))
-	for _, device := range devices {
-		numbers[hotplug.Number{Major: device.GetHostMajor(), Minor: device.GetHostMinor()}] = found[device.GetSerial()]
+	numbers := make(diskNumbers, len(disks))
+	for _, disk := range disks {
+		numbers[hotplug.Number{Major: disk.GetHostMajor(), Minor: disk.GetHostMinor()}] = found[disk.GetSerial()]
 	}
 	return numbers, nil
 }
 
-// mountedDevice is a block device that has to be mounted into its container.
+// mountedDevice is a device whose node has to be mounted into its container.
 type mountedDevice struct {
 	specs.LinuxDevice        // with the guest's numbers
 	source            string // where the node must be made
@@ -50,28 +53,31 @@ type mountedDevice struct {
 
 // translateDevices replaces the host's numbers of block devices by the guest's.
 // It returns the devices for which a node must be made, to be mounted:
-//   - those outside of /dev: a node in the root file system would be one with
-//     that number on the host, where it is another device's;
-//   - those of a container in a user namespace, which cannot make nodes.
+//   - block devices outside of /dev: a node in the root file system would be one
+//     with that number on the host, where it is another device's;
+//   - those of a container in a user namespace, which cannot make nodes. Instead
+//     libcontainer mounts nodes of the guest, which are of root and where it has
+//     them. That is right for the standard ones alone.
 func translateDevices(spec *specs.Spec, disks diskNumbers, dir string) ([]mountedDevice, error) {
 	var kept []specs.LinuxDevice
 	var mounted []mountedDevice
 	inUserNamespace := hasNamespace(spec.Linux, specs.UserNamespace)
 	for i, device := range spec.Linux.Devices {
-		if device.Type != "b" {
+		own := inUserNamespace && !isStandard(device)
+		if device.Type == "b" {
+			number, ok := disks[hotplug.Number{Major: device.Major, Minor: device.Minor}]
+			if !ok {
+				return nil, fmt.Errorf("%w: linux.devices[%d]: block device %d:%d is not plugged in", ErrInvalid, i, device.Major, device.Minor)
+			}
+			device.Major, device.Minor = number.Major, number.Minor
+			device.Path = filepath.Join("/", device.Path)
+			own = own || !strings.HasPrefix(device.Path, "/dev/")
+		}
+		if !own {
 			kept = append(kept, device)
 			continue
 		}
-		number, ok := disks[hotplug.Number{Major: device.Major, Minor: device.Minor}]
-		if !ok {
-			return nil, fmt.Errorf("%w: linux.devices[%d]: block device %d:%d is not plugged in", ErrInvalid, i, device.Major, device.Minor)
-		}
-		device.Major, device.Minor = number.Major, number.Minor
 		device.Path = filepath.Join("/", device.Path)
-		if strings.HasPrefix(device.Path, "/dev/") && !inUserNamespace {
-			kept = append(kept, device)
-			continue
-		}
 		m := mountedDevice{LinuxDevice: device, source: filepath.Join(dir, strconv.Itoa(len(mounted)))}
 		mounted = append(mounted, m)
 		spec.Mounts = append(spec.Mounts, specs.Mount{
@@ -86,9 +92,19 @@ func translateDevices(spec *specs.Spec, disks diskNumbers, dir string) ([]mounte
 	return mounted, nil
 }
 
+// isStandard tells whether a device is one that libcontainer gives to every
+// container, or the terminal multiplexer, which it has its own way to make.
+func isStandard(device specs.LinuxDevice) bool {
+	path := filepath.Join("/", device.Path)
+	return path == "/dev/ptmx" || slices.ContainsFunc(specconv.AllowedDevices, func(standard *devices.Device) bool {
+		return standard.Path == path && string(standard.Type) == device.Type &&
+			standard.Major == device.Major && standard.Minor == device.Minor
+	})
+}
+
 // makeNodes makes the nodes that are to be mounted.
-func makeNodes(linux *specs.Linux, devices []mountedDevice) error {
-	for _, device := range devices {
+func makeNodes(linux *specs.Linux, mounted []mountedDevice) error {
+	for _, device := range mounted {
 		mode := os.FileMode(0o666)
 		if device.FileMode != nil {
 			mode = device.FileMode.Perm()
@@ -97,7 +113,11 @@ func makeNodes(linux *specs.Linux, devices []mountedDevice) error {
 			return fmt.Errorf("device %s: %w", device.Path, err)
 		}
 		number := unix.Mkdev(uint32(device.Major), uint32(device.Minor))
-		if err := unix.Mknod(device.source, unix.S_IFBLK|uint32(mode), int(number)); err != nil {
+		kind := map[string]uint32{"b": unix.S_IFBLK, "p": unix.S_IFIFO}[device.Type]
+		if kind == 0 {
+			kind = unix.S_IFCHR // c and u
+		}
+		if err := unix.Mknod(device.source, kind|uint32(mode), int(number)); err != nil {
 			return fmt.Errorf("device %s: make a node: %w", device.Path, err)
 		}
 		if err := os.Chmod(device.source, mode); err != nil { // whatever the umask

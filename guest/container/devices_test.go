@@ -40,6 +40,19 @@ func TestTranslateDevices(t *testing.T) {
 	if mounted, err := translateDevices(spec, testDisks(), "/nodes"); err != nil || len(mounted) != 1 || len(spec.Linux.Devices) != 0 {
 		t.Errorf("in a user namespace: %+v, %v", mounted, err)
 	}
+	// What libcontainer would take from the guest's /dev is right for standard
+	// devices alone.
+	fuse := specs.LinuxDevice{Path: "/dev/../fuse", Type: "c", Major: 10, Minor: 229, FileMode: &mode, UID: &uid}
+	ptmx := specs.LinuxDevice{Path: "/dev/ptmx", Type: "c", Major: 5, Minor: 2}
+	zero := specs.LinuxDevice{Path: "/dev/null", Type: "c", Major: 1, Minor: 5} // by another's name
+	spec.Mounts, spec.Linux.Devices = nil, []specs.LinuxDevice{null, fuse, ptmx, zero}
+	mounted, err = translateDevices(spec, testDisks(), "/nodes")
+	if err != nil || len(mounted) != 2 || mounted[0].Path != "/fuse" || mounted[1].Minor != 5 || len(spec.Mounts) != 2 {
+		t.Errorf("in a user namespace: %+v, %v", mounted, err)
+	}
+	if diff := cmp.Diff([]specs.LinuxDevice{null, ptmx}, spec.Linux.Devices); diff != "" {
+		t.Error(diff)
+	}
 	spec.Linux.Devices = []specs.LinuxDevice{device("/dev/a", 9, 0)}
 	if _, err := translateDevices(spec, testDisks(), "/nodes"); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a device that is not plugged in: %v", err)

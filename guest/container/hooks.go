@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/internal/pipetail"
 )
 
 // The startContainer hooks run in the container before its program does: as
@@ -135,7 +137,7 @@ func (c *container) runHook(ctx context.Context, hook specs.Hook, state []byte) 
 		return "", err
 	}
 	defer stdin.Close()
-	stderr, writer, err := newTail()
+	stderr, writer, err := pipetail.New()
 	if err != nil {
 		return "", err
 	}
@@ -145,7 +147,7 @@ func (c *container) runHook(ctx context.Context, hook specs.Hook, state []byte) 
 	if err == nil {
 		err = c.awaitHook(ctx, lp)
 	}
-	return stderr.finish(), err
+	return stderr.Finish(), err
 }
 
 // startHook starts a hook's process where Remove finds it.

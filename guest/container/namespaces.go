@@ -27,6 +27,7 @@ type podNamespaces struct {
 func namespaceFiles() map[specs.LinuxNamespaceType]string {
 	return map[specs.LinuxNamespaceType]string{
 		specs.PIDNamespace: "pid", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.CgroupNamespace: "cgroup",
+		specs.UserNamespace: "user",
 	}
 }
 
@@ -118,7 +119,9 @@ func (r *Runtime) guestNamespaces(linux *specs.Linux) (release func(), err error
 			if own {
 				held = append(held, file)
 			}
-			ns.Path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
+			// Without the dot libcontainer 1.5 takes the path of a user namespace
+			// for that of this process's own: it looks no further than the pid.
+			ns.Path = fmt.Sprintf("/proc/./%d/fd/%d", os.Getpid(), file.Fd())
 		}
 		namespaces = append(namespaces, ns)
 	}
@@ -145,6 +148,9 @@ func (r *Runtime) openNamespace(ns specs.LinuxNamespace) (file *os.File, own boo
 	if err != nil {
 		return nil, false, err
 	}
+	if ns.Type == specs.UserNamespace && !hasNamespace(c.spec.Linux, specs.UserNamespace) {
+		return nil, false, fmt.Errorf("%w: container %q has none of its own", ErrInvalid, id)
+	}
 	pid, err := c.init.lp.Pid()
 	if err == nil {
 		file, err = os.Open(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
@@ -161,6 +167,24 @@ func (r *Runtime) openNamespace(ns specs.LinuxNamespace) (file *os.File, own boo
 		return nil, false, err
 	}
 	return file, true, nil
+}
+
+// adoptMappings gives a container that joins the user namespace of another one
+// that one's mappings, unless it has its own already, which libcontainer then
+// compares.
+func (r *Runtime) adoptMappings(linux *specs.Linux) error {
+	for _, ns := range linux.Namespaces {
+		id, ok := protocol.NamespaceContainer(ns.Path)
+		if ns.Type != specs.UserNamespace || !ok || len(linux.UIDMappings)+len(linux.GIDMappings) > 0 {
+			continue
+		}
+		c, err := r.get(id)
+		if err != nil {
+			return fmt.Errorf("linux.namespaces: %s namespace %q: %w", ns.Type, ns.Path, err)
+		}
+		linux.UIDMappings, linux.GIDMappings = c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings
+	}
+	return nil
 }
 
 // onThread calls f on a thread of its own, which ends afterwards with what f

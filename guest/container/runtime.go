@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -103,6 +104,9 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 			r.forget(c)
 		}
 	}()
+	if err := r.adoptMappings(spec.Linux); err != nil {
+		return err
+	}
 	for _, s := range req.GetStorages() {
 		if err := r.shared.mount(s); err != nil {
 			return err
@@ -128,6 +132,7 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	r.dropBindData(id, config)
 	config.Hooks = nil // runHooks runs them
 	if c.lc, err = libcontainer.Create(r.stateDir, id, config); err != nil {
 		return err
@@ -165,6 +170,9 @@ func (c *container) nodesDir() string { return filepath.Join(nodesDir, c.id) }
 
 // reserve takes the name id, so that no other call uses it.
 func (r *Runtime) reserve(id string, spec *specs.Spec) (*container, error) {
+	if !filepath.IsLocal(id) || id == "." || strings.ContainsRune(id, '/') { // it names directories
+		return nil, fmt.Errorf("create container: %w: id %q", ErrInvalid, id)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, taken := r.containers[id]; taken {

@@ -2,6 +2,7 @@ package container
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/protocol"
 )
 
 func parseSpec(data []byte) (*specs.Spec, error) {
@@ -104,11 +107,14 @@ func bindSysfs(mounts []specs.Mount) []specs.Mount {
 // namespace it does set, from inside.
 func networkSysctls(linux *specs.Linux) error {
 	for key, value := range linux.Sysctl {
-		if name := strings.ReplaceAll(key, "/", "."); !strings.HasPrefix(name, "net.") {
+		path, ok := protocol.SysctlPath(key)
+		if !ok {
+			return fmt.Errorf("%w: linux.sysctl %q: not the name of a kernel parameter", ErrInvalid, key)
+		}
+		if !strings.HasPrefix(path, "net/") {
 			continue
 		}
-		path := filepath.Join("/proc/sys", sysctlPath(key))
-		if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		if err := writeSysctl(path, value); err != nil {
 			return fmt.Errorf("linux.sysctl %q: %w", key, err)
 		}
 		delete(linux.Sysctl, key)
@@ -116,19 +122,17 @@ func networkSysctls(linux *specs.Linux) error {
 	return nil
 }
 
-// sysctlPath converts a name to a path below /proc/sys, as sysctl(8) does: the
-// first separator decides whether dots or slashes separate.
-func sysctlPath(key string) string {
-	if i := strings.IndexAny(key, "./"); i < 0 || key[i] == '/' {
-		return key
+// writeSysctl sets a parameter below /proc/sys: no name leads out of there.
+func writeSysctl(path, value string) error {
+	root, err := os.OpenRoot("/proc/sys")
+	if err != nil {
+		return err
 	}
-	return strings.Map(func(c rune) rune {
-		switch c {
-		case '.':
-			return '/'
-		case '/':
-			return '.'
-		}
-		return c
-	}, key)
+	defer root.Close()
+	file, err := root.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(value)
+	return errors.Join(err, file.Close())
 }

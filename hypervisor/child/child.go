@@ -15,6 +15,8 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrClosed says that the Starter was closed.
@@ -30,8 +32,9 @@ type Starter struct {
 }
 
 type request struct {
-	cmd   *exec.Cmd
-	reply chan error
+	cmd        *exec.Cmd
+	securebits int
+	reply      chan error
 }
 
 // NewStarter returns a Starter with its thread running. Close ends it.
@@ -50,11 +53,28 @@ func (s *Starter) run() {
 	for {
 		select {
 		case r := <-s.requests:
-			r.reply <- r.cmd.Start()
+			r.reply <- start(r.cmd, r.securebits)
 		case <-s.closing:
 			return
 		}
 	}
+}
+
+// start starts cmd with more securebits than the calling thread has.
+func start(cmd *exec.Cmd, securebits int) error {
+	if securebits == 0 {
+		return cmd.Start()
+	}
+	old, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+	if err == nil {
+		err = unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(old|securebits), 0, 0, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("set securebits: %w", err)
+	}
+	err = cmd.Start()
+	// What was just allowed to be set can be taken back: no bit is locked.
+	return errors.Join(err, unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(old), 0, 0, 0))
 }
 
 // Start starts cmd as cmd.Start does, with SIGKILL as the parent-death signal
@@ -64,7 +84,11 @@ func (s *Starter) run() {
 //
 // The kernel forgets the signal when the child changes its user or group id, or
 // executes a set-user-id program.
-func (s *Starter) Start(cmd *exec.Cmd) error {
+func (s *Starter) Start(cmd *exec.Cmd) error { return s.StartWithSecurebits(cmd, 0) }
+
+// StartWithSecurebits is Start for a child that has these securebits as well
+// (capabilities(7)); setting them takes CAP_SETPCAP.
+func (s *Starter) StartWithSecurebits(cmd *exec.Cmd, securebits int) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -73,7 +97,7 @@ func (s *Starter) Start(cmd *exec.Cmd) error {
 	if !cmd.SysProcAttr.Setsid {
 		cmd.SysProcAttr.Setpgid = true
 	}
-	r := request{cmd: cmd, reply: make(chan error, 1)}
+	r := request{cmd: cmd, securebits: securebits, reply: make(chan error, 1)}
 	select {
 	case s.requests <- r:
 	case <-s.closing:

@@ -54,6 +54,29 @@ func churnThreads() {
 	group.Wait()
 }
 
+// Only the child that asks for securebits has them.
+func TestSecurebits(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("setting securebits takes CAP_SETPCAP")
+	}
+	starter := child.NewStarter()
+	defer starter.Close()
+	for _, bits := range []int{1 << 2, 0} { // SECBIT_NO_SETUID_FIXUP
+		var out strings.Builder
+		cmd := exec.Command("setpriv", "--dump")
+		cmd.Stdout = &out
+		if err := starter.StartWithSecurebits(cmd, bits); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if has := strings.Contains(out.String(), "no_setuid_fixup"); has != (bits != 0) {
+			t.Errorf("bits %#x: %s", bits, out.String())
+		}
+	}
+}
+
 func TestChildDiesWithItsParent(t *testing.T) {
 	parent := exec.CommandContext(t.Context(), os.Args[0])
 	parent.Env = append(os.Environ(), roleVariable+"=parent")

@@ -39,8 +39,9 @@ type Helper struct {
 
 // StartHelper starts cmd, whose standard error it keeps the last words of, for
 // errors that call it by name. The starter must outlive it; nil: it gets one
-// for itself. Its environment has a PATH and no language.
-func StartHelper(starter *Starter, name string, cmd *exec.Cmd) (*Helper, error) {
+// for itself. Its environment has a PATH and no language. For securebits see
+// Starter.StartWithSecurebits.
+func StartHelper(starter *Starter, name string, cmd *exec.Cmd, securebits int) (*Helper, error) {
 	h := &Helper{name: name, cmd: cmd, stderr: &tail.Buffer{}, ended: make(chan struct{})}
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Dir = "/"
@@ -51,7 +52,7 @@ func StartHelper(starter *Starter, name string, cmd *exec.Cmd) (*Helper, error) 
 		starter = NewStarter()
 		release = starter.Close
 	}
-	if err := starter.Start(cmd); err != nil {
+	if err := starter.StartWithSecurebits(cmd, securebits); err != nil {
 		release()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}

@@ -67,7 +67,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, args...)
 	cmd.ExtraFiles = []*os.File{theirs}
 	o.Log.DebugContext(ctx, "start passt", "path", path, "arguments", args)
-	helper, err := child.StartHelper(o.Starter, "passt", cmd)
+	helper, err := child.StartHelper(o.Starter, "passt", cmd, 0)
 	if err != nil {
 		return nil, errors.Join(err, ours.Close())
 	}

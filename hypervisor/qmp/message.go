@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"kata-runtime/hypervisor/tail"
 )
 
 // maxLine bounds one message, in bytes. The longest known, the answer to
@@ -135,12 +137,12 @@ type Error struct {
 }
 
 // Error is one line with command, class and text. GenericError, which says
-// nothing, is left out.
+// nothing, is left out. QEMU may be in the hands of its guest.
 func (e *Error) Error() string {
 	if e.Class == "GenericError" {
-		return fmt.Sprintf("qmp %s: %s", e.Command, e.Desc)
+		return fmt.Sprintf("qmp %s: %s", e.Command, tail.Line(e.Desc))
 	}
-	return fmt.Sprintf("qmp %s: %s: %s", e.Command, e.Class, e.Desc)
+	return fmt.Sprintf("qmp %s: %s: %s", e.Command, tail.Line(e.Class), tail.Line(e.Desc))
 }
 
 // Version is what QEMU's greeting says.

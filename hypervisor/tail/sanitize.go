@@ -7,11 +7,11 @@ import (
 	"unicode/utf8"
 )
 
-// Sanitize makes text from a guest safe for a terminal, a log or a one-line
-// error: line breaks and tabs stay, carriage returns and ANSI escape sequences
-// are removed, and every other byte or rune that is not printable is written as
-// \xNN or \u{NNNN}. Runes that change the direction of text count as not
-// printable.
+// Sanitize makes text from a guest safe for a terminal, a log or an error: line
+// breaks and tabs stay, carriage returns and ANSI escape sequences are removed,
+// and every other byte or rune that is not printable is written as \xNN or
+// \u{NNNN}. Runes that change the direction of text, or that nobody would see,
+// count as not printable.
 func Sanitize(text string) string {
 	var out strings.Builder
 	out.Grow(len(text))
@@ -27,7 +27,7 @@ func Sanitize(text string) string {
 		case r == '\r':
 		case r == utf8.RuneError && size == 1, r < utf8.RuneSelf && !unicode.IsPrint(r):
 			fmt.Fprintf(&out, `\x%02x`, text[i])
-		case !unicode.IsPrint(r):
+		case !visible(r):
 			fmt.Fprintf(&out, `\u{%x}`, r)
 		default:
 			out.WriteRune(r)
@@ -35,6 +35,23 @@ func Sanitize(text string) string {
 		i += size
 	}
 	return out.String()
+}
+
+// Line is Sanitize for what must stay on one line, and in one column of a table:
+// line breaks and tabs become spaces.
+func Line(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		return r
+	}, Sanitize(text))
+}
+
+// visible tells whether a rune shows. Among those that unicode.IsPrint takes for
+// printable, being letters or marks, are some that have no shape of their own.
+func visible(r rune) bool {
+	return unicode.IsPrint(r) && !unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
 // escapeSequence returns the length of the ANSI control sequence (ECMA-48 CSI:

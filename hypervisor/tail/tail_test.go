@@ -90,21 +90,31 @@ func TestWaitLineEndsWithContext(t *testing.T) {
 
 func TestSanitize(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain\ttext\r\n":           "plain\ttext\n",
-		"\x1b[31mred\x1b[0m":        "red",
-		"\x1b[2J\x1b[1;1Hcleared":   "cleared",
-		"\x1b]0;title\x07":          `\x1b]0;title\x07`,
-		"\x1b[31":                   `\x1b[31`,
-		"\x1b[3\x1bx":               `\x1b[3\x1bx`,
-		"bell\a nul\x00 del\x7f":    `bell\x07 nul\x00 del\x7f`,
-		"bad \xff utf":              `bad \xff utf`,
-		"h\u00e9 \u4e16":            "h\u00e9 \u4e16",
-		"override \u202egpj.exe":    `override \u{202e}gpj.exe`,
-		"c1 control \u009b31m here": `c1 control \u{9b}31m here`,
+		"plain\ttext\r\n":             "plain\ttext\n",
+		"\x1b[31mred\x1b[0m":          "red",
+		"\x1b[2J\x1b[1;1Hcleared":     "cleared",
+		"\x1b]0;title\x07":            `\x1b]0;title\x07`,
+		"\x1b[31":                     `\x1b[31`,
+		"\x1b[3\x1bx":                 `\x1b[3\x1bx`,
+		"bell\a nul\x00 del\x7f":      `bell\x07 nul\x00 del\x7f`,
+		"bad \xff utf":                `bad \xff utf`,
+		"h\u00e9 \u4e16":              "h\u00e9 \u4e16",
+		"override \u202egpj.exe":      `override \u{202e}gpj.exe`,
+		"c1 control \u009b31m here":   `c1 control \u{9b}31m here`,
+		"isolate \u2066x\u2069":       `isolate \u{2066}x\u{2069}`,
+		"zero\u200bwidth\u200d\ufeff": `zero\u{200b}width\u{200d}\u{feff}`,
+		"soft\u00ad tag\U000e0041":    `soft\u{ad} tag\u{e0041}`,
+		"filler\u3164 \u115f\ufe0f":   `filler\u{3164} \u{115f}\u{fe0f}`,
 	} {
 		if got := tail.Sanitize(in); got != want {
 			t.Errorf("Sanitize(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+func TestLine(t *testing.T) {
+	if got := tail.Line("\x1b[1mone\ttwo\r\nthree\u202e"); got != `one two three\u{202e}` {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -78,12 +78,20 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if o.Log != nil {
 		o.Log.DebugContext(ctx, "start virtiofsd", "path", installation.Path, "arguments", args)
 	}
-	helper, err := child.StartHelper(o.Starter, "virtiofsd", cmd)
+	helper, err := child.StartHelper(o.Starter, "virtiofsd", cmd, keepCapabilities)
 	if err != nil {
 		return nil, errors.Join(err, connected.Close())
 	}
 	return &Daemon{Helper: helper, installation: installation, socket: connected}, nil
 }
+
+// keepCapabilities lets the daemon keep its capabilities when it takes on the
+// user of a process in the guest, to make a file that belongs to it. The guest's
+// kernel has decided then whether that process may: it knows the process's
+// groups and, in a user namespace, its capabilities, and the daemon knows
+// neither. Without, the root of a user namespace could make nothing in a
+// directory that its owner may not write, such as the / of many images.
+const keepCapabilities = 1 << 2 // SECBIT_NO_SETUID_FIXUP
 
 // socketIn is connectedSocket with a temporary directory where dir is empty.
 func socketIn(dir string) (listening, connected *os.File, err error) {

@@ -143,7 +143,9 @@ func TestPodman(t *testing.T) {
 	const script = `trap 'echo told to end; exit 7' TERM; echo ready; echo complaint >&2; while :; do sleep 1000 & wait $!; done`
 	id := p.must(p.container("run", "-d", "--name", "c", "--memory", "64m", "--pids-limit", "50", "--read-only",
 		"--tmpfs", "/memory", "--cap-drop", "NET_RAW", "--security-opt", "seccomp="+seccomp,
-		"--volume", volume+":/volume", "--volume", volume+":/fixed:ro", image, "sh", "-c", script)...)
+		"--volume", volume+":/volume", "--volume", volume+":/fixed:ro",
+		// Words of podman's own, which it hands on.
+		"--volume", "copied:/usr:copy", "--volume", "empty:/home:nocopy", image, "sh", "-c", script)...)
 	pid := p.must("inspect", "--format", "{{.State.Pid}}", "c")
 
 	t.Run("inspect", func(t *testing.T) {
@@ -162,6 +164,7 @@ func TestPodman(t *testing.T) {
 			{"echo no > /fixed/file || echo refused", "refused"},
 			{"mkdir /memory/dir || echo refused", "refused"},
 			{"cat /proc/sys/kernel/hostname", id[:12]},
+			{"ls /usr /home", "/home:\n\n/usr:\nbin"},
 			{"echo out of the container > /volume/file; echo done", "done"},
 			// Bit 13 of the capabilities is CAP_NET_RAW, bit 0 is CAP_CHOWN.
 			{"c=0x$(grep CapBnd /proc/self/status | cut -f2); echo $((c >> 13 & 1)) $((c & 1))", "0 1"},

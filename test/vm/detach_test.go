@@ -58,7 +58,13 @@ type detached struct {
 // detach runs a container in the background, with its output in a file.
 func detach(h *harness.Host, spec *specs.Spec, flags ...string) detached {
 	h.T.Helper()
-	d := detached{id: h.ID(), bundle: h.Bundle(spec)}
+	return detachBundle(h, h.Bundle(spec), flags...)
+}
+
+// detachBundle is detach for a bundle that was made before.
+func detachBundle(h *harness.Host, bundle string, flags ...string) detached {
+	h.T.Helper()
+	d := detached{id: h.ID(), bundle: bundle}
 	d.output = h.File(d.id + ".out")
 	output, err := os.Create(d.output)
 	if err != nil {
@@ -137,7 +143,7 @@ func TestDetachedLife(t *testing.T) {
 		}
 	}
 
-	h.Must("kill", d.id) // TERM by default
+	h.Must("kill", d.id, "") // TERM by default, and where a caller has nothing to say
 	if code := h.Reap(d.pid); code != 5 {
 		t.Errorf("exit code %d, want 5", code)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/internal/pipetail"
 	"kata-runtime/virtcontainers/osthread"
 )
 
@@ -115,7 +116,7 @@ func execute(ctx context.Context, hook specs.Hook, state []byte, options Options
 		return "", err
 	}
 	defer stdin.Close()
-	stderr, writer, err := newTail()
+	stderr, writer, err := pipetail.New()
 	if err != nil {
 		return "", err
 	}
@@ -135,7 +136,7 @@ func execute(ctx context.Context, hook specs.Hook, state []byte, options Options
 		b, err := become(cmd)
 		if err != nil {
 			writer.Close()
-			return stderr.finish(), err
+			return stderr.Finish(), err
 		}
 		defer b.close()
 		started = b.started
@@ -151,7 +152,7 @@ func execute(ctx context.Context, hook specs.Hook, state []byte, options Options
 			err = startErr
 		}
 	}
-	return stderr.finish(), err
+	return stderr.Finish(), err
 }
 
 // timeoutError says that a hook was killed for being slow.

@@ -17,6 +17,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/internal/pipetail"
 )
 
 // TestMain is also a process that becomes a hook, and a command that runs one.
@@ -152,7 +154,7 @@ func TestFailuresNameTheHook(t *testing.T) {
 			if !errors.As(err, &failure) {
 				t.Fatalf("error %v", err)
 			}
-			if failure.Kind != Prestart || failure.Index != 1 || failure.Path != c.hook.Path || len(failure.Stderr) > tailSize {
+			if failure.Kind != Prestart || failure.Index != 1 || failure.Path != c.hook.Path || len(failure.Stderr) > pipetail.Size {
 				t.Errorf("failure %+v", failure)
 			}
 			for _, text := range append(c.texts, fmt.Sprintf("prestart hook #1 (%s): ", c.hook.Path)) {

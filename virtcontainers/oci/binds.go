@@ -15,7 +15,7 @@ import (
 )
 
 // bind translates one bind mount.
-func (t *translation) bind(field string, m *specs.Mount) error {
+func (t *translation) bind(field string, m *specs.Mount, mapping *IDMapping) error {
 	if m.Source == "" {
 		return errors.New("source: must be set for a bind mount")
 	}
@@ -23,7 +23,7 @@ func (t *translation) bind(field string, m *specs.Mount) error {
 	if !filepath.IsAbs(source) {
 		source = filepath.Join(t.options.BundleDir, source)
 	}
-	if inMemory, err := t.memoryVolume(m, source); inMemory || err != nil {
+	if inMemory, err := t.memoryVolume(m, source, mapping); inMemory || err != nil {
 		return err
 	}
 	own, err := t.guestSource(m, source)
@@ -42,6 +42,9 @@ func (t *translation) bind(field string, m *specs.Mount) error {
 	}
 	m.Type = "bind"
 	if own != "" {
+		if mapping != nil {
+			t.drop(field+".uidMappings", "of what is the guest's own")
+		}
 		m.Source = own
 		return nil
 	}
@@ -49,7 +52,7 @@ func (t *translation) bind(field string, m *specs.Mount) error {
 	if b.shared {
 		t.drop(field+".options", "shared (mounts made in the guest do not reach the host)")
 	}
-	b.Index = len(t.guest.Binds)
+	b.Index, b.IDMapping = len(t.guest.Binds), mapping
 	b.Source, b.Destination = source, m.Destination
 	b.GuestSource = path.Join(t.options.SharePath, "mounts", strconv.Itoa(b.Index))
 	m.Source = b.GuestSource

@@ -108,6 +108,8 @@ func TestLoadSpecFieldErrors(t *testing.T) {
 		{"domainname", func(s *specs.Spec) { s.Domainname = "x" }, "domainname"},
 		{"mappings", func(s *specs.Spec) { s.Linux.GIDMappings = []specs.LinuxIDMapping{{}} }, "without a user namespace"},
 		{"offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "without a time namespace"},
+		{"sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net/../kernel/x": "1"} }, `linux.sysctl "net/../kernel/x"`},
+		{"NUL in a sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.x": "\x00"} }, `linux.sysctl "net.x"`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

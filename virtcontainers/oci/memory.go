@@ -29,7 +29,7 @@ const emptyDirs = "kubernetes.io~empty-dir"
 // in the guest, for what is meant to be memory that the pod's processes share:
 // /dev/shm, as container managers make it, and Kubernetes's emptyDir of medium
 // Memory. Over the share neither would be memory, nor could it be mapped.
-func (t *translation) memoryVolume(m *specs.Mount, source string) (bool, error) {
+func (t *translation) memoryVolume(m *specs.Mount, source string, mapping *IDMapping) (bool, error) {
 	shm := m.Destination == "/dev/shm"
 	// An emptyDir on disk may lie on a tmpfs too, but is not one.
 	emptyDir := path.Base(path.Dir(path.Clean(source))) == emptyDirs
@@ -42,6 +42,9 @@ func (t *translation) memoryVolume(m *specs.Mount, source string) (bool, error) 
 	}
 	if host == nil || !shm && !host.root {
 		return false, nil
+	}
+	if mapping != nil { // as the mount would show them
+		host.uid, host.gid = mapID(mapping.UIDs, host.uid), mapID(mapping.GIDs, host.gid)
 	}
 	volume := MemoryVolume{
 		MountPoint: filepath.Join(protocol.MemoryMountPoint, host.identity),

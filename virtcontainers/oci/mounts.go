@@ -27,14 +27,18 @@ func transformMounts(t *translation) error {
 func (t *translation) mount(field string, m *specs.Mount) error {
 	// The specification: a relative one is relative to "/".
 	m.Destination = path.Join("/", m.Destination)
-	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || hasOption(m, "idmap", "ridmap") {
-		return fmt.Errorf("uidMappings, gidMappings: an id-mapped mount is %w", ErrUnsupported)
+	mapping, err := t.idMapping(m)
+	if err != nil {
+		return err
 	}
 	t.dropContexts(field, m)
 	// mount(8)'s word for no option: a file system would not know it.
 	m.Options = slices.DeleteFunc(m.Options, func(option string) bool { return option == "defaults" })
 	if isBind(m) {
-		return t.bind(field, m)
+		return t.bind(field, m, mapping)
+	}
+	if mapping != nil {
+		return errors.New("uidMappings, gidMappings: only a bind mount can be id-mapped")
 	}
 	return guestFileSystem(m)
 }

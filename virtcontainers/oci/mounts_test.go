@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -293,7 +294,11 @@ func TestMountErrors(t *testing.T) {
 		{"device directory", bind("/dev/dri"), "/dev/dri", ErrUnsupported},
 		{"a process's file", bind("/proc/1/root"), "host process", ErrUnsupported},
 		{"a process's file by a link", bind("/proc/self/root"), "host process", ErrUnsupported},
-		{"idmap", mapped, "id-mapped", ErrUnsupported},
+		{"idmap without a mapping", mapped, "id-mapped", nil},
+		{"a mapping of uids alone", specs.Mount{
+			Type: "bind", Destination: "/m", Source: "/data", UIDMappings: []specs.LinuxIDMapping{{Size: 1}},
+		}, "id-mapped", nil},
+		{"id-mapped tmpfs", specs.Mount{Type: "tmpfs", Destination: "/m", UIDMappings: idMap(7), GIDMappings: idMap(7)}, "id-mapped", nil},
 		{"disk", specs.Mount{Type: "ext4", Destination: "/m", Source: "/dev/sda"}, `"ext4"`, ErrUnsupported},
 		{"overlay", specs.Mount{Type: "overlay", Destination: "/m", Source: "overlay"}, `"overlay"`, ErrUnsupported},
 		{"no type", specs.Mount{Destination: "/m", Source: "/data"}, "type", nil},
@@ -308,6 +313,54 @@ func TestMountErrors(t *testing.T) {
 				t.Errorf("error %v is not %v", err, test.is)
 			}
 		})
+	}
+}
+
+func idMap(host uint32) []specs.LinuxIDMapping {
+	return []specs.LinuxIDMapping{{ContainerID: 0, HostID: host, Size: 1000}}
+}
+
+// The host maps the ids; the guest sees the result.
+func TestIDMappedMounts(t *testing.T) {
+	spec := baseSpec()
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	spec.Linux.UIDMappings, spec.Linux.GIDMappings = idMap(100), idMap(200)
+	bind := specs.Mount{Type: "bind", Destination: "/m", Source: "/data", Options: []string{"bind", "ro"}}
+	own, containers, recursive, memory := bind, bind, bind, bind
+	own.UIDMappings, own.GIDMappings = idMap(7), idMap(8)
+	containers.Options = append(slices.Clone(bind.Options), "idmap")
+	recursive.Options = append(slices.Clone(bind.Options), "ridmap")
+	memory.Source, memory.UIDMappings, memory.GIDMappings = memoryDir, idMap(7), idMap(8)
+	kernel := bind
+	kernel.Source, kernel.UIDMappings, kernel.GIDMappings = "/proc/meminfo", idMap(7), idMap(8)
+	spec.Mounts = []specs.Mount{own, containers, recursive, bind, memory, kernel}
+	guest, err := transform(spec, testOptions(), testHost())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []*IDMapping
+	for _, b := range guest.Binds {
+		got = append(got, b.IDMapping)
+	}
+	want := []*IDMapping{
+		{UIDs: idMap(7), GIDs: idMap(8)},
+		{UIDs: idMap(100), GIDs: idMap(200)},
+		{UIDs: idMap(100), GIDs: idMap(200), Recursive: true},
+		nil,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for _, m := range guest.Spec.Mounts {
+		if m.UIDMappings != nil || m.GIDMappings != nil || slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap") {
+			t.Errorf("the guest gets %+v", m)
+		}
+	}
+	if options := guest.Memory[0].Options; !slices.Contains(options, "uid=7") || !slices.Contains(options, "gid=2000") {
+		t.Errorf("the memory volume has %q", options)
+	}
+	if len(guest.Dropped) != 1 || !strings.HasPrefix(guest.Dropped[0], "mounts[5].uidMappings") {
+		t.Errorf("dropped %q", guest.Dropped)
 	}
 }
 

@@ -82,8 +82,10 @@ func (t *translation) guestNamespace(ns specs.LinuxNamespace, ownUsers bool) (st
 		return t.memberNamespace(ns)
 	case ns.Type == specs.NetworkNamespace:
 		return "", nil
+	case ns.Type == specs.UserNamespace && t.options.Sandbox && len(t.spec().Linux.UIDMappings) > 0 && len(t.spec().Linux.GIDMappings) > 0:
+		return "", nil // made before the pod, and described: the guest's is a new one
 	case ns.Type != specs.IPCNamespace && ns.Type != specs.UTSNamespace:
-	case ns.Path == "" && ownUsers:
+	case ownUsers && (ns.Path == "" || t.options.Sandbox):
 		return "", nil // its user namespace must own them, or it may not use them
 	case ns.Path == "", t.options.Sandbox:
 		// Whatever the host calls them, for the guest they are those that
@@ -105,7 +107,7 @@ func (t *translation) memberNamespace(ns specs.LinuxNamespace) (string, error) {
 		return "", nil
 	}
 	switch ns.Type {
-	case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.NetworkNamespace:
+	case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.NetworkNamespace, specs.UserNamespace:
 	default: // the pod's containers share none of these
 		return "", fmt.Errorf("joining the %s namespace %s is %w", ns.Type, ns.Path, ErrUnsupported)
 	}

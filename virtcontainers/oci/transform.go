@@ -83,6 +83,8 @@ type Bind struct {
 	// Follow: mounts that the host makes below Source later are to appear
 	// (propagation slave, rslave, shared, rshared).
 	Follow bool
+	// IDMapping is nil for a mount that shows the owners of its source.
+	IDMapping *IDMapping
 }
 
 // translation is what the transformers work on.

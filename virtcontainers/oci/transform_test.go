@@ -130,7 +130,15 @@ func TestTransformNamespaces(t *testing.T) {
 		{"another pod's", member, []specs.LinuxNamespace{pid, network, namespace(specs.IPCNamespace, "/proc/8/ns/ipc")}, nil, "linux.namespaces[2].path"},
 		{"another network", member, []specs.LinuxNamespace{pid, namespace(specs.NetworkNamespace, "/run/netns/y")}, nil, "linux.namespaces[1].path"},
 		{"a new network in a pod", member, []specs.LinuxNamespace{pid, namespace(specs.NetworkNamespace, "")}, nil, "linux.namespaces[1].path"},
-		{"another's user namespace", member, []specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/proc/7/ns/user")}, nil, "linux.namespaces[1].path"},
+		{
+			"the pod's user namespace", member,
+			[]specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/proc/7/ns/user")},
+			[]specs.LinuxNamespace{pid, theirs(specs.UserNamespace)},
+			"",
+		},
+		{"another's user namespace", member, []specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/proc/8/ns/user")}, nil, "linux.namespaces[1].path"},
+		{"a user namespace alone", alone, []specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/run/userns/x")}, nil, "linux.namespaces[1].path"},
+		{"a pod's user namespace without mappings", sandbox, []specs.LinuxNamespace{pid, namespace(specs.UserNamespace, "/run/userns/x")}, nil, "linux.namespaces[1].path"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -156,6 +164,23 @@ func TestTransformNamespaces(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// CRI-O makes a pod's user namespace before the pod, and says what it maps.
+func TestTransformAUserNamespaceThatWasMadeForThePod(t *testing.T) {
+	spec, options := baseSpec(), testOptions()
+	options.Sandbox = true
+	user := specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/run/userns/x"}
+	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace, Path: "/run/ipcns/x"}, user}
+	spec.Linux.UIDMappings, spec.Linux.GIDMappings = idMap(7), idMap(8)
+	guest := mustTransform(t, spec, options)
+	want := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UserNamespace}}
+	if diff := cmp.Diff(want, guest.Spec.Linux.Namespaces); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(idMap(7), guest.Spec.Linux.UIDMappings); diff != "" {
+		t.Error(diff)
 	}
 }
 

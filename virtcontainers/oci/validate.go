@@ -3,11 +3,16 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/protocol"
 )
 
 // validateSpec checks what can be said before anything is started. The order
@@ -173,8 +178,22 @@ func validateLinux(spec *specs.Spec) error {
 	case len(linux.TimeOffsets) > 0 && !present[specs.TimeNamespace]:
 		return errors.New("linux.timeOffsets: specified without a time namespace")
 	default:
-		return nil
+		return validateSysctls(linux.Sysctl)
 	}
+}
+
+// validateSysctls refuses names that would lead to another file than a kernel
+// parameter's.
+func validateSysctls(sysctls map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
+		if _, ok := protocol.SysctlPath(name); !ok {
+			return fmt.Errorf("linux.sysctl %q: not the name of a kernel parameter", name)
+		}
+		if err := noNULs("linux.sysctl "+strconv.Quote(name), sysctls[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // namespaceTypes is the set of the namespaces' types.

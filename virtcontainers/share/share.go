@@ -47,7 +47,7 @@ func New(path string) (*Dir, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return nil, fmt.Errorf("make the mount namespace a slave: %w", err)
 	}
-	if err := unix.Mount("kata-share", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=16m"); err != nil {
+	if err := unix.Mount("kata-share", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=%#o,size=16m", passage)); err != nil {
 		return nil, fmt.Errorf("mount the share at %s: %w", path, err)
 	}
 	d := &Dir{path: path, containers: make(map[string][]string)}
@@ -105,7 +105,7 @@ func (d *Dir) Add(container string, mounts []Mount) (err error) {
 	if _, taken := d.containers[container]; taken {
 		return fmt.Errorf("share container %s: it is shared already", container)
 	}
-	if err := d.root.Mkdir(container, 0o700); err != nil {
+	if err := d.mkdir(container); err != nil {
 		return fmt.Errorf("share container %s: %w", container, err)
 	}
 	d.containers[container] = nil
@@ -114,13 +114,31 @@ func (d *Dir) Add(container string, mounts []Mount) (err error) {
 			err = errors.Join(err, d.remove(container))
 		}
 	}()
-	if err := d.root.Mkdir(filepath.Join(container, "mounts"), 0o700); err != nil {
+	if err := d.mkdir(filepath.Join(container, "mounts")); err != nil {
 		return fmt.Errorf("share container %s: %w", container, err)
 	}
 	for _, mount := range mounts {
 		if err := d.attach(container, mount); err != nil {
 			return fmt.Errorf("share container %s: %w", container, err)
 		}
+	}
+	return nil
+}
+
+// passage is the mode of the directories above the mounts: the root of a
+// container in a user namespace is none here, and must be able to pass on its
+// way to its own root file system. It cannot list them, nor reach them once it
+// is there.
+const passage = 0o711
+
+// mkdir makes a directory above mounts, whatever the umask. When it fails,
+// nothing is left.
+func (d *Dir) mkdir(name string) error {
+	if err := d.root.Mkdir(name, passage); err != nil {
+		return err
+	}
+	if err := d.root.Chmod(name, passage); err != nil {
+		return errors.Join(err, d.root.Remove(name))
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package share_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,6 +62,7 @@ func TestInside(t *testing.T) {
 	if err := os.WriteFile(file, []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	unix.Umask(0o077) // a caller's
 	shared, err := share.New(point)
 	if err != nil {
 		t.Fatal(err)
@@ -82,6 +84,12 @@ func TestInside(t *testing.T) {
 	err = os.WriteFile(filepath.Join(point, "c1/mounts/0/no"), nil, 0o644)
 	if !errors.Is(err, unix.EROFS) {
 		t.Errorf("write to a read-only bind: %v, want EROFS", err)
+	}
+	// The root of a user namespace passes, and sees nothing on its way.
+	for _, name := range []string{".", "c1", "c1/mounts"} {
+		if info, err := os.Stat(filepath.Join(point, name)); err != nil || info.Mode().Perm() != 0o711 {
+			t.Errorf("%s: %v, %v, want mode 0711", name, info.Mode(), err)
+		}
 	}
 	// The guest could lead the host's next steps astray otherwise.
 	for _, change := range []error{
@@ -121,6 +129,39 @@ func TestInside(t *testing.T) {
 	}
 	if info := mountInfo(t); strings.Contains(info, point) {
 		t.Errorf("mounts are left:\n%s", info)
+	}
+}
+
+// TestMapIDs looks at an id-mapped tree from this process's namespace.
+func TestMapIDs(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 1}, {ContainerID: 5, HostID: 0, Size: 1}}
+	users, err := share.NewUserNamespace(ids, ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer users.Close()
+	tree := open(t, dir)
+	defer tree.Close()
+	if err := share.MapIDs(tree, users, true); err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("/proc/self/fd/%d/", tree.Fd())
+	var stat unix.Stat_t
+	if err := unix.Stat(name+"file", &stat); err != nil || stat.Uid != 100000 || stat.Gid != 100000 {
+		t.Errorf("root's file belongs to %d:%d, %v", stat.Uid, stat.Gid, err)
+	}
+	if err := os.WriteFile(name+"new", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Stat(filepath.Join(dir, "new"), &stat); err != nil || stat.Uid != 5 || stat.Gid != 5 {
+		t.Errorf("a new file of root belongs to %d:%d in the source, %v", stat.Uid, stat.Gid, err)
+	}
+	if err := share.MapIDs(open(t, "/proc"), users, false); err == nil {
+		t.Error("procfs was id-mapped")
 	}
 }
 

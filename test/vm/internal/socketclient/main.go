@@ -173,7 +173,10 @@ func guess(portText string) error {
 		if err != nil {
 			return err
 		}
-		if err := unix.Connect(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_HOST, Port: uint32(port)}); err != nil {
+		for err = unix.EINTR; errors.Is(err, unix.EINTR); { // the language's own signals
+			err = unix.Connect(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_HOST, Port: uint32(port)})
+		}
+		if err != nil {
 			return err
 		}
 		if i%2 == 0 {

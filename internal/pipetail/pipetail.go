@@ -1,4 +1,7 @@
-package hooks
+// Package pipetail keeps the last words of a program that writes to a pipe. The
+// runtime's hooks on the host and those in the guest have nothing else in
+// common: so it stands between the two, and knows neither.
+package pipetail
 
 import (
 	"errors"
@@ -10,26 +13,26 @@ import (
 )
 
 const (
-	// tailSize is how much of a hook's standard error is kept, in bytes.
-	tailSize = 2 << 10
+	// Size is how much is kept, in bytes.
+	Size = 2 << 10
 	// maxPipe is more than a pipe holds, unless somebody raised its size.
 	maxPipe = 1 << 20
 )
 
-// tail keeps the end of what is written to a pipe.
-type tail struct {
+// Tail keeps the end of what is written to a pipe.
+type Tail struct {
 	reader *os.File
 	kept   []byte
 	done   chan struct{} // closed when the goroutine that reads has ended
 }
 
-// newTail also returns the end to write to. finish must follow.
-func newTail() (*tail, *os.File, error) {
+// New also returns the end to write to. Finish must follow.
+func New() (*Tail, *os.File, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a pipe: %w", err)
 	}
-	t := &tail{reader: reader, done: make(chan struct{})}
+	t := &Tail{reader: reader, done: make(chan struct{})}
 	go func() {
 		defer close(t.done)
 		buffer := make([]byte, 16<<10)
@@ -44,16 +47,16 @@ func newTail() (*tail, *os.File, error) {
 	return t, writer, nil
 }
 
-func (t *tail) add(data []byte) {
+func (t *Tail) add(data []byte) {
 	t.kept = append(t.kept, data...)
-	if extra := len(t.kept) - tailSize; extra > 0 {
+	if extra := len(t.kept) - Size; extra > 0 {
 		t.kept = append(t.kept[:0], t.kept[extra:]...)
 	}
 }
 
-// finish returns what was written last. It does not wait for the pipe's end: a
-// process that the hook left behind may hold it open.
-func (t *tail) finish() string {
+// Finish returns what was written last. It does not wait for the pipe's end: a
+// process that the program left behind may hold it open.
+func (t *Tail) Finish() string {
 	defer t.reader.Close()
 	_ = t.reader.SetReadDeadline(time.Unix(1, 0)) // ends the goroutine; a pipe always has deadlines
 	<-t.done
@@ -61,7 +64,7 @@ func (t *tail) finish() string {
 	if err != nil {
 		return string(t.kept)
 	}
-	// The goroutine may have left what the hook wrote just before its end.
+	// The goroutine may have left what the program wrote just before its end.
 	_ = raw.Control(func(fd uintptr) {
 		buffer := make([]byte, 16<<10)
 		for rest := maxPipe; rest > 0; {
