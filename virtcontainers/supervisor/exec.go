@@ -30,7 +30,7 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 	}
 	defer c.execs.Done()
 	pid := int(request.GetStandInPid())
-	if err := c.group.Add(pid); err != nil {
+	if err := placeStandIn(c.group, pid, request.GetStandInStartTime(), c.group.Add); err != nil {
 		conn.Close()
 		return err
 	}
