@@ -1,6 +1,7 @@
 package network
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -134,16 +135,26 @@ func changeAddress(a *protocol.NetworkAddress, index, operation, flags int) erro
 	if a.GetPrefixRoutePriority() != 0 {
 		attributes.number(unix.IFA_RT_PRIORITY, a.GetPrefixRoutePriority())
 	}
-	lifetimes := nl.IfaCacheInfo{IfaCacheinfo: unix.IfaCacheinfo{Valid: math.MaxUint32, Prefered: math.MaxUint32}}
-	if a.GetDeprecated() {
-		lifetimes.Prefered = 0
-	}
-	attributes.bytes(unix.IFA_CACHEINFO, lifetimes.Serialize())
+	attributes.bytes(unix.IFA_CACHEINFO, lifetimes(a))
 	for _, attribute := range *attributes {
 		request.AddData(attribute)
 	}
 	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
 	return err
+}
+
+// lifetimes is a struct ifa_cacheinfo: no end, but of preference.
+func lifetimes(a *protocol.NetworkAddress) []byte {
+	const forever = math.MaxUint32
+	preferred := uint32(forever)
+	if a.GetDeprecated() {
+		preferred = 0
+	}
+	var data []byte
+	for _, value := range []uint32{preferred, forever, 0, 0} { // the last two are the kernel's
+		data = binary.NativeEndian.AppendUint32(data, value)
+	}
+	return data
 }
 
 func addressFlags(a *protocol.NetworkAddress) uint32 {

@@ -32,11 +32,7 @@ func TestMain(m *testing.M) {
 
 // TestPeers needs root, to be another user.
 func TestPeers(t *testing.T) {
-	dir, err := os.MkdirTemp("", "peers") // where others may go
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := t.TempDir()
 	path, program := filepath.Join(dir, "socket"), filepath.Join(dir, "program")
 	data, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
@@ -49,7 +45,7 @@ func TestPeers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{dir, path} {
+	for _, name := range []string{filepath.Dir(dir), dir, path} { // where others may go
 		if err := os.Chmod(name, 0o777); err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -65,7 +66,7 @@ func (f *File) Write(entry []byte) (int, error) {
 	defer f.mu.Unlock()
 	kept := entry
 	if len(kept) > maxEntry {
-		kept = append(entry[:maxEntry:maxEntry], " ...\n"...)
+		kept = slices.Concat(entry[:maxEntry], []byte(" ...\n"))
 	}
 	if f.size > 0 && f.size+len(kept) > f.max {
 		if err := f.turn(); err != nil {

@@ -69,7 +69,7 @@ func TestRate(t *testing.T) {
 		if !strings.Contains(text.String(), "something else") {
 			t.Error("another one is lost")
 		}
-		time.Sleep(interval) // of the bubble: at once
+		<-time.After(interval) // of the bubble: at once
 		text.Reset()
 		log.Info("again")
 		log.Info("again")

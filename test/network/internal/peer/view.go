@@ -76,6 +76,7 @@ func addressLine(a netlink.Addr, name string) string {
 	if a.Label != "" && a.Label != name {
 		line += " label " + a.Label
 	}
+	var flags []string
 	for _, flag := range []struct {
 		bit  int
 		name string
@@ -86,10 +87,10 @@ func addressLine(a netlink.Addr, name string) string {
 		{unix.IFA_F_MCAUTOJOIN, " autojoin"},
 	} {
 		if a.Flags&flag.bit != 0 {
-			line += flag.name
+			flags = append(flags, flag.name)
 		}
 	}
-	return line
+	return line + strings.Join(flags, "")
 }
 
 // familyView describes routes, but for those of the local table, which the
