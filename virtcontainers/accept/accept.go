@@ -87,7 +87,7 @@ const perConnection = 4
 
 // AtMost is how many relayed connections of one kind may be open at a time: as
 // many as are wanted, unless this process may have too few descriptors for that.
-// Each kind has an eighth of them.
+// Each of three kinds has a quarter of them.
 func AtMost(wanted int) int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -97,7 +97,7 @@ func AtMost(wanted int) int {
 }
 
 func atMost(wanted int, descriptors uint64) int {
-	const share = 8 * perConnection
+	const share = 4 * perConnection
 	if descriptors/share >= uint64(wanted) {
 		return wanted
 	}

@@ -89,7 +89,7 @@ func TestCloseEndsTheWait(t *testing.T) {
 }
 
 func TestAtMost(t *testing.T) {
-	for descriptors, want := range map[uint64]int{0: 1, 1024: 32, 1 << 20: 500, math.MaxUint64: 500} {
+	for descriptors, want := range map[uint64]int{0: 1, 1024: 64, 1 << 20: 500, math.MaxUint64: 500} {
 		if got := atMost(500, descriptors); got != want {
 			t.Errorf("with %d descriptors %d, want %d", descriptors, got, want)
 		}

@@ -105,7 +105,7 @@ func bindEarly(network, _ string, raw syscall.RawConn) error {
 
 // serveInbound accepts connections until the listener is closed.
 func (l *Loopback) serveInbound(listener *accept.Listener) {
-	slots := make(chan struct{}, accept.AtMost(maxInbound))
+	slots := make(chan struct{}, max(1, accept.AtMost(2*maxInbound)/2))
 	for {
 		select {
 		case slots <- struct{}{}:

@@ -44,8 +44,8 @@ type Loopback struct {
 	namespace *os.File
 	dial      Dial
 	token     string
-	// connectionLimit is maxConnections of this process.
-	connectionLimit int
+	// maxConnections and maxGreeting of this process. The latter is the smaller one.
+	connectionLimit, greetingLimit int
 
 	life       context.Context //nolint:containedctx // the pod's own life, not a caller's
 	end        context.CancelFunc
@@ -70,6 +70,7 @@ func NewToken() string { return (rand.Text() + rand.Text())[:relay.TokenLength] 
 // the former it says so in the log, and does without. Close ends everything.
 func New(options Options) (_ *Loopback, err error) {
 	l := &Loopback{log: options.Log, dial: options.Dial, token: options.Token, connectionLimit: accept.AtMost(maxConnections)}
+	l.greetingLimit = min(maxGreeting, max(1, l.connectionLimit/2))
 	if l.token == "" {
 		l.token = NewToken()
 	}

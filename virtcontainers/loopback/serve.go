@@ -76,7 +76,7 @@ func (l *Loopback) admit(conn net.Conn) bool {
 	if l.life.Err() != nil || l.open >= l.connectionLimit {
 		return false
 	}
-	if len(l.greeting) >= maxGreeting {
+	if len(l.greeting) >= l.greetingLimit {
 		l.greeting[0].Close()
 		l.greeting = l.greeting[1:]
 	}
