@@ -233,6 +233,8 @@ func (c *Container) Start(ctx context.Context) error {
 	defer done()
 	ctx, cancel := c.sandbox.callWithin(context.WithoutCancel(ctx), c.startBound)
 	defer cancel()
+	ctx, cancelAtEnd := c.init.untilEnd(ctx)
+	defer cancelAtEnd()
 	if _, err := c.sandbox.agent.StartContainer(ctx, &protocol.ContainerRequest{ContainerId: c.id}); err != nil {
 		return c.sandbox.callFailure(StageStartContainer, err)
 	}

@@ -84,6 +84,28 @@ func TestAnAgentThatHangsUpEndsItsMachine(t *testing.T) {
 	}
 }
 
+// A hook without a timeout may take for ever, but not beyond the container's end.
+func TestStartOfAContainerThatHasEnded(t *testing.T) {
+	t.Parallel() // it takes a while
+	guest := newFakeGuest(t)
+	guest.starting = make(chan struct{})
+	sandbox := startSandbox(t, guest)
+	c, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{
+		ID: "c1", Spec: []byte(`{"hooks":{"startContainer":[{"path":"/bin/hook"}]}}`),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	go func() { started <- c.Start(t.Context()) }()
+	<-guest.starting
+	guest.end("c1", 3)
+	<-c.Init().Done()
+	if err := <-started; !errors.Is(err, virtcontainers.ErrNotRunning) {
+		t.Errorf("error %v, want ErrNotRunning", err)
+	}
+}
+
 func TestStopWhileAnAgentHangsUp(t *testing.T) {
 	guest := newFakeGuest(t)
 	sandbox := startSandbox(t, guest)

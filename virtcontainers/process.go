@@ -72,6 +72,29 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Exit tells how the process ended. Only after Done.
 func (p *Process) Exit() Exit { return p.exit }
 
+// lateTimeout is how long an answer about a process may take after its end, with
+// which it crosses.
+const lateTimeout = 10 * time.Second
+
+// untilEnd ends a context when an answer about the process comes no more, since it
+// has ended. cancel must be called.
+func (p *Process) untilEnd(ctx context.Context) (_ context.Context, cancel context.CancelFunc) {
+	ctx, cancelCause := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return
+		}
+		late := time.AfterFunc(lateTimeout, func() {
+			cancelCause(fmt.Errorf("%w: the agent tells of the process's end, and not of its start", ErrNotRunning))
+		})
+		defer late.Stop()
+		<-ctx.Done()
+	}()
+	return ctx, func() { cancelCause(nil) }
+}
+
 // openProcess connects the streams of a process that is about to be created,
 // side by side.
 func (s *Sandbox) openProcess(ctx context.Context, container, id string, want IO) (*Process, error) {

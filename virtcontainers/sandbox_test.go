@@ -216,6 +216,9 @@ type fakeGuest struct {
 	deaf atomic.Bool
 	// pausing, if not nil, is what PauseContainer waits for, with pauses told first.
 	pauses, pausing chan struct{}
+	// starting, if not nil, is closed when StartContainer, which then does not
+	// answer, is called.
+	starting chan struct{}
 
 	ooms      chan string // answers of NextOOM, taken one by one
 	oomEvents uint64      // what WaitProcess tells, set before the exit
@@ -275,7 +278,11 @@ func (g *fakeGuest) CreateContainer(_ context.Context, r *protocol.CreateContain
 	return &protocol.Empty{}, g.createErr
 }
 
-func (g *fakeGuest) StartContainer(context.Context, *protocol.ContainerRequest) (*protocol.Empty, error) {
+func (g *fakeGuest) StartContainer(ctx context.Context, _ *protocol.ContainerRequest) (*protocol.Empty, error) {
+	if g.starting != nil {
+		close(g.starting)
+		<-ctx.Done()
+	}
 	return &protocol.Empty{}, nil
 }
 

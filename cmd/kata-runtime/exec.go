@@ -138,11 +138,15 @@ func (n *creation) exec(c *cli.Context, entry *store.Entry, state store.State, p
 	if err := n.execStandIn(entry, state, name, stdio); err != nil {
 		return err
 	}
+	start, err := store.StartTime(n.standIn.Process.Pid)
+	if err != nil {
+		return err
+	}
 	err = n.client.Exec(c.Context, &api.ExecProcessRequest{
 		ContainerId: n.id, ProcessId: name, ProcessJson: encoded,
 		Stdin: stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
-		StandInPid: int32(n.standIn.Process.Pid),
-		Cgroup:     cgroup, IgnorePaused: c.Bool("ignore-paused"),
+		StandInPid: int32(n.standIn.Process.Pid), StandInStartTime: start,
+		Cgroup: cgroup, IgnorePaused: c.Bool("ignore-paused"),
 	})
 	if err != nil {
 		return err

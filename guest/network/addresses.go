@@ -1,8 +1,10 @@
 package network
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
@@ -50,7 +53,7 @@ func (n *Network) entries(links map[string]netlink.Link, request *protocol.SetNe
 		}) {
 			continue
 		}
-		e, err := routeEntry(r, links, shared[slot(r)] > 1)
+		e, err := n.routeEntry(r, links, shared[slot(r)] > 1)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("route to %s: %w", destination(r), err))
 			continue
@@ -89,41 +92,87 @@ func message(m proto.Message) string {
 	return string(data)
 }
 
+// addressEntry's slot is for the same address with what the kernel changes of
+// one that is there.
 func addressEntry(name string, index int, a *protocol.NetworkAddress) *entry {
-	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	same := proto.CloneOf(a)
+	same.Deprecated, same.PrefixRoutePriority = false, 0
 	return &entry{
 		key:    fmt.Sprintf("address %d %s", index, message(a)),
+		slot:   fmt.Sprintf("address %d %s", index, message(same)),
 		owner:  ownedBy(name),
 		what:   fmt.Sprintf("address %v/%d", net.IP(a.GetAddress()), a.GetPrefixLength()),
-		set:    func() error { return netlink.AddrReplace(link, address(a)) },
-		remove: func() error { return netlink.AddrDel(link, address(a)) },
+		set:    func() error { return changeAddress(a, index, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE) },
+		remove: func() error { return changeAddress(a, index, unix.RTM_DELADDR, 0) },
 	}
 }
 
 func ownedBy(name string) string { return "interface " + name + ": " }
 
-func address(a *protocol.NetworkAddress) *netlink.Addr {
-	bits := 8 * len(a.GetAddress())
-	mask := net.CIDRMask(int(a.GetPrefixLength()), bits)
-	result := &netlink.Addr{
-		IPNet: &net.IPNet{IP: a.GetAddress(), Mask: mask}, Scope: int(a.GetScope()), Label: a.GetLabel(),
-		Broadcast: a.GetBroadcast(),
+// changeAddress adds or removes an address. It is not the library's, which has no
+// word for the priority of the route that the kernel makes of it.
+func changeAddress(a *protocol.NetworkAddress, index, operation, flags int) error {
+	family := unix.AF_INET
+	if isIPv6(a) {
+		family = unix.AF_INET6
 	}
-	if len(a.GetBroadcast()) == 0 && len(a.GetAddress()) == net.IPv4len {
-		result.Broadcast = net.IPv4zero // stands for none; without it there would be the usual one
-	}
+	header := nl.NewIfAddrmsg(family)
+	header.Index, header.Scope, header.Prefixlen = uint32(index), uint8(a.GetScope()), uint8(a.GetPrefixLength())
+	request := nl.NewNetlinkRequest(operation, flags|unix.NLM_F_ACK)
+	request.AddData(header)
+	attributes := &attributes{}
+	attributes.bytes(unix.IFA_LOCAL, a.GetAddress())
 	if len(a.GetPeer()) > 0 {
-		result.Peer = &net.IPNet{IP: a.GetPeer(), Mask: mask}
-		result.IPNet.Mask = net.CIDRMask(bits, bits)
+		attributes.bytes(unix.IFA_ADDRESS, a.GetPeer())
+	} else {
+		attributes.bytes(unix.IFA_ADDRESS, a.GetAddress())
 	}
+	attributes.number(unix.IFA_FLAGS, addressFlags(a))
+	attributes.bytes(unix.IFA_BROADCAST, a.GetBroadcast())
+	if a.GetLabel() != "" {
+		attributes.bytes(unix.IFA_LABEL, nl.ZeroTerminated(a.GetLabel()))
+	}
+	if a.GetPrefixRoutePriority() != 0 {
+		attributes.number(unix.IFA_RT_PRIORITY, a.GetPrefixRoutePriority())
+	}
+	attributes.bytes(unix.IFA_CACHEINFO, lifetimes(a))
+	for _, attribute := range *attributes {
+		request.AddData(attribute)
+	}
+	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// lifetimes is a struct ifa_cacheinfo: no end, but of preference.
+func lifetimes(a *protocol.NetworkAddress) []byte {
+	const forever = math.MaxUint32
+	preferred := uint32(forever)
+	if a.GetDeprecated() {
+		preferred = 0
+	}
+	var data []byte
+	for _, value := range []uint32{preferred, forever, 0, 0} { // the last two are the kernel's
+		data = binary.NativeEndian.AppendUint32(data, value)
+	}
+	return data
+}
+
+func addressFlags(a *protocol.NetworkAddress) uint32 {
+	var flags uint32
 	if a.GetNoPrefixRoute() {
-		result.Flags |= unix.IFA_F_NOPREFIXROUTE
+		flags |= unix.IFA_F_NOPREFIXROUTE
+	}
+	if a.GetHomeAddress() {
+		flags |= unix.IFA_F_HOMEADDRESS
+	}
+	if a.GetJoinMulticast() {
+		flags |= unix.IFA_F_MCAUTOJOIN
 	}
 	if isIPv6(a) {
 		// Nobody else has it: it is the pod's, whose namespace has looked.
-		result.Flags |= unix.IFA_F_NODAD
+		flags |= unix.IFA_F_NODAD
 	}
-	return result
+	return flags
 }
 
 func isIPv6(a *protocol.NetworkAddress) bool { return len(a.GetAddress()) == net.IPv6len }

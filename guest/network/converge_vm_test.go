@@ -4,6 +4,7 @@ package network
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,7 +112,7 @@ func TestAttributesOfARouteChange(t *testing.T) {
 			Routes:     []*protocol.NetworkRoute{toGateway("", "10.1.0.1", "eth0")},
 		}
 		check(t, n.Set(t.Context(), request))
-		request.Routes[0].Mtu = 1300
+		request.Routes[0].Metrics = []*protocol.NetworkMetric{{Type: unix.RTAX_MTU, Value: 1300}}
 		check(t, n.Set(t.Context(), request))
 		list, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 		check(t, err)
@@ -122,6 +123,43 @@ func TestAttributesOfARouteChange(t *testing.T) {
 		check(t, n.Set(t.Context(), request))
 		if got, want := routeTexts(t), []string{"10.1.0.0/24", "default via 10.1.0.3"}; !slices.Equal(got, want) {
 			t.Errorf("routes %q, want %q", got, want)
+		}
+	})
+}
+
+// TestAddressIsDeprecated in place: a removal would take the routes over it along.
+func TestAddressIsDeprecated(t *testing.T) {
+	inNamespace(t, func(n *Network) {
+		plug(t, "nic0", []byte{2, 0, 0, 0, 0, 1})
+		request := &protocol.SetNetworkRequest{
+			Interfaces: []*protocol.NetworkInterface{iface("eth0", 1, "10.1.0.2/24", "fd00::2/64")},
+		}
+		check(t, n.Set(t.Context(), request))
+		_, prefix, err := net.ParseCIDR("10.8.0.0/16")
+		check(t, err)
+		check(t, netlink.RouteAdd(&netlink.Route{Dst: prefix, Gw: net.IPv4(10, 1, 0, 1)})) // a container's
+		for _, deprecated := range []bool{true, false} {
+			for _, a := range request.GetInterfaces()[0].GetAddresses() {
+				a.Deprecated, a.PrefixRoutePriority = deprecated, 300
+			}
+			check(t, n.Set(t.Context(), request))
+			link, err := netlink.LinkByName("eth0")
+			check(t, err)
+			list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+			check(t, err)
+			for _, a := range list {
+				if got := a.Flags&unix.IFA_F_DEPRECATED != 0; got != deprecated || a.Flags&unix.IFA_F_PERMANENT == 0 {
+					t.Errorf("%v, to be deprecated %v: flags %x", a, deprecated, a.Flags)
+				}
+			}
+			if got := routeTexts(t); len(list) != 2 || !slices.Contains(got, "10.8.0.0/16 via 10.1.0.1") {
+				t.Errorf("addresses %v, routes %q", list, got)
+			}
+			for _, destination := range []string{"10.1.0.0/24", "fd00::/64"} {
+				if r := find(t, unix.RT_TABLE_MAIN, destination); r.Priority != 300 {
+					t.Errorf("the route of an address: %v, priority %d", r, r.Priority)
+				}
+			}
 		}
 	})
 }

@@ -12,8 +12,8 @@ import (
 // entry is one address, route, neighbour or rule.
 type entry struct {
 	key string // the same for what is the same to the kernel
-	// slot is the same for routes to the same place: setting one takes the place
-	// of another. Empty for what stands alone.
+	// slot is the same for what takes the place of another when it is set: routes to
+	// the same place, one address with other settings. Empty for what stands alone.
 	slot        string
 	owner, what string // for errors: "interface eth0: ", "address 10.1.2.3/24"
 	// set makes the kernel have it, once or again; remove takes it away.

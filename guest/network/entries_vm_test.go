@@ -11,6 +11,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -48,7 +49,18 @@ func TestKindsOfRoutes(t *testing.T) {
 		detailed := toGateway("198.51.100.0/24", "192.0.2.1", "eth0")
 		detailed.Hops[0].OnLink = true
 		detailed.Table, detailed.Priority, detailed.Tos, detailed.Source = 1000, 77, 16, []byte{10, 1, 0, 2}
-		detailed.Mtu, detailed.MtuLocked = 1300, true
+		for kind := uint32(unix.RTAX_MTU); kind < unix.RTAX_CC_ALGO; kind++ {
+			value := 1000 + kind
+			switch kind {
+			case unix.RTAX_HOPLIMIT:
+				value = 40
+			case unix.RTAX_FEATURES:
+				value = unix.RTAX_FEATURE_ECN
+			}
+			detailed.Metrics = append(detailed.Metrics, &protocol.NetworkMetric{Type: kind, Value: value})
+		}
+		detailed.Metrics = append(detailed.Metrics, &protocol.NetworkMetric{Type: unix.RTAX_LOCK, Value: 1 << unix.RTAX_MTU})
+		detailed.CongestionControl = "no-such-thing" // of a host's newer kernel
 		throughIPv6 := toGateway("203.0.113.0/24", "", "eth0")
 		throughIPv6.Scope, throughIPv6.Hops[0].Gateway = unix.RT_SCOPE_UNIVERSE, ip6("fe80::1")
 		request := &protocol.SetNetworkRequest{
@@ -84,8 +96,17 @@ func TestKindsOfRoutes(t *testing.T) {
 			}
 			r := find(t, 1000, "198.51.100.0/24")
 			if r.Gw.String() != "192.0.2.1" || r.Flags&unix.RTNH_F_ONLINK == 0 || r.Priority != 77 || r.Tos != 16 ||
-				r.Src.String() != "10.1.0.2" || r.MTU != 1300 || !r.MTULock {
+				r.Src.String() != "10.1.0.2" {
 				t.Errorf("with everything: %v", r)
+			}
+			r.Gw, r.Dst, r.Src, r.Flags = nil, nil, nil, 0
+			want := netlink.Route{
+				LinkIndex: r.LinkIndex, Family: unix.AF_INET, Table: 1000, Type: unix.RTN_UNICAST, Priority: 77, Tos: 16, Protocol: unix.RTPROT_STATIC,
+				MTU: 1002, MTULock: true, Window: 1003, Rtt: 1004, RttVar: 1005, Ssthresh: 1006, Cwnd: 1007, AdvMSS: 1008, Reordering: 1009,
+				Hoplimit: 40, InitCwnd: 1011, Features: 1, RtoMin: 1013, InitRwnd: 1014, QuickACK: 1015,
+			}
+			if diff := cmp.Diff(want, r); diff != "" {
+				t.Errorf("want (-), is (+):\n%s", diff)
 			}
 			via, ok := find(t, unix.RT_TABLE_MAIN, "203.0.113.0/24").Via.(*netlink.Via)
 			if !ok || via.Addr.String() != "fe80::1" {

@@ -1,13 +1,17 @@
 package network
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"kata-runtime/guest/protocol"
 )
@@ -19,17 +23,15 @@ func slot(r *protocol.NetworkRoute) string {
 
 // routeEntry describes a route; shared tells that the request has others in its
 // slot.
-func routeEntry(r *protocol.NetworkRoute, links map[string]netlink.Link, shared bool) (*entry, error) {
-	route, err := route(r, links)
-	if err != nil {
-		return nil, err
-	}
+func (n *Network) routeEntry(r *protocol.NetworkRoute, links map[string]netlink.Link, shared bool) (*entry, error) {
 	key, what := &strings.Builder{}, &strings.Builder{}
 	fmt.Fprint(key, "route")
 	fmt.Fprintf(what, "the route to %s", destination(r))
 	for _, hop := range r.GetHops() {
 		if link := links[hop.GetInterface()]; link != nil {
 			fmt.Fprintf(key, " %d", link.Attrs().Index)
+		} else if hop.GetInterface() != "" {
+			return nil, fmt.Errorf("there is no interface %s", hop.GetInterface())
 		}
 		if len(hop.GetGateway()) > 0 {
 			fmt.Fprintf(what, " via %v", net.IP(hop.GetGateway()))
@@ -39,19 +41,29 @@ func routeEntry(r *protocol.NetworkRoute, links map[string]netlink.Link, shared 
 		}
 	}
 	fmt.Fprintf(key, " %s", message(r))
-	set := netlink.RouteReplace
+	flags := unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 	if shared {
-		set = netlink.RouteAppend
+		flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
 	}
+	accepted := r
 	return &entry{
 		key: key.String(), slot: slot(r), what: what.String(),
 		set: func() error {
-			if err := set(route); !errors.Is(err, unix.EEXIST) {
-				return err
+			err := changeRoute(accepted, links, unix.RTM_NEWROUTE, flags)
+			if errors.Is(err, unix.EINVAL) && accepted.GetCongestionControl() != "" {
+				// The guest's kernel need not have what the host's has. It is a
+				// matter of speed, not of where packets go.
+				n.log.Warn("a route's congestion control is not the host's", "route", what.String(), "lacking", r.GetCongestionControl())
+				accepted = proto.CloneOf(r)
+				accepted.CongestionControl = ""
+				err = changeRoute(accepted, links, unix.RTM_NEWROUTE, flags)
 			}
-			return nil // there, though not the first in its slot
+			if errors.Is(err, unix.EEXIST) {
+				return nil // there, though not the first in its slot
+			}
+			return err
 		},
-		remove: func() error { return netlink.RouteDel(route) },
+		remove: func() error { return changeRoute(accepted, links, unix.RTM_DELROUTE, 0) },
 	}, nil
 }
 
@@ -62,50 +74,109 @@ func destination(r *protocol.NetworkRoute) string {
 	return fmt.Sprintf("%v/%d", net.IP(r.GetDestination()), r.GetPrefixLength())
 }
 
-func route(r *protocol.NetworkRoute, links map[string]netlink.Link) (*netlink.Route, error) {
-	size := familyBytes(r.GetFamily())
-	result := &netlink.Route{
-		Family: int(r.GetFamily()), Table: int(r.GetTable()), Type: int(r.GetType()), Scope: netlink.Scope(r.GetScope()),
-		Protocol: netlink.RouteProtocol(r.GetProtocol()), Priority: int(r.GetPriority()), Tos: int(r.GetTos()),
-		Src: r.GetSource(), MTU: int(r.GetMtu()), MTULock: r.GetMtuLocked(),
-		Dst: &net.IPNet{IP: r.GetDestination(), Mask: net.CIDRMask(int(r.GetPrefixLength()), 8*size)},
+// changeRoute adds or removes a route over interfaces that links has. It is not
+// the library's, which cannot say of more than one metric that it is locked.
+func changeRoute(r *protocol.NetworkRoute, links map[string]netlink.Link, operation, flags int) error {
+	header := &nl.RtMsg{RtMsg: unix.RtMsg{
+		Family: uint8(r.GetFamily()), Dst_len: uint8(r.GetPrefixLength()), Tos: uint8(r.GetTos()), Scope: uint8(r.GetScope()),
+		Protocol: uint8(cmp.Or(r.GetProtocol(), unix.RTPROT_BOOT)), Type: uint8(cmp.Or(r.GetType(), unix.RTN_UNICAST)),
+	}}
+	request := nl.NewNetlinkRequest(operation, flags|unix.NLM_F_ACK)
+	request.AddData(header)
+	attributes := &attributes{}
+	attributes.number(unix.RTA_TABLE, cmp.Or(r.GetTable(), unix.RT_TABLE_MAIN))
+	attributes.bytes(unix.RTA_DST, r.GetDestination())
+	attributes.bytes(unix.RTA_PREFSRC, r.GetSource())
+	if r.GetPriority() != 0 {
+		attributes.number(unix.RTA_PRIORITY, r.GetPriority())
 	}
-	if len(r.GetDestination()) == 0 {
-		result.Dst = &net.IPNet{IP: make(net.IP, size), Mask: make(net.IPMask, size)}
+	if r.GetPreference() != 0 {
+		attributes.bytes(unix.RTA_PREF, []byte{uint8(r.GetPreference())})
 	}
-	var hops []*netlink.NexthopInfo
-	for _, h := range r.GetHops() {
-		hop := &netlink.NexthopInfo{}
-		if h.GetInterface() != "" {
-			link := links[h.GetInterface()]
-			if link == nil {
-				return nil, fmt.Errorf("there is no interface %s", h.GetInterface())
-			}
-			hop.LinkIndex = link.Attrs().Index
-		}
-		switch len(h.GetGateway()) {
-		case 0:
-		case size:
-			hop.Gw = h.GetGateway()
-		default:
-			hop.Via = &netlink.Via{AddrFamily: unix.AF_INET6, Addr: h.GetGateway()}
-		}
-		if h.GetOnLink() {
-			hop.Flags = int(netlink.FLAG_ONLINK)
-		}
-		if h.GetWeight() > 0 {
-			hop.Hops = int(h.GetWeight()) - 1
-		}
-		hops = append(hops, hop)
-	}
-	switch len(hops) {
+	attributes.bytes(unix.RTA_METRICS, metrics(r))
+	switch hops := r.GetHops(); len(hops) {
 	case 0:
 	case 1:
-		result.LinkIndex, result.Gw, result.Via, result.Flags = hops[0].LinkIndex, hops[0].Gw, hops[0].Via, hops[0].Flags
+		header.Flags = uint32(hopFlags(hops[0]))
+		if link := links[hops[0].GetInterface()]; link != nil {
+			attributes.number(unix.RTA_OIF, uint32(link.Attrs().Index))
+		}
+		attributes.gateway(hops[0], r.GetFamily())
 	default:
-		result.MultiPath = hops
+		attributes.bytes(unix.RTA_MULTIPATH, multipath(r, links))
 	}
-	return result, nil
+	for _, attribute := range *attributes {
+		request.AddData(attribute)
+	}
+	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// attributes are those of a message to the kernel.
+type attributes []nl.NetlinkRequestData
+
+// bytes adds nothing for an empty value.
+func (a *attributes) bytes(attribute int, value []byte) {
+	if len(value) > 0 {
+		*a = append(*a, nl.NewRtAttr(attribute, value))
+	}
+}
+
+func (a *attributes) number(attribute int, value uint32) {
+	a.bytes(attribute, binary.NativeEndian.AppendUint32(nil, value))
+}
+
+func (a *attributes) gateway(hop *protocol.NetworkHop, family uint32) {
+	switch gateway := hop.GetGateway(); len(gateway) {
+	case familyBytes(family):
+		a.bytes(unix.RTA_GATEWAY, gateway)
+	case net.IPv6len:
+		a.bytes(unix.RTA_VIA, append(binary.NativeEndian.AppendUint16(nil, unix.AF_INET6), gateway...))
+	}
+}
+
+func (a *attributes) serialize() []byte {
+	var data []byte
+	for _, attribute := range *a {
+		data = append(data, attribute.Serialize()...)
+		for len(data)%unix.NLA_ALIGNTO != 0 {
+			data = append(data, 0)
+		}
+	}
+	return data
+}
+
+func metrics(r *protocol.NetworkRoute) []byte {
+	list := &attributes{}
+	for _, m := range r.GetMetrics() {
+		list.number(int(m.GetType()), m.GetValue())
+	}
+	if r.GetCongestionControl() != "" {
+		list.bytes(unix.RTAX_CC_ALGO, nl.ZeroTerminated(r.GetCongestionControl()))
+	}
+	return list.serialize()
+}
+
+func multipath(r *protocol.NetworkRoute, links map[string]netlink.Link) []byte {
+	var data []byte
+	for _, hop := range r.GetHops() {
+		next := &nl.RtNexthop{RtNexthop: unix.RtNexthop{Flags: hopFlags(hop), Hops: uint8(max(1, hop.GetWeight()) - 1)}}
+		if link := links[hop.GetInterface()]; link != nil {
+			next.Ifindex = int32(link.Attrs().Index)
+		}
+		gateway := &attributes{}
+		gateway.gateway(hop, r.GetFamily())
+		next.Children = *gateway
+		data = append(data, next.Serialize()...)
+	}
+	return data
+}
+
+func hopFlags(hop *protocol.NetworkHop) uint8 {
+	if hop.GetOnLink() {
+		return unix.RTNH_F_ONLINK
+	}
+	return 0
 }
 
 func neighbourEntry(neighbour *protocol.NetworkNeighbour, index int) *entry {
@@ -130,6 +201,9 @@ func neighbourOf(neighbour *protocol.NetworkNeighbour, index int) *netlink.Neigh
 	}
 	if neighbour.GetProxy() {
 		result.Flags, result.HardwareAddr = unix.NTF_PROXY, nil
+	}
+	if neighbour.GetRouter() {
+		result.Flags |= unix.NTF_ROUTER
 	}
 	return result
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -24,6 +25,9 @@ const (
 	maxWeight  = 256 // of a hop
 	loopback   = "lo"
 	maxEntries = 16384 // of each kind: what a call may take is bounded
+	maxMetrics = 64    // of a route; the kernel knows 17
+	// maxCongestionControl is TCP_CA_NAME_MAX without the end of the text.
+	maxCongestionControl = 15
 )
 
 func validate(r *protocol.SetNetworkRequest) error {
@@ -109,6 +113,10 @@ func validateRoute(r *protocol.NetworkRoute) error {
 	// The kernel's own messages have a byte for each of these.
 	if max(r.GetTos(), r.GetType(), r.GetScope(), r.GetProtocol()) > math.MaxUint8 {
 		return fmt.Errorf("service type %d, type %d, scope %d or protocol %d", r.GetTos(), r.GetType(), r.GetScope(), r.GetProtocol())
+	}
+	if len(r.GetMetrics()) > maxMetrics || len(r.GetCongestionControl()) > maxCongestionControl || r.GetPreference() > math.MaxUint8 ||
+		slices.ContainsFunc(r.GetMetrics(), func(m *protocol.NetworkMetric) bool { return m.GetType() == 0 || m.GetType() > math.MaxUint8 }) {
+		return errors.New("its metrics")
 	}
 	for _, hop := range r.GetHops() {
 		// An IPv4 route may have a gateway of IPv6, not the other way around.

@@ -1878,8 +1878,14 @@ type NetworkAddress struct {
 	Scope         uint32                 `protobuf:"varint,5,opt,name=scope,proto3" json:"scope,omitempty"`                                        // RT_SCOPE_*
 	Label         string                 `protobuf:"bytes,6,opt,name=label,proto3" json:"label,omitempty"`                                         // IPv4 only; empty: the name
 	NoPrefixRoute bool                   `protobuf:"varint,7,opt,name=no_prefix_route,json=noPrefixRoute,proto3" json:"no_prefix_route,omitempty"` // IFA_F_NOPREFIXROUTE
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Its preferred lifetime is over: no new connection is to come from it. The
+	// host tells of each lifetime's end, the guest counts none.
+	Deprecated          bool   `protobuf:"varint,55,opt,name=deprecated,proto3" json:"deprecated,omitempty"`
+	HomeAddress         bool   `protobuf:"varint,56,opt,name=home_address,json=homeAddress,proto3" json:"home_address,omitempty"`                           // IFA_F_HOMEADDRESS
+	JoinMulticast       bool   `protobuf:"varint,57,opt,name=join_multicast,json=joinMulticast,proto3" json:"join_multicast,omitempty"`                     // IFA_F_MCAUTOJOIN
+	PrefixRoutePriority uint32 `protobuf:"varint,58,opt,name=prefix_route_priority,json=prefixRoutePriority,proto3" json:"prefix_route_priority,omitempty"` // IFA_RT_PRIORITY; 0: the kernel's default
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *NetworkAddress) Reset() {
@@ -1961,24 +1967,53 @@ func (x *NetworkAddress) GetNoPrefixRoute() bool {
 	return false
 }
 
+func (x *NetworkAddress) GetDeprecated() bool {
+	if x != nil {
+		return x.Deprecated
+	}
+	return false
+}
+
+func (x *NetworkAddress) GetHomeAddress() bool {
+	if x != nil {
+		return x.HomeAddress
+	}
+	return false
+}
+
+func (x *NetworkAddress) GetJoinMulticast() bool {
+	if x != nil {
+		return x.JoinMulticast
+	}
+	return false
+}
+
+func (x *NetworkAddress) GetPrefixRoutePriority() uint32 {
+	if x != nil {
+		return x.PrefixRoutePriority
+	}
+	return 0
+}
+
 // NetworkRoute is a route that the kernel does not make by itself.
 type NetworkRoute struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Family        uint32                 `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`          // AF_INET or AF_INET6
-	Destination   []byte                 `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"` // empty: the default route
-	PrefixLength  uint32                 `protobuf:"varint,3,opt,name=prefix_length,json=prefixLength,proto3" json:"prefix_length,omitempty"`
-	Table         uint32                 `protobuf:"varint,4,opt,name=table,proto3" json:"table,omitempty"`
-	Type          uint32                 `protobuf:"varint,5,opt,name=type,proto3" json:"type,omitempty"` // RTN_*
-	Scope         uint32                 `protobuf:"varint,6,opt,name=scope,proto3" json:"scope,omitempty"`
-	Protocol      uint32                 `protobuf:"varint,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Priority      uint32                 `protobuf:"varint,8,opt,name=priority,proto3" json:"priority,omitempty"`
-	Tos           uint32                 `protobuf:"varint,9,opt,name=tos,proto3" json:"tos,omitempty"`
-	Source        []byte                 `protobuf:"bytes,10,opt,name=source,proto3" json:"source,omitempty"` // preferred; or empty
-	Hops          []*NetworkHop          `protobuf:"bytes,11,rep,name=hops,proto3" json:"hops,omitempty"`     // none for a blackhole and its like
-	Mtu           uint32                 `protobuf:"varint,12,opt,name=mtu,proto3" json:"mtu,omitempty"`      // 0: the interface's
-	MtuLocked     bool                   `protobuf:"varint,13,opt,name=mtu_locked,json=mtuLocked,proto3" json:"mtu_locked,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Family            uint32                 `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`          // AF_INET or AF_INET6
+	Destination       []byte                 `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"` // empty: the default route
+	PrefixLength      uint32                 `protobuf:"varint,3,opt,name=prefix_length,json=prefixLength,proto3" json:"prefix_length,omitempty"`
+	Table             uint32                 `protobuf:"varint,4,opt,name=table,proto3" json:"table,omitempty"`
+	Type              uint32                 `protobuf:"varint,5,opt,name=type,proto3" json:"type,omitempty"` // RTN_*
+	Scope             uint32                 `protobuf:"varint,6,opt,name=scope,proto3" json:"scope,omitempty"`
+	Protocol          uint32                 `protobuf:"varint,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Priority          uint32                 `protobuf:"varint,8,opt,name=priority,proto3" json:"priority,omitempty"`
+	Tos               uint32                 `protobuf:"varint,9,opt,name=tos,proto3" json:"tos,omitempty"`
+	Source            []byte                 `protobuf:"bytes,10,opt,name=source,proto3" json:"source,omitempty"` // preferred; or empty
+	Hops              []*NetworkHop          `protobuf:"bytes,11,rep,name=hops,proto3" json:"hops,omitempty"`     // none for a blackhole and its like
+	Metrics           []*NetworkMetric       `protobuf:"bytes,55,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	CongestionControl string                 `protobuf:"bytes,56,opt,name=congestion_control,json=congestionControl,proto3" json:"congestion_control,omitempty"` // RTAX_CC_ALGO; or empty
+	Preference        uint32                 `protobuf:"varint,57,opt,name=preference,proto3" json:"preference,omitempty"`                                       // RTA_PREF, of IPv6
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *NetworkRoute) Reset() {
@@ -2088,18 +2123,79 @@ func (x *NetworkRoute) GetHops() []*NetworkHop {
 	return nil
 }
 
-func (x *NetworkRoute) GetMtu() uint32 {
+func (x *NetworkRoute) GetMetrics() []*NetworkMetric {
 	if x != nil {
-		return x.Mtu
+		return x.Metrics
+	}
+	return nil
+}
+
+func (x *NetworkRoute) GetCongestionControl() string {
+	if x != nil {
+		return x.CongestionControl
+	}
+	return ""
+}
+
+func (x *NetworkRoute) GetPreference() uint32 {
+	if x != nil {
+		return x.Preference
 	}
 	return 0
 }
 
-func (x *NetworkRoute) GetMtuLocked() bool {
+// NetworkMetric is one of a route's, such as its MTU; they are passed on
+// whatever they mean.
+type NetworkMetric struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          uint32                 `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"` // RTAX_*, which has the locks too
+	Value         uint32                 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkMetric) Reset() {
+	*x = NetworkMetric{}
+	mi := &file_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkMetric) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkMetric) ProtoMessage() {}
+
+func (x *NetworkMetric) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
-		return x.MtuLocked
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
 	}
-	return false
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkMetric.ProtoReflect.Descriptor instead.
+func (*NetworkMetric) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *NetworkMetric) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *NetworkMetric) GetValue() uint32 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
 }
 
 type NetworkHop struct {
@@ -2114,7 +2210,7 @@ type NetworkHop struct {
 
 func (x *NetworkHop) Reset() {
 	*x = NetworkHop{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2222,7 @@ func (x *NetworkHop) String() string {
 func (*NetworkHop) ProtoMessage() {}
 
 func (x *NetworkHop) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2235,7 @@ func (x *NetworkHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkHop.ProtoReflect.Descriptor instead.
 func (*NetworkHop) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NetworkHop) GetInterface() string {
@@ -2177,13 +2273,14 @@ type NetworkNeighbour struct {
 	Address       []byte                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	Mac           []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"` // empty for a proxy entry
 	Proxy         bool                   `protobuf:"varint,4,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	Router        bool                   `protobuf:"varint,55,opt,name=router,proto3" json:"router,omitempty"` // NTF_ROUTER, of IPv6
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NetworkNeighbour) Reset() {
 	*x = NetworkNeighbour{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2292,7 @@ func (x *NetworkNeighbour) String() string {
 func (*NetworkNeighbour) ProtoMessage() {}
 
 func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2305,7 @@ func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNeighbour.ProtoReflect.Descriptor instead.
 func (*NetworkNeighbour) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NetworkNeighbour) GetInterface() string {
@@ -2239,6 +2336,13 @@ func (x *NetworkNeighbour) GetProxy() bool {
 	return false
 }
 
+func (x *NetworkNeighbour) GetRouter() bool {
+	if x != nil {
+		return x.Router
+	}
+	return false
+}
+
 // NetworkRule is a policy routing rule that the kernel does not have from the
 // start.
 type NetworkRule struct {
@@ -2264,7 +2368,7 @@ type NetworkRule struct {
 
 func (x *NetworkRule) Reset() {
 	*x = NetworkRule{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2380,7 @@ func (x *NetworkRule) String() string {
 func (*NetworkRule) ProtoMessage() {}
 
 func (x *NetworkRule) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2393,7 @@ func (x *NetworkRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRule.ProtoReflect.Descriptor instead.
 func (*NetworkRule) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NetworkRule) GetFamily() uint32 {
@@ -2411,7 +2515,7 @@ type LoopbackService struct {
 
 func (x *LoopbackService) Reset() {
 	*x = LoopbackService{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2527,7 @@ func (x *LoopbackService) String() string {
 func (*LoopbackService) ProtoMessage() {}
 
 func (x *LoopbackService) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2540,7 @@ func (x *LoopbackService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoopbackService.ProtoReflect.Descriptor instead.
 func (*LoopbackService) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LoopbackService) GetNetwork() string {
@@ -2616,7 +2720,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x02up\x18\x05 \x01(\bR\x02up\x12\x15\n" +
 	"\x06no_arp\x18\x06 \x01(\bR\x05noArp\x12;\n" +
 	"\taddresses\x18\a \x03(\v2\x1d.kata.guest.v1.NetworkAddressR\taddresses\x12\x1a\n" +
-	"\bannounce\x18\b \x01(\bR\bannounce\"\xd5\x01\n" +
+	"\bannounce\x18\b \x01(\bR\bannounce\"\xf3\x02\n" +
 	"\x0eNetworkAddress\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12#\n" +
 	"\rprefix_length\x18\x02 \x01(\rR\fprefixLength\x12\x12\n" +
@@ -2624,7 +2728,13 @@ const file_agent_proto_rawDesc = "" +
 	"\tbroadcast\x18\x04 \x01(\fR\tbroadcast\x12\x14\n" +
 	"\x05scope\x18\x05 \x01(\rR\x05scope\x12\x14\n" +
 	"\x05label\x18\x06 \x01(\tR\x05label\x12&\n" +
-	"\x0fno_prefix_route\x18\a \x01(\bR\rnoPrefixRoute\"\xef\x02\n" +
+	"\x0fno_prefix_route\x18\a \x01(\bR\rnoPrefixRoute\x12\x1e\n" +
+	"\n" +
+	"deprecated\x187 \x01(\bR\n" +
+	"deprecated\x12!\n" +
+	"\fhome_address\x188 \x01(\bR\vhomeAddress\x12%\n" +
+	"\x0ejoin_multicast\x189 \x01(\bR\rjoinMulticast\x122\n" +
+	"\x15prefix_route_priority\x18: \x01(\rR\x13prefixRoutePriority\"\xd1\x03\n" +
 	"\fNetworkRoute\x12\x16\n" +
 	"\x06family\x18\x01 \x01(\rR\x06family\x12 \n" +
 	"\vdestination\x18\x02 \x01(\fR\vdestination\x12#\n" +
@@ -2637,21 +2747,27 @@ const file_agent_proto_rawDesc = "" +
 	"\x03tos\x18\t \x01(\rR\x03tos\x12\x16\n" +
 	"\x06source\x18\n" +
 	" \x01(\fR\x06source\x12-\n" +
-	"\x04hops\x18\v \x03(\v2\x19.kata.guest.v1.NetworkHopR\x04hops\x12\x10\n" +
-	"\x03mtu\x18\f \x01(\rR\x03mtu\x12\x1d\n" +
+	"\x04hops\x18\v \x03(\v2\x19.kata.guest.v1.NetworkHopR\x04hops\x126\n" +
+	"\ametrics\x187 \x03(\v2\x1c.kata.guest.v1.NetworkMetricR\ametrics\x12-\n" +
+	"\x12congestion_control\x188 \x01(\tR\x11congestionControl\x12\x1e\n" +
 	"\n" +
-	"mtu_locked\x18\r \x01(\bR\tmtuLocked\"u\n" +
+	"preference\x189 \x01(\rR\n" +
+	"preferenceJ\x04\b\f\x10\rJ\x04\b\r\x10\x0e\"9\n" +
+	"\rNetworkMetric\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\rR\x04type\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value\"u\n" +
 	"\n" +
 	"NetworkHop\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\fR\agateway\x12\x17\n" +
 	"\aon_link\x18\x03 \x01(\bR\x06onLink\x12\x16\n" +
-	"\x06weight\x18\x04 \x01(\rR\x06weight\"r\n" +
+	"\x06weight\x18\x04 \x01(\rR\x06weight\"\x8a\x01\n" +
 	"\x10NetworkNeighbour\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x10\n" +
 	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x14\n" +
-	"\x05proxy\x18\x04 \x01(\bR\x05proxy\"\xff\x03\n" +
+	"\x05proxy\x18\x04 \x01(\bR\x05proxy\x12\x16\n" +
+	"\x06router\x187 \x01(\bR\x06router\"\xff\x03\n" +
 	"\vNetworkRule\x12\x16\n" +
 	"\x06family\x18\x01 \x01(\rR\x06family\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x14\n" +
@@ -2708,7 +2824,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                  // 0: kata.guest.v1.Empty
 	(*HelloRequest)(nil),           // 1: kata.guest.v1.HelloRequest
@@ -2740,10 +2856,11 @@ var file_agent_proto_goTypes = []any{
 	(*NetworkInterface)(nil),       // 27: kata.guest.v1.NetworkInterface
 	(*NetworkAddress)(nil),         // 28: kata.guest.v1.NetworkAddress
 	(*NetworkRoute)(nil),           // 29: kata.guest.v1.NetworkRoute
-	(*NetworkHop)(nil),             // 30: kata.guest.v1.NetworkHop
-	(*NetworkNeighbour)(nil),       // 31: kata.guest.v1.NetworkNeighbour
-	(*NetworkRule)(nil),            // 32: kata.guest.v1.NetworkRule
-	(*LoopbackService)(nil),        // 33: kata.guest.v1.LoopbackService
+	(*NetworkMetric)(nil),          // 30: kata.guest.v1.NetworkMetric
+	(*NetworkHop)(nil),             // 31: kata.guest.v1.NetworkHop
+	(*NetworkNeighbour)(nil),       // 32: kata.guest.v1.NetworkNeighbour
+	(*NetworkRule)(nil),            // 33: kata.guest.v1.NetworkRule
+	(*LoopbackService)(nil),        // 34: kata.guest.v1.LoopbackService
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
@@ -2755,56 +2872,57 @@ var file_agent_proto_depIdxs = []int32{
 	23, // 6: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
 	27, // 7: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
 	29, // 8: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
-	31, // 9: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
-	32, // 10: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
-	33, // 11: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
+	32, // 9: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
+	33, // 10: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
+	34, // 11: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
 	28, // 12: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
-	30, // 13: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
-	1,  // 14: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	4,  // 15: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	6,  // 16: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	7,  // 17: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	9,  // 18: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	12, // 19: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 20: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	13, // 21: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	12, // 22: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 23: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 24: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	12, // 25: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	17, // 26: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	19, // 27: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	18, // 28: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	21, // 29: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	0,  // 30: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	11, // 31: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
-	25, // 32: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
-	26, // 33: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
-	2,  // 34: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	5,  // 35: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	0,  // 36: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	0,  // 37: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	0,  // 38: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 39: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	0,  // 40: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	0,  // 41: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 42: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	0,  // 43: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	14, // 44: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	16, // 45: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	0,  // 46: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	0,  // 47: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	20, // 48: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	0,  // 49: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	22, // 50: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	0,  // 51: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
-	0,  // 52: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
-	0,  // 53: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
-	34, // [34:54] is the sub-list for method output_type
-	14, // [14:34] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	31, // 13: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
+	30, // 14: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
+	1,  // 15: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	4,  // 16: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	6,  // 17: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	7,  // 18: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	9,  // 19: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	12, // 20: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 21: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	13, // 22: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	12, // 23: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 24: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 25: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	12, // 26: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	17, // 27: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	19, // 28: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	18, // 29: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	21, // 30: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	0,  // 31: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	11, // 32: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	25, // 33: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	26, // 34: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
+	2,  // 35: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	5,  // 36: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	0,  // 37: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	0,  // 38: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	0,  // 39: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 40: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	0,  // 41: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	0,  // 42: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 43: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	0,  // 44: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	14, // 45: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	16, // 46: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	0,  // 47: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	0,  // 48: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	20, // 49: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	0,  // 50: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	22, // 51: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	0,  // 52: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	0,  // 53: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	0,  // 54: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
+	35, // [35:55] is the sub-list for method output_type
+	15, // [15:35] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2818,7 +2936,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -103,7 +103,9 @@ func (c *caller) cleanup(args ...string) {
 }
 
 // terminal is a dialogue with a command that has a terminal of 33 rows and 99
-// columns: the shell in the container sees that size, ctrl-C interrupts what runs, and the shell's exit code is the command's.
+// columns: the shell in the container sees that size, once its caller, who may
+// start the shell first, has told it; ctrl-C interrupts what runs, and the shell's
+// exit code is the command's.
 func (c *caller) terminal(args ...string) {
 	c.t.Helper()
 	command := c.prepare(args...)
@@ -115,7 +117,7 @@ func (c *caller) terminal(args ...string) {
 		}
 	}
 	c.h.Expect(master, "# ")
-	say("stty size\n")
+	say("until stty size | grep '^33 99$'; do sleep 0.1; done\n")
 	c.h.Expect(master, "33 99\r")
 	c.h.Expect(master, "# ")
 	// The shell has the terminal raw while it reads a command.

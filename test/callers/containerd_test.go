@@ -64,7 +64,7 @@ func TestContainerd(t *testing.T) {
 		c.want(4, "out\n", "err\n", ctrRun(t, "--rm", busybox, "once", "sh", "-c", "echo out; echo err >&2; exit 4")...)
 		c.want(1, "", "~no such file or directory", ctrRun(t, "--rm", busybox, "never", "/nonexistent")...)
 	})
-	const script = `trap 'exit 5' TERM; while :; do sleep 1000 & wait $!; done`
+	const script = `trap 'exit 5' TERM; trap 'echo here' USR1; while :; do sleep 1000 & wait $!; done`
 	c.must(ctrRun(t, "--detach", "--memory-limit", "67108864", busybox, "c", "sh", "-c", script)...)
 	t.Run("exec", func(t *testing.T) {
 		c := c.in(t)
@@ -114,9 +114,15 @@ func TestContainerd(t *testing.T) {
 	t.Run("signal and delete", func(t *testing.T) {
 		c := c.in(t)
 		waiting := c.prepare("task", "attach", "c")
+		stdout, err := waiting.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := waiting.Start(); err != nil {
 			t.Fatal(err)
 		}
+		c.must("task", "kill", "--signal", "USR1", "c")
+		c.h.Expect(stdout, "here\n") // it is attached
 		c.must("task", "kill", "--signal", "TERM", "c")
 		if code := c.h.Wait(waiting); code != 5 {
 			t.Errorf("exit code %d, want 5", code)

@@ -137,12 +137,13 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 	})
 	t.Run("attach to a terminal", func(t *testing.T) {
 		p := p.in(t)
-		c := p.start("terminal", "echo ready; read line; stty size; read line; echo $line; exit 0",
+		// Nobody tells the client that the size has arrived, but the container:
+		// what is written later may come earlier.
+		c := p.start("terminal", "trap 'stty size' WINCH; echo ready; until read line; do :; done; echo $line; exit 0",
 			func(config *runtime.ContainerConfig) { config.Stdin, config.Tty = true, true })
 		c.h.WaitText(c.log, "ready")
 		session := c.attach(true)
 		c.must("resize", session.Resize(77, 22))
-		c.write(session, "\n")
 		c.h.Expect(session.Stdout, "22 77\r\n")
 		c.write(session, "end\n")
 		c.h.ReadAll(session.Stdout)

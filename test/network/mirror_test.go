@@ -4,12 +4,16 @@ package network
 
 import (
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/test/network/internal/attributes"
 )
 
 // What the namespace of a pod may hold, in lines of ip(8). FAR is another
@@ -22,6 +26,14 @@ address add 10.10.0.3/24 dev eth0
 address add 172.16.5.5/32 label eth0:x dev eth0
 address add 2001:db8:10::2/64 nodad dev eth0
 address add 2001:db8:10::3/64 nodad dev eth0
+address add 2001:db8:10::4/64 nodad dev eth0 preferred_lft 0
+address add 2001:db8:10::5/64 nodad dev eth0 valid_lft 3000 preferred_lft 2000
+address add 2001:db8:10::6/64 nodad home dev eth0
+address add 10.10.0.4/24 dev eth0 preferred_lft 0
+address add 10.10.0.5/24 dev eth0 valid_lft 3000 preferred_lft 2000
+address add 10.17.0.2/24 metric 77 dev eth0
+address add 2001:db8:17::2/64 nodad metric 78 dev eth0
+address add 239.7.7.7/32 autojoin dev eth0
 route add default via 10.10.0.1 dev eth0
 route add default via 2001:db8:10::1 dev eth0
 link add eth1 address 02:00:00:00:00:11 mtu 9000 type veth peer name far1 netns FAR mtu 9000
@@ -33,6 +45,9 @@ route add 10.50.0.0/16 via 169.254.1.1 dev eth1
 route add 10.51.0.0/16 via 192.168.77.1 dev eth1 onlink
 route add 10.70.0.0/16 nexthop via 10.10.0.1 dev eth0 weight 1 nexthop via 10.11.0.1 dev eth1 weight 2
 route add 10.71.0.0/16 via 10.10.0.1 src 10.10.0.3 mtu lock 1300
+route add 10.72.0.0/16 via 10.10.0.1 dev eth0 rto_min 5ms
+route add 10.73.0.0/16 via 10.10.0.1 dev eth0 mtu lock 1200 window 20000 rtt lock 300ms rttvar lock 100ms ssthresh lock 20 cwnd lock 50 advmss 1100 reordering 5 hoplimit 33 initcwnd 12 initrwnd 14 features ecn rto_min 6ms quickack 1 congctl cubic fastopen_no_cookie 1
+route add 2001:db8:73::/48 via 2001:db8:10::1 dev eth0 pref high mtu 1290 advmss 1111 hoplimit 44
 route add blackhole 10.66.0.0/16
 route add unreachable 10.67.0.0/16
 route add prohibit 10.68.0.0/16 table 100
@@ -42,7 +57,7 @@ route add default via 10.11.0.1 dev eth1 table 100
 rule add from 10.11.0.2 table 100 priority 1000
 rule add fwmark 0x10/0xff table 101 priority 1001
 neighbour add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth1 nud permanent
-neighbour add 2001:db8:10::99 lladdr ee:ee:ee:ee:ee:01 dev eth0 nud permanent
+neighbour add 2001:db8:10::99 lladdr ee:ee:ee:ee:ee:01 dev eth0 nud permanent router
 link add br0 address 02:00:00:00:00:14 type bridge
 link add port0 address 02:00:00:00:00:15 type veth peer name far2 netns FAR
 link set port0 master br0
@@ -119,6 +134,9 @@ func TestMirror(t *testing.T) {
 	inside := w.inside("the namespace", ns)
 	before, view := inside.get("dump"), inside.get("view")
 
+	for _, missing := range unused(view) {
+		t.Errorf("nothing in the namespace has a route's %s", missing)
+	}
 	p := w.pod("the pod", ns)
 	t.Run("view", func(t *testing.T) {
 		// The guest's kernel takes its time too.
@@ -160,6 +178,17 @@ func TestMirror(t *testing.T) {
 			}
 		})
 	}
+}
+
+// unused are the attributes of a route that no line of a view has.
+func unused(view string) []string {
+	var names []string
+	for name, class := range attributes.Classes()[reflect.TypeFor[netlink.Route]()] {
+		if class == attributes.Compared && !strings.Contains(view, " "+name+"=") {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // hostPID is the pid that the caller was given.

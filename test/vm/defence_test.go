@@ -82,7 +82,7 @@ func TestLyingAgents(t *testing.T) {
 // never ends, a process that no signal ends, calls that are not answered.
 func TestLyingAgentOfARunningContainer(t *testing.T) {
 	h := harness.New(t)
-	id, command := runHostile(h, "streams")
+	id, command := runHostile(h, buildHostile(t), "streams")
 	if table := h.Must("ps", id); strings.Contains(table, "\x1b") || strings.Count(table, "\n") != 2 {
 		t.Errorf("what the guest says reaches the terminal: %q", table)
 	}
@@ -93,21 +93,48 @@ func TestLyingAgentOfARunningContainer(t *testing.T) {
 }
 
 // An agent that tells of a container's end, and never ends its output, does not
-// hold up who deletes it.
+// hold up who deletes it, nor who waits for it, and its machine ends.
 func TestAgentThatKeepsStreamsOpen(t *testing.T) {
-	h := harness.New(t)
-	id, command := runHostile(h, "end")
-	h.Must("delete", "--force", id)
-	if code := h.Wait(command); code != 128+9 {
-		t.Errorf("exit code %d, want 137", code)
-	}
+	program := buildHostile(t)
+	t.Run("delete", func(t *testing.T) {
+		h := harness.New(t)
+		id, command := runHostile(h, program, "end")
+		h.Must("delete", "--force", id)
+		if code := h.Wait(command); code != 128+9 {
+			t.Errorf("exit code %d, want 137", code)
+		}
+	})
+	t.Run("attached", func(t *testing.T) {
+		h := harness.New(t)
+		id, command := runHostile(h, program, "end")
+		h.Must("kill", id, "KILL")
+		if code := h.Wait(command); code != 128+9 {
+			t.Errorf("exit code %d, want 137", code)
+		}
+		if result := h.Run("state", id); result.Code == 0 {
+			t.Errorf("it is still there: %s", result.Stdout)
+		}
+	})
+	t.Run("detached", func(t *testing.T) {
+		h := harness.New(t)
+		hostileGuest(h, program, "end", 100)
+		d := detach(h, bundle.Spec("/bin/true"))
+		h.WaitText(d.output, "endless output\n")
+		machine := process(h, "qemu-system").PID
+		h.Must("kill", d.id, "KILL")
+		if code := h.Reap(d.pid); code != 128+9 {
+			t.Errorf("exit code %d, want 137", code)
+		}
+		h.WaitExit(machine)
+		h.Must("delete", d.id)
+	})
 }
 
 // runHostile runs a container of an agent that lies, whose output is read as far
 // as its first line, and returns the running command.
-func runHostile(h *harness.Host, kind string) (id string, command *exec.Cmd) {
+func runHostile(h *harness.Host, program, kind string) (id string, command *exec.Cmd) {
 	h.T.Helper()
-	hostileGuest(h, buildHostile(h.T), kind, 100)
+	hostileGuest(h, program, kind, 100)
 	id = h.ID()
 	command = h.Command("run", "-b", h.Bundle(bundle.Spec("/bin/true")), id)
 	reader, writer, err := os.Pipe()

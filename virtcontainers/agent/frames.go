@@ -118,7 +118,11 @@ func (c *checkedConn) bound(ctx context.Context, request *ttrpc.Request, respons
 	})
 	defer stop()
 	defer close(returned)
-	return invoke(ctx, request, response)
+	err := invoke(ctx, request, response)
+	if err != nil && errors.Is(err, ctx.Err()) { // which says less than the cause
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // fail notes what ends the connection; the first counts.

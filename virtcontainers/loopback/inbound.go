@@ -12,6 +12,7 @@ import (
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/protocol/relay"
+	"kata-runtime/virtcontainers/accept"
 	"kata-runtime/virtcontainers/osthread"
 )
 
@@ -41,9 +42,11 @@ func (l *Loopback) takeInbound(services []Service) error {
 		}
 		return err
 	}
-	l.inbound, l.steering = listeners, steering
+	l.steering = steering
 	for _, listener := range listeners {
-		l.background.Go(func() { l.serveInbound(listener) })
+		patient := accept.Patiently(listener, l.log)
+		l.inbound = append(l.inbound, patient)
+		l.background.Go(func() { l.serveInbound(patient) })
 	}
 	return nil
 }
@@ -101,28 +104,15 @@ func bindEarly(network, _ string, raw syscall.RawConn) error {
 }
 
 // serveInbound accepts connections until the listener is closed.
-func (l *Loopback) serveInbound(listener *net.TCPListener) {
-	slots := make(chan struct{}, maxInbound)
-	ended := make(chan struct{}, 1) // holds a token when a connection has ended
+func (l *Loopback) serveInbound(listener *accept.Listener) {
+	slots := make(chan struct{}, max(1, accept.AtMost(2*maxInbound)/2))
 	for {
 		select {
 		case slots <- struct{}{}:
 		case <-l.life.Done():
 			return
 		}
-		conn, err := listener.AcceptTCP()
-		if errors.Is(err, unix.ECONNABORTED) {
-			<-slots // the client has gone
-			continue
-		}
-		if (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)) && len(slots) > 1 {
-			<-slots
-			select {
-			case <-ended: // it has given back what is lacking
-			case <-l.life.Done():
-			}
-			continue
-		}
+		conn, err := listener.Accept()
 		if err != nil {
 			if l.life.Err() == nil {
 				l.log.Error("connections to localhost in the pod's network namespace reach the guest no more", "error", err)
@@ -130,14 +120,13 @@ func (l *Loopback) serveInbound(listener *net.TCPListener) {
 			return
 		}
 		l.background.Go(func() {
-			defer func() {
-				<-slots
-				select {
-				case ended <- struct{}{}:
-				default:
-				}
-			}()
-			if err := l.forward(relay.TCPSocket{TCPConn: conn}); err != nil {
+			defer func() { <-slots }()
+			tcp, ok := conn.(*net.TCPConn)
+			if !ok { // a listener of TCP has no other
+				conn.Close()
+				return
+			}
+			if err := l.forward(relay.TCPSocket{TCPConn: tcp}); err != nil {
 				l.log.Debug("connection to localhost of the pod ended", "to", conn.LocalAddr(), "error", err)
 			}
 		})

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol/relay"
+	"kata-runtime/virtcontainers/accept"
 )
 
 // Dial reaches a vsock port of the guest.
@@ -43,6 +44,8 @@ type Loopback struct {
 	namespace *os.File
 	dial      Dial
 	token     string
+	// maxConnections and maxGreeting of this process. The latter is the smaller one.
+	connectionLimit, greetingLimit int
 
 	life       context.Context //nolint:containedctx // the pod's own life, not a caller's
 	end        context.CancelFunc
@@ -50,7 +53,7 @@ type Loopback struct {
 	closing    sync.Once
 	closeErr   error
 
-	inbound  []*net.TCPListener // in the namespace
+	inbound  []*accept.Listener // in the namespace
 	steering *steering          // nil: no connection made there reaches the guest
 
 	mu       sync.Mutex // guards what follows
@@ -66,7 +69,8 @@ func NewToken() string { return (rand.Text() + rand.Text())[:relay.TokenLength] 
 // those of the guest come with Serve. Where the host's kernel cannot hand over
 // the former it says so in the log, and does without. Close ends everything.
 func New(options Options) (_ *Loopback, err error) {
-	l := &Loopback{log: options.Log, dial: options.Dial, token: options.Token}
+	l := &Loopback{log: options.Log, dial: options.Dial, token: options.Token, connectionLimit: accept.AtMost(maxConnections)}
+	l.greetingLimit = min(maxGreeting, max(1, l.connectionLimit/2))
 	if l.token == "" {
 		l.token = NewToken()
 	}

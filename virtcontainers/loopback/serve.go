@@ -15,12 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol/relay"
+	"kata-runtime/virtcontainers/accept"
 )
 
 const (
 	// maxConnections bounds the connections of the guest that are open at a
 	// time. The agent makes further ones wait, or ends an old flow of datagrams,
-	// long before.
+	// long before. A process that may have few descriptors takes fewer.
 	maxConnections = 1024
 	// maxGreeting bounds the connections whose header has not come yet. An
 	// honest agent sends it at once, and has fewer of them; when there are too
@@ -39,9 +40,10 @@ const (
 // errRefused is wrapped by errors about connections that no honest agent makes.
 var errRefused = errors.New("refused a connection of the guest")
 
-// Serve takes connections of the guest from listener until that or l is closed,
-// or the listener fails. It closes the listener.
-func (l *Loopback) Serve(listener net.Listener) error {
+// Serve takes connections of the guest until the listener or l is closed, or the
+// listener fails for good. It closes it.
+func (l *Loopback) Serve(guest net.Listener) error {
+	listener := accept.Patiently(guest, l.log)
 	stop := context.AfterFunc(l.life, func() { listener.Close() })
 	defer stop()
 	defer listener.Close()
@@ -71,10 +73,10 @@ func (l *Loopback) Serve(listener net.Listener) error {
 func (l *Loopback) admit(conn net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.life.Err() != nil || l.open >= maxConnections {
+	if l.life.Err() != nil || l.open >= l.connectionLimit {
 		return false
 	}
-	if len(l.greeting) >= maxGreeting {
+	if len(l.greeting) >= l.greetingLimit {
 		l.greeting[0].Close()
 		l.greeting = l.greeting[1:]
 	}

@@ -125,9 +125,9 @@ func (n *Network) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, rule := range snapshot.LeftOut {
-		if !slices.Contains(n.leftOut, rule) {
-			n.options.Log.Warn("a routing rule of the network namespace is not in the guest", "rule", rule)
+	for _, text := range snapshot.LeftOut {
+		if !slices.Contains(n.leftOut, text) {
+			n.options.Log.Warn("a route or rule of the network namespace is not in the guest", "what", text)
 		}
 	}
 	n.leftOut = snapshot.LeftOut

@@ -15,37 +15,53 @@ import (
 )
 
 // scanRoutes lists the routes that the guest's kernel would not make by itself
-// for the same addresses. names has the interfaces that the guest has.
-func (n *Namespace) scanRoutes(names map[int]string) ([]*protocol.NetworkRoute, error) {
-	// A table of 0 stands for all.
-	list, err := n.netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+// for the same addresses, and describes those that the guest cannot be told of.
+// names has the interfaces that the guest has.
+func (n *Namespace) scanRoutes(names map[int]string) (routes []*protocol.NetworkRoute, leftOut []string, err error) {
+	list, err := n.listRoutes()
 	if err != nil {
-		return nil, fmt.Errorf("list the routes of network namespace %s: %w", n.file.Name(), err)
+		return nil, nil, err
 	}
-	var routes []*protocol.NetworkRoute
 	for i := range list {
-		if !isConfigured(&list[i]) {
+		m := &list[i]
+		if !m.isConfigured() {
 			continue
 		}
-		if route := describeRoute(&list[i], names); route != nil {
+		route, err := describeRoute(m, names)
+		if err != nil {
+			return nil, nil, err
+		}
+		if why := m.unknown(); route != nil && why != "" {
+			leftOut = append(leftOut, fmt.Sprintf("route to %s of table %d (%s)", routeDestination(route), route.GetTable(), why))
+		} else if route != nil {
 			routes = append(routes, route)
 		}
 	}
-	return routes, nil
+	return routes, leftOut, nil
 }
 
-func isConfigured(r *netlink.Route) bool {
-	if r.Family != unix.AF_INET && r.Family != unix.AF_INET6 {
+func routeDestination(r *protocol.NetworkRoute) string {
+	if len(r.GetDestination()) == 0 {
+		return "default"
+	}
+	return fmt.Sprintf("%v/%d", net.IP(r.GetDestination()), r.GetPrefixLength())
+}
+
+func (m *routeMessage) isConfigured() bool {
+	if m.Family != unix.AF_INET && m.Family != unix.AF_INET6 {
 		return false // of a multicast router
 	}
-	switch r.Protocol {
+	if m.Flags&unix.RTM_F_CLONED != 0 {
+		return false // what the kernel has learnt of one destination
+	}
+	switch m.Protocol {
 	case unix.RTPROT_KERNEL, unix.RTPROT_RA, unix.RTPROT_REDIRECT:
 		return false // follow from addresses, or from what the guest hears itself
 	}
-	if r.Table == unix.RT_TABLE_LOCAL && r.Type != unix.RTN_LOCAL {
+	if m.table() == unix.RT_TABLE_LOCAL && m.Type != unix.RTN_LOCAL {
 		return false
 	}
-	switch r.Type {
+	switch m.Type {
 	case unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST:
 		return false
 	}
@@ -53,43 +69,45 @@ func isConfigured(r *netlink.Route) bool {
 }
 
 // describeRoute returns nil for a route over interfaces that the guest lacks.
-func describeRoute(r *netlink.Route, names map[int]string) *protocol.NetworkRoute {
+func describeRoute(m *routeMessage, names map[int]string) (*protocol.NetworkRoute, error) {
 	route := &protocol.NetworkRoute{
-		Family: uint32(r.Family), Table: uint32(r.Table), Type: uint32(r.Type), Scope: uint32(r.Scope),
-		Protocol: uint32(r.Protocol), Priority: uint32(r.Priority), Tos: uint32(r.Tos), Source: canonical(r.Src),
-		Mtu: uint32(r.MTU), MtuLocked: r.MTULock,
+		Family: uint32(m.Family), Table: m.table(), Type: uint32(m.Type), Scope: uint32(m.Scope),
+		Protocol: uint32(m.Protocol), Priority: m.number(unix.RTA_PRIORITY), Tos: uint32(m.Tos),
+		Source: sized(m.attributes[unix.RTA_PREFSRC], int(m.Family)),
 	}
-	if r.Dst != nil {
-		if ones, _ := r.Dst.Mask.Size(); ones > 0 {
-			route.Destination, route.PrefixLength = sized(r.Dst.IP, r.Family), uint32(ones)
-		}
+	if preference := m.attributes[unix.RTA_PREF]; len(preference) > 0 {
+		route.Preference = uint32(preference[0])
 	}
-	switch r.Type {
+	var err error
+	if route.Metrics, route.CongestionControl, err = m.metrics(); err != nil {
+		return nil, err
+	}
+	if m.Dst_len > 0 {
+		route.Destination, route.PrefixLength = sized(m.attributes[unix.RTA_DST], int(m.Family)), uint32(m.Dst_len)
+	}
+	switch m.Type {
 	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT, unix.RTN_THROW:
-		return route // IPv6 has them on lo
+		return route, nil // IPv6 has them on lo
 	}
-	hops := r.MultiPath
-	if len(hops) == 0 {
-		hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Flags: r.Flags, Via: r.Via}}
+	hops, err := m.hops()
+	if err != nil {
+		return nil, err
 	}
 	for _, h := range hops {
-		name, known := names[h.LinkIndex]
-		if h.LinkIndex != 0 && !known {
+		name, known := names[h.index]
+		if h.index != 0 && !known {
 			continue
 		}
-		hop := &protocol.NetworkHop{Interface: name, Gateway: sized(h.Gw, r.Family), OnLink: h.Flags&unix.RTNH_F_ONLINK != 0}
-		if via, ok := h.Via.(*netlink.Via); ok {
-			hop.Gateway = sized(via.Addr, via.AddrFamily)
-		}
-		if len(r.MultiPath) > 0 {
-			hop.Weight = uint32(h.Hops) + 1
+		hop := &protocol.NetworkHop{Interface: name, OnLink: h.flags&unix.RTNH_F_ONLINK != 0, Weight: uint32(h.weight)}
+		if hop.Gateway, err = h.gateway(m.Family); err != nil {
+			return nil, err
 		}
 		route.Hops = append(route.Hops, hop)
 	}
-	if len(route.Hops) == 0 {
-		return nil
+	if len(route.GetHops()) == 0 {
+		return nil, nil
 	}
-	return route
+	return route, nil
 }
 
 // sized is an address with as many bytes as its family has; nil for none.
@@ -116,6 +134,7 @@ func (n *Namespace) scanNeighbours(names map[int]string) ([]*protocol.NetworkNei
 			if !proxy {
 				neighbour.Mac = entry.HardwareAddr
 			}
+			neighbour.Router = entry.Flags&unix.NTF_ROUTER != 0
 			neighbours = append(neighbours, neighbour)
 		}
 	}
@@ -175,7 +194,7 @@ func (n *Namespace) scanRules() (rules []*protocol.NetworkRule, leftOut []string
 				continue
 			}
 			if why := details[i].unknown; why != "" {
-				leftOut = append(leftOut, fmt.Sprintf("%v (%s)", r, why))
+				leftOut = append(leftOut, fmt.Sprintf("routing rule %v (%s)", r, why))
 				continue
 			}
 			rules = append(rules, describeRule(&r, family))

@@ -38,7 +38,7 @@ type Snapshot struct {
 	Routes     []*protocol.NetworkRoute
 	Neighbours []*protocol.NetworkNeighbour
 	Rules      []*protocol.NetworkRule
-	// LeftOut describes the rules that the guest cannot be told of.
+	// LeftOut describes the routes and rules that the guest cannot be told of.
 	LeftOut []string
 	// Unsupported are interfaces that are up and cannot be connected, each as an
 	// error that names it and wraps ErrUnsupported.
@@ -114,13 +114,14 @@ func (n *Namespace) scan(ours func(int) bool) (*Snapshot, error) {
 			})
 		}
 	}
-	if s.Routes, err = n.scanRoutes(names); err != nil {
+	if s.Routes, s.LeftOut, err = n.scanRoutes(names); err != nil {
 		return nil, err
 	}
 	if s.Neighbours, err = n.scanNeighbours(names); err != nil {
 		return nil, err
 	}
-	s.Rules, s.LeftOut, err = n.scanRules()
+	rules, leftOut, err := n.scanRules()
+	s.Rules, s.LeftOut = rules, append(s.LeftOut, leftOut...)
 	return s, err
 }
 
@@ -228,13 +229,15 @@ func (n *Namespace) scanAddresses(link netlink.Link) ([]*protocol.NetworkAddress
 	}
 	var addresses []*protocol.NetworkAddress
 	for _, a := range list {
-		if a.IP.To4() == nil && a.Flags&unix.IFA_F_PERMANENT == 0 {
+		if a.IP.To4() == nil && a.Flags&unix.IFA_F_PERMANENT == 0 && a.Flags&(unix.IFA_F_MANAGETEMPADDR|unix.IFA_F_TEMPORARY) != 0 {
 			continue // from a router's advertisement, which the guest hears itself
 		}
 		ones, _ := a.Mask.Size()
 		address := &protocol.NetworkAddress{
 			Address: canonical(a.IP), PrefixLength: uint32(ones), Broadcast: canonical(a.Broadcast),
 			Scope: uint32(a.Scope), NoPrefixRoute: a.Flags&unix.IFA_F_NOPREFIXROUTE != 0,
+			Deprecated: a.Flags&unix.IFA_F_DEPRECATED != 0, HomeAddress: a.Flags&unix.IFA_F_HOMEADDRESS != 0,
+			JoinMulticast: a.Flags&unix.IFA_F_MCAUTOJOIN != 0,
 		}
 		if a.Label != link.Attrs().Name {
 			address.Label = a.Label
@@ -248,34 +251,58 @@ func (n *Namespace) scanAddresses(link netlink.Link) ([]*protocol.NetworkAddress
 	return addresses, nil
 }
 
-// findPrefixRoutes marks the addresses whose prefix has no route of the kernel's
-// any more: CNI's ptp plugin puts its own in its place, and the guest's kernel
-// would make it again and, with IPv6, prefer it.
+// findPrefixRoutes notes the priority of the routes that the kernel has made of
+// addresses, and marks those whose prefix has none any more: CNI's ptp plugin
+// puts its own in its place, and the guest's kernel would make it again and, with
+// IPv6, prefer it.
 func (n *Namespace) findPrefixRoutes(link netlink.Link, addresses []*protocol.NetworkAddress) error {
 	list, err := n.netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index},
 		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF) // a table of 0 stands for all: a VRF has its own
 	if err != nil {
 		return fmt.Errorf("list the routes of interface %s: %w", link.Attrs().Name, err)
 	}
-	made := map[string]bool{}
+	made := map[string]int{} // priorities
 	for _, r := range list {
 		if r.Protocol == unix.RTPROT_KERNEL && r.Table != unix.RT_TABLE_LOCAL && r.Dst != nil {
 			ones, _ := r.Dst.Mask.Size()
-			made[prefix(r.Dst.IP, ones)] = true
+			made[prefix(r.Dst.IP, ones)] = r.Priority
 		}
 	}
 	for _, a := range addresses {
-		// With a peer it is the peer's with IPv4, and one or both with IPv6. A
-		// single IPv4 address has none.
+		// A single IPv4 address has none.
 		bits, ones := 8*len(a.GetAddress()), int(a.GetPrefixLength())
-		if len(a.GetPeer()) == 0 && len(a.GetAddress()) == net.IPv4len && ones == bits {
+		if a.GetNoPrefixRoute() || len(a.GetPeer()) == 0 && len(a.GetAddress()) == net.IPv4len && ones == bits {
 			continue
 		}
-		if !made[prefix(a.GetAddress(), ones)] && (len(a.GetPeer()) == 0 || !made[prefix(a.GetPeer(), ones)] && !made[prefix(a.GetPeer(), bits)]) {
-			a.NoPrefixRoute = true
+		a.NoPrefixRoute = true
+		for _, network := range prefixRoutes(a) {
+			if priority, ok := made[network]; ok {
+				a.NoPrefixRoute, a.PrefixRoutePriority = false, changedPriority(a, priority)
+				break
+			}
 		}
 	}
 	return nil
+}
+
+// prefixRoutes are the networks to which the kernel may make a route of an
+// address. With a peer it is the peer's with IPv4, and one or both with IPv6.
+func prefixRoutes(a *protocol.NetworkAddress) []string {
+	ones := int(a.GetPrefixLength())
+	networks := []string{prefix(a.GetAddress(), ones)}
+	if len(a.GetPeer()) > 0 {
+		networks = append(networks, prefix(a.GetPeer(), ones), prefix(a.GetPeer(), 8*len(a.GetPeer())))
+	}
+	return networks
+}
+
+// changedPriority is 0 for what the kernel gives the route of an address.
+func changedPriority(a *protocol.NetworkAddress, priority int) uint32 {
+	const ipv6Priority = 256 // IP6_RT_PRIO_ADDRCONF
+	if len(a.GetAddress()) == net.IPv6len && priority == ipv6Priority {
+		return 0
+	}
+	return uint32(priority)
 }
 
 // prefix is a network in words.

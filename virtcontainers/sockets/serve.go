@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"kata-runtime/guest/protocol/relay"
+	"kata-runtime/virtcontainers/accept"
 )
 
 const (
@@ -21,9 +22,10 @@ const (
 	greetingTimeout = 20 * time.Second
 )
 
-// Serve takes connections of the guest from l until l or the relay is closed,
-// or l fails. It closes l.
-func (r *Relay) Serve(l net.Listener) error {
+// Serve takes connections of the guest until the listener or the relay is closed,
+// or the listener fails for good. It closes it.
+func (r *Relay) Serve(listener net.Listener) error {
+	l := accept.Patiently(listener, r.log)
 	stop := context.AfterFunc(r.life, func() { l.Close() })
 	defer stop()
 	defer l.Close()
@@ -118,7 +120,7 @@ func (r *Relay) admit(id string) (*Container, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r.connections >= maxConnections || c.open >= maxPerContainer {
+	if r.connections >= r.connectionLimit || c.open >= r.containerLimit {
 		return nil, fmt.Errorf("%w: container %s has %d connections, the pod %d", errRefused, id, c.open, r.connections)
 	}
 	r.connections++

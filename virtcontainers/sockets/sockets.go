@@ -14,13 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/accept"
 	"kata-runtime/virtcontainers/share"
 )
 
 const (
 	// maxConnections bounds a pod's relayed connections, maxPerContainer those
 	// of one container: the agent makes further ones wait, so that a guest that
-	// exceeds this is not the agent's.
+	// exceeds this is not the agent's. A process that may have few descriptors
+	// takes fewer.
 	maxConnections  = 512
 	maxPerContainer = 160
 	// maxConnecting bounds a container's connections that wait for a server.
@@ -32,6 +34,8 @@ const (
 type Relay struct {
 	log   *slog.Logger
 	token string
+	// maxConnections and maxPerContainer of this process.
+	connectionLimit, containerLimit int
 
 	life       context.Context //nolint:containedctx // the relay's own life, not a caller's
 	end        context.CancelFunc
@@ -47,7 +51,10 @@ type Relay struct {
 
 // New returns a relay. Close ends it.
 func New(log *slog.Logger) *Relay {
-	r := &Relay{log: log, token: newToken(), containers: map[string]*Container{}}
+	r := &Relay{
+		log: log, token: newToken(), containers: map[string]*Container{},
+		connectionLimit: accept.AtMost(maxConnections), containerLimit: accept.AtMost(maxPerContainer),
+	}
 	r.life, r.end = context.WithCancel(context.Background())
 	return r
 }

@@ -10,34 +10,54 @@ import (
 // copySize is how much is moved at once, in bytes.
 const copySize = 1 << 20
 
-// copyStream moves bytes until src ends or dst takes no more. It works on
-// descriptors of either mode, blocking or not, and never changes it: those of
-// the caller are shared with other processes. passed counts bytes when set.
-func copyStream(to, from int, passed *atomic.Uint64) {
+// flow tells of a stream that is being copied.
+type flow struct {
+	passed atomic.Uint64 // bytes that were written
+	// busy is set before bytes are read, until they were written and counted.
+	busy atomic.Bool
+}
+
+// await waits for bytes to read, and lets nobody take the stream for silent from
+// then on.
+func (f *flow) await(from int) error {
+	f.busy.Store(false)
+	err := await(from, unix.POLLIN)
+	f.busy.Store(true)
+	return err
+}
+
+// copyStream moves bytes until src ends or dst takes no more, and counts them. It
+// works on descriptors of either mode, blocking or not, and never changes it:
+// those of the caller are shared with other processes.
+func copyStream(to, from int, flow *flow) {
 	if !isPipe(to) || !isPipe(from) {
 		// Between a pipe and anything else, splice(2) waits with the pipe
 		// locked, so that its other end hangs; and it notes a file's offset
 		// before it waits, so that it overwrites what another process that
 		// shares the offset has written meanwhile.
-		copyThrough(to, from, passed)
+		copyThrough(to, from, flow)
 		return
 	}
+	defer flow.busy.Store(false)
 	for {
+		if err := flow.await(from); err != nil {
+			return
+		}
 		n, err := unix.Splice(from, nil, to, nil, copySize, unix.SPLICE_F_MOVE)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
 			// Which of the two is not ready is not said: wait for both.
-			if await(from, unix.POLLIN) != nil || await(to, unix.POLLOUT) != nil {
+			if await(to, unix.POLLOUT) != nil {
 				return
 			}
 		case errors.Is(err, unix.EINVAL):
-			copyThrough(to, from, passed) // the same pipe, or one opened to append
+			copyThrough(to, from, flow) // the same pipe, or one opened to append
 			return
 		case err != nil || n == 0:
 			return
 		default:
-			count(passed, n)
+			flow.passed.Add(uint64(n))
 		}
 	}
 }
@@ -48,9 +68,13 @@ func isPipe(fd int) bool {
 }
 
 // copyThrough is copyStream by way of a buffer.
-func copyThrough(to, from int, passed *atomic.Uint64) {
+func copyThrough(to, from int, flow *flow) {
 	buffer := make([]byte, 64<<10)
+	defer flow.busy.Store(false)
 	for {
+		if err := flow.await(from); err != nil {
+			return
+		}
 		n, err := retry(from, unix.POLLIN, func() (int, error) { return unix.Read(from, buffer) })
 		if err != nil || n == 0 {
 			return
@@ -61,7 +85,7 @@ func copyThrough(to, from int, passed *atomic.Uint64) {
 				return
 			}
 			rest = rest[written:]
-			count(passed, int64(written))
+			flow.passed.Add(uint64(written))
 		}
 	}
 }
@@ -87,11 +111,5 @@ func await(fd int, events int16) error {
 		if !errors.Is(err, unix.EINTR) {
 			return err
 		}
-	}
-}
-
-func count(passed *atomic.Uint64, n int64) {
-	if passed != nil {
-		passed.Add(uint64(n))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/console"
@@ -33,7 +32,7 @@ func TestCopyToAFileThatOthersWriteTo(t *testing.T) {
 	defer file.Close()
 	reader, writer := pipe(t)
 	done := make(chan struct{})
-	var passed atomic.Uint64
+	var passed flow
 	go func() {
 		defer close(done)
 		copyStream(int(file.Fd()), int(reader.Fd()), &passed)
@@ -55,8 +54,8 @@ func TestCopyToAFileThatOthersWriteTo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != len(want) || strings.Count(string(got), "caller ") != 3 || passed.Load() != uint64(len("one two three ")) {
-		t.Errorf("the file holds %q, %d bytes passed; something was overwritten", got, passed.Load())
+	if len(got) != len(want) || strings.Count(string(got), "caller ") != 3 || passed.passed.Load() != uint64(len("one two three ")) {
+		t.Errorf("the file holds %q, %d bytes passed; something was overwritten", got, passed.passed.Load())
 	}
 }
 
@@ -66,7 +65,7 @@ func TestCopyFromPipeToPipe(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		copyStream(int(toWriter.Fd()), int(fromReader.Fd()), nil)
+		copyStream(int(toWriter.Fd()), int(fromReader.Fd()), &flow{})
 		toWriter.Close()
 	}()
 	text := strings.Repeat("0123456789", 30000) // more than a pipe holds
@@ -105,7 +104,7 @@ func TestCopyFromATerminalDoesNotHoldThePipe(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		copyStream(int(writer.Fd()), int(slave.Fd()), nil)
+		copyStream(int(writer.Fd()), int(slave.Fd()), &flow{})
 	}()
 	for _, line := range []string{"one\n", "two\n", "three\n"} {
 		if _, err := terminal.Write([]byte(line)); err != nil {

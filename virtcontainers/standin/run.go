@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,8 +16,9 @@ import (
 	"kata-runtime/virtcontainers/supervisor"
 )
 
-// drainTimeout is how long, after the exit, a detached stand-in waits for a
-// reader that takes nothing of the output.
+// drainTimeout is how long, after the exit, a stand-in waits for a guest of which
+// no byte comes though everything before was taken, and a detached one for a
+// reader that takes nothing. It may be twice as long.
 const drainTimeout = 10 * time.Second
 
 // standIn is the process's state.
@@ -26,10 +26,17 @@ type standIn struct {
 	settings settings
 	channel  *channel.Conn
 
-	output   []chan struct{} // each closed when one output stream has ended
-	progress atomic.Uint64   // bytes of output passed on
+	output   []*output
+	patience time.Duration // drainTimeout
 
 	sizing sync.Mutex // held while the terminal's size is read and sent
+}
+
+// output is one of a container's output streams.
+type output struct {
+	from *os.File
+	done chan struct{} // closed when it has ended
+	flow
 }
 
 // Run is a stand-in's whole life, in the process that Start forked. It returns
@@ -66,7 +73,7 @@ func load() (*standIn, error) {
 	if _, err := file.ReadAt(data, 0); err != nil {
 		return nil, fmt.Errorf("read the settings: %w", err)
 	}
-	s := &standIn{}
+	s := &standIn{patience: drainTimeout}
 	if err := json.Unmarshal(data, &s.settings); err != nil {
 		return nil, fmt.Errorf("decode the settings: %w", err)
 	}
@@ -115,7 +122,7 @@ func (s *standIn) connect(names []string, files []*os.File) {
 		switch stream := files[i]; name {
 		case "stdin":
 			go func() {
-				copyStream(int(stream.Fd()), unix.Stdin, nil)
+				copyStream(int(stream.Fd()), unix.Stdin, &flow{})
 				stream.Close() // end of file
 			}()
 		case "stdout", "stderr":
@@ -123,11 +130,11 @@ func (s *standIn) connect(names []string, files []*os.File) {
 			if name == "stderr" {
 				to = unix.Stderr
 			}
-			done := make(chan struct{})
-			s.output = append(s.output, done)
+			o := &output{from: stream, done: make(chan struct{})}
+			s.output = append(s.output, o)
 			go func() {
-				defer close(done)
-				copyStream(to, int(stream.Fd()), &s.progress)
+				defer close(o.done)
+				copyStream(to, int(stream.Fd()), &o.flow)
 				stream.Close() // the container's next write fails, as on a broken pipe
 			}()
 		}
@@ -135,7 +142,10 @@ func (s *standIn) connect(names []string, files []*os.File) {
 }
 
 // drain waits for the output's end: as long as it takes when somebody is
-// attached, otherwise as long as bytes flow, or the supervisor is there.
+// attached and does not read, otherwise as long as bytes flow, and in any case as
+// long as the supervisor is there. A guest that has told of the exit has nothing
+// left to wait for: one that is silent then and does not end a stream is given
+// up.
 func (s *standIn) drain() {
 	gone := make(chan struct{})
 	go func() {
@@ -147,25 +157,45 @@ func (s *standIn) drain() {
 			}
 		}
 	}()
-	ticker := time.NewTicker(drainTimeout)
+	s.takeRest(gone)
+}
+
+func (s *standIn) takeRest(gone <-chan struct{}) {
+	ticker := time.NewTicker(s.patience)
 	defer ticker.Stop()
-	for _, done := range s.output {
-		before := s.progress.Load()
+	for _, o := range s.output {
+		before := o.passed.Load()
 		for waiting := true; waiting; {
 			select {
-			case <-done:
+			case <-o.done:
 				waiting = false
 			case <-gone:
 				return
 			case <-ticker.C:
-				now := s.progress.Load()
-				if now == before && !s.settings.Attached {
-					return
+				silent := o.isSilent()
+				now := o.passed.Load()
+				if now == before && (silent || !s.settings.Attached) {
+					waiting = false
 				}
 				before = now
 			}
 		}
 	}
+}
+
+// isSilent tells whether everything that has come was passed on.
+func (o *output) isSilent() bool {
+	raw, err := o.from.SyscallConn()
+	if err != nil {
+		return true // it has ended
+	}
+	ready := false
+	err = raw.Control(func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		ready = err != nil || n > 0
+	})
+	// In this order: what is not there to be read any more has made it busy.
+	return err != nil || !ready && !o.busy.Load()
 }
 
 // forward reports a received signal to the supervisor.

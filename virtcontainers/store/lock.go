@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -119,22 +123,65 @@ func flockContext(ctx context.Context, file *os.File) error {
 	}
 }
 
-// lockDirectory opens a directory and locks it. Closing it unlocks. A directory
-// that is not there, or not any more once the lock is taken, is
-// fs.ErrNotExist.
-func lockDirectory(path string) (*os.File, error) {
+// lockPatience bounds the wait for a directory's lock, which is held for a few
+// file operations.
+const lockPatience = 30 * time.Second
+
+// lockDirectory opens a directory and locks it, unless somebody else has the lock
+// for longer than patience. Closing it unlocks. A directory that is not there, or
+// not any more once the lock is taken, is fs.ErrNotExist.
+func lockDirectory(path string, patience time.Duration) (*os.File, error) {
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
-	err = flock(dir, unix.LOCK_EX)
-	if err == nil {
-		err = stillNamed(dir, path)
-	}
+	info, err := dir.Stat()
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, fmt.Errorf("not free after %v", patience))
+	defer cancel()
+	if err := flockContext(ctx, dir); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("lock %s: %w: %s has it", path, context.Cause(ctx), holder(info))
+		}
+		return nil, err
+	}
+	if err := stillNamed(dir, path); err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
 	return dir, nil
+}
+
+// holder names the process that has the lock of a file, as far as the kernel tells.
+func holder(info fs.FileInfo) string {
+	const unknown = "a process that is not known"
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return unknown
+	}
+	data, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return unknown
+	}
+	for line := range strings.Lines(string(data)) {
+		// "1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF", proc_locks(5);
+		// those that wait have "->" after the number.
+		fields := strings.Fields(line)
+		if len(fields) < 6 || fields[1] != "FLOCK" || !strings.HasSuffix(fields[5], ":"+strconv.FormatUint(stat.Ino, 10)) {
+			continue
+		}
+		pid, err := strconv.Atoi(fields[4])
+		if err != nil || pid <= 0 { // of another PID namespace
+			return unknown
+		}
+		name, err := os.ReadFile("/proc/" + fields[4] + "/comm")
+		if err != nil {
+			return "process " + fields[4] + ", which has ended, or a child of it,"
+		}
+		return fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(name)))
+	}
+	return unknown
 }
 
 func stillNamed(dir *os.File, path string) error {

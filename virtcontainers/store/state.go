@@ -23,6 +23,8 @@ var (
 	ErrVersion = errors.New("state was written by a newer version of the runtime")
 	// ErrDamaged: the state file cannot be parsed. Remove still works.
 	ErrDamaged = errors.New("state file is damaged")
+	// ErrUnsafe: a directory for state is somebody else's.
+	ErrUnsafe = errors.New("unsafe directory")
 	// ErrInvalidID: the id cannot name a directory.
 	ErrInvalidID = errors.New("invalid container ID format")
 )

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -45,13 +46,21 @@ func (s *Store) Reserve(id string) (*Entry, error) {
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return nil, fmt.Errorf("reserve container %s: %w", id, err)
 	}
+	if err := checkOwner(s.root); err != nil {
+		return nil, fmt.Errorf("reserve container %s: %w", id, err)
+	}
 	entry.incarnation = rand.Text()
 	for {
 		made, err := makeDirectory(entry.dir)
 		if err != nil {
 			return nil, fmt.Errorf("reserve container %s: %w", id, err)
 		}
-		dir, err := lockDirectory(entry.dir)
+		if !made {
+			if err := checkOwner(entry.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("reserve container %s: %w", id, err)
+			}
+		}
+		dir, err := lockDirectory(entry.dir, lockPatience)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a Remove was faster
 		}
@@ -66,6 +75,29 @@ func (s *Store) Reserve(id string) (*Entry, error) {
 		}
 		return entry, nil
 	}
+}
+
+// checkOwner refuses a directory that somebody else has made, or can write to:
+// whoever can replace the state and the sockets of a container has what this
+// process can do.
+func checkOwner(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.IsDir() {
+		return fmt.Errorf("%w: %s is no directory", ErrUnsafe, dir)
+	}
+	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w: %s belongs to user %d: give it to the user of the runtime (chown), or use another one (--root)",
+			ErrUnsafe, dir, stat.Uid)
+	}
+	const others = 0o022
+	if info.Mode().Perm()&others != 0 && info.Mode()&fs.ModeSticky == 0 {
+		return fmt.Errorf("%w: %s can be written to by others (mode %v): take that from them (chmod go-w)", ErrUnsafe, dir, info.Mode())
+	}
+	return nil
 }
 
 func makeDirectory(dir string) (made bool, err error) {

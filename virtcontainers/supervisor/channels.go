@@ -29,9 +29,9 @@ type commandChannel struct {
 // processKey names a process; an empty process is the container's init.
 type processKey struct{ container, process string }
 
-func (s *server) accept(listener *net.UnixListener) {
+func (s *server) accept(listener net.Listener) {
 	for {
-		conn, err := listener.AcceptUnix()
+		conn, err := listener.Accept()
 		if err != nil {
 			if !errors.Is(err, net.ErrClosed) {
 				s.log.Error("accept a channel", "error", err)
@@ -39,7 +39,12 @@ func (s *server) accept(listener *net.UnixListener) {
 			}
 			return
 		}
-		s.background.Go(func() { s.serveCommand(channel.FromConn(conn)) })
+		packets, ok := conn.(*net.UnixConn)
+		if !ok { // the listener has no other
+			conn.Close()
+			continue
+		}
+		s.background.Go(func() { s.serveCommand(channel.FromConn(packets)) })
 	}
 }
 

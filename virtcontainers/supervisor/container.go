@@ -31,6 +31,7 @@ type container struct {
 	hookState []byte
 	finished  chan struct{}  // closed when its end is recorded and its output taken
 	execs     sync.WaitGroup // its other processes, until their output is taken
+	overdue   chan struct{}  // closed killTimeout after its end: the others' ends are known by then
 
 	// What follows is guarded by the server's mu.
 	id      string                    // empty: the pod's first, which was not asked for yet
@@ -55,7 +56,10 @@ type container struct {
 }
 
 func newContainer(entry *store.Entry) *container {
-	return &container{entry: entry, finished: make(chan struct{}), gone: make(chan struct{}), execStandIns: make(map[int]*standIn)}
+	return &container{
+		entry: entry, finished: make(chan struct{}), gone: make(chan struct{}), overdue: make(chan struct{}),
+		execStandIns: make(map[int]*standIn),
+	}
 }
 
 // forget undoes reserve.
@@ -133,11 +137,13 @@ func (s *server) watchExit(c *container) {
 		s.log.Error("record the container's end", "container", c.id, "error", err)
 	}
 	s.log.Info("container ended", "container", c.id, "code", exit.Code, "oom", exit.OOMKilled, "reason", exit.Reason)
+	overdue := time.AfterFunc(killTimeout, func() { close(c.overdue) })
+	defer overdue.Stop()
 	c.standIn.close(exit)
 	s.mu.Lock()
 	c.ended = true
 	s.mu.Unlock()
-	c.execs.Wait() // the agent ends them with the init
+	c.execs.Wait() // the agent ends them with the init, and tells so
 	close(c.finished)
 	s.stopIfIdle(context.Background())
 }

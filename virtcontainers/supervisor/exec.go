@@ -30,7 +30,7 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 	}
 	defer c.execs.Done()
 	pid := int(request.GetStandInPid())
-	if err := c.group.Add(pid); err != nil {
+	if err := placeStandIn(c.group, pid, request.GetStandInStartTime(), c.group.Add); err != nil {
 		conn.Close()
 		return err
 	}
@@ -56,8 +56,7 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 	s.addExec(c, pid, standIn)
 	s.background.Go(func() {
 		defer c.execs.Done()
-		<-process.Done()
-		standIn.close(process.Exit())
+		s.seeThrough(c, process, standIn)
 		s.removeExec(c, pid)
 	})
 	if err == nil {
@@ -67,6 +66,19 @@ func (s *server) exec(ctx context.Context, request *api.ExecProcessRequest) erro
 		return joinKill(context.WithoutCancel(ctx), process, err)
 	}
 	return nil
+}
+
+// seeThrough waits for a process's end, and for its output to be taken. A guest
+// that tells of the container's end has to tell of its processes' too.
+func (s *server) seeThrough(c *container, process *virtcontainers.Process, standIn *standIn) {
+	select {
+	case <-process.Done():
+		standIn.close(process.Exit())
+	case <-c.overdue:
+		s.log.Error("a process survives its container: its output is given up", "container", c.id)
+		standIn.abandon()
+		standIn.close(virtcontainers.Exit{Code: 128 + uint8(syscall.SIGKILL)})
+	}
 }
 
 // addExec notes the stand-in of a process that runs; removeExec undoes it.

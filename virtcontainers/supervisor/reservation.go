@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
 )
@@ -127,19 +128,40 @@ func (s *server) record(c *container, request *api.ReserveContainerRequest) (err
 // for it in. That of the pod's first container is the pod's own.
 func (s *server) place(c *container) (err error) {
 	c.mu.Lock()
-	record, pid := c.state.Cgroup, c.state.StandInPID
+	record, pid, start := c.state.Cgroup, c.state.StandInPID, c.state.StandInStartTime
 	c.mu.Unlock()
 	group, err := record.Open()
 	if err != nil {
 		return err
 	}
-	if c.id == s.id {
-		err = group.Add(pid)
-	} else {
-		err = group.Create(pid)
-	}
 	c.group = group
-	return err
+	move := group.Create
+	if c.id == s.id {
+		move = group.Add
+	}
+	return placeStandIn(group, pid, start, move)
+}
+
+// errStandInGone says that a pid is not the stand-in's any more, which may be
+// anybody's.
+var errStandInGone = errors.New("the stand-in has ended: another process may have its pid")
+
+// placeStandIn moves a stand-in into a control group, if there is one, and nobody
+// who has its pid later. Between two looks that find it alive, the pid was its own.
+func placeStandIn(group *cgroup.Group, pid int, start uint64, move func(pid int) error) error {
+	if group == nil {
+		return nil
+	}
+	if !store.Alive(pid, start) {
+		return fmt.Errorf("move process %d into the control group: %w", pid, errStandInGone)
+	}
+	if err := move(pid); err != nil {
+		return err
+	}
+	if !store.Alive(pid, start) {
+		return fmt.Errorf("move process %d into the control group: %w", pid, errStandInGone)
+	}
+	return nil
 }
 
 // isReserved tells whether the container's creation has not begun. The caller

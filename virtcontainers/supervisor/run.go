@@ -18,9 +18,11 @@ import (
 
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/accept"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/logfile"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/store"
@@ -247,11 +249,12 @@ func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.En
 	if err != nil {
 		return err
 	}
-	rpcListener := newConnections(rpcSocket)
-	channelListener, err := listen(entry, channelName, "unixpacket")
+	rpcListener := newConnections(accept.Patiently(accept.Peers{UnixListener: rpcSocket, Log: s.log}, s.log))
+	channelSocket, err := listen(entry, channelName, "unixpacket")
 	if err != nil {
 		return errors.Join(err, rpcListener.Close())
 	}
+	channelListener := accept.Patiently(accept.Peers{UnixListener: channelSocket, Log: s.log}, s.log)
 	if s.rpc, err = ttrpc.NewServer(); err != nil {
 		return errors.Join(fmt.Errorf("make the ttrpc server: %w", err), rpcListener.Close(), channelListener.Close())
 	}
@@ -315,6 +318,11 @@ func listen(entry *store.Entry, name, network string) (*net.UnixListener, error)
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	listener.SetUnlinkOnClose(false) // its path leads through a descriptor that is closed by then
+	// It is made as the caller's umask wants. Nobody else gets into its directory
+	// meanwhile, nor past the check of who has connected.
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), listener.Close())
+	}
 	return listener, nil
 }
 
@@ -323,15 +331,15 @@ func address(parent *os.File, path, network string) *net.UnixAddr {
 }
 
 func openLog(path string, debug bool) (*slog.Logger, func(), error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	file, err := logfile.Open(path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open the supervisor's log: %w", err)
+		return nil, nil, fmt.Errorf("supervisor: %w", err)
 	}
 	level := slog.LevelInfo
 	if debug {
 		level = slog.LevelDebug
 	}
-	log := slog.New(slog.NewTextHandler(file, &slog.HandlerOptions{Level: level}))
+	log := slog.New(logfile.Limit(slog.NewTextHandler(file, &slog.HandlerOptions{Level: level})))
 	return log, func() { file.Close() }, nil
 }
 

@@ -35,20 +35,23 @@ type standIn struct {
 	log  *slog.Logger
 
 	background sync.WaitGroup
+	gone       chan struct{} // closed when it has hung up, or was never let in
 	closing    sync.Once
 }
 
 func newStandIn(conn *channel.Conn, process *virtcontainers.Process, kill func(context.Context) error, log *slog.Logger) *standIn {
-	return &standIn{conn: conn, process: process, kill: kill, log: log}
+	return &standIn{conn: conn, process: process, kill: kill, log: log, gone: make(chan struct{})}
 }
 
 // begin lets the stand-in enter the container and gives it the streams. close
 // must follow, also after an error.
 func (s *standIn) begin(ctx context.Context) error {
-	if err := s.enter(ctx); err != nil {
-		return fmt.Errorf("stand-in: %w", err)
+	err := s.enter(ctx)
+	if err == nil {
+		err = s.connect()
 	}
-	if err := s.connect(); err != nil {
+	if err != nil {
+		close(s.gone)
 		return fmt.Errorf("stand-in: %w", err)
 	}
 	s.background.Go(s.listen)
@@ -175,6 +178,7 @@ func (s *standIn) listen() {
 		}
 		s.obey(message)
 	}
+	close(s.gone)
 	err := s.kill(context.Background())
 	if err != nil && !errors.Is(err, virtcontainers.ErrNotRunning) {
 		s.log.Warn("kill the process of a stand-in that is gone", "error", err)
@@ -195,15 +199,17 @@ func (s *standIn) obey(message FromStandIn) {
 }
 
 // close tells the stand-in how its process ended and waits until it has taken
-// the rest of the output, or is gone. Idempotent.
+// the rest of the output, or has given up what does not come, or is gone. What
+// the guest has not said by then, nobody waits for. Idempotent.
 func (s *standIn) close(exit virtcontainers.Exit) {
 	s.closing.Do(func() {
 		code := int(exit.Code)
 		if err := s.conn.Send(ToStandIn{Exit: &code}); err != nil {
 			s.log.Debug("stand-in is gone", "error", err)
 		}
+		<-s.gone
+		s.process.Streams.Close() // ends the copies, whatever the guest does
 		s.background.Wait()
-		s.process.Streams.Close()
 		s.conn.Close()
 	})
 }

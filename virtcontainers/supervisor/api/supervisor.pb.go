@@ -857,19 +857,21 @@ func (x *StartContainerResponse) GetTimings() []*Timing {
 }
 
 type ExecProcessRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	ProcessId     string                 `protobuf:"bytes,2,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"`       // unique in the container
-	Channel       string                 `protobuf:"bytes,3,opt,name=channel,proto3" json:"channel,omitempty"`                            // token of the channel that carried the stand-in
-	ProcessJson   []byte                 `protobuf:"bytes,4,opt,name=process_json,json=processJson,proto3" json:"process_json,omitempty"` // for the guest
-	Stdin         bool                   `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
-	Stdout        bool                   `protobuf:"varint,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr        bool                   `protobuf:"varint,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	StandInPid    int32                  `protobuf:"varint,8,opt,name=stand_in_pid,json=standInPid,proto3" json:"stand_in_pid,omitempty"`      // on the host, in the command's PID namespace
-	Cgroup        string                 `protobuf:"bytes,60,opt,name=cgroup,proto3" json:"cgroup,omitempty"`                                  // below the container's, see ExecProcessRequest of the agent
-	IgnorePaused  bool                   `protobuf:"varint,61,opt,name=ignore_paused,json=ignorePaused,proto3" json:"ignore_paused,omitempty"` // wait until a paused container is resumed
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	ProcessId   string                 `protobuf:"bytes,2,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"`       // unique in the container
+	Channel     string                 `protobuf:"bytes,3,opt,name=channel,proto3" json:"channel,omitempty"`                            // token of the channel that carried the stand-in
+	ProcessJson []byte                 `protobuf:"bytes,4,opt,name=process_json,json=processJson,proto3" json:"process_json,omitempty"` // for the guest
+	Stdin       bool                   `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Stdout      bool                   `protobuf:"varint,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr      bool                   `protobuf:"varint,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	StandInPid  int32                  `protobuf:"varint,8,opt,name=stand_in_pid,json=standInPid,proto3" json:"stand_in_pid,omitempty"` // on the host, in the command's PID namespace
+	// When it was started, see store.StartTime: another process may get its pid.
+	StandInStartTime uint64 `protobuf:"varint,55,opt,name=stand_in_start_time,json=standInStartTime,proto3" json:"stand_in_start_time,omitempty"`
+	Cgroup           string `protobuf:"bytes,60,opt,name=cgroup,proto3" json:"cgroup,omitempty"`                                  // below the container's, see ExecProcessRequest of the agent
+	IgnorePaused     bool   `protobuf:"varint,61,opt,name=ignore_paused,json=ignorePaused,proto3" json:"ignore_paused,omitempty"` // wait until a paused container is resumed
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ExecProcessRequest) Reset() {
@@ -954,6 +956,13 @@ func (x *ExecProcessRequest) GetStderr() bool {
 func (x *ExecProcessRequest) GetStandInPid() int32 {
 	if x != nil {
 		return x.StandInPid
+	}
+	return 0
+}
+
+func (x *ExecProcessRequest) GetStandInStartTime() uint64 {
+	if x != nil {
+		return x.StandInStartTime
 	}
 	return 0
 }
@@ -1486,7 +1495,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x10ContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"N\n" +
 	"\x16StartContainerResponse\x124\n" +
-	"\atimings\x18\x01 \x03(\v2\x1a.kata.supervisor.v1.TimingR\atimings\"\xb8\x02\n" +
+	"\atimings\x18\x01 \x03(\v2\x1a.kata.supervisor.v1.TimingR\atimings\"\xe7\x02\n" +
 	"\x12ExecProcessRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +
@@ -1497,7 +1506,8 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x06stdout\x18\x06 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\a \x01(\bR\x06stderr\x12 \n" +
 	"\fstand_in_pid\x18\b \x01(\x05R\n" +
-	"standInPid\x12\x16\n" +
+	"standInPid\x12-\n" +
+	"\x13stand_in_start_time\x187 \x01(\x04R\x10standInStartTime\x12\x16\n" +
 	"\x06cgroup\x18< \x01(\tR\x06cgroup\x12#\n" +
 	"\rignore_paused\x18= \x01(\bR\fignorePaused\"b\n" +
 	"\x16UpdateContainerRequest\x12!\n" +

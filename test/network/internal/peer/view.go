@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/test/network/internal/attributes"
 )
 
 func printView(to io.Writer) error {
@@ -74,10 +76,21 @@ func addressLine(a netlink.Addr, name string) string {
 	if a.Label != "" && a.Label != name {
 		line += " label " + a.Label
 	}
-	if a.Flags&unix.IFA_F_NOPREFIXROUTE != 0 {
-		line += " noprefixroute"
+	var flags []string
+	for _, flag := range []struct {
+		bit  int
+		name string
+	}{
+		{unix.IFA_F_NOPREFIXROUTE, " noprefixroute"},
+		{unix.IFA_F_DEPRECATED, " deprecated"},
+		{unix.IFA_F_HOMEADDRESS, " home"},
+		{unix.IFA_F_MCAUTOJOIN, " autojoin"},
+	} {
+		if a.Flags&flag.bit != 0 {
+			flags = append(flags, flag.name)
+		}
 	}
-	return line
+	return line + strings.Join(flags, "")
 }
 
 // familyView describes routes, but for those of the local table, which the
@@ -106,7 +119,11 @@ func familyView(family int, names map[int]string) ([]string, error) {
 			if proxy {
 				lines = append(lines, fmt.Sprintf("neighbour %s %s proxy", names[n.LinkIndex], n.IP))
 			} else if n.State&netlink.NUD_PERMANENT != 0 {
-				lines = append(lines, fmt.Sprintf("neighbour %s %s mac %s", names[n.LinkIndex], n.IP, n.HardwareAddr))
+				line := fmt.Sprintf("neighbour %s %s mac %s", names[n.LinkIndex], n.IP, n.HardwareAddr)
+				if n.Flags&unix.NTF_ROUTER != 0 {
+					line += " router"
+				}
+				lines = append(lines, line)
 			}
 		}
 	}
@@ -120,7 +137,7 @@ func familyView(family int, names map[int]string) ([]string, error) {
 			mask = *r.Mask
 		}
 		lines = append(lines, fmt.Sprintf("rule family %d priority %d from %s to %s in %q out %q mark %d/%d invert %t suppress %d type %d table %d",
-			family, r.Priority, r.Src, r.Dst, r.IifName, r.OifName, r.Mark, mask, r.Invert, r.SuppressPrefixlen, r.Type, r.Table))
+			family, r.Priority, r.Src, r.Dst, r.IifName, r.OifName, r.Mark, mask, r.Invert, r.SuppressPrefixlen, r.Type, r.Table)+attributes.Describe(r))
 	}
 	return lines, nil
 }
@@ -132,9 +149,6 @@ func routeLine(r netlink.Route, names map[int]string) string {
 	}
 	if r.Src != nil {
 		line += " source " + r.Src.String()
-	}
-	if r.MTU != 0 {
-		line += fmt.Sprintf(" mtu %d locked %t", r.MTU, r.MTULock)
 	}
 	hop := func(index int, gateway net.IP, via netlink.Destination, flags int) {
 		if index != 0 {
@@ -156,7 +170,7 @@ func routeLine(r netlink.Route, names map[int]string) string {
 		weight(h.Hops)
 		hop(h.LinkIndex, h.Gw, h.Via, h.Flags)
 	}
-	return line
+	return line + attributes.Describe(r)
 }
 
 // printDump prints the view and, of each link, whatever there is but counters:
