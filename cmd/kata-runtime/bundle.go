@@ -127,6 +127,11 @@ func (b *bundle) openTrees() (_ *trees, err error) {
 			t.close()
 		}
 	}()
+	if b.spec.Root.Readonly { // for the guest as for the container
+		if err := b.makeMountPoints(); err != nil {
+			return nil, err
+		}
+	}
 	root, err := t.open(b.rootfs, true)
 	if err != nil {
 		return nil, fmt.Errorf("root file system: %w", err)
@@ -189,7 +194,7 @@ func attributes(bind oci.Bind) share.Attributes {
 
 // mounts describes the trees to the supervisor, in their order.
 func (b *bundle) mounts() []*api.Mount {
-	mounts := []*api.Mount{{Name: share.Rootfs}}
+	mounts := []*api.Mount{{Name: share.Rootfs, ReadOnly: b.spec.Root.Readonly}}
 	for i, bind := range b.guest.Binds {
 		a := attributes(bind)
 		mounts = append(mounts, &api.Mount{

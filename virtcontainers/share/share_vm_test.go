@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,6 +62,13 @@ func TestInside(t *testing.T) {
 	if err := os.WriteFile(file, []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	below := filepath.Join(source, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("below", below, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
 	shared, err := share.New(point)
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +81,7 @@ func TestInside(t *testing.T) {
 	if err := shared.Add("c1", mounts); err != nil {
 		t.Fatal(err)
 	}
+	checkFlags(t, point, 1+3+2) // itself, what is added, and what is below that
 	if err := os.WriteFile(filepath.Join(point, "c1/rootfs/new"), []byte("x"), 0o644); err != nil {
 		t.Errorf("write to the root file system: %v", err)
 	}
@@ -121,6 +130,27 @@ func TestInside(t *testing.T) {
 	}
 	if info := mountInfo(t); strings.Contains(info, point) {
 		t.Errorf("mounts are left:\n%s", info)
+	}
+}
+
+// checkFlags looks at the mounts at path and below it: nothing of the guest's is
+// a device or gives privileges on the host.
+func checkFlags(t *testing.T, path string, count int) {
+	t.Helper()
+	found := 0
+	for line := range strings.Lines(mountInfo(t)) {
+		fields := strings.Fields(line)
+		if at := fields[4]; at != path && !strings.HasPrefix(at, path+"/") {
+			continue
+		}
+		found++
+		options := strings.Split(fields[5], ",")
+		if !slices.Contains(options, "nosuid") || !slices.Contains(options, "nodev") {
+			t.Errorf("a mount of the share is not nosuid and nodev: %s", line)
+		}
+	}
+	if found != count {
+		t.Errorf("the share has %d mounts, want %d", found, count)
 	}
 }
 
