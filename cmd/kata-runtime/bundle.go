@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -113,7 +114,7 @@ func (b *bundle) encode() (err error) {
 // trees are the detached mounts of a container, twice: for the share and for
 // the stand-in.
 type trees struct {
-	forShare []*os.File // root file system first
+	forShare []*os.File // root file system first, what is copied last
 	root     standin.Mount
 	mounts   []standin.Mount
 }
@@ -145,11 +146,26 @@ func (b *bundle) openTrees() (_ *trees, err error) {
 				return nil, err
 			}
 			binds = binds[1:]
-		case mount.Type == "tmpfs", mount.Type == "ramfs":
+		case mount.Type == "tmpfs", mount.Type == "ramfs", b.isMemory(mount.Source):
 			t.mounts = append(t.mounts, standin.Mount{Destination: mount.Destination})
 		}
 	}
+	for _, volume := range b.guest.Memory {
+		if volume.Source == "" {
+			continue
+		}
+		tree, err := share.OpenTree(volume.Source, false)
+		if err != nil {
+			return nil, fmt.Errorf("memory volume: %w", err)
+		}
+		t.forShare = append(t.forShare, tree)
+	}
 	return t, nil
+}
+
+// isMemory tells whether a mount's source in the guest is a memory volume.
+func (b *bundle) isMemory(source string) bool {
+	return slices.ContainsFunc(b.guest.Memory, func(v oci.MemoryVolume) bool { return v.MountPoint == source })
 }
 
 func (t *trees) bind(bind oci.Bind) error {
@@ -201,6 +217,11 @@ func (b *bundle) mounts() []*api.Mount {
 			Name: share.Bind(i), ReadOnly: a.ReadOnly, RecursiveReadOnly: a.RecursiveReadOnly, Follow: a.Follow,
 		})
 	}
+	for i, volume := range b.guest.Memory {
+		if volume.Source != "" {
+			mounts = append(mounts, &api.Mount{Name: share.Memory(i), ReadOnly: true, Temporary: true})
+		}
+	}
 	return mounts
 }
 
@@ -219,7 +240,9 @@ func (b *bundle) resolvConf() string {
 func (b *bundle) memoryVolumes() []*api.MemoryVolume {
 	var volumes []*api.MemoryVolume
 	for _, volume := range b.guest.Memory {
-		volumes = append(volumes, &api.MemoryVolume{MountPoint: volume.MountPoint, Options: volume.Options, Keep: volume.Keep})
+		volumes = append(volumes, &api.MemoryVolume{
+			MountPoint: volume.MountPoint, Options: volume.Options, Keep: volume.Keep, CopyFrom: volume.GuestSource,
+		})
 	}
 	return volumes
 }

@@ -520,8 +520,11 @@ type Storage struct {
 	MountPoint string                 `protobuf:"bytes,5,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
 	// Several containers of the pod may have it, named by its mount point: the
 	// first one's request mounts it.
-	Shared        bool `protobuf:"varint,40,opt,name=shared,proto3" json:"shared,omitempty"`
-	Keep          bool `protobuf:"varint,41,opt,name=keep,proto3" json:"keep,omitempty"` // a shared one stays until the guest's end
+	Shared bool `protobuf:"varint,40,opt,name=shared,proto3" json:"shared,omitempty"`
+	Keep   bool `protobuf:"varint,41,opt,name=keep,proto3" json:"keep,omitempty"` // a shared one stays until the guest's end
+	// A directory of the share, there for the time of the request: the file system
+	// begins as a copy of it. Empty: it begins empty.
+	CopyFrom      string `protobuf:"bytes,50,opt,name=copy_from,json=copyFrom,proto3" json:"copy_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -603,6 +606,13 @@ func (x *Storage) GetKeep() bool {
 		return x.Keep
 	}
 	return false
+}
+
+func (x *Storage) GetCopyFrom() string {
+	if x != nil {
+		return x.CopyFrom
+	}
+	return ""
 }
 
 type CreateContainerRequest struct {
@@ -2501,7 +2511,7 @@ const file_agent_proto_rawDesc = "" +
 	"\tpower_off\x18\x01 \x01(\bR\bpowerOff\"0\n" +
 	"\x0fSetClockRequest\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xb8\x01\n" +
+	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xd5\x01\n" +
 	"\aStorage\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
@@ -2510,7 +2520,8 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x05 \x01(\tR\n" +
 	"mountPoint\x12\x16\n" +
 	"\x06shared\x18( \x01(\bR\x06shared\x12\x12\n" +
-	"\x04keep\x18) \x01(\bR\x04keep\"\xf0\x02\n" +
+	"\x04keep\x18) \x01(\bR\x04keep\x12\x1b\n" +
+	"\tcopy_from\x182 \x01(\tR\bcopyFrom\"\xf0\x02\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +

@@ -86,7 +86,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	}
 	mounts := make([]share.Mount, len(files))
 	for i, m := range request.GetMounts() {
-		mounts[i] = share.Mount{Name: m.GetName(), Tree: files[i], Attributes: share.Attributes{
+		mounts[i] = share.Mount{Name: m.GetName(), Tree: files[i], Temporary: m.GetTemporary(), Attributes: share.Attributes{
 			ReadOnly: m.GetReadOnly(), RecursiveReadOnly: m.GetRecursiveReadOnly(), Follow: m.GetFollow(),
 		}}
 	}
@@ -108,7 +108,7 @@ func storages(request *api.CreateContainerRequest) []*protocol.Storage {
 	for _, volume := range request.GetMemoryVolumes() {
 		list = append(list, &protocol.Storage{
 			Driver: "tmpfs", MountPoint: volume.GetMountPoint(), Options: volume.GetOptions(),
-			Shared: true, Keep: volume.GetKeep(),
+			Shared: true, Keep: volume.GetKeep(), CopyFrom: volume.GetCopyFrom(),
 		})
 	}
 	return list

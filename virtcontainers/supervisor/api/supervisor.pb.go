@@ -160,7 +160,8 @@ type Mount struct {
 	Name              string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // as share.Rootfs and share.Bind give it
 	ReadOnly          bool                   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	RecursiveReadOnly bool                   `protobuf:"varint,3,opt,name=recursive_read_only,json=recursiveReadOnly,proto3" json:"recursive_read_only,omitempty"`
-	Follow            bool                   `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"` // later mounts of the host below it appear
+	Follow            bool                   `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`        // later mounts of the host below it appear
+	Temporary         bool                   `protobuf:"varint,50,opt,name=temporary,proto3" json:"temporary,omitempty"` // only until the container is created
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -219,6 +220,13 @@ func (x *Mount) GetRecursiveReadOnly() bool {
 func (x *Mount) GetFollow() bool {
 	if x != nil {
 		return x.Follow
+	}
+	return false
+}
+
+func (x *Mount) GetTemporary() bool {
+	if x != nil {
+		return x.Temporary
 	}
 	return false
 }
@@ -436,8 +444,9 @@ func (x *ReserveContainerRequest) GetConfigJson() []byte {
 type MemoryVolume struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MountPoint    string                 `protobuf:"bytes,1,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
-	Options       []string               `protobuf:"bytes,2,rep,name=options,proto3" json:"options,omitempty"` // mount(8) options
-	Keep          bool                   `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"`      // also without a container
+	Options       []string               `protobuf:"bytes,2,rep,name=options,proto3" json:"options,omitempty"`                    // mount(8) options
+	Keep          bool                   `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"`                         // also without a container
+	CopyFrom      string                 `protobuf:"bytes,50,opt,name=copy_from,json=copyFrom,proto3" json:"copy_from,omitempty"` // what it begins as a copy of, a guest path in the share; or empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -491,6 +500,13 @@ func (x *MemoryVolume) GetKeep() bool {
 		return x.Keep
 	}
 	return false
+}
+
+func (x *MemoryVolume) GetCopyFrom() string {
+	if x != nil {
+		return x.CopyFrom
+	}
+	return ""
 }
 
 // BlockDevice is a block device of the host that the container is to have. The
@@ -1426,12 +1442,13 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x06oldest\x18\x01 \x01(\rR\x06oldest\x12\x16\n" +
 	"\x06newest\x18\x02 \x01(\rR\x06newest\")\n" +
 	"\rHelloResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\x80\x01\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\x9e\x01\n" +
 	"\x05Mount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
-	"\x06follow\x18\x04 \x01(\bR\x06follow\"\xf7\x03\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x1c\n" +
+	"\ttemporary\x182 \x01(\bR\ttemporary\"\xf7\x03\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
@@ -1456,12 +1473,13 @@ const file_supervisor_proto_rawDesc = "" +
 	"\n" +
 	"state_json\x18\x03 \x01(\fR\tstateJson\x12\x1f\n" +
 	"\vconfig_json\x18\x04 \x01(\fR\n" +
-	"configJson\"]\n" +
+	"configJson\"z\n" +
 	"\fMemoryVolume\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
 	"mountPoint\x12\x18\n" +
 	"\aoptions\x18\x02 \x03(\tR\aoptions\x12\x12\n" +
-	"\x04keep\x18\x03 \x01(\bR\x04keep\"V\n" +
+	"\x04keep\x18\x03 \x01(\bR\x04keep\x12\x1b\n" +
+	"\tcopy_from\x182 \x01(\tR\bcopyFrom\"V\n" +
 	"\vBlockDevice\x12\x14\n" +
 	"\x05major\x18\x01 \x01(\rR\x05major\x12\x14\n" +
 	"\x05minor\x18\x02 \x01(\rR\x05minor\x12\x1b\n" +
