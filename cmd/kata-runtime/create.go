@@ -152,6 +152,9 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	for _, field := range p.bundle.guest.Dropped {
 		log.Debug("field of the spec does not reach the guest", "field", field)
 	}
+	for _, warning := range p.bundle.guest.Warnings {
+		log.Warn(warning, "container", id)
+	}
 	group, err := resolveCgroup(c, id, p.bundle.spec)
 	if err != nil {
 		p.stdio.close()

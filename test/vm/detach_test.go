@@ -58,7 +58,13 @@ type detached struct {
 // detach runs a container in the background, with its output in a file.
 func detach(h *harness.Host, spec *specs.Spec, flags ...string) detached {
 	h.T.Helper()
-	d := detached{id: h.ID(), bundle: h.Bundle(spec)}
+	return detachBundle(h, h.Bundle(spec), flags...)
+}
+
+// detachBundle is detach for a bundle that is there already.
+func detachBundle(h *harness.Host, dir string, flags ...string) detached {
+	h.T.Helper()
+	d := detached{id: h.ID(), bundle: dir}
 	d.output = h.File(d.id + ".out")
 	output, err := os.Create(d.output)
 	if err != nil {

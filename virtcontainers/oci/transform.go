@@ -62,6 +62,9 @@ type GuestSpec struct {
 	// Dropped lists, for a debug log, each field whose value stays on the host:
 	// "process.apparmorProfile: docker-default".
 	Dropped []string
+	// Warnings are for the caller's log: what the container has is not what its
+	// specification would give it on the host, and a program may notice.
+	Warnings []string
 }
 
 // Bind is a file or directory of the host that a mount of the guest's names.
@@ -110,6 +113,7 @@ func transformers() []func(*translation) error {
 		transformMounts,
 		transformHooks,
 		transformLabels,
+		warnOfIPC,
 		transformNamespaces,
 		transformDevices,
 		transformCgroup,

@@ -412,3 +412,20 @@ func TestAReadOnlyRootHasADev(t *testing.T) {
 		}
 	}
 }
+
+// Who leaves the ipc namespace out asks for the host's, and is told.
+func TestTheHostsIPCIsWarnedOf(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		spec := baseSpec()
+		if own {
+			spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.IPCNamespace})
+		}
+		guest, err := Transform(spec, testOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if warned := len(guest.Warnings) == 1 && strings.Contains(guest.Warnings[0], "ipc"); warned == own {
+			t.Errorf("with an ipc namespace %t: warnings %q", own, guest.Warnings)
+		}
+	}
+}
