@@ -185,67 +185,78 @@ func (a *assembly) mount(m Mount, tree *os.File) error {
 // make makes what does not exist of a path: directories, and a directory or an
 // empty file at its end.
 func (a *assembly) make(name string, directory bool) error {
-	exists, err := a.exists(name)
-	if exists || err != nil {
-		return err
-	}
-	parent, base, err := a.makeParent(name)
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	if directory {
-		return a.makeDirectory(parent, base, name)
-	}
-	return a.makeFile(parent, base, name, Node{Mode: unix.S_IFREG | 0o644, UID: a.uid, GID: a.gid})
+	return a.place(name, func(parent *os.File, base string) error {
+		if directory {
+			return a.makeDirectory(parent, base, name)
+		}
+		return a.makeFile(parent, base, name, Node{Mode: unix.S_IFREG | 0o644, UID: a.uid, GID: a.gid})
+	})
 }
 
 func (a *assembly) makeNode(node Node) error {
-	exists, err := a.exists(node.Path)
-	if exists || err != nil {
-		return err
-	}
-	parent, base, err := a.makeParent(node.Path)
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	return a.makeFile(parent, base, node.Path, node)
+	return a.place(node.Path, func(parent *os.File, base string) error {
+		return a.makeFile(parent, base, node.Path, node)
+	})
 }
 
-func (a *assembly) exists(name string) (bool, error) {
-	file, err := Open(a.root, name)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, file.Close()
-}
+// maxLinks is how many links that lead nowhere a path may have, as in the kernel.
+const maxLinks = 40
 
-// makeParent opens the directory that a path's last element is in, and makes
-// those on the way to it that do not exist.
-func (a *assembly) makeParent(name string) (parent *os.File, base string, err error) {
-	name = path.Join("/", name)
-	dir, base := path.Split(name)
-	parent, err = Open(a.root, "/")
-	prefix := ""
-	for _, element := range strings.FieldsFunc(dir, func(c rune) bool { return c == '/' }) {
-		if err != nil {
-			return nil, "", err
+// place calls create for what a path leads to, unless that exists: with its
+// directory, which is made. A link that leads nowhere is made to lead somewhere.
+func (a *assembly) place(name string, create func(parent *os.File, base string) error) error {
+	at := name
+	for range maxLinks {
+		next, err := a.walk(at, create)
+		if next == "" || err != nil {
+			return err
 		}
-		prefix += "/" + element
-		next, openErr := Open(a.root, prefix)
-		if errors.Is(openErr, os.ErrNotExist) {
-			if openErr = a.makeDirectory(parent, element, prefix); openErr == nil {
-				next, openErr = Open(a.root, prefix)
+		at = next
+	}
+	return fmt.Errorf("make %s: %w", name, unix.ELOOP)
+}
+
+// walk makes what does not exist of a path. At a link that leads nowhere it
+// returns the path on which to go on. Paths are never cleaned: what ".." means
+// after a link is for the kernel to find out.
+func (a *assembly) walk(name string, create func(parent *os.File, base string) error) (next string, err error) {
+	parent, err := Open(a.root, "/")
+	if err != nil {
+		return "", err
+	}
+	defer func() { parent.Close() }()
+	elements := strings.FieldsFunc(name, func(c rune) bool { return c == '/' })
+	prefix := ""
+	for i, element := range elements {
+		here := prefix + "/" + element
+		file, err := Open(a.root, here)
+		if errors.Is(err, os.ErrNotExist) {
+			if target, linkErr := readlink(parent, element); linkErr == nil {
+				if !path.IsAbs(target) {
+					target = prefix + "/" + target
+				}
+				return target + "/" + strings.Join(elements[i+1:], "/"), nil
+			}
+			if i == len(elements)-1 {
+				return "", create(parent, element)
+			}
+			if err = a.makeDirectory(parent, element, here); err == nil {
+				file, err = Open(a.root, here)
 			}
 		}
+		if err != nil {
+			return "", err
+		}
 		parent.Close()
-		parent, err = next, openErr
+		parent, prefix = file, here
 	}
-	return parent, base, err
+	return "", nil
+}
+
+func readlink(dir *os.File, name string) (string, error) {
+	buffer := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(dir.Fd()), name, buffer)
+	return string(buffer[:max(n, 0)]), err
 }
 
 func (a *assembly) makeDirectory(parent *os.File, base, name string) error {
@@ -294,8 +305,6 @@ func describe(err error, kind, name string) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, unix.EEXIST): // although it leads nowhere
-		return fmt.Errorf("make the %s %s: a symbolic link there leads nowhere: %w", kind, name, err)
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("make the %s %s: %w (a mount point in what cannot be written must be there before)", kind, name, err)
 	default:

@@ -104,13 +104,38 @@ func TestMakeForARootOfItsOwn(t *testing.T) {
 	}
 }
 
+// A link that leads nowhere leads somewhere afterwards, as with runc.
+func TestMakeBehindLinksThatLeadNowhere(t *testing.T) {
+	rootfs := t.TempDir()
+	if err := errors.Join(
+		os.Symlink("/nowhere/../else", filepath.Join(rootfs, "dangling")), os.Symlink("../../../srv/hosts", filepath.Join(rootfs, "hosts")),
+		os.MkdirAll(filepath.Join(rootfs, "a/b"), 0o755), os.Symlink("a/b", filepath.Join(rootfs, "ab")),
+		os.Symlink("../c", filepath.Join(rootfs, "a/b/relative")), os.Symlink("/dangling/more", filepath.Join(rootfs, "twice")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	err := mountpoint.Make(mountpoint.Options{Rootfs: rootfs, Mounts: []mountpoint.Mount{
+		{Destination: "/dangling/below"}, {Destination: "/hosts", File: true}, {Destination: "/ab/relative/x"}, {Destination: "/twice"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"d a", "d a/b", "l a/b/relative", "d a/c", "d a/c/x", "l ab", "l dangling", "d else", "d else/below", "d else/more", "l hosts",
+		"d nowhere", "d srv", "f srv/hosts", "l twice",
+	}
+	if diff := cmp.Diff(want, tree(t, rootfs)); diff != "" {
+		t.Errorf("the root file system (-want +got):\n%s", diff)
+	}
+}
+
 // What cannot be written cannot get a mount point, and needs none that it has.
 func TestMakeInWhatIsReadOnly(t *testing.T) {
 	dir := t.TempDir()
 	rootfs, volume := filepath.Join(dir, "rootfs"), filepath.Join(dir, "volume")
 	if err := errors.Join(
 		os.MkdirAll(filepath.Join(rootfs, "data"), 0o755), os.MkdirAll(filepath.Join(volume, "there"), 0o755),
-		os.Symlink("/nowhere", filepath.Join(rootfs, "dangling")),
+		os.Symlink("loop", filepath.Join(rootfs, "loop")), os.WriteFile(filepath.Join(rootfs, "file"), nil, 0o600),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +144,7 @@ func TestMakeInWhatIsReadOnly(t *testing.T) {
 		destination string
 		want        error
 	}{
-		{"/data/there", nil}, {"/data/new", unix.EROFS}, {"/dangling", unix.EEXIST}, {"/dangling/below", unix.EEXIST},
+		{"/data/there", nil}, {"/data/new", unix.EROFS}, {"/loop", unix.ELOOP}, {"/loop/below", unix.ELOOP}, {"/file/below", unix.ENOTDIR},
 	} {
 		err := mountpoint.Make(mountpoint.Options{Rootfs: rootfs, Mounts: []mountpoint.Mount{data, {Destination: test.destination}}})
 		if !errors.Is(err, test.want) || err != nil && !strings.Contains(err.Error(), test.destination) {
