@@ -163,9 +163,11 @@ func (b *bundle) openTrees() (_ *trees, err error) {
 	return t, nil
 }
 
-// isMemory tells whether a mount's source in the guest is a memory volume.
+// isMemory tells whether a mount's source in the guest is a memory volume, or in
+// one.
 func (b *bundle) isMemory(source string) bool {
-	return slices.ContainsFunc(b.guest.Memory, func(v oci.MemoryVolume) bool { return v.MountPoint == source })
+	return slices.ContainsFunc(b.guest.Memory, func(v oci.MemoryVolume) bool { return v.MountPoint == source }) ||
+		slices.ContainsFunc(b.guest.MemoryDirectories, func(d oci.MemoryDirectory) bool { return d.MountPoint == source })
 }
 
 func (t *trees) bind(bind oci.Bind) error {
@@ -245,6 +247,15 @@ func (b *bundle) memoryVolumes() []*api.MemoryVolume {
 		})
 	}
 	return volumes
+}
+
+// memoryDirectories describes what the container has of memory volumes.
+func (b *bundle) memoryDirectories() []*api.MemoryDirectory {
+	var directories []*api.MemoryDirectory
+	for _, d := range b.guest.MemoryDirectories {
+		directories = append(directories, &api.MemoryDirectory{MountPoint: d.MountPoint, Volume: d.Volume, Path: d.Path})
+	}
+	return directories
 }
 
 // blockDevices describes the container's block devices to the supervisor.

@@ -227,9 +227,9 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio) er
 		ContainerId: n.id, SpecJson: container.guestJSON, ConfigJson: container.configJSON, Mounts: container.mounts(),
 		Terminal: container.spec.Process.Terminal,
 		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
-		MemoryVolumes: container.memoryVolumes(),
-		BlockDevices:  container.blockDevices(),
-		ResolvConf:    container.resolvConf(),
+		MemoryVolumes: container.memoryVolumes(), MemoryDirectories: container.memoryDirectories(),
+		BlockDevices: container.blockDevices(),
+		ResolvConf:   container.resolvConf(),
 	}, state)
 	if err != nil {
 		n.created = n.created || errors.Is(err, supervisor.ErrGone)

@@ -513,7 +513,7 @@ func (x *SetClockRequest) GetUnixNanos() int64 {
 // and unmounted after it, or after the last container that has it.
 type Storage struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
-	Driver     string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"` // "tmpfs" or "block"
+	Driver     string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"` // "tmpfs", "block", or "directory": what is below path in the directory source
 	Source     string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
 	Fstype     string                 `protobuf:"bytes,3,opt,name=fstype,proto3" json:"fstype,omitempty"`
 	Options    []string               `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
@@ -525,6 +525,7 @@ type Storage struct {
 	// A directory of the share, there for the time of the request: the file system
 	// begins as a copy of it. Empty: it begins empty.
 	CopyFrom      string `protobuf:"bytes,50,opt,name=copy_from,json=copyFrom,proto3" json:"copy_from,omitempty"`
+	Path          string `protobuf:"bytes,51,opt,name=path,proto3" json:"path,omitempty"` // directories on the way, and at the end, are made
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -611,6 +612,13 @@ func (x *Storage) GetKeep() bool {
 func (x *Storage) GetCopyFrom() string {
 	if x != nil {
 		return x.CopyFrom
+	}
+	return ""
+}
+
+func (x *Storage) GetPath() string {
+	if x != nil {
+		return x.Path
 	}
 	return ""
 }
@@ -2511,7 +2519,7 @@ const file_agent_proto_rawDesc = "" +
 	"\tpower_off\x18\x01 \x01(\bR\bpowerOff\"0\n" +
 	"\x0fSetClockRequest\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xd5\x01\n" +
+	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xe9\x01\n" +
 	"\aStorage\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
@@ -2521,7 +2529,8 @@ const file_agent_proto_rawDesc = "" +
 	"mountPoint\x12\x16\n" +
 	"\x06shared\x18( \x01(\bR\x06shared\x12\x12\n" +
 	"\x04keep\x18) \x01(\bR\x04keep\x12\x1b\n" +
-	"\tcopy_from\x182 \x01(\tR\bcopyFrom\"\xf0\x02\n" +
+	"\tcopy_from\x182 \x01(\tR\bcopyFrom\x12\x12\n" +
+	"\x04path\x183 \x01(\tR\x04path\"\xf0\x02\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +

@@ -58,6 +58,8 @@ func mount(s *protocol.Storage) error {
 		if fstype == "" {
 			return fmt.Errorf("block storage %q: %w: no file system type", source, ErrInvalid)
 		}
+	case "directory":
+		return mountDirectory(source, s.GetPath(), s.GetMountPoint())
 	default:
 		return fmt.Errorf("storage %q: %w: driver %q", source, ErrInvalid, s.GetDriver())
 	}

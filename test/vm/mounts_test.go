@@ -62,6 +62,16 @@ func TestMounts(t *testing.T) {
 	first.Linux.Devices = append(first.Linux.Devices, specs.LinuxDevice{Path: "/opt/zero", Type: "c", Major: 1, Minor: 5})
 	pod := detachBundle(h, bareBundle(h, first))
 	second := withMounts(member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, podNamespaces()...))
+	// As kubelet does for a container with a subPath.
+	part := h.File("pod/volume-subpaths/cache/second/0")
+	if err := errors.Join(os.Mkdir(filepath.Join(cache, "part"), 0o700), os.MkdirAll(part, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(filepath.Join(cache, "part"), part, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(part, unix.MNT_DETACH)
+	bindMount(second, part, "/part")
 	second.Mounts = slices.DeleteFunc(second.Mounts, func(m specs.Mount) bool { // it finds its own /dev
 		return m.Destination == "/dev" || strings.HasPrefix(m.Destination, "/dev/") && m.Destination != "/dev/shm"
 	})
@@ -154,6 +164,10 @@ dir/file
 		if got := in(other, "cat /cache/new /dev/shm/new /dev/shm/segment; df -m /dev/shm /cache | awk '{print $2}' | tail -n 2"); got !=
 			"written\nshared\nof the host\n16\n8\n" {
 			t.Errorf("another container of the pod has %q", got)
+		}
+		in(other, "echo part > /part/file")
+		if got := in(pod, "cat /cache/part/file; mknod /rw/dir/null c 1 3 && echo x > /rw/dir/null && echo a device"); got != "part\na device\n" {
+			t.Errorf("the whole of a volume, and a volume's device: %q", got)
 		}
 		// The guest sees the host's no more, and the host not the guest's.
 		for _, name := range []string{"cache/new", "shm/new"} {

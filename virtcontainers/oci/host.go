@@ -24,6 +24,9 @@ type host interface {
 	// WritableBelow tells whether a mount below path, which has no symbolic
 	// links, can be written to.
 	WritableBelow(path string) (bool, error)
+	// VolumePart finds the emptyDir volume on a file system of its own that a
+	// mount point, a path without symbolic links, shows a part of.
+	VolumePart(path string) (volumePart, error)
 }
 
 type realHost struct{}
@@ -104,19 +107,57 @@ func (realHost) WritableBelow(path string) (bool, error) {
 	return writableBelow(string(data), path), nil
 }
 
-// writableBelow looks for a mount below path in a mountinfo (proc(5)) that is
-// not read-only.
-func writableBelow(mountinfo, path string) bool {
+// mountPoint is what a line of mountinfo (proc(5)) says.
+type mountPoint struct{ device, root, at, options string }
+
+func parseMountInfo(mountinfo string) []mountPoint {
 	escapes := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var all []mountPoint
 	for line := range strings.Lines(mountinfo) {
-		fields := strings.Fields(line)
-		if len(fields) < 6 {
-			continue
-		}
-		at := escapes.Replace(fields[4])
-		if at != path && (path == "/" || below(path, at)) && !slices.Contains(strings.Split(fields[5], ","), "ro") {
-			return true
+		if fields := strings.Fields(line); len(fields) >= 6 {
+			all = append(all, mountPoint{fields[2], escapes.Replace(fields[3]), escapes.Replace(fields[4]), fields[5]})
 		}
 	}
-	return false
+	return all
+}
+
+// writableBelow looks for a mount below path that is not read-only.
+func writableBelow(mountinfo, path string) bool {
+	return slices.ContainsFunc(parseMountInfo(mountinfo), func(m mountPoint) bool {
+		inside := m.at != path && (path == "/" || below(path, m.at))
+		return inside && !slices.Contains(strings.Split(m.options, ","), "ro")
+	})
+}
+
+// volumePart is a part of an emptyDir volume.
+type volumePart struct {
+	volume string // the volume's path; empty for none
+	path   string // in the volume
+}
+
+func (realHost) VolumePart(path string) (volumePart, error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return volumePart{}, err
+	}
+	return volumePartAt(string(data), path), nil
+}
+
+func volumePartAt(mountinfo, path string) volumePart {
+	mounts := parseMountInfo(mountinfo)
+	var part *mountPoint
+	for i := range mounts {
+		if mounts[i].at == path {
+			part = &mounts[i] // of several, the last covers the others
+		}
+	}
+	if part == nil {
+		return volumePart{}
+	}
+	for _, m := range mounts {
+		if m.device == part.device && m.root == "/" && isEmptyDir(m.at) {
+			return volumePart{volume: m.at, path: part.root}
+		}
+	}
+	return volumePart{}
 }

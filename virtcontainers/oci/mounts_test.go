@@ -20,8 +20,11 @@ type fakeHost struct {
 	files map[string]fakeFile
 	links map[string]string
 	tmpfs map[string]tmpfs
+	parts map[string]volumePart
 	below map[string]bool // what can be written is mounted below it
 }
+
+func (h fakeHost) VolumePart(path string) (volumePart, error) { return h.parts[path], nil }
 
 func (h fakeHost) WritableBelow(path string) (bool, error) { return h.below[path], nil }
 
@@ -77,8 +80,10 @@ func testHost() fakeHost {
 			"/dev": dir, "/dev/shm": dir, "/dev/shm/data": dir, "/dev/pts": dir, "/dev/dri": dir, "/dev/file": {},
 			"/dev/null": char(1, 3), "/dev/kvm": char(10, 232), "/var/null": char(1, 3),
 			"/dev/sda": {mode: fs.ModeDevice, rdev: unix.Mkdev(8, 0)}, "/run/log": {mode: fs.ModeSocket},
-			"/pod/shm": dir, "/user/memory": dir, "/link/shm": dir, "/nested": dir, memoryDir: dir, diskDir: dir, ramDiskDir: dir, memoryDir + "/sub": dir,
+			"/pod/shm": dir, "/user/memory": dir, "/link/shm": dir, subPathsDir + "/memory/c/0": dir, subPathsDir + "/memory/c/1": dir, subPathsDir + "/claim/c/0": dir,
+			"/nested": dir, memoryDir: dir, diskDir: dir, ramDiskDir: dir, memoryDir + "/sub": dir,
 		},
+		parts: map[string]volumePart{subPathsDir + "/memory/c/0": {memoryDir, "/sub/x"}, subPathsDir + "/memory/c/1": {memoryDir, "/"}},
 		below: map[string]bool{"/nested": true},
 		links: map[string]string{"/link-to-nested": "/nested", "/link/shm": "/dev/shm", "/link-to-sys": "/sys/firmware", "/dev/log": "/run/log", "/proc/self/root": "/proc/1/root"},
 		tmpfs: map[string]tmpfs{
@@ -95,10 +100,11 @@ func testHost() fakeHost {
 
 // Kubernetes's emptyDir volumes.
 const (
-	volumesDir = "/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir"
-	memoryDir  = volumesDir + "/memory"
-	diskDir    = volumesDir + "/disk"
-	ramDiskDir = volumesDir + "/ramdisk"
+	subPathsDir = "/var/lib/kubelet/pods/1/volume-subpaths"
+	volumesDir  = "/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir"
+	memoryDir   = volumesDir + "/memory"
+	diskDir     = volumesDir + "/disk"
+	ramDiskDir  = volumesDir + "/ramdisk"
 )
 
 func transformMount(m specs.Mount) (*GuestSpec, error) {
@@ -193,6 +199,54 @@ func TestMemoryVolumes(t *testing.T) {
 				t.Errorf("guest's source = %s, want %s", m.Source, test.want[0].MountPoint)
 			}
 		})
+	}
+}
+
+// kubelet mounts a subPath of its own; it is a part of the same volume.
+func TestSubPathsOfMemoryVolumes(t *testing.T) {
+	spec := baseSpec()
+	bind := func(source, destination string) specs.Mount {
+		return specs.Mount{Type: "bind", Source: source, Destination: destination, Options: []string{"rbind", "ro"}}
+	}
+	spec.Mounts = []specs.Mount{
+		bind(subPathsDir+"/memory/c/0", "/part"), bind(subPathsDir+"/memory/c/1", "/whole"), bind(subPathsDir+"/claim/c/0", "/other"),
+	}
+	guest, err := transform(spec, testOptions(), testHost())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources []string
+	for _, m := range guest.Spec.Mounts {
+		sources = append(sources, m.Source)
+	}
+	want := []string{"/run/kata/memory-directories/c1.0", "/run/kata/memory/c", "/run/kata/shared/c1/mounts/0"}
+	if diff := cmp.Diff(want, sources); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]MemoryDirectory{{MountPoint: want[0], Volume: want[1], Path: "/sub/x"}}, guest.MemoryDirectories); diff != "" {
+		t.Error(diff)
+	}
+	if len(guest.Memory) != 1 || guest.Memory[0].Source != memoryDir || !guest.Memory[0].Keep {
+		t.Errorf("volumes: %+v", guest.Memory)
+	}
+}
+
+func TestVolumePart(t *testing.T) {
+	const mountinfo = `21 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
+22 21 0:20 / /pods/1/volumes/kubernetes.io~empty-dir/cache rw - tmpfs tmpfs rw,size=1024k
+23 21 0:20 /a\040b/c /pods/1/volume-subpaths/cache/main/0 rw - tmpfs tmpfs rw,size=1024k
+24 21 8:1 /pods/1/volumes/kubernetes.io~empty-dir/disk/d /pods/1/volume-subpaths/disk/main/0 rw - ext4 /dev/sda1 rw
+25 21 0:21 /d /pods/1/volume-subpaths/secret/main/0 rw - tmpfs tmpfs rw
+`
+	for path, want := range map[string]volumePart{
+		"/pods/1/volume-subpaths/cache/main/0":  {"/pods/1/volumes/kubernetes.io~empty-dir/cache", "/a b/c"},
+		"/pods/1/volume-subpaths/disk/main/0":   {},
+		"/pods/1/volume-subpaths/secret/main/0": {},
+		"/pods/1/volume-subpaths/cache/main/1":  {},
+	} {
+		if got := volumePartAt(mountinfo, path); got != want {
+			t.Errorf("%s is %+v, want %+v", path, got, want)
+		}
 	}
 }
 

@@ -55,6 +55,8 @@ type GuestSpec struct {
 	HostHooks *specs.Hooks
 	// Memory are file systems in the guest's memory that the guest's mounts name.
 	Memory []MemoryVolume
+	// MemoryDirectories are parts of Memory that the guest's mounts name.
+	MemoryDirectories []MemoryDirectory
 	// Namespaces are those of the original, host paths included.
 	Namespaces []specs.LinuxNamespace
 	// CgroupsPath is the host's.

@@ -111,6 +111,11 @@ func storages(request *api.CreateContainerRequest) []*protocol.Storage {
 			Shared: true, Keep: volume.GetKeep(), CopyFrom: volume.GetCopyFrom(),
 		})
 	}
+	for _, directory := range request.GetMemoryDirectories() {
+		list = append(list, &protocol.Storage{
+			Driver: "directory", Source: directory.GetVolume(), Path: directory.GetPath(), MountPoint: directory.GetMountPoint(),
+		})
+	}
 	return list
 }
 
