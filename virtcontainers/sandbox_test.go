@@ -90,7 +90,7 @@ func TestTemporaryMountsAreDetached(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"c1/memory/1"}, guest.machine.share.detached); diff != "" {
+	if diff := cmp.Diff([]string{"c1/mounts/memory-1"}, guest.machine.share.detached); diff != "" {
 		t.Error(diff)
 	}
 }

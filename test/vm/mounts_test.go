@@ -64,10 +64,10 @@ func TestMounts(t *testing.T) {
 	second := withMounts(member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, podNamespaces()...))
 	// As kubelet does for a container with a subPath.
 	part := h.File("pod/volume-subpaths/cache/second/0")
-	if err := errors.Join(os.Mkdir(filepath.Join(cache, "part"), 0o700), os.MkdirAll(part, 0o755)); err != nil {
+	if err := errors.Join(os.Mkdir(filepath.Join(cache, "part/later"), 0o700), os.MkdirAll(part, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount(filepath.Join(cache, "part"), part, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(filepath.Join(cache, "part/later"), part, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(part, unix.MNT_DETACH)
@@ -153,7 +153,7 @@ dir/file 600 7:8 1000 regular file 2
 linked 600 7:8 1000 regular file 2
 link 777 9:9 1000 symbolic link 1
 fifo 620 0:0 1000 fifo 1
-. 777 0:0 3000 directory 3
+. 777 0:0 3000 directory 4
 content
 dir/file
 `
@@ -166,7 +166,7 @@ dir/file
 			t.Errorf("another container of the pod has %q", got)
 		}
 		in(other, "echo part > /part/file")
-		if got := in(pod, "cat /cache/part/file; mknod /rw/dir/null c 1 3 && echo x > /rw/dir/null && echo a device"); got != "part\na device\n" {
+		if got := in(pod, "cat /cache/part/later/file; mknod /rw/dir/null c 1 3 && echo x > /rw/dir/null && echo a device"); got != "part\na device\n" {
 			t.Errorf("the whole of a volume, and a volume's device: %q", got)
 		}
 		// The guest sees the host's no more, and the host not the guest's.
@@ -209,7 +209,7 @@ func fill(t *testing.T, dir string) {
 		os.Mkdir(in("dir"), 0o700), os.Lchown(in("dir"), 1000, 2000), os.Chmod(in("dir"), os.ModeSetgid|0o750),
 		os.WriteFile(in("dir/file"), []byte("content\n"), 0o600), os.Lchown(in("dir/file"), 7, 8),
 		os.Link(in("dir/file"), in("linked")), os.Symlink("dir/file", in("link")), os.Lchown(in("link"), 9, 9),
-		unix.Mkfifo(in("fifo"), 0), os.Chmod(in("fifo"), 0o620),
+		os.Mkdir(in("part"), 0o755), unix.Mkfifo(in("fifo"), 0), os.Chmod(in("fifo"), 0o620),
 	); err != nil {
 		t.Fatal(err)
 	}

@@ -130,7 +130,7 @@ func (t *translation) addMemory(host *tmpfs, source string, keep bool) string {
 	}
 	if !host.empty {
 		volume.Source = source
-		volume.GuestSource = path.Join(t.options.SharePath, "memory", strconv.Itoa(len(t.guest.Memory)))
+		volume.GuestSource = path.Join(t.options.SharePath, "mounts", "memory-"+strconv.Itoa(len(t.guest.Memory)))
 	}
 	t.guest.Memory = append(t.guest.Memory, volume)
 	return volume.MountPoint

@@ -151,11 +151,11 @@ func TestMemoryVolumes(t *testing.T) {
 		Options:    []string{"nosuid", "nodev", "mode=1777", "uid=0", "gid=0", "size=67108864"},
 	}
 	emptyDir := MemoryVolume{
-		MountPoint: "/run/kata/memory/c", Keep: true, Source: memoryDir, GuestSource: "/run/kata/shared/c1/memory/0",
+		MountPoint: "/run/kata/memory/c", Keep: true, Source: memoryDir, GuestSource: "/run/kata/shared/c1/mounts/memory-0",
 		Options: []string{"nosuid", "nodev", "mode=2777", "uid=0", "gid=2000", "size=33554432"},
 	}
 	second := emptyDir
-	second.GuestSource = "/run/kata/shared/c1/memory/1"
+	second.GuestSource = "/run/kata/shared/c1/mounts/memory-1"
 	bind := func(source, destination string, options ...string) specs.Mount {
 		return specs.Mount{Type: "bind", Source: source, Destination: destination, Options: options}
 	}

@@ -10,9 +10,9 @@
 // last process of the namespace dies, however it dies.
 //
 //	<share>/<container>/rootfs       the container's root file system
-//	<share>/<container>/mounts/<n>   its n-th bind mount
-//	<share>/<container>/memory/<n>   what its n-th memory volume is a copy of,
-//	                                 while it is being created
+//	<share>/<container>/mounts/<n>   its n-th bind mount; or memory-<n>: what its
+//	                                 n-th memory volume is a copy of, while the
+//	                                 container is being created
 //
 // A path below a mount is never resolved here: the guest can write there. The
 // share itself it has read-only: what is above the mounts stays as this package
@@ -81,8 +81,8 @@ func (d *Dir) Path() string { return d.path }
 
 // Mount is one detached tree on its way into the share.
 type Mount struct {
-	// Name is "rootfs", "mounts/<n>" or "memory/<n>": see Rootfs, Bind and
-	// Memory.
+	// Name is "rootfs", "mounts/<n>" or "mounts/memory-<n>": see Rootfs,
+	// Bind and Memory.
 	Name string
 	// Tree is closed by Add.
 	Tree       *os.File
@@ -100,7 +100,7 @@ func Bind(n int) string { return "mounts/" + strconv.Itoa(n) }
 
 // Memory is the name, in a container's directory, of what its n-th memory volume
 // begins as a copy of.
-func Memory(n int) string { return "memory/" + strconv.Itoa(n) }
+func Memory(n int) string { return "mounts/memory-" + strconv.Itoa(n) }
 
 // Add makes the container's directory and attaches its mounts. After an error
 // nothing of the container is left in the share. The trees are closed in any
@@ -125,10 +125,8 @@ func (d *Dir) Add(container string, mounts []Mount) (err error) {
 			err = errors.Join(err, d.remove(container))
 		}
 	}()
-	for _, name := range []string{"mounts", "memory"} {
-		if err := d.root.Mkdir(filepath.Join(container, name), 0o700); err != nil {
-			return fmt.Errorf("share container %s: %w", container, err)
-		}
+	if err := d.root.Mkdir(filepath.Join(container, "mounts"), 0o700); err != nil {
+		return fmt.Errorf("share container %s: %w", container, err)
 	}
 	for _, mount := range mounts {
 		if err := d.attach(container, mount); err != nil {

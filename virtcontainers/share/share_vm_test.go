@@ -104,6 +104,23 @@ func TestInside(t *testing.T) {
 	if data, err := os.ReadFile(filepath.Join(point, "c1/mounts/1")); err != nil || string(data) != "text" {
 		t.Errorf("read a bind of a file: %q, %v", data, err)
 	}
+	if err := shared.Add("c3", []share.Mount{{Name: share.Bind(0), Tree: open(t, source)}, {Name: share.Memory(0), Tree: open(t, source), Temporary: true}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := shared.Detach("c3", share.Memory(0)); err != nil {
+		t.Error(err)
+	}
+	if names, err := os.ReadDir(filepath.Join(point, "c3", share.Memory(0))); err != nil || len(names) > 0 {
+		t.Errorf("what was detached has %v, %v", names, err)
+	}
+	for _, name := range []string{share.Memory(0), share.Memory(1)} {
+		if err := shared.Detach("c3", name); err == nil {
+			t.Errorf("%s was detached, which is not there", name)
+		}
+	}
+	if err := shared.Remove("c3"); err != nil {
+		t.Error(err)
+	}
 	if err := shared.Add("c1", nil); err == nil {
 		t.Error("the same container was shared twice")
 	}
