@@ -30,8 +30,15 @@ func TestMountDirectory(t *testing.T) {
 		path, want string // where it leads, in root
 		err        error
 	}{
-		{"there", "there", nil}, {"/new/inner", "new/inner", nil}, {"file", "file", nil}, {"link", "there", nil},
-		{"../../there", "there", nil}, {"up", "", nil}, {"absolute", "", nil}, {"dangling", "", unix.EEXIST}, {"file/x", "", unix.ENOTDIR},
+		{"there", "there", nil},
+		{"/new/inner", "new/inner", nil},
+		{"file", "file", nil},
+		{"link", "there", nil},
+		{"../../there", "there", nil},
+		{"up", "", nil},
+		{"absolute", "", nil},
+		{"dangling", "", unix.EEXIST},
+		{"file/x", "", unix.ENOTDIR},
 	} {
 		t.Run(test.path, func(t *testing.T) {
 			target := filepath.Join(dir, "target")

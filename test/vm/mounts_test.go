@@ -132,8 +132,14 @@ func TestMounts(t *testing.T) {
 	})
 	t.Run("mounts below a read-only volume", func(t *testing.T) {
 		for _, test := range []struct{ where, want string }{
-			{"/ro/dir", "refused"}, {"/ro/inner", "written"}, {"/rro/dir", "refused"}, {"/rro/inner", "refused"},
-			{"/rw/dir", "written"}, {"/rw/inner", "written"}, {"/plain", "refused"}, {"/rw/made/inside", "written"},
+			{"/ro/dir", "refused"},
+			{"/ro/inner", "written"},
+			{"/rro/dir", "refused"},
+			{"/rro/inner", "refused"},
+			{"/rw/dir", "written"},
+			{"/rw/inner", "written"},
+			{"/plain", "refused"},
+			{"/rw/made/inside", "written"},
 		} {
 			script := fmt.Sprintf("{ echo x > %[1]s/new; } 2>/dev/null && echo written && rm %[1]s/new || echo refused", test.where)
 			if got := in(other, script); got != test.want+"\n" {

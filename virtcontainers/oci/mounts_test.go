@@ -233,10 +233,10 @@ func TestSubPathsOfMemoryVolumes(t *testing.T) {
 
 func TestVolumePart(t *testing.T) {
 	const mountinfo = `21 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
-22 21 0:20 / /pods/1/volumes/kubernetes.io~empty-dir/cache rw - tmpfs tmpfs rw,size=1024k
-23 21 0:20 /a\040b/c /pods/1/volume-subpaths/cache/main/0 rw - tmpfs tmpfs rw,size=1024k
+22 21 0:20 / /pods/1/volumes/kubernetes.io~empty-dir/cache rw - tmpfs none rw,size=1024k
+23 21 0:20 /a\040b/c /pods/1/volume-subpaths/cache/main/0 rw - tmpfs none rw,size=1024k
 24 21 8:1 /pods/1/volumes/kubernetes.io~empty-dir/disk/d /pods/1/volume-subpaths/disk/main/0 rw - ext4 /dev/sda1 rw
-25 21 0:21 /d /pods/1/volume-subpaths/secret/main/0 rw - tmpfs tmpfs rw
+25 21 0:21 /d /pods/1/volume-subpaths/secret/main/0 rw - tmpfs none rw
 `
 	for path, want := range map[string]volumePart{
 		"/pods/1/volume-subpaths/cache/main/0":  {"/pods/1/volumes/kubernetes.io~empty-dir/cache", "/a b/c"},
@@ -318,13 +318,13 @@ func TestReadOnlyAlone(t *testing.T) {
 
 func TestWritableBelow(t *testing.T) {
 	const mountinfo = `21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-22 21 0:20 / /a rw - tmpfs tmpfs rw
-23 22 0:21 / /a/b ro,relatime shared:2 - tmpfs tmpfs rw
-24 22 0:22 / /a/with\040space/c rw,nosuid - tmpfs tmpfs rw
-25 21 0:23 / /ab rw - tmpfs tmpfs rw
-26 23 0:24 / /a/b/romantic rw - tmpfs tmpfs rw
-27 21 0:25 / /d ro - tmpfs tmpfs rw
-28 27 0:26 / /d/e ro - tmpfs tmpfs rw
+22 21 0:20 / /a rw - tmpfs none rw
+23 22 0:21 / /a/b ro,relatime shared:2 - tmpfs none rw
+24 22 0:22 / /a/with\040space/c rw,nosuid - tmpfs none rw
+25 21 0:23 / /ab rw - tmpfs none rw
+26 23 0:24 / /a/b/romantic rw - tmpfs none rw
+27 21 0:25 / /d ro - tmpfs none rw
+28 27 0:26 / /d/e ro - tmpfs none rw
 `
 	for path, want := range map[string]bool{
 		"/": true, "/a": true, "/a/b": true, "/a/b/romantic": false, "/a/with space": true, "/a/with": false,
