@@ -45,8 +45,8 @@ func copyInto(ctx context.Context, from, to string, budget int64) error {
 		return err
 	}
 	defer target.Close()
-	c := &copier{ctx: ctx, budget: budget, target: target, links: map[inode]string{}, buffer: make([]byte, 1<<20)}
-	if err := c.entries(source, target, "."); err != nil {
+	c := &copier{budget: budget, target: target, links: map[inode]string{}, buffer: make([]byte, 1<<20)}
+	if err := c.entries(ctx, source, target, "."); err != nil {
 		return err
 	}
 	var stat unix.Stat_t
@@ -77,8 +77,7 @@ type inode struct{ device, number uint64 }
 const perFile = 1 << 10
 
 type copier struct {
-	ctx    context.Context //nolint:containedctx // of one call, see copyInto
-	budget int64           // of bytes
+	budget int64 // of bytes
 	target *os.File
 	// links are the copies of files that have several names, below target.
 	links  map[inode]string
@@ -94,21 +93,21 @@ func openDirectory(at int, name string) (*os.File, error) {
 }
 
 // entries copies what is in a directory, which is below the root.
-func (c *copier) entries(from, to *os.File, below string) error {
+func (c *copier) entries(ctx context.Context, from, to *os.File, below string) error {
 	names, err := from.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := c.entry(from, to, name, path.Join(below, name)); err != nil {
+		if err := c.entry(ctx, from, to, name, path.Join(below, name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *copier) entry(from, to *os.File, name, below string) error {
-	if err := c.take(perFile); err != nil {
+func (c *copier) entry(ctx context.Context, from, to *os.File, name, below string) error {
+	if err := c.take(ctx, perFile); err != nil {
 		return err
 	}
 	var stat unix.Stat_t
@@ -117,7 +116,7 @@ func (c *copier) entry(from, to *os.File, name, below string) error {
 		return nil
 	}
 	if err == nil {
-		err = c.file(from, to, name, below, &stat)
+		err = c.file(ctx, from, to, name, below, &stat)
 	}
 	var named *fileError
 	if err != nil && !errors.As(err, &named) {
@@ -135,7 +134,7 @@ type fileError struct {
 func (e *fileError) Error() string { return e.name + ": " + e.err.Error() }
 func (e *fileError) Unwrap() error { return e.err }
 
-func (c *copier) file(from, to *os.File, name, below string, stat *unix.Stat_t) error {
+func (c *copier) file(ctx context.Context, from, to *os.File, name, below string, stat *unix.Stat_t) error {
 	kind := stat.Mode & unix.S_IFMT
 	if kind != unix.S_IFDIR && stat.Nlink > 1 {
 		id := inode{stat.Dev, stat.Ino}
@@ -147,9 +146,9 @@ func (c *copier) file(from, to *os.File, name, below string, stat *unix.Stat_t) 
 	var err error
 	switch kind {
 	case unix.S_IFDIR:
-		err = c.directory(from, to, name, below)
+		err = c.directory(ctx, from, to, name, below)
 	case unix.S_IFREG:
-		err = c.regular(from, to, name)
+		err = c.regular(ctx, from, to, name)
 	case unix.S_IFLNK:
 		var target string
 		if target, err = readlink(from, name); err == nil {
@@ -164,7 +163,7 @@ func (c *copier) file(from, to *os.File, name, below string, stat *unix.Stat_t) 
 	return c.attributes(from, name, to, name, stat)
 }
 
-func (c *copier) directory(from, to *os.File, name, below string) error {
+func (c *copier) directory(ctx context.Context, from, to *os.File, name, below string) error {
 	source, err := openDirectory(int(from.Fd()), name)
 	if err != nil {
 		return err
@@ -178,10 +177,10 @@ func (c *copier) directory(from, to *os.File, name, below string) error {
 		return err
 	}
 	defer target.Close()
-	return c.entries(source, target, below)
+	return c.entries(ctx, source, target, below)
 }
 
-func (c *copier) regular(from, to *os.File, name string) error {
+func (c *copier) regular(ctx context.Context, from, to *os.File, name string) error {
 	fd, err := unix.Openat(int(from.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -193,11 +192,11 @@ func (c *copier) regular(from, to *os.File, name string) error {
 	}
 	target := os.NewFile(uintptr(fd), name)
 	defer target.Close()
-	return c.data(source, target)
+	return c.data(ctx, source, target)
 }
 
 // data copies what is between the holes of a file.
-func (c *copier) data(from, to *os.File) error {
+func (c *copier) data(ctx context.Context, from, to *os.File) error {
 	for at := int64(0); ; {
 		start, err := from.Seek(at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
@@ -210,7 +209,7 @@ func (c *copier) data(from, to *os.File) error {
 		if err != nil {
 			return err
 		}
-		if err := c.extent(from, to, start, end); err != nil {
+		if err := c.extent(ctx, from, to, start, end); err != nil {
 			return err
 		}
 		at = end
@@ -222,7 +221,7 @@ func (c *copier) data(from, to *os.File) error {
 	return to.Truncate(size)
 }
 
-func (c *copier) extent(from, to *os.File, at, end int64) error {
+func (c *copier) extent(ctx context.Context, from, to *os.File, at, end int64) error {
 	for at < end {
 		n, err := from.ReadAt(c.buffer[:min(int64(len(c.buffer)), end-at)], at)
 		if n == 0 && errors.Is(err, io.EOF) {
@@ -231,7 +230,7 @@ func (c *copier) extent(from, to *os.File, at, end int64) error {
 		if n == 0 {
 			return err
 		}
-		if err := c.take(int64(n)); err != nil {
+		if err := c.take(ctx, int64(n)); err != nil {
 			return err
 		}
 		if _, err := to.WriteAt(c.buffer[:n], at); err != nil {
@@ -243,9 +242,9 @@ func (c *copier) extent(from, to *os.File, at, end int64) error {
 }
 
 // take takes from the budget, unless nobody waits any more.
-func (c *copier) take(bytes int64) error {
-	if c.ctx.Err() != nil {
-		return context.Cause(c.ctx)
+func (c *copier) take(ctx context.Context, bytes int64) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	if c.budget -= bytes; c.budget < 0 {
 		return fmt.Errorf("%w: take some of it away on the host, or give the pod more memory", ErrTooLarge)
