@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -119,7 +120,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	}
 	done = s.watch.begin(StageCreateContainer)
 	defer done()
-	ctx, cancel := s.call(ctx)
+	ctx, cancel := s.callWithin(ctx, copyBound(options.Mounts))
 	defer cancel()
 	defer func() {
 		if err != nil {
@@ -157,6 +158,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		process.Streams.Close()
 		return s.callFailure(StageCreateContainer, err)
 	}
+	s.detachTemporary(c, options.Mounts)
 	c.init = process
 	c.setStatus(StatusCreated)
 	s.followSockets(c)
@@ -167,6 +169,27 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		close(process.done)
 	})
 	return nil
+}
+
+// copyBound is how long the guest may take to copy what it is shown for a time.
+func copyBound(mounts []share.Mount) time.Duration {
+	if slices.ContainsFunc(mounts, func(m share.Mount) bool { return m.Temporary }) {
+		return copyTimeout
+	}
+	return 0
+}
+
+// detachTemporary takes from the share what the container's creation alone
+// needed. What cannot be detached now goes with the container.
+func (s *Sandbox) detachTemporary(c *Container, mounts []share.Mount) {
+	for _, mount := range mounts {
+		if !mount.Temporary {
+			continue
+		}
+		if err := s.options.Share.Detach(c.id, mount.Name); err != nil {
+			s.log.Warn("the guest still sees what it has copied", "container", c.id, "error", err)
+		}
+	}
 }
 
 // add claims the container's id.

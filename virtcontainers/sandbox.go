@@ -41,6 +41,9 @@ const (
 	// callTimeout bounds a call of the agent that has nothing to wait for.
 	// TCG on a loaded machine needs seconds for what KVM does in milliseconds.
 	callTimeout = 60 * time.Second
+	// copyTimeout is how much longer a container's creation may take that copies
+	// the content of memory volumes.
+	copyTimeout = 2 * time.Minute
 	// destroyTimeout bounds the guest's farewell (flushing file systems),
 	// after which the machine is stopped all the same.
 	destroyTimeout = 5 * time.Second
@@ -49,6 +52,7 @@ const (
 // Share is the pod's shared directory, as *share.Dir implements it.
 type Share interface {
 	Add(container string, mounts []share.Mount) error
+	Detach(container, name string) error
 	Remove(container string) error
 	Close() error
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -76,6 +78,31 @@ func TestAnIDIsTakenOnce(t *testing.T) {
 	if !errors.Is(err, virtcontainers.ErrExists) {
 		t.Errorf("second container: %v, want ErrExists", err)
 	}
+}
+
+// What is in the share for the creation alone is there no longer than that.
+func TestTemporaryMountsAreDetached(t *testing.T) {
+	guest := newFakeGuest(t)
+	sandbox := startSandbox(t, guest)
+	_, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{ID: "c1", Mounts: []share.Mount{
+		{Name: share.Rootfs, Tree: emptyFile(t)}, {Name: share.Memory(1), Tree: emptyFile(t), Temporary: true},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"c1/mounts/memory-1"}, guest.machine.share.detached); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func emptyFile(t *testing.T) *os.File {
+	t.Helper()
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return file
 }
 
 func TestNothingIsMadeInAMachineThatHasEnded(t *testing.T) {
@@ -518,8 +545,19 @@ func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net:
 
 // fakeShare counts the containers that are shared.
 type fakeShare struct {
-	mu         sync.Mutex // guards containers
+	mu         sync.Mutex // guards what follows
 	containers map[string]bool
+	detached   []string
+}
+
+func (s *fakeShare) Detach(container, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.containers[container] {
+		return errors.New("detached before it was shared, or after")
+	}
+	s.detached = append(s.detached, container+"/"+name)
+	return nil
 }
 
 func (s *fakeShare) Add(container string, _ []share.Mount) error {

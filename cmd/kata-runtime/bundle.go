@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -114,7 +115,7 @@ func (b *bundle) encode() (err error) {
 // trees are the detached mounts of a container, twice: for the share and for
 // the stand-in.
 type trees struct {
-	forShare []*os.File // root file system first
+	forShare []*os.File // root file system first, what is copied last
 	root     standin.Mount
 	mounts   []standin.Mount
 }
@@ -128,6 +129,11 @@ func (b *bundle) openTrees() (_ *trees, err error) {
 			t.close()
 		}
 	}()
+	if b.spec.Root.Readonly { // for the guest as for the container
+		if err := b.makeMountPoints(); err != nil {
+			return nil, err
+		}
+	}
 	root, err := t.open(b.rootfs, true, nil)
 	if err != nil {
 		return nil, fmt.Errorf("root file system: %w", err)
@@ -141,11 +147,33 @@ func (b *bundle) openTrees() (_ *trees, err error) {
 				return nil, err
 			}
 			binds = binds[1:]
-		case mount.Type == "tmpfs", mount.Type == "ramfs":
+		case mount.Type == "tmpfs", mount.Type == "ramfs", b.isMemory(mount.Source):
 			t.mounts = append(t.mounts, standin.Mount{Destination: mount.Destination})
 		}
 	}
+	for _, volume := range b.guest.Memory {
+		if volume.Source == "" {
+			continue
+		}
+		tree, err := share.OpenTree(volume.Source, false)
+		if err != nil {
+			return nil, fmt.Errorf("memory volume: %w", err)
+		}
+		t.forShare = append(t.forShare, tree)
+		if volume.IDMapping != nil {
+			if err := mapIDs(volume.IDMapping, tree); err != nil {
+				return nil, fmt.Errorf("memory volume: %w", err)
+			}
+		}
+	}
 	return t, nil
+}
+
+// isMemory tells whether a mount's source in the guest is a memory volume, or in
+// one.
+func (b *bundle) isMemory(source string) bool {
+	return slices.ContainsFunc(b.guest.Memory, func(v oci.MemoryVolume) bool { return v.MountPoint == source }) ||
+		slices.ContainsFunc(b.guest.MemoryDirectories, func(d oci.MemoryDirectory) bool { return d.MountPoint == source })
 }
 
 func (t *trees) bind(bind oci.Bind) error {
@@ -218,12 +246,17 @@ func attributes(bind oci.Bind) share.Attributes {
 
 // mounts describes the trees to the supervisor, in their order.
 func (b *bundle) mounts() []*api.Mount {
-	mounts := []*api.Mount{{Name: share.Rootfs}}
+	mounts := []*api.Mount{{Name: share.Rootfs, ReadOnly: b.spec.Root.Readonly}}
 	for i, bind := range b.guest.Binds {
 		a := attributes(bind)
 		mounts = append(mounts, &api.Mount{
 			Name: share.Bind(i), ReadOnly: a.ReadOnly, RecursiveReadOnly: a.RecursiveReadOnly, Follow: a.Follow,
 		})
+	}
+	for i, volume := range b.guest.Memory {
+		if volume.Source != "" {
+			mounts = append(mounts, &api.Mount{Name: share.Memory(i), ReadOnly: true, Temporary: true})
+		}
 	}
 	return mounts
 }
@@ -243,9 +276,20 @@ func (b *bundle) resolvConf() string {
 func (b *bundle) memoryVolumes() []*api.MemoryVolume {
 	var volumes []*api.MemoryVolume
 	for _, volume := range b.guest.Memory {
-		volumes = append(volumes, &api.MemoryVolume{MountPoint: volume.MountPoint, Options: volume.Options, Keep: volume.Keep})
+		volumes = append(volumes, &api.MemoryVolume{
+			MountPoint: volume.MountPoint, Options: volume.Options, Keep: volume.Keep, CopyFrom: volume.GuestSource,
+		})
 	}
 	return volumes
+}
+
+// memoryDirectories describes what the container has of memory volumes.
+func (b *bundle) memoryDirectories() []*api.MemoryDirectory {
+	var directories []*api.MemoryDirectory
+	for _, d := range b.guest.MemoryDirectories {
+		directories = append(directories, &api.MemoryDirectory{MountPoint: d.MountPoint, Volume: d.Volume, Path: d.Path})
+	}
+	return directories
 }
 
 // blockDevices describes the container's block devices to the supervisor.

@@ -153,6 +153,9 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	for _, field := range p.bundle.guest.Dropped {
 		log.Debug("field of the spec does not reach the guest", "field", field)
 	}
+	for _, warning := range p.bundle.guest.Warnings {
+		log.Warn(warning, "container", id)
+	}
 	group, err := resolveCgroup(c, id, p.bundle.spec)
 	if err != nil {
 		p.stdio.close()
@@ -225,9 +228,9 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio) er
 		ContainerId: n.id, SpecJson: container.guestJSON, ConfigJson: container.configJSON, Mounts: container.mounts(),
 		Terminal: container.spec.Process.Terminal,
 		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
-		MemoryVolumes: container.memoryVolumes(),
-		BlockDevices:  container.blockDevices(),
-		ResolvConf:    container.resolvConf(),
+		MemoryVolumes: container.memoryVolumes(), MemoryDirectories: container.memoryDirectories(),
+		BlockDevices: container.blockDevices(),
+		ResolvConf:   container.resolvConf(),
 	}, state)
 	if err != nil {
 		n.created = n.created || errors.Is(err, supervisor.ErrGone)

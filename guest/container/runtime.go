@@ -108,7 +108,7 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 		return err
 	}
 	for _, s := range req.GetStorages() {
-		if err := r.shared.mount(s); err != nil {
+		if err := r.shared.mount(ctx, s); err != nil {
 			return err
 		}
 		c.mounted = append(c.mounted, s.GetMountPoint())

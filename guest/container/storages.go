@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"sync"
 
 	"kata-runtime/guest/protocol"
@@ -21,15 +22,15 @@ type storageUsers struct {
 }
 
 // mount mounts a storage, unless it is a shared one that is mounted already.
-func (s *sharedStorages) mount(request *protocol.Storage) error {
+func (s *sharedStorages) mount(ctx context.Context, request *protocol.Storage) error {
 	if !request.GetShared() {
-		return storage.Mount(request)
+		return storage.Mount(ctx, request)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	users, mounted := s.users[request.GetMountPoint()]
 	if !mounted {
-		if err := storage.Mount(request); err != nil {
+		if err := storage.Mount(ctx, request); err != nil {
 			return err
 		}
 		if s.users == nil {

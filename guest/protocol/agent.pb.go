@@ -513,15 +513,19 @@ func (x *SetClockRequest) GetUnixNanos() int64 {
 // and unmounted after it, or after the last container that has it.
 type Storage struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
-	Driver     string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"` // "tmpfs" or "block"
+	Driver     string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"` // "tmpfs", "block", or "directory": what is below path in the directory source
 	Source     string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
 	Fstype     string                 `protobuf:"bytes,3,opt,name=fstype,proto3" json:"fstype,omitempty"`
 	Options    []string               `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
 	MountPoint string                 `protobuf:"bytes,5,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
 	// Several containers of the pod may have it, named by its mount point: the
 	// first one's request mounts it.
-	Shared        bool `protobuf:"varint,40,opt,name=shared,proto3" json:"shared,omitempty"`
-	Keep          bool `protobuf:"varint,41,opt,name=keep,proto3" json:"keep,omitempty"` // a shared one stays until the guest's end
+	Shared bool `protobuf:"varint,40,opt,name=shared,proto3" json:"shared,omitempty"`
+	Keep   bool `protobuf:"varint,41,opt,name=keep,proto3" json:"keep,omitempty"` // a shared one stays until the guest's end
+	// A directory of the share, there for the time of the request: the file system
+	// begins as a copy of it. Empty: it begins empty.
+	CopyFrom      string `protobuf:"bytes,50,opt,name=copy_from,json=copyFrom,proto3" json:"copy_from,omitempty"`
+	Path          string `protobuf:"bytes,51,opt,name=path,proto3" json:"path,omitempty"` // directories on the way, and at the end, are made
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -603,6 +607,20 @@ func (x *Storage) GetKeep() bool {
 		return x.Keep
 	}
 	return false
+}
+
+func (x *Storage) GetCopyFrom() string {
+	if x != nil {
+		return x.CopyFrom
+	}
+	return ""
+}
+
+func (x *Storage) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
 }
 
 type CreateContainerRequest struct {
@@ -2605,7 +2623,7 @@ const file_agent_proto_rawDesc = "" +
 	"\tpower_off\x18\x01 \x01(\bR\bpowerOff\"0\n" +
 	"\x0fSetClockRequest\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xb8\x01\n" +
+	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xe9\x01\n" +
 	"\aStorage\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
@@ -2614,7 +2632,9 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x05 \x01(\tR\n" +
 	"mountPoint\x12\x16\n" +
 	"\x06shared\x18( \x01(\bR\x06shared\x12\x12\n" +
-	"\x04keep\x18) \x01(\bR\x04keep\"\xf0\x02\n" +
+	"\x04keep\x18) \x01(\bR\x04keep\x12\x1b\n" +
+	"\tcopy_from\x182 \x01(\tR\bcopyFrom\x12\x12\n" +
+	"\x04path\x183 \x01(\tR\x04path\"\xf0\x02\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +

@@ -43,3 +43,7 @@ const ShareMountPoint = "/run/kata/shared"
 // MemoryMountPoint is the guest's directory of the tmpfs file systems that
 // containers of the pod share.
 const MemoryMountPoint = "/run/kata/memory"
+
+// MemoryDirectoryMountPoint is the guest's directory of what single containers
+// have of those: a directory or a file in one.
+const MemoryDirectoryMountPoint = "/run/kata/memory-directories"

@@ -5,6 +5,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -30,8 +31,25 @@ func MountShare(share *protocol.Share) error {
 	return mountAt(share.GetTag(), share.GetFstype(), share.GetMountPoint(), share.GetOptions())
 }
 
-// Mount mounts a container's storage and makes its mount point.
-func Mount(s *protocol.Storage) error {
+// Mount mounts a container's storage, makes its mount point and fills it with
+// what it is to begin with. After an error it is not mounted.
+func Mount(ctx context.Context, s *protocol.Storage) error {
+	if err := mount(s); err != nil || s.GetCopyFrom() == "" {
+		return err
+	}
+	err := CopyInto(ctx, s.GetCopyFrom(), s.GetMountPoint())
+	// The host's file system has been mounted by looking there. It takes with it
+	// what the guest remembers, and so what the host keeps open.
+	if unmountErr := unix.Unmount(s.GetCopyFrom(), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err == nil && !errors.Is(unmountErr, unix.EINVAL) {
+		err = unmountErr
+	}
+	if err != nil {
+		err = errors.Join(err, Unmount(s.GetMountPoint()))
+	}
+	return err
+}
+
+func mount(s *protocol.Storage) error {
 	source, fstype := s.GetSource(), s.GetFstype()
 	switch s.GetDriver() {
 	case "tmpfs":
@@ -40,6 +58,8 @@ func Mount(s *protocol.Storage) error {
 		if fstype == "" {
 			return fmt.Errorf("block storage %q: %w: no file system type", source, ErrInvalid)
 		}
+	case "directory":
+		return mountDirectory(source, s.GetPath(), s.GetMountPoint())
 	default:
 		return fmt.Errorf("storage %q: %w: driver %q", source, ErrInvalid, s.GetDriver())
 	}

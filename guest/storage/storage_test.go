@@ -37,8 +37,8 @@ func TestRefusals(t *testing.T) {
 	for name, err := range map[string]error{
 		"share type":   MountShare(&protocol.Share{Tag: "x", Fstype: "nfs", MountPoint: dir}),
 		"share target": MountShare(&protocol.Share{Tag: "x", Fstype: "virtiofs", MountPoint: "relative"}),
-		"driver":       Mount(&protocol.Storage{Driver: "floppy", MountPoint: dir}),
-		"block type":   Mount(&protocol.Storage{Driver: "block", Source: "/dev/vda", MountPoint: dir}),
+		"driver":       Mount(t.Context(), &protocol.Storage{Driver: "floppy", MountPoint: dir}),
+		"block type":   Mount(t.Context(), &protocol.Storage{Driver: "block", Source: "/dev/vda", MountPoint: dir}),
 	} {
 		if !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: error %v, want ErrInvalid", name, err)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,12 +53,40 @@ func (t *translation) bind(field string, m *specs.Mount, mapping *IDMapping) err
 	if b.shared {
 		t.drop(field+".options", "shared (mounts made in the guest do not reach the host)")
 	}
+	alone, err := t.readOnlyAlone(b.Bind, source)
+	if err != nil {
+		return fmt.Errorf("source %s: %w", source, err)
+	}
+	if alone {
+		m.Options = slices.DeleteFunc(m.Options, func(option string) bool { return option == "ro" })
+	}
 	b.Index, b.IDMapping = len(t.guest.Binds), mapping
 	b.Source, b.Destination = source, m.Destination
 	b.GuestSource = path.Join(t.options.SharePath, "mounts", strconv.Itoa(b.Index))
 	m.Source = b.GuestSource
 	t.guest.Binds = append(t.guest.Binds, b.Bind)
 	return nil
+}
+
+// readOnlyAlone tells whether a bind is read-only, and what is mounted below it
+// is not, or may not be that is mounted later. The guest does not see these as
+// mounts of their own until somebody looks there, and then gives them the flags
+// of the bind: so it must not know of this one. The host enforces it.
+func (t *translation) readOnlyAlone(b Bind, source string) (bool, error) {
+	if !b.ReadOnly || b.RecursiveReadOnly {
+		return false, nil
+	}
+	if b.Follow {
+		return true, nil
+	}
+	if !b.Recursive {
+		return false, nil
+	}
+	resolved, err := t.host.Resolve(source)
+	if err != nil {
+		return false, err
+	}
+	return t.host.WritableBelow(resolved)
 }
 
 // guestSource decides on a bind's source: a path of the guest's own, or "" for

@@ -21,7 +21,13 @@ type fakeHost struct {
 	files map[string]fakeFile
 	links map[string]string
 	tmpfs map[string]tmpfs
+	parts map[string]volumePart
+	below map[string]bool // what can be written is mounted below it
 }
+
+func (h fakeHost) VolumePart(path string) (volumePart, error) { return h.parts[path], nil }
+
+func (h fakeHost) WritableBelow(path string) (bool, error) { return h.below[path], nil }
 
 type fakeFile struct {
 	mode fs.FileMode
@@ -75,11 +81,16 @@ func testHost() fakeHost {
 			"/dev": dir, "/dev/shm": dir, "/dev/shm/data": dir, "/dev/pts": dir, "/dev/dri": dir, "/dev/file": {},
 			"/dev/null": char(1, 3), "/dev/kvm": char(10, 232), "/var/null": char(1, 3),
 			"/dev/sda": {mode: fs.ModeDevice, rdev: unix.Mkdev(8, 0)}, "/run/log": {mode: fs.ModeSocket},
-			"/pod/shm": dir, memoryDir: dir, diskDir: dir, ramDiskDir: dir, memoryDir + "/sub": dir,
+			"/pod/shm": dir, "/user/memory": dir, "/link/shm": dir, subPathsDir + "/memory/c/0": dir, subPathsDir + "/memory/c/1": dir, subPathsDir + "/claim/c/0": dir,
+			"/nested": dir, memoryDir: dir, diskDir: dir, ramDiskDir: dir, memoryDir + "/sub": dir,
 		},
-		links: map[string]string{"/link-to-sys": "/sys/firmware", "/dev/log": "/run/log", "/proc/self/root": "/proc/1/root"},
+		parts: map[string]volumePart{subPathsDir + "/memory/c/0": {memoryDir, "/sub/x"}, subPathsDir + "/memory/c/1": {memoryDir, "/"}},
+		below: map[string]bool{"/nested": true},
+		links: map[string]string{"/link-to-nested": "/nested", "/link/shm": "/dev/shm", "/link-to-sys": "/sys/firmware", "/dev/log": "/run/log", "/proc/self/root": "/proc/1/root"},
 		tmpfs: map[string]tmpfs{
-			"/pod/shm":         {size: 64 << 20, identity: "a", root: true, mode: 0o1777},
+			"/pod/shm":         {size: 64 << 20, identity: "a", root: true, mode: 0o1777, empty: true},
+			"/link/shm":        {size: 1 << 30, identity: "b", root: true, mode: 0o1777},
+			"/user/memory":     {size: 1 << 20, identity: "f", root: true, mode: 0o755},
 			"/dev/shm":         {size: 1 << 30, identity: "b", root: true, mode: 0o1777},
 			memoryDir:          {size: 32 << 20, identity: "c", root: true, mode: 0o2777, gid: 2000},
 			memoryDir + "/sub": {size: 32 << 20, identity: "d"},
@@ -90,10 +101,11 @@ func testHost() fakeHost {
 
 // Kubernetes's emptyDir volumes.
 const (
-	volumesDir = "/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir"
-	memoryDir  = volumesDir + "/memory"
-	diskDir    = volumesDir + "/disk"
-	ramDiskDir = volumesDir + "/ramdisk"
+	subPathsDir = "/var/lib/kubelet/pods/1/volume-subpaths"
+	volumesDir  = "/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir"
+	memoryDir   = volumesDir + "/memory"
+	diskDir     = volumesDir + "/disk"
+	ramDiskDir  = volumesDir + "/ramdisk"
 )
 
 func transformMount(m specs.Mount) (*GuestSpec, error) {
@@ -140,9 +152,11 @@ func TestMemoryVolumes(t *testing.T) {
 		Options:    []string{"nosuid", "nodev", "mode=1777", "uid=0", "gid=0", "size=67108864"},
 	}
 	emptyDir := MemoryVolume{
-		MountPoint: "/run/kata/memory/c", Keep: true,
+		MountPoint: "/run/kata/memory/c", Keep: true, Source: memoryDir, GuestSource: "/run/kata/shared/c1/mounts/memory-0",
 		Options: []string{"nosuid", "nodev", "mode=2777", "uid=0", "gid=2000", "size=33554432"},
 	}
+	second := emptyDir
+	second.GuestSource = "/run/kata/shared/c1/mounts/memory-1"
 	bind := func(source, destination string, options ...string) specs.Mount {
 		return specs.Mount{Type: "bind", Source: source, Destination: destination, Options: options}
 	}
@@ -154,6 +168,10 @@ func TestMemoryVolumes(t *testing.T) {
 		binds   int            // of the share
 	}{
 		{"shared memory", []specs.Mount{bind("/pod/shm", "/dev/shm", "rbind", "rprivate", "noexec")}, []MemoryVolume{shm}, "noexec,bind", 0},
+		{"the host's shared memory", []specs.Mount{bind("/dev/shm", "/dev/shm", "rbind")}, nil, "rbind", 1},
+		{"the host's shared memory by a link", []specs.Mount{bind("/link/shm", "/dev/shm", "rbind")}, nil, "rbind", 1},
+		{"a user's tmpfs as shared memory", []specs.Mount{bind("/user/memory", "/dev/shm", "rbind")}, nil, "rbind", 1},
+		{"the second has content", []specs.Mount{bind("/pod/shm", "/dev/shm"), bind(memoryDir, "/a")}, []MemoryVolume{shm, second}, "bind", 0},
 		{"elsewhere", []specs.Mount{bind("/pod/shm", "/m", "rbind")}, nil, "rbind", 1},
 		{"no tmpfs", []specs.Mount{bind("/data", "/dev/shm", "rbind")}, nil, "rbind", 1},
 		{"emptyDir in memory", []specs.Mount{bind(memoryDir, "/cache", "rbind", "ro")}, []MemoryVolume{emptyDir}, "ro,bind", 0},
@@ -182,6 +200,54 @@ func TestMemoryVolumes(t *testing.T) {
 				t.Errorf("guest's source = %s, want %s", m.Source, test.want[0].MountPoint)
 			}
 		})
+	}
+}
+
+// kubelet mounts a subPath of its own; it is a part of the same volume.
+func TestSubPathsOfMemoryVolumes(t *testing.T) {
+	spec := baseSpec()
+	bind := func(source, destination string) specs.Mount {
+		return specs.Mount{Type: "bind", Source: source, Destination: destination, Options: []string{"rbind", "ro"}}
+	}
+	spec.Mounts = []specs.Mount{
+		bind(subPathsDir+"/memory/c/0", "/part"), bind(subPathsDir+"/memory/c/1", "/whole"), bind(subPathsDir+"/claim/c/0", "/other"),
+	}
+	guest, err := transform(spec, testOptions(), testHost())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources []string
+	for _, m := range guest.Spec.Mounts {
+		sources = append(sources, m.Source)
+	}
+	want := []string{"/run/kata/memory-directories/c1.0", "/run/kata/memory/c", "/run/kata/shared/c1/mounts/0"}
+	if diff := cmp.Diff(want, sources); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]MemoryDirectory{{MountPoint: want[0], Volume: want[1], Path: "/sub/x"}}, guest.MemoryDirectories); diff != "" {
+		t.Error(diff)
+	}
+	if len(guest.Memory) != 1 || guest.Memory[0].Source != memoryDir || !guest.Memory[0].Keep {
+		t.Errorf("volumes: %+v", guest.Memory)
+	}
+}
+
+func TestVolumePart(t *testing.T) {
+	const mountinfo = `21 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
+22 21 0:20 / /pods/1/volumes/kubernetes.io~empty-dir/cache rw - tmpfs none rw,size=1024k
+23 21 0:20 /a\040b/c /pods/1/volume-subpaths/cache/main/0 rw - tmpfs none rw,size=1024k
+24 21 8:1 /pods/1/volumes/kubernetes.io~empty-dir/disk/d /pods/1/volume-subpaths/disk/main/0 rw - ext4 /dev/sda1 rw
+25 21 0:21 /d /pods/1/volume-subpaths/secret/main/0 rw - tmpfs none rw
+`
+	for path, want := range map[string]volumePart{
+		"/pods/1/volume-subpaths/cache/main/0":  {"/pods/1/volumes/kubernetes.io~empty-dir/cache", "/a b/c"},
+		"/pods/1/volume-subpaths/disk/main/0":   {},
+		"/pods/1/volume-subpaths/secret/main/0": {},
+		"/pods/1/volume-subpaths/cache/main/1":  {},
+	} {
+		if got := volumePartAt(mountinfo, path); got != want {
+			t.Errorf("%s is %+v, want %+v", path, got, want)
+		}
 	}
 }
 
@@ -222,6 +288,52 @@ func TestBindsThatAreShared(t *testing.T) {
 				t.Errorf("guest's mount = %+v", m)
 			}
 		})
+	}
+}
+
+// The guest gives what is mounted below a bind the bind's own flags, and so does
+// not get "ro" where that is not to be read-only.
+func TestReadOnlyAlone(t *testing.T) {
+	for _, test := range []struct{ source, options, want string }{
+		{"/data", "rbind,ro", "rbind,ro"},
+		{"/nested", "rbind,ro", "rbind"},
+		{"/link-to-nested", "ro,rbind,nosuid", "rbind,nosuid"},
+		{"/nested", "bind,ro", "bind,ro"},
+		{"/nested", "rbind,rw", "rbind,rw"},
+		{"/nested", "rbind,rro", "rbind,rro"},
+		{"/nested", "rbind,ro,rro", "rbind,ro,rro"},
+		{"/data", "rbind,ro,rslave", "rbind,rslave"}, // what the host mounts later
+	} {
+		guest, err := transformMount(specs.Mount{Type: "bind", Destination: "/m", Source: test.source, Options: strings.Split(test.options, ",")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(guest.Spec.Mounts[0].Options, ","); got != test.want {
+			t.Errorf("%s with %s: the guest's options are %s, want %s", test.source, test.options, got, test.want)
+		}
+		if b := guest.Binds[0]; b.ReadOnly != strings.Contains(test.options, "ro") {
+			t.Errorf("%s with %s: on the host %+v", test.source, test.options, b)
+		}
+	}
+}
+
+func TestWritableBelow(t *testing.T) {
+	const mountinfo = `21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+22 21 0:20 / /a rw - tmpfs none rw
+23 22 0:21 / /a/b ro,relatime shared:2 - tmpfs none rw
+24 22 0:22 / /a/with\040space/c rw,nosuid - tmpfs none rw
+25 21 0:23 / /ab rw - tmpfs none rw
+26 23 0:24 / /a/b/romantic rw - tmpfs none rw
+27 21 0:25 / /d ro - tmpfs none rw
+28 27 0:26 / /d/e ro - tmpfs none rw
+`
+	for path, want := range map[string]bool{
+		"/": true, "/a": true, "/a/b": true, "/a/b/romantic": false, "/a/with space": true, "/a/with": false,
+		"/ab": false, "/d": false, "/none": false,
+	} {
+		if got := writableBelow(mountinfo, path); got != want {
+			t.Errorf("%s: %t", path, got)
+		}
 	}
 }
 
@@ -400,12 +512,24 @@ func TestRealHost(t *testing.T) {
 		t.Errorf("Tmpfs of nothing: %v", err)
 	}
 	dir := t.TempDir()
+	if empty, err := isEmpty(dir); err != nil || !empty {
+		t.Errorf("a new directory is empty: %t, %v", empty, err)
+	}
+	if empty, err := isEmpty(os.DevNull); err != nil || empty {
+		t.Errorf("a file is empty: %t, %v", empty, err)
+	}
+	if below, err := h.WritableBelow(dir); err != nil || below {
+		t.Errorf("something is mounted below a new directory: %t, %v", below, err)
+	}
 	if err := os.Symlink(dir, dir+"/link"); err != nil {
 		t.Fatal(err)
 	}
 	resolved, err := h.Resolve(dir)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if empty, err := isEmpty(dir); err != nil || empty {
+		t.Errorf("a directory with a link is empty: %t, %v", empty, err)
 	}
 	if got, err := h.Resolve(dir + "/link"); err != nil || got != resolved {
 		t.Errorf("Resolve = %s, %v", got, err)

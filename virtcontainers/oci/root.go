@@ -1,6 +1,11 @@
 package oci
 
-import "path"
+import (
+	"path"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
 
 // transformRoot owns root.path: the guest sees the root file system in its
 // share.
@@ -11,5 +16,21 @@ func transformRoot(t *translation) error {
 		t.guest.Rootfs = RootfsPath(t.options.BundleDir, spec)
 	}
 	spec.Root.Path = path.Join(t.options.SharePath, "rootfs")
+	if spec.Root.Readonly {
+		fillDev(spec)
+	}
 	return nil
+}
+
+// fillDev gives a container a /dev in which devices can be made, where its root
+// file system is read-only for the guest as a whole: it begins with what the
+// root file system has there, as that would without a mount.
+func fillDev(spec *specs.Spec) {
+	isDev := func(m specs.Mount) bool { return path.Join("/", m.Destination) == "/dev" }
+	if slices.ContainsFunc(spec.Mounts, isDev) {
+		return
+	}
+	spec.Mounts = slices.Insert(spec.Mounts, 0, specs.Mount{
+		Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=0755", "tmpcopyup", "ro"},
+	})
 }

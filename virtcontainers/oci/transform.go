@@ -55,6 +55,8 @@ type GuestSpec struct {
 	HostHooks *specs.Hooks
 	// Memory are file systems in the guest's memory that the guest's mounts name.
 	Memory []MemoryVolume
+	// MemoryDirectories are parts of Memory that the guest's mounts name.
+	MemoryDirectories []MemoryDirectory
 	// Namespaces are those of the original, host paths included.
 	Namespaces []specs.LinuxNamespace
 	// CgroupsPath is the host's.
@@ -62,6 +64,9 @@ type GuestSpec struct {
 	// Dropped lists, for a debug log, each field whose value stays on the host:
 	// "process.apparmorProfile: docker-default".
 	Dropped []string
+	// Warnings are for the caller's log: what the container has is not what its
+	// specification would give it on the host, and a program may notice.
+	Warnings []string
 }
 
 // Bind is a file or directory of the host that a mount of the guest's names.
@@ -112,6 +117,7 @@ func transformers() []func(*translation) error {
 		transformMounts,
 		transformHooks,
 		transformLabels,
+		warnOfIPC,
 		transformNamespaces,
 		transformDevices,
 		transformCgroup,

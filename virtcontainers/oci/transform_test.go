@@ -416,3 +416,41 @@ func TestAHostnameIsInherited(t *testing.T) {
 		}
 	}
 }
+
+// With a root file system that the guest cannot write to, devices need a place.
+func TestAReadOnlyRootHasADev(t *testing.T) {
+	for _, test := range []struct {
+		readonly    bool
+		destination string
+		want        int
+	}{{true, "/m", 2}, {true, "/dev/shm", 2}, {true, "dev/", 1}, {false, "/m", 1}} {
+		spec := baseSpec()
+		spec.Root.Readonly = test.readonly
+		spec.Mounts[0].Destination = test.destination
+		guest, err := Transform(spec, testOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mounts := guest.Spec.Mounts
+		if len(mounts) != test.want || test.want == 2 && (mounts[0].Destination != "/dev" || mounts[0].Type != "tmpfs") {
+			t.Errorf("with a mount at %s, read-only %t: %+v", test.destination, test.readonly, mounts)
+		}
+	}
+}
+
+// Who leaves the ipc namespace out asks for the host's, and is told.
+func TestTheHostsIPCIsWarnedOf(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		spec := baseSpec()
+		if own {
+			spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.IPCNamespace})
+		}
+		guest, err := Transform(spec, testOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if warned := len(guest.Warnings) == 1 && strings.Contains(guest.Warnings[0], "ipc"); warned == own {
+			t.Errorf("with an ipc namespace %t: warnings %q", own, guest.Warnings)
+		}
+	}
+}

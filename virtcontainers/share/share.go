@@ -10,7 +10,9 @@
 // last process of the namespace dies, however it dies.
 //
 //	<share>/<container>/rootfs       the container's root file system
-//	<share>/<container>/mounts/<n>   its n-th bind mount
+//	<share>/<container>/mounts/<n>   its n-th bind mount; or memory-<n>: what its
+//	                                 n-th memory volume is a copy of, while the
+//	                                 container is being created
 //
 // A path below a mount is never resolved here: the guest can write there. The
 // share itself it has read-only: what is above the mounts stays as this package
@@ -22,6 +24,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -78,11 +81,15 @@ func (d *Dir) Path() string { return d.path }
 
 // Mount is one detached tree on its way into the share.
 type Mount struct {
-	// Name is "rootfs", or "mounts/<n>": see Rootfs and Bind.
+	// Name is "rootfs", "mounts/<n>" or "mounts/memory-<n>": see Rootfs,
+	// Bind and Memory.
 	Name string
 	// Tree is closed by Add.
 	Tree       *os.File
 	Attributes Attributes
+	// Temporary: it is there while the container is being created, and then
+	// detached.
+	Temporary bool
 }
 
 // Rootfs is the name of a container's root file system in its directory.
@@ -90,6 +97,10 @@ const Rootfs = "rootfs"
 
 // Bind is the name of a container's n-th bind mount in its directory.
 func Bind(n int) string { return "mounts/" + strconv.Itoa(n) }
+
+// Memory is the name, in a container's directory, of what its n-th memory volume
+// begins as a copy of.
+func Memory(n int) string { return "mounts/memory-" + strconv.Itoa(n) }
 
 // Add makes the container's directory and attaches its mounts. After an error
 // nothing of the container is left in the share. The trees are closed in any
@@ -182,6 +193,22 @@ func (d *Dir) Remove(container string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.remove(container)
+}
+
+// Detach takes one of the container's mounts out of the share.
+func (d *Dir) Detach(container, name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	path := filepath.Join(d.path, container, name)
+	i := slices.Index(d.containers[container], path)
+	if i < 0 {
+		return fmt.Errorf("detach %s of container %s: it is not in the share", name, container)
+	}
+	if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		return fmt.Errorf("detach %s of container %s: %w", name, container, err)
+	}
+	d.containers[container] = slices.Delete(d.containers[container], i, i+1)
+	return nil
 }
 
 func (d *Dir) remove(container string) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,6 +64,13 @@ func TestInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	unix.Umask(0o077) // a caller's
+	below := filepath.Join(source, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("below", below, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
 	shared, err := share.New(point)
 	if err != nil {
 		t.Fatal(err)
@@ -75,6 +83,7 @@ func TestInside(t *testing.T) {
 	if err := shared.Add("c1", mounts); err != nil {
 		t.Fatal(err)
 	}
+	checkFlags(t, point, 1+3+2) // itself, what is added, and what is below that
 	if err := os.WriteFile(filepath.Join(point, "c1/rootfs/new"), []byte("x"), 0o644); err != nil {
 		t.Errorf("write to the root file system: %v", err)
 	}
@@ -102,6 +111,23 @@ func TestInside(t *testing.T) {
 	}
 	if data, err := os.ReadFile(filepath.Join(point, "c1/mounts/1")); err != nil || string(data) != "text" {
 		t.Errorf("read a bind of a file: %q, %v", data, err)
+	}
+	if err := shared.Add("c3", []share.Mount{{Name: share.Bind(0), Tree: open(t, source)}, {Name: share.Memory(0), Tree: open(t, source), Temporary: true}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := shared.Detach("c3", share.Memory(0)); err != nil {
+		t.Error(err)
+	}
+	if names, err := os.ReadDir(filepath.Join(point, "c3", share.Memory(0))); err != nil || len(names) > 0 {
+		t.Errorf("what was detached has %v, %v", names, err)
+	}
+	for _, name := range []string{share.Memory(0), share.Memory(1)} {
+		if err := shared.Detach("c3", name); err == nil {
+			t.Errorf("%s was detached, which is not there", name)
+		}
+	}
+	if err := shared.Remove("c3"); err != nil {
+		t.Error(err)
 	}
 	if err := shared.Add("c1", nil); err == nil {
 		t.Error("the same container was shared twice")
@@ -162,6 +188,27 @@ func TestMapIDs(t *testing.T) {
 	}
 	if err := share.MapIDs(open(t, "/proc"), users, false); err == nil {
 		t.Error("procfs was id-mapped")
+	}
+}
+
+// checkFlags looks at the mounts at path and below it: nothing of the guest's is
+// a device or gives privileges on the host.
+func checkFlags(t *testing.T, path string, count int) {
+	t.Helper()
+	found := 0
+	for line := range strings.Lines(mountInfo(t)) {
+		fields := strings.Fields(line)
+		if at := fields[4]; at != path && !strings.HasPrefix(at, path+"/") {
+			continue
+		}
+		found++
+		options := strings.Split(fields[5], ",")
+		if !slices.Contains(options, "nosuid") || !slices.Contains(options, "nodev") {
+			t.Errorf("a mount of the share is not nosuid and nodev: %s", line)
+		}
+	}
+	if found != count {
+		t.Errorf("the share has %d mounts, want %d", found, count)
 	}
 }
 

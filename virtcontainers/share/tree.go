@@ -34,13 +34,17 @@ type Attributes struct {
 }
 
 // SetAttributes applies attributes to the detached tree (mount_setattr(2);
-// Linux 5.12).
+// Linux 5.12). On the host, no device node in the tree is one, and no program
+// there gains privileges: the guest writes there what it likes. In the guest,
+// the flags of its own mounts decide.
 func SetAttributes(tree *os.File, attributes Attributes) error {
 	propagation := uint64(unix.MS_PRIVATE)
 	if attributes.Follow {
 		propagation = unix.MS_SLAVE
 	}
-	err := setAttr(tree, unix.AT_RECURSIVE, &unix.MountAttr{Propagation: propagation})
+	err := setAttr(tree, unix.AT_RECURSIVE, &unix.MountAttr{
+		Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID, Propagation: propagation,
+	})
 	if err == nil && (attributes.ReadOnly || attributes.RecursiveReadOnly) {
 		var flags uint
 		if attributes.RecursiveReadOnly {

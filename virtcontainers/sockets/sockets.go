@@ -104,7 +104,7 @@ func (r *Relay) Add(id string, mounts []share.Mount) (*Container, error) {
 	}
 	c.life, c.end = context.WithCancel(r.life)
 	for _, mount := range mounts {
-		if mount.Name == share.Rootfs {
+		if mount.Name == share.Rootfs || mount.Temporary {
 			continue
 		}
 		b, err := newBind(id, mount)

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers/mountpoint"
 	"kata-runtime/virtcontainers/share"
 )
 
@@ -25,7 +26,7 @@ func enter(s settings) error {
 	}
 	defer target.Close()
 	if s.Empty {
-		err = unix.Mount("kata-stand-in", s.Directory, "tmpfs", unix.MS_RDONLY, "size=4k,mode=0755")
+		err = unix.Mount("kata-stand-in", s.Directory, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "size=4k,mode=0755")
 	} else {
 		err = attach(tree(0), target, s.Root.Attributes)
 	}
@@ -76,7 +77,7 @@ func attach(tree, target *os.File, attributes share.Attributes) error {
 }
 
 func attachBind(root, tree *os.File, bind mount) error {
-	target, err := openIn(root, bind.Destination)
+	target, err := mountpoint.Open(root, bind.Destination)
 	if errors.Is(err, os.ErrNotExist) {
 		return tree.Close()
 	}
@@ -106,7 +107,7 @@ func cover(root *os.File, destination string) error {
 }
 
 func mountIn(root *os.File, destination, fileSystem string, flags uintptr, data string) error {
-	target, err := openIn(root, destination)
+	target, err := mountpoint.Open(root, destination)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -120,27 +121,4 @@ func mountIn(root *os.File, destination, fileSystem string, flags uintptr, data 
 		return fmt.Errorf("mount %s at %s: %w", fileSystem, destination, err)
 	}
 	return nil
-}
-
-// resolveAttempts is how often a path is resolved before the host is taken for
-// too busy.
-const resolveAttempts = 1000
-
-// openIn opens a path as the container would, without ever leaving root: the
-// guest can have put symbolic links in its way.
-func openIn(root *os.File, path string) (*os.File, error) {
-	var fd int
-	err := error(unix.EAGAIN)
-	// The kernel gives up on a path with ".." when anything on the host was
-	// renamed or mounted meanwhile (openat2(2), EAGAIN).
-	for try := 0; try < resolveAttempts && errors.Is(err, unix.EAGAIN); try++ {
-		fd, err = unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open %s in the container: %w", path, err)
-	}
-	return os.NewFile(uintptr(fd), path), nil
 }

@@ -86,7 +86,7 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 	}
 	mounts := make([]share.Mount, len(files))
 	for i, m := range request.GetMounts() {
-		mounts[i] = share.Mount{Name: m.GetName(), Tree: files[i], Attributes: share.Attributes{
+		mounts[i] = share.Mount{Name: m.GetName(), Tree: files[i], Temporary: m.GetTemporary(), Attributes: share.Attributes{
 			ReadOnly: m.GetReadOnly(), RecursiveReadOnly: m.GetRecursiveReadOnly(), Follow: m.GetFollow(),
 		}}
 	}
@@ -108,7 +108,12 @@ func storages(request *api.CreateContainerRequest) []*protocol.Storage {
 	for _, volume := range request.GetMemoryVolumes() {
 		list = append(list, &protocol.Storage{
 			Driver: "tmpfs", MountPoint: volume.GetMountPoint(), Options: volume.GetOptions(),
-			Shared: true, Keep: volume.GetKeep(),
+			Shared: true, Keep: volume.GetKeep(), CopyFrom: volume.GetCopyFrom(),
+		})
+	}
+	for _, directory := range request.GetMemoryDirectories() {
+		list = append(list, &protocol.Storage{
+			Driver: "directory", Source: directory.GetVolume(), Path: directory.GetPath(), MountPoint: directory.GetMountPoint(),
 		})
 	}
 	return list

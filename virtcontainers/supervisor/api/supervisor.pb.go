@@ -160,7 +160,8 @@ type Mount struct {
 	Name              string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // as share.Rootfs and share.Bind give it
 	ReadOnly          bool                   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	RecursiveReadOnly bool                   `protobuf:"varint,3,opt,name=recursive_read_only,json=recursiveReadOnly,proto3" json:"recursive_read_only,omitempty"`
-	Follow            bool                   `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"` // later mounts of the host below it appear
+	Follow            bool                   `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`        // later mounts of the host below it appear
+	Temporary         bool                   `protobuf:"varint,50,opt,name=temporary,proto3" json:"temporary,omitempty"` // only until the container is created
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -223,23 +224,31 @@ func (x *Mount) GetFollow() bool {
 	return false
 }
 
+func (x *Mount) GetTemporary() bool {
+	if x != nil {
+		return x.Temporary
+	}
+	return false
+}
+
 type CreateContainerRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	Channel       string                 `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`                   // token of the channel that carried the files
-	SpecJson      []byte                 `protobuf:"bytes,3,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"` // for the guest
-	Mounts        []*Mount               `protobuf:"bytes,4,rep,name=mounts,proto3" json:"mounts,omitempty"`
-	Terminal      bool                   `protobuf:"varint,5,opt,name=terminal,proto3" json:"terminal,omitempty"`
-	Stdin         bool                   `protobuf:"varint,6,opt,name=stdin,proto3" json:"stdin,omitempty"`
-	Stdout        bool                   `protobuf:"varint,7,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr        bool                   `protobuf:"varint,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	StateJson     []byte                 `protobuf:"bytes,9,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"` // as in ReserveContainerRequest, for what is not reserved
-	ConfigJson    []byte                 `protobuf:"bytes,10,opt,name=config_json,json=configJson,proto3" json:"config_json,omitempty"`
-	MemoryVolumes []*MemoryVolume        `protobuf:"bytes,40,rep,name=memory_volumes,json=memoryVolumes,proto3" json:"memory_volumes,omitempty"`
-	BlockDevices  []*BlockDevice         `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
-	ResolvConf    string                 `protobuf:"bytes,120,opt,name=resolv_conf,json=resolvConf,proto3" json:"resolv_conf,omitempty"` // name of the mount that is the container's resolv.conf; or empty
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId       string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Channel           string                 `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`                   // token of the channel that carried the files
+	SpecJson          []byte                 `protobuf:"bytes,3,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"` // for the guest
+	Mounts            []*Mount               `protobuf:"bytes,4,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	Terminal          bool                   `protobuf:"varint,5,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	Stdin             bool                   `protobuf:"varint,6,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Stdout            bool                   `protobuf:"varint,7,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr            bool                   `protobuf:"varint,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	StateJson         []byte                 `protobuf:"bytes,9,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"` // as in ReserveContainerRequest, for what is not reserved
+	ConfigJson        []byte                 `protobuf:"bytes,10,opt,name=config_json,json=configJson,proto3" json:"config_json,omitempty"`
+	MemoryVolumes     []*MemoryVolume        `protobuf:"bytes,40,rep,name=memory_volumes,json=memoryVolumes,proto3" json:"memory_volumes,omitempty"`
+	MemoryDirectories []*MemoryDirectory     `protobuf:"bytes,50,rep,name=memory_directories,json=memoryDirectories,proto3" json:"memory_directories,omitempty"`
+	BlockDevices      []*BlockDevice         `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
+	ResolvConf        string                 `protobuf:"bytes,120,opt,name=resolv_conf,json=resolvConf,proto3" json:"resolv_conf,omitempty"` // name of the mount that is the container's resolv.conf; or empty
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *CreateContainerRequest) Reset() {
@@ -349,6 +358,13 @@ func (x *CreateContainerRequest) GetMemoryVolumes() []*MemoryVolume {
 	return nil
 }
 
+func (x *CreateContainerRequest) GetMemoryDirectories() []*MemoryDirectory {
+	if x != nil {
+		return x.MemoryDirectories
+	}
+	return nil
+}
+
 func (x *CreateContainerRequest) GetBlockDevices() []*BlockDevice {
 	if x != nil {
 		return x.BlockDevices
@@ -436,8 +452,9 @@ func (x *ReserveContainerRequest) GetConfigJson() []byte {
 type MemoryVolume struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MountPoint    string                 `protobuf:"bytes,1,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
-	Options       []string               `protobuf:"bytes,2,rep,name=options,proto3" json:"options,omitempty"` // mount(8) options
-	Keep          bool                   `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"`      // also without a container
+	Options       []string               `protobuf:"bytes,2,rep,name=options,proto3" json:"options,omitempty"`                    // mount(8) options
+	Keep          bool                   `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"`                         // also without a container
+	CopyFrom      string                 `protobuf:"bytes,50,opt,name=copy_from,json=copyFrom,proto3" json:"copy_from,omitempty"` // what it begins as a copy of, a guest path in the share; or empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -493,6 +510,75 @@ func (x *MemoryVolume) GetKeep() bool {
 	return false
 }
 
+func (x *MemoryVolume) GetCopyFrom() string {
+	if x != nil {
+		return x.CopyFrom
+	}
+	return ""
+}
+
+// MemoryDirectory is a directory or a file in a memory volume that the container
+// has of it. The specification names its mount point.
+type MemoryDirectory struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MountPoint    string                 `protobuf:"bytes,1,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"` // the mount point of one of the request's memory volumes
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`     // in the volume
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemoryDirectory) Reset() {
+	*x = MemoryDirectory{}
+	mi := &file_supervisor_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemoryDirectory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemoryDirectory) ProtoMessage() {}
+
+func (x *MemoryDirectory) ProtoReflect() protoreflect.Message {
+	mi := &file_supervisor_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemoryDirectory.ProtoReflect.Descriptor instead.
+func (*MemoryDirectory) Descriptor() ([]byte, []int) {
+	return file_supervisor_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MemoryDirectory) GetMountPoint() string {
+	if x != nil {
+		return x.MountPoint
+	}
+	return ""
+}
+
+func (x *MemoryDirectory) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *MemoryDirectory) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 // BlockDevice is a block device of the host that the container is to have. The
 // guest's spec names it by the host's numbers.
 type BlockDevice struct {
@@ -506,7 +592,7 @@ type BlockDevice struct {
 
 func (x *BlockDevice) Reset() {
 	*x = BlockDevice{}
-	mi := &file_supervisor_proto_msgTypes[7]
+	mi := &file_supervisor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +604,7 @@ func (x *BlockDevice) String() string {
 func (*BlockDevice) ProtoMessage() {}
 
 func (x *BlockDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[7]
+	mi := &file_supervisor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +617,7 @@ func (x *BlockDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
 func (*BlockDevice) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{7}
+	return file_supervisor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BlockDevice) GetMajor() uint32 {
@@ -566,7 +652,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_supervisor_proto_msgTypes[8]
+	mi := &file_supervisor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +664,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[8]
+	mi := &file_supervisor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +677,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{8}
+	return file_supervisor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Timing) GetStage() string {
@@ -631,7 +717,7 @@ type Machine struct {
 
 func (x *Machine) Reset() {
 	*x = Machine{}
-	mi := &file_supervisor_proto_msgTypes[9]
+	mi := &file_supervisor_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +729,7 @@ func (x *Machine) String() string {
 func (*Machine) ProtoMessage() {}
 
 func (x *Machine) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[9]
+	mi := &file_supervisor_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +742,7 @@ func (x *Machine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Machine.ProtoReflect.Descriptor instead.
 func (*Machine) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{9}
+	return file_supervisor_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Machine) GetDriver() string {
@@ -719,7 +805,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +817,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[10]
+	mi := &file_supervisor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +830,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{10}
+	return file_supervisor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateContainerResponse) GetTimings() []*Timing {
@@ -777,7 +863,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +875,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[11]
+	mi := &file_supervisor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +888,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{11}
+	return file_supervisor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -821,7 +907,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +919,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[12]
+	mi := &file_supervisor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +932,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{12}
+	return file_supervisor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StartContainerResponse) GetTimings() []*Timing {
@@ -876,7 +962,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +974,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[13]
+	mi := &file_supervisor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +987,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{13}
+	return file_supervisor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -991,7 +1077,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[14]
+	mi := &file_supervisor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1089,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[14]
+	mi := &file_supervisor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1102,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{14}
+	return file_supervisor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -1042,7 +1128,7 @@ type ContainerStatsResponse struct {
 
 func (x *ContainerStatsResponse) Reset() {
 	*x = ContainerStatsResponse{}
-	mi := &file_supervisor_proto_msgTypes[15]
+	mi := &file_supervisor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1140,7 @@ func (x *ContainerStatsResponse) String() string {
 func (*ContainerStatsResponse) ProtoMessage() {}
 
 func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[15]
+	mi := &file_supervisor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1153,7 @@ func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatsResponse.ProtoReflect.Descriptor instead.
 func (*ContainerStatsResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{15}
+	return file_supervisor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ContainerStatsResponse) GetStatsJson() []byte {
@@ -1091,7 +1177,7 @@ type GuestProcess struct {
 
 func (x *GuestProcess) Reset() {
 	*x = GuestProcess{}
-	mi := &file_supervisor_proto_msgTypes[16]
+	mi := &file_supervisor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1189,7 @@ func (x *GuestProcess) String() string {
 func (*GuestProcess) ProtoMessage() {}
 
 func (x *GuestProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[16]
+	mi := &file_supervisor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1202,7 @@ func (x *GuestProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestProcess.ProtoReflect.Descriptor instead.
 func (*GuestProcess) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{16}
+	return file_supervisor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GuestProcess) GetPid() int32 {
@@ -1164,7 +1250,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_supervisor_proto_msgTypes[17]
+	mi := &file_supervisor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1262,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[17]
+	mi := &file_supervisor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1275,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{17}
+	return file_supervisor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*GuestProcess {
@@ -1217,7 +1303,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[18]
+	mi := &file_supervisor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1315,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[18]
+	mi := &file_supervisor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1328,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{18}
+	return file_supervisor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -1277,7 +1363,7 @@ type DeleteContainerRequest struct {
 
 func (x *DeleteContainerRequest) Reset() {
 	*x = DeleteContainerRequest{}
-	mi := &file_supervisor_proto_msgTypes[19]
+	mi := &file_supervisor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1375,7 @@ func (x *DeleteContainerRequest) String() string {
 func (*DeleteContainerRequest) ProtoMessage() {}
 
 func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[19]
+	mi := &file_supervisor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1388,7 @@ func (x *DeleteContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteContainerRequest) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{19}
+	return file_supervisor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteContainerRequest) GetContainerId() string {
@@ -1338,7 +1424,7 @@ type DeleteContainerResponse struct {
 
 func (x *DeleteContainerResponse) Reset() {
 	*x = DeleteContainerResponse{}
-	mi := &file_supervisor_proto_msgTypes[20]
+	mi := &file_supervisor_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1436,7 @@ func (x *DeleteContainerResponse) String() string {
 func (*DeleteContainerResponse) ProtoMessage() {}
 
 func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[20]
+	mi := &file_supervisor_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1449,7 @@ func (x *DeleteContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteContainerResponse.ProtoReflect.Descriptor instead.
 func (*DeleteContainerResponse) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{20}
+	return file_supervisor_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteContainerResponse) GetLast() bool {
@@ -1390,7 +1476,7 @@ type ContainerEvent struct {
 
 func (x *ContainerEvent) Reset() {
 	*x = ContainerEvent{}
-	mi := &file_supervisor_proto_msgTypes[21]
+	mi := &file_supervisor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1488,7 @@ func (x *ContainerEvent) String() string {
 func (*ContainerEvent) ProtoMessage() {}
 
 func (x *ContainerEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_supervisor_proto_msgTypes[21]
+	mi := &file_supervisor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1501,7 @@ func (x *ContainerEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerEvent.ProtoReflect.Descriptor instead.
 func (*ContainerEvent) Descriptor() ([]byte, []int) {
-	return file_supervisor_proto_rawDescGZIP(), []int{21}
+	return file_supervisor_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ContainerEvent) GetOom() bool {
@@ -1435,12 +1521,13 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x06oldest\x18\x01 \x01(\rR\x06oldest\x12\x16\n" +
 	"\x06newest\x18\x02 \x01(\rR\x06newest\")\n" +
 	"\rHelloResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\x80\x01\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\x9e\x01\n" +
 	"\x05Mount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
-	"\x06follow\x18\x04 \x01(\bR\x06follow\"\xf7\x03\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x1c\n" +
+	"\ttemporary\x182 \x01(\bR\ttemporary\"\xcb\x04\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
@@ -1455,7 +1542,8 @@ const file_supervisor_proto_rawDesc = "" +
 	"\vconfig_json\x18\n" +
 	" \x01(\fR\n" +
 	"configJson\x12G\n" +
-	"\x0ememory_volumes\x18( \x03(\v2 .kata.supervisor.v1.MemoryVolumeR\rmemoryVolumes\x12D\n" +
+	"\x0ememory_volumes\x18( \x03(\v2 .kata.supervisor.v1.MemoryVolumeR\rmemoryVolumes\x12R\n" +
+	"\x12memory_directories\x182 \x03(\v2#.kata.supervisor.v1.MemoryDirectoryR\x11memoryDirectories\x12D\n" +
 	"\rblock_devices\x18P \x03(\v2\x1f.kata.supervisor.v1.BlockDeviceR\fblockDevices\x12\x1f\n" +
 	"\vresolv_conf\x18x \x01(\tR\n" +
 	"resolvConf\"\x96\x01\n" +
@@ -1465,12 +1553,18 @@ const file_supervisor_proto_rawDesc = "" +
 	"\n" +
 	"state_json\x18\x03 \x01(\fR\tstateJson\x12\x1f\n" +
 	"\vconfig_json\x18\x04 \x01(\fR\n" +
-	"configJson\"]\n" +
+	"configJson\"z\n" +
 	"\fMemoryVolume\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
 	"mountPoint\x12\x18\n" +
 	"\aoptions\x18\x02 \x03(\tR\aoptions\x12\x12\n" +
-	"\x04keep\x18\x03 \x01(\bR\x04keep\"V\n" +
+	"\x04keep\x18\x03 \x01(\bR\x04keep\x12\x1b\n" +
+	"\tcopy_from\x182 \x01(\tR\bcopyFrom\"^\n" +
+	"\x0fMemoryDirectory\x12\x1f\n" +
+	"\vmount_point\x18\x01 \x01(\tR\n" +
+	"mountPoint\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"V\n" +
 	"\vBlockDevice\x12\x14\n" +
 	"\x05major\x18\x01 \x01(\rR\x05major\x12\x14\n" +
 	"\x05minor\x18\x02 \x01(\rR\x05minor\x12\x1b\n" +
@@ -1566,7 +1660,7 @@ func file_supervisor_proto_rawDescGZIP() []byte {
 	return file_supervisor_proto_rawDescData
 }
 
-var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_supervisor_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_supervisor_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: kata.supervisor.v1.Empty
 	(*HelloRequest)(nil),            // 1: kata.supervisor.v1.HelloRequest
@@ -1575,61 +1669,63 @@ var file_supervisor_proto_goTypes = []any{
 	(*CreateContainerRequest)(nil),  // 4: kata.supervisor.v1.CreateContainerRequest
 	(*ReserveContainerRequest)(nil), // 5: kata.supervisor.v1.ReserveContainerRequest
 	(*MemoryVolume)(nil),            // 6: kata.supervisor.v1.MemoryVolume
-	(*BlockDevice)(nil),             // 7: kata.supervisor.v1.BlockDevice
-	(*Timing)(nil),                  // 8: kata.supervisor.v1.Timing
-	(*Machine)(nil),                 // 9: kata.supervisor.v1.Machine
-	(*CreateContainerResponse)(nil), // 10: kata.supervisor.v1.CreateContainerResponse
-	(*ContainerRequest)(nil),        // 11: kata.supervisor.v1.ContainerRequest
-	(*StartContainerResponse)(nil),  // 12: kata.supervisor.v1.StartContainerResponse
-	(*ExecProcessRequest)(nil),      // 13: kata.supervisor.v1.ExecProcessRequest
-	(*UpdateContainerRequest)(nil),  // 14: kata.supervisor.v1.UpdateContainerRequest
-	(*ContainerStatsResponse)(nil),  // 15: kata.supervisor.v1.ContainerStatsResponse
-	(*GuestProcess)(nil),            // 16: kata.supervisor.v1.GuestProcess
-	(*ListProcessesResponse)(nil),   // 17: kata.supervisor.v1.ListProcessesResponse
-	(*KillContainerRequest)(nil),    // 18: kata.supervisor.v1.KillContainerRequest
-	(*DeleteContainerRequest)(nil),  // 19: kata.supervisor.v1.DeleteContainerRequest
-	(*DeleteContainerResponse)(nil), // 20: kata.supervisor.v1.DeleteContainerResponse
-	(*ContainerEvent)(nil),          // 21: kata.supervisor.v1.ContainerEvent
+	(*MemoryDirectory)(nil),         // 7: kata.supervisor.v1.MemoryDirectory
+	(*BlockDevice)(nil),             // 8: kata.supervisor.v1.BlockDevice
+	(*Timing)(nil),                  // 9: kata.supervisor.v1.Timing
+	(*Machine)(nil),                 // 10: kata.supervisor.v1.Machine
+	(*CreateContainerResponse)(nil), // 11: kata.supervisor.v1.CreateContainerResponse
+	(*ContainerRequest)(nil),        // 12: kata.supervisor.v1.ContainerRequest
+	(*StartContainerResponse)(nil),  // 13: kata.supervisor.v1.StartContainerResponse
+	(*ExecProcessRequest)(nil),      // 14: kata.supervisor.v1.ExecProcessRequest
+	(*UpdateContainerRequest)(nil),  // 15: kata.supervisor.v1.UpdateContainerRequest
+	(*ContainerStatsResponse)(nil),  // 16: kata.supervisor.v1.ContainerStatsResponse
+	(*GuestProcess)(nil),            // 17: kata.supervisor.v1.GuestProcess
+	(*ListProcessesResponse)(nil),   // 18: kata.supervisor.v1.ListProcessesResponse
+	(*KillContainerRequest)(nil),    // 19: kata.supervisor.v1.KillContainerRequest
+	(*DeleteContainerRequest)(nil),  // 20: kata.supervisor.v1.DeleteContainerRequest
+	(*DeleteContainerResponse)(nil), // 21: kata.supervisor.v1.DeleteContainerResponse
+	(*ContainerEvent)(nil),          // 22: kata.supervisor.v1.ContainerEvent
 }
 var file_supervisor_proto_depIdxs = []int32{
 	3,  // 0: kata.supervisor.v1.CreateContainerRequest.mounts:type_name -> kata.supervisor.v1.Mount
 	6,  // 1: kata.supervisor.v1.CreateContainerRequest.memory_volumes:type_name -> kata.supervisor.v1.MemoryVolume
-	7,  // 2: kata.supervisor.v1.CreateContainerRequest.block_devices:type_name -> kata.supervisor.v1.BlockDevice
-	8,  // 3: kata.supervisor.v1.CreateContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
-	9,  // 4: kata.supervisor.v1.CreateContainerResponse.machine:type_name -> kata.supervisor.v1.Machine
-	8,  // 5: kata.supervisor.v1.StartContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
-	16, // 6: kata.supervisor.v1.ListProcessesResponse.processes:type_name -> kata.supervisor.v1.GuestProcess
-	1,  // 7: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
-	4,  // 8: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
-	11, // 9: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	13, // 10: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
-	18, // 11: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
-	11, // 12: kata.supervisor.v1.Supervisor.PauseContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	11, // 13: kata.supervisor.v1.Supervisor.ResumeContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	14, // 14: kata.supervisor.v1.Supervisor.UpdateContainer:input_type -> kata.supervisor.v1.UpdateContainerRequest
-	11, // 15: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
-	11, // 16: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
-	19, // 17: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
-	11, // 18: kata.supervisor.v1.Supervisor.WatchContainer:input_type -> kata.supervisor.v1.ContainerRequest
-	5,  // 19: kata.supervisor.v1.Supervisor.ReserveContainer:input_type -> kata.supervisor.v1.ReserveContainerRequest
-	2,  // 20: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
-	10, // 21: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
-	12, // 22: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
-	0,  // 23: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
-	0,  // 24: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 25: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 26: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
-	0,  // 27: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
-	15, // 28: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
-	17, // 29: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
-	20, // 30: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
-	21, // 31: kata.supervisor.v1.Supervisor.WatchContainer:output_type -> kata.supervisor.v1.ContainerEvent
-	0,  // 32: kata.supervisor.v1.Supervisor.ReserveContainer:output_type -> kata.supervisor.v1.Empty
-	20, // [20:33] is the sub-list for method output_type
-	7,  // [7:20] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	7,  // 2: kata.supervisor.v1.CreateContainerRequest.memory_directories:type_name -> kata.supervisor.v1.MemoryDirectory
+	8,  // 3: kata.supervisor.v1.CreateContainerRequest.block_devices:type_name -> kata.supervisor.v1.BlockDevice
+	9,  // 4: kata.supervisor.v1.CreateContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
+	10, // 5: kata.supervisor.v1.CreateContainerResponse.machine:type_name -> kata.supervisor.v1.Machine
+	9,  // 6: kata.supervisor.v1.StartContainerResponse.timings:type_name -> kata.supervisor.v1.Timing
+	17, // 7: kata.supervisor.v1.ListProcessesResponse.processes:type_name -> kata.supervisor.v1.GuestProcess
+	1,  // 8: kata.supervisor.v1.Supervisor.Hello:input_type -> kata.supervisor.v1.HelloRequest
+	4,  // 9: kata.supervisor.v1.Supervisor.CreateContainer:input_type -> kata.supervisor.v1.CreateContainerRequest
+	12, // 10: kata.supervisor.v1.Supervisor.StartContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	14, // 11: kata.supervisor.v1.Supervisor.ExecProcess:input_type -> kata.supervisor.v1.ExecProcessRequest
+	19, // 12: kata.supervisor.v1.Supervisor.KillContainer:input_type -> kata.supervisor.v1.KillContainerRequest
+	12, // 13: kata.supervisor.v1.Supervisor.PauseContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	12, // 14: kata.supervisor.v1.Supervisor.ResumeContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	15, // 15: kata.supervisor.v1.Supervisor.UpdateContainer:input_type -> kata.supervisor.v1.UpdateContainerRequest
+	12, // 16: kata.supervisor.v1.Supervisor.ContainerStats:input_type -> kata.supervisor.v1.ContainerRequest
+	12, // 17: kata.supervisor.v1.Supervisor.ListProcesses:input_type -> kata.supervisor.v1.ContainerRequest
+	20, // 18: kata.supervisor.v1.Supervisor.DeleteContainer:input_type -> kata.supervisor.v1.DeleteContainerRequest
+	12, // 19: kata.supervisor.v1.Supervisor.WatchContainer:input_type -> kata.supervisor.v1.ContainerRequest
+	5,  // 20: kata.supervisor.v1.Supervisor.ReserveContainer:input_type -> kata.supervisor.v1.ReserveContainerRequest
+	2,  // 21: kata.supervisor.v1.Supervisor.Hello:output_type -> kata.supervisor.v1.HelloResponse
+	11, // 22: kata.supervisor.v1.Supervisor.CreateContainer:output_type -> kata.supervisor.v1.CreateContainerResponse
+	13, // 23: kata.supervisor.v1.Supervisor.StartContainer:output_type -> kata.supervisor.v1.StartContainerResponse
+	0,  // 24: kata.supervisor.v1.Supervisor.ExecProcess:output_type -> kata.supervisor.v1.Empty
+	0,  // 25: kata.supervisor.v1.Supervisor.KillContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 26: kata.supervisor.v1.Supervisor.PauseContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 27: kata.supervisor.v1.Supervisor.ResumeContainer:output_type -> kata.supervisor.v1.Empty
+	0,  // 28: kata.supervisor.v1.Supervisor.UpdateContainer:output_type -> kata.supervisor.v1.Empty
+	16, // 29: kata.supervisor.v1.Supervisor.ContainerStats:output_type -> kata.supervisor.v1.ContainerStatsResponse
+	18, // 30: kata.supervisor.v1.Supervisor.ListProcesses:output_type -> kata.supervisor.v1.ListProcessesResponse
+	21, // 31: kata.supervisor.v1.Supervisor.DeleteContainer:output_type -> kata.supervisor.v1.DeleteContainerResponse
+	22, // 32: kata.supervisor.v1.Supervisor.WatchContainer:output_type -> kata.supervisor.v1.ContainerEvent
+	0,  // 33: kata.supervisor.v1.Supervisor.ReserveContainer:output_type -> kata.supervisor.v1.Empty
+	21, // [21:34] is the sub-list for method output_type
+	8,  // [8:21] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_supervisor_proto_init() }
@@ -1643,7 +1739,7 @@ func file_supervisor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_supervisor_proto_rawDesc), len(file_supervisor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,4 +1,4 @@
-package standin
+package mountpoint_test
 
 import (
 	"errors"
@@ -8,11 +8,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/mountpoint"
 )
 
-// TestOpenInOnABusyHost resolves a path with ".." while another directory's files
+// TestOpenOnABusyHost resolves a path with ".." while another directory's files
 // are being renamed, which the kernel takes for a reason to give up.
-func TestOpenInOnABusyHost(t *testing.T) {
+func TestOpenOnABusyHost(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	if err := errors.Join(
 		os.MkdirAll(filepath.Join(dir, "run/secrets"), 0o755), os.Mkdir(filepath.Join(dir, "var"), 0o755),
@@ -45,7 +47,7 @@ func TestOpenInOnABusyHost(t *testing.T) {
 		}
 	})
 	for range 10000 {
-		file, err := openIn(root, "/var/run/secrets")
+		file, err := mountpoint.Open(root, "/var/run/secrets")
 		if err != nil {
 			t.Fatal(err)
 		}
