@@ -34,7 +34,6 @@ func TestRaise(t *testing.T) {
 		{Name: "fs/file-max", Value: 2000},
 		{Name: "fs/fanotify/max_user_marks", Value: 7}, // this kernel has none
 	})
-
 	if err != nil {
 		t.Error(err)
 	}

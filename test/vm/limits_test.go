@@ -3,6 +3,8 @@
 package vm
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strconv"
@@ -12,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/guest/protocol"
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
 )
@@ -32,7 +35,7 @@ func largeFilter() *specs.LinuxSeccomp {
 		Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32},
 		Syscalls:      []specs.LinuxSyscall{{Names: []string{"sethostname"}, Action: specs.ActErrno}},
 	}
-	for i := range uint64(500) {
+	for i := range uint64(200) {
 		filter.Syscalls = append(filter.Syscalls, specs.LinuxSyscall{
 			Names: []string{"personality"}, Action: specs.ActErrno,
 			Args: []specs.LinuxSeccompArg{{Index: 0, Value: 1000 + i, Op: specs.OpEqualTo}},
@@ -49,7 +52,7 @@ func TestLimits(t *testing.T) {
 	hostParameter(t, "/proc/sys/fs/nr_open", strconv.Itoa(hostsMost))
 	hostParameter(t, "/proc/sys/vm/max_map_count", "262144")
 	const low = 64 << 20
-	spec := bundle.Spec("/bin/sh", "-c", `ulimit -Hn; ulimit -Sn; ulimit -v; ulimit -d; ulimit -Ss; ulimit -Hs
+	spec := bundle.Spec("/bin/sh", "-c", `ulimit -Hn; ulimit -Sn; ulimit -v; ulimit -d; ulimit -Ss; ulimit -Hs; ulimit -t
 		cat /proc/sys/fs/nr_open /proc/sys/vm/max_map_count; grep Seccomp: /proc/self/status; exec sleep 100000`)
 	spec.Process.Rlimits = []specs.POSIXRlimit{
 		{Type: "RLIMIT_NOFILE", Soft: 1000, Hard: hostsMost},
@@ -64,7 +67,8 @@ func TestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	create := limited(h, "ulimit -Ss 2048 && ulimit -Hs 4096", "create", "-b", h.Bundle(spec), id)
+	// Of the processor's time, the emulator takes more in all.
+	create := limited(h, "ulimit -Ss 2048 && ulimit -Hs 4096 && ulimit -t 8", "create", "-b", h.Bundle(spec), id)
 	create.Stdout, create.Stderr = file, file
 	wantCode(t, h.Finish(create), 0)
 	h.Must("start", id)
@@ -86,14 +90,44 @@ func TestLimits(t *testing.T) {
 			t.Errorf("exec of a command: limits %q, want %q", got, want)
 		}
 	}
+	compareCeilings(t, h, id)
 	h.Must("delete", "--force", id)
 	data, err := os.ReadFile(output)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "1073741816 1000 65536 65536 2048 4096 1073741816 262144 Seccomp: 2"
+	want := "1073741816 1000 65536 65536 2048 4096 8 1073741816 262144 Seccomp: 2"
 	if got := strings.Join(strings.Fields(string(data)), " "); got != want {
 		t.Errorf("the container's limits: %q, want %q", got, want)
+	}
+}
+
+// compareCeilings checks that the guest's parameters are no lower than the
+// host's. Its kernel does not have all of them.
+func compareCeilings(t *testing.T, h *harness.Host, id string) {
+	t.Helper()
+	script := "cd /proc/sys; for f; do test -e $f && echo $f $(cat $f); done; true"
+	command := []string{"exec", id, "/bin/sh", "-c", script, "sh"}
+	for _, ceiling := range protocol.Ceilings() {
+		if !ceiling.Mode {
+			command = append(command, ceiling.Name)
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(h.Must(command...)), "\n")
+	if len(lines) < 20 {
+		t.Errorf("the guest has %d of the parameters: %q", len(lines), lines)
+	}
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, " ")
+		data, err := os.ReadFile("/proc/sys/" + name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		hosts, hostErr := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
+		guests, guestErr := strconv.ParseUint(value, 10, 64)
+		if err := errors.Join(err, hostErr, guestErr); err != nil || guests < hosts {
+			t.Errorf("%s: %d in the guest, %d on the host (%v)", name, guests, hosts, err)
+		}
 	}
 }
 

@@ -59,6 +59,22 @@ func undoGo() {
 	_ = syscall.Exec("", []string{""}, nil) // fails
 }
 
+// Lift takes from this process, and from those that it starts, the caller's
+// limits of time, size and memory: they are for the container's processes in the
+// guest, not for what makes the machine. It fails without the capability.
+func Lift() error {
+	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	for name, resource := range protocol.Rlimits() {
+		switch resource {
+		case unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_AS, unix.RLIMIT_RSS, unix.RLIMIT_NPROC:
+			if err := unix.Prlimit(0, resource, &unlimited, nil); err != nil {
+				return fmt.Errorf("lift the caller's %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
 // Ceilings returns the host's values of protocol.Ceilings, as many as the host's
 // kernel has, below dir, which is System.
 func Ceilings(dir string) ([]*protocol.CeilingValue, error) {

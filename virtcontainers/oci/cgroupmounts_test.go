@@ -47,7 +47,8 @@ func TestCgroupMounts(t *testing.T) {
 			"cgroup /sys/fs/cgroup nosuid,rw; tmpfs /run ",
 		},
 		{
-			"podman's on version 2", version2, []specs.Mount{own("private,rw")},
+			"podman's on version 2", version2,
+			[]specs.Mount{own("private,rw")},
 			"cgroup /sys/fs/cgroup private,rw",
 		},
 		{
@@ -61,15 +62,18 @@ func TestCgroupMounts(t *testing.T) {
 			"cgroup /sys/fs/cgroup nosuid,rw",
 		},
 		{
-			"a volume that is not empty", version2, []specs.Mount{bind("/full", cgroupRoot, "bind")},
+			"a volume that is not empty", version2,
+			[]specs.Mount{bind("/full", cgroupRoot, "bind")},
 			"bind /sys/fs/cgroup bind",
 		},
 		{
-			"all of version 1, of which the directory is read-only", version1Host(), []specs.Mount{bind(cgroupRoot, cgroupRoot, "rbind,ro")},
+			"all of version 1, of which the directory is read-only", version1Host(),
+			[]specs.Mount{bind(cgroupRoot, cgroupRoot, "rbind,ro")},
 			"cgroup /sys/fs/cgroup rw",
 		},
 		{
-			"all of version 2, read-only", version2, []specs.Mount{bind(cgroupRoot, cgroupRoot, "rbind,ro")},
+			"all of version 2, read-only", version2,
+			[]specs.Mount{bind(cgroupRoot, cgroupRoot, "rbind,ro")},
 			"cgroup /sys/fs/cgroup ro",
 		},
 		{
