@@ -65,8 +65,12 @@ demo: ## build everything and run a container in a VM, without compiling a kerne
 	@$(MAKE) --no-print-directory image-debian
 	@$(GO) run ./test/demo
 
+.PHONY: systemd
+systemd: ## a Debian with systemd that tests run in a container, or the one in the cache
+	$(GO) run ./test/systemd -o build/systemd.tar
+
 .PHONY: test
-test: deps-test build kernel image lint vet ## everything that CI checks, VM tests included (root)
+test: deps-test build kernel image systemd lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
 
 .PHONY: unit

@@ -15,7 +15,7 @@ for group in "$@"; do
     kernel) packages+=(flex bison bc libelf-dev perl-base) ;;
     # What tests and benchmarks compare with, and the callers that tests drive.
     test) packages+=(runc podman netavark aardvark-dns conmon containerd containernetworking-plugins docker.io iptables passt
-      iperf3) ;;
+      iperf3 mmdebstrap) ;;
     *) echo "deps.sh: no group $group" >&2; exit 2 ;;
   esac
 done

@@ -74,7 +74,9 @@ type SandboxOptions struct {
 	// RelaySockets lets containers connect to the host's unix sockets that
 	// their bind mounts show.
 	RelaySockets bool
-	Log          *slog.Logger
+	// Ceilings are the host's, for the guest to have them at least.
+	Ceilings []*protocol.CeilingValue
+	Log      *slog.Logger
 }
 
 // Sandbox is a pod: one machine and the containers in it.
@@ -271,6 +273,7 @@ func (s *Sandbox) connect(ctx context.Context) error {
 		ClockUnixNanos: time.Now().UnixNano(),
 		Shares:         []*protocol.Share{s.options.Machine.Share()},
 		KeepNics:       s.options.Network.Keep,
+		Ceilings:       s.options.Ceilings,
 	}
 	if s.sockets != nil {
 		request.SocketPort = s.options.Machine.GuestPort(protocol.SocketPort)

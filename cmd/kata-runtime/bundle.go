@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/oci"
@@ -74,9 +75,13 @@ func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the caller's host name: %w", err)
 	}
+	rlimits, err := limits.OfCaller(limits.System)
+	if err != nil {
+		return nil, err
+	}
 	options := oci.GuestOptions{
 		ContainerID: id, SharePath: filepath.Join(protocol.ShareMountPoint, id), Rootfs: b.rootfs, BundleDir: dir,
-		Sandbox: membership.Declared, Hostname: callers,
+		Sandbox: membership.Declared, Hostname: callers, Rlimits: rlimits,
 	}
 	if b.pod != nil {
 		options.Owner = b.pod.owner

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/standin"
@@ -116,7 +117,11 @@ func execAction(c *cli.Context) (int, error) {
 
 // exec forks the stand-in and lets the supervisor start the process.
 func (n *creation) exec(c *cli.Context, entry *store.Entry, state store.State, process *specs.Process, stdio *stdio) error {
-	guest, dropped, err := oci.TransformProcess(process)
+	callers, err := limits.OfCaller(limits.System)
+	if err != nil {
+		return err
+	}
+	guest, dropped, err := oci.TransformProcess(process, callers)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
 )
@@ -64,6 +65,9 @@ func runSupervisor() int {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kata-runtime supervisor is started by the other commands:", err)
 		return 1
+	}
+	if err := limits.Lift(); err != nil {
+		fmt.Fprintln(os.Stderr, "kata-runtime supervisor:", err) // only those count that the caller has
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()

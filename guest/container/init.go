@@ -24,6 +24,9 @@ func RunHelper() {
 	switch os.Args[1] {
 	case initArgument:
 		if os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
+			if err := makeRoom(); err != nil { // the container may have no limits
+				fmt.Fprintln(os.Stderr, "kata-agent:", err)
+			}
 			libcontainer.Init()
 		}
 	case hookArgument:

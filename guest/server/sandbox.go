@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"kata-runtime/guest/ceilings"
 	"kata-runtime/guest/container"
 	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/protocol"
@@ -88,7 +89,8 @@ func (s *sandbox) Hello(_ context.Context, req *protocol.HelloRequest) (*protoco
 	return describeGuest(s.version)
 }
 
-// CreateSandbox sets the clock and the host name and mounts the shares.
+// CreateSandbox sets the clock, the host name and kernel parameters, and mounts
+// the shares.
 func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRequest) (*protocol.CreateSandboxResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,6 +104,13 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		if err := s.runtime.SetHostname(name); err != nil {
 			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
+	}
+	// Most programs do with less than the host has: only one that needs more
+	// shall fail.
+	if err := ceilings.Raise("/proc/sys", req.GetCeilings()); errors.Is(err, ceilings.ErrInvalid) {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	} else if err != nil {
+		s.log.Warn("kernel parameters are lower than the host's", "error", err)
 	}
 	if err := s.network.Park(req.GetKeepNics()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)

@@ -34,10 +34,6 @@ func (t *translation) bind(field string, m *specs.Mount, mapping *IDMapping) err
 	if m.Type == deviceMount {
 		return nil
 	}
-	if own == "/sys/fs/cgroup" && m.Destination == own {
-		m.Type, m.Source, m.Options = "cgroup", "cgroup", flagOptions(m.Options)
-		return nil
-	}
 	if !hasOption(m, "bind", "rbind") {
 		m.Options = append(m.Options, m.Type)
 	}

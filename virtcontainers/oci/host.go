@@ -19,6 +19,8 @@ type host interface {
 	Stat(path string) (fs.FileInfo, error)
 	// Resolve returns the path without symbolic links.
 	Resolve(path string) (string, error)
+	// Empty tells whether path is a directory without entries.
+	Empty(path string) (bool, error)
 	// Tmpfs describes the tmpfs that path is on, nil for another file system.
 	Tmpfs(path string) (*tmpfs, error)
 	// WritableBelow tells whether a mount below path, which has no symbolic
@@ -34,6 +36,24 @@ type realHost struct{}
 func (realHost) Stat(path string) (fs.FileInfo, error) { return os.Stat(path) }
 
 func (realHost) Resolve(path string) (string, error) { return filepath.EvalSymlinks(path) }
+
+func (realHost) Empty(path string) (_ bool, err error) {
+	directory, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, directory.Close()) }()
+	info, err := directory.Stat()
+	if err != nil || !info.IsDir() {
+		return false, err
+	}
+	switch _, err := directory.Readdirnames(1); {
+	case errors.Is(err, io.EOF):
+		return true, nil
+	default:
+		return false, err
+	}
+}
 
 // tmpfs is a tmpfs of the host, seen at a path.
 type tmpfs struct {

@@ -39,13 +39,15 @@ func dropProcessLabels(p *specs.Process, drop func(field string, value any)) {
 }
 
 // TransformProcess translates a validated process that is added to a running
-// container. The original stays as it is. dropped is as in GuestSpec.
-func TransformProcess(process *specs.Process) (guest *specs.Process, dropped []string, err error) {
+// container. The original stays as it is. rlimits and dropped are as in
+// GuestOptions and GuestSpec.
+func TransformProcess(process *specs.Process, rlimits []specs.POSIXRlimit) (guest *specs.Process, dropped []string, err error) {
 	guest, err = deepCopy(process)
 	if err != nil {
 		return nil, nil, err
 	}
 	t := &translation{guest: &GuestSpec{}}
 	dropProcessLabels(guest, t.drop)
+	inheritRlimits(guest, rlimits)
 	return guest, t.guest.Dropped, nil
 }

@@ -14,7 +14,10 @@ import (
 // (proc, tmpfs, ...); a bind's source reaches it through the share, except the
 // sources that bindSource knows.
 func transformMounts(t *translation) error {
-	mounts := t.spec().Mounts
+	mounts, err := t.joinCgroups(t.spec().Mounts)
+	if err != nil {
+		return err
+	}
 	for i := range mounts {
 		if err := t.mount(fmt.Sprintf("mounts[%d]", i), &mounts[i]); err != nil {
 			return fmt.Errorf("mounts[%d] (%s): %w", i, mounts[i].Destination, err)

@@ -59,6 +59,19 @@ func (h fakeHost) Resolve(path string) (string, error) {
 	return path, nil
 }
 
+func (h fakeHost) Empty(dir string) (bool, error) {
+	file, err := h.Stat(dir)
+	if err != nil {
+		return false, err
+	}
+	for path := range h.files {
+		if path != dir && below(dir, path) {
+			return false, nil
+		}
+	}
+	return file.IsDir(), nil
+}
+
 func (h fakeHost) Tmpfs(path string) (*tmpfs, error) {
 	if _, err := h.Stat(path); err != nil {
 		return nil, err
@@ -122,6 +135,7 @@ func TestMountsThatTheGuestMakes(t *testing.T) {
 		{"/sys", "/sys", "/sys", "rbind,rprivate", "bind /sys /sys rbind,rprivate"},
 		{"a link into /sys", "/link-to-sys", "/m", "bind", "bind /sys/firmware /m bind"},
 		{"the cgroups", "/sys/fs/cgroup", "/sys/fs/cgroup", "rbind,ro,rslave", "cgroup " + "cgroup /sys/fs/cgroup ro"},
+		{"the cgroups elsewhere", "/sys/fs/cgroup", "/host/cgroup", "rbind,ro", "bind /sys/fs/cgroup /host/cgroup rbind,ro"},
 		{"/dev", "/dev", "/dev", "rbind", "bind /dev /dev rbind"},
 		{"/dev/pts", "/dev/pts", "/dev/pts", "rbind", "bind /dev/pts /dev/pts rbind"},
 		{"a device", "/dev/null", "/proc/kcore", "bind", "bind /dev/null /proc/kcore bind"},

@@ -33,6 +33,9 @@ type GuestOptions struct {
 	Owner func(specs.LinuxNamespace) (container string, err error)
 	// Hostname is the caller's own, which a new UTS namespace begins with.
 	Hostname string
+	// Rlimits are the caller's resource limits, of which the process has those
+	// that the specification does not list.
+	Rlimits []specs.POSIXRlimit
 	// Sandbox says that the caller makes a pod's first container: also ipc and
 	// uts namespaces with a path are the pod's, since some callers make them
 	// before it.
@@ -118,6 +121,7 @@ func transformers() []func(*translation) error {
 		transformHooks,
 		transformLabels,
 		warnOfIPC,
+		transformRlimits,
 		transformNamespaces,
 		transformDevices,
 		transformCgroup,

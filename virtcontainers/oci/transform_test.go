@@ -309,7 +309,7 @@ func TestTransformOptions(t *testing.T) {
 
 func TestTransformProcess(t *testing.T) {
 	process := &specs.Process{Args: []string{"true"}, Cwd: "/", ApparmorProfile: "a", SelinuxLabel: "s"}
-	guest, dropped, err := TransformProcess(process)
+	guest, dropped, err := TransformProcess(process, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -452,5 +452,42 @@ func TestTheHostsIPCIsWarnedOf(t *testing.T) {
 		if warned := len(guest.Warnings) == 1 && strings.Contains(guest.Warnings[0], "ipc"); warned == own {
 			t.Errorf("with an ipc namespace %t: warnings %q", own, guest.Warnings)
 		}
+	}
+}
+
+// Where the specification is silent, a process has its caller's limits.
+func TestRlimitsOfTheCaller(t *testing.T) {
+	callers := []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Soft: 0, Hard: 5}, {Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 524288}}
+	listed := specs.POSIXRlimit{Type: "RLIMIT_NOFILE", Soft: 7, Hard: 7}
+	for _, test := range []struct {
+		name string
+		spec []specs.POSIXRlimit
+		want []specs.POSIXRlimit
+	}{
+		{"none listed", nil, callers},
+		{"one listed", []specs.POSIXRlimit{listed}, []specs.POSIXRlimit{listed, callers[0]}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			spec := baseSpec()
+			spec.Process.Rlimits = test.spec
+			options := testOptions()
+			options.Rlimits = callers
+
+			guest := mustTransform(t, spec, options)
+			process, _, err := TransformProcess(spec.Process, callers)
+			if err != nil {
+				t.Fatal(err)
+			}
+
+			if diff := cmp.Diff(test.want, guest.Spec.Process.Rlimits); diff != "" {
+				t.Errorf("the container's: %s", diff)
+			}
+			if diff := cmp.Diff(test.want, process.Rlimits); diff != "" {
+				t.Errorf("another process's: %s", diff)
+			}
+			if len(spec.Process.Rlimits) != len(test.spec) {
+				t.Error("the original has changed")
+			}
+		})
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/logfile"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/share"
@@ -203,6 +204,10 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 	if err != nil {
 		return nil, "", err
 	}
+	ceilings, err := limits.Ceilings(limits.System)
+	if err != nil {
+		return nil, "", err
+	}
 	shareDir := entry.Path(shareName)
 	if err := os.Mkdir(shareDir, 0o700); err != nil {
 		return nil, "", fmt.Errorf("make the share's directory: %w", err)
@@ -237,7 +242,7 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
 		ID: boot.ID, Hostname: boot.Hostname, Machine: machine, Share: shared, Token: token,
 		BootTimeout: boot.Config.Agent.DialTimeout, Sizing: sizes, Network: networking, Log: log,
-		RelaySockets: !boot.Config.Runtime.DisableSocketRelay,
+		RelaySockets: !boot.Config.Runtime.DisableSocketRelay, Ceilings: ceilings,
 	})
 	sandbox.Start()
 	return sandbox, vsock, nil
