@@ -34,9 +34,10 @@ type VM interface {
 	// listens is an error that wraps syscall.ECONNREFUSED or ECONNRESET.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	// Listen takes connections that this guest, and no other, makes to a vsock
-	// port of the host. Legal before Start. The end of the VM closes the
-	// listener: Accept's error wraps net.ErrClosed.
-	Listen(port uint32) (net.Listener, error)
+	// port of the host, which the caller names and Listener.GuestPort translates.
+	// Legal before Start. The end of the VM closes the listener: Accept's error
+	// wraps net.ErrClosed.
+	Listen(port uint32) (Listener, error)
 	// Attach plugs a device into the running VM. A device that the driver or
 	// this VM cannot take is an error that wraps ErrUnsupported; a full bus
 	// wraps ErrNoSlot.
@@ -47,6 +48,14 @@ type VM interface {
 	// Resize changes the number of vCPUs and the memory, and returns what the
 	// VM has afterwards: drivers round up and need not shrink.
 	Resize(ctx context.Context, size Size) (Size, error)
+}
+
+// Listener takes vsock connections of one guest.
+type Listener interface {
+	net.Listener
+	// GuestPort is the number that the guest dials. It is not always the one that
+	// Listen was called with: with vhost-vsock all VMs of the host share its ports.
+	GuestPort() uint32
 }
 
 // Size is what a VM has of vCPUs and memory. Zero means unchanged in Resize.

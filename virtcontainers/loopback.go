@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/namespace"
 )
@@ -47,9 +48,9 @@ func (s *Sandbox) startLoopback(pods *os.File, services []loopback.Service, host
 		return fmt.Errorf("relay loopback: %w", err)
 	}
 	s.loopback, s.loopbackServices = relay, services // Stop closes it
-	listener, err := s.options.Machine.Listen(protocol.LoopbackPort)
+	listener, err := s.listenLoopback()
 	if err != nil {
-		return fmt.Errorf("relay loopback: %w", err)
+		return err
 	}
 	s.background.Go(func() {
 		// The machine's end ends its listeners.
@@ -58,6 +59,20 @@ func (s *Sandbox) startLoopback(pods *os.File, services []loopback.Service, host
 		}
 	})
 	return nil
+}
+
+// listenLoopback listens for the guest's connections to loopback of the host: the
+// agent is told of the port at its start, whether or not they are served yet. The
+// caller holds mu.
+func (s *Sandbox) listenLoopback() (hypervisor.Listener, error) {
+	if s.loopbackListener == nil {
+		listener, err := s.options.Machine.Listen(protocol.LoopbackPort)
+		if err != nil {
+			return nil, fmt.Errorf("relay loopback: %w", err)
+		}
+		s.loopbackListener = listener // the machine's end closes it
+	}
+	return s.loopbackListener, nil
 }
 
 // SetLoopbackServices changes the services of StartLoopback, for a container that

@@ -8,25 +8,24 @@ import (
 	"kata-runtime/hypervisor"
 )
 
-// Machine is a virtual machine with all that belongs to it on the host (its
-// vsock, the daemon that serves its share), as a Sandbox uses it. Its methods
-// are those of hypervisor.VM, with these differences: Start prepares what it
-// needs, Wait also returns when a helper of the machine has ended, and Stop
-// releases the helpers too.
+// Machine is a VM with all that belongs to it on the host (its vsock, the daemon
+// that serves its share), as a Sandbox uses it; package machine builds it. Its
+// methods are those of hypervisor.VM, but that Wait also returns when a helper of
+// the machine has ended, and Stop releases the helpers too.
 type Machine interface {
 	Start(ctx context.Context) error
 	Wait(ctx context.Context) error
 	Stop(ctx context.Context) error
 	Info() hypervisor.Info
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
-	Listen(port uint32) (net.Listener, error)
+	Listen(port uint32) (hypervisor.Listener, error)
 	Attach(ctx context.Context, device hypervisor.Device) error
 	Detach(ctx context.Context, id string) error
 	Resize(ctx context.Context, size hypervisor.Size) (hypervisor.Size, error)
-	// GuestPort is the number that the guest dials to reach the listener of a
-	// port: vsock's transports may differ in it.
-	GuestPort(port uint32) uint32
 
+	// Ready takes the connection that the guest makes to protocol.ReadyPort once
+	// it is ready. Whoever reads it closes it.
+	Ready() net.Listener
 	// ConsoleTail returns the last lines of the guest's console, made safe to
 	// print.
 	ConsoleTail() string

@@ -85,6 +85,9 @@ type Sandbox struct {
 	log     *slog.Logger
 	watch   *stopwatch
 	sockets *sockets.Relay // nil without RelaySockets
+	// socketPort is the one that the guest dials for sockets; boot writes and reads
+	// it.
+	socketPort uint32
 	// loopbackToken is the secret of StartLoopback, which the agent is told.
 	loopbackToken string
 
@@ -106,7 +109,10 @@ type Sandbox struct {
 	network    *network.Network   // nil before JoinNetwork, or without a network
 	following  bool               // the guest's network follows the namespace's
 	loopback   *loopback.Loopback // nil before StartLoopback
-	noLoopback bool               // the sandbox stops
+	// loopbackListener takes the guest's connections to it; nil before boot and
+	// StartLoopback, whichever is first.
+	loopbackListener hypervisor.Listener
+	noLoopback       bool // the sandbox stops
 	// loopbackServices are what the agent is to be told of by SetNetwork.
 	loopbackServices []loopback.Service
 
@@ -197,16 +203,13 @@ func (s *Sandbox) boot() error {
 	defer cancel()
 	machine := s.options.Machine
 
-	listener, err := machine.Listen(protocol.ReadyPort)
-	if err != nil {
-		return &StageError{Stage: StagePrepare, Err: err}
-	}
-	defer listener.Close()
+	ready := machine.Ready()
+	defer ready.Close()
 	if err := s.serveSockets(); err != nil {
 		return &StageError{Stage: StagePrepare, Err: err}
 	}
 	done := s.watch.begin(StageStartVMM)
-	err = machine.Start(ctx)
+	err := machine.Start(ctx)
 	done()
 	if err != nil {
 		return &StageError{Stage: StageStartVMM, Err: err}
@@ -215,7 +218,7 @@ func (s *Sandbox) boot() error {
 
 	stage := s.watchConsole(ctx)
 	started := s.watch.begin(StageStartAgent)
-	if err := agent.AwaitReady(ctx, listener, s.options.Token); err != nil {
+	if err := agent.AwaitReady(ctx, ready, s.options.Token); err != nil {
 		return s.bootFailure(ctx, stage(), err)
 	}
 	if err := s.connect(ctx); err != nil {
@@ -276,11 +279,16 @@ func (s *Sandbox) connect(ctx context.Context) error {
 		Ceilings:       s.options.Ceilings,
 	}
 	if s.sockets != nil {
-		request.SocketPort = s.options.Machine.GuestPort(protocol.SocketPort)
-		request.SocketToken = s.sockets.Token()
+		request.SocketPort, request.SocketToken = s.socketPort, s.sockets.Token()
 	}
-	request.LoopbackPort = s.options.Machine.GuestPort(protocol.LoopbackPort)
-	request.LoopbackToken = s.loopbackToken
+	s.mu.Lock()
+	loopback, err := s.listenLoopback()
+	s.mu.Unlock()
+	if err != nil {
+		stop()
+		return errors.Join(err, client.Close())
+	}
+	request.LoopbackPort, request.LoopbackToken = loopback.GuestPort(), s.loopbackToken
 	_, err = client.CreateSandbox(ctx, request)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)

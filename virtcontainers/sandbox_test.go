@@ -502,10 +502,12 @@ func (c *creditConn) Close() error {
 	return c.Conn.Close()
 }
 
-func (m *fakeMachine) GuestPort(port uint32) uint32 { return port }
+func (m *fakeMachine) Ready() net.Listener {
+	return &pipeListener{conns: m.ready, closed: make(chan struct{})}
+}
 
-func (m *fakeMachine) Listen(uint32) (net.Listener, error) {
-	return &pipeListener{conns: m.ready, closed: make(chan struct{})}, nil
+func (m *fakeMachine) Listen(port uint32) (hypervisor.Listener, error) {
+	return &pipeListener{conns: m.ready, closed: make(chan struct{}), port: port}, nil
 }
 
 func (m *fakeMachine) ConsoleTail() string    { return "last words" }
@@ -516,6 +518,7 @@ func (m *fakeMachine) AwaitConsole(ctx context.Context, _ string) error {
 }
 
 type pipeListener struct {
+	port   uint32
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
@@ -540,6 +543,8 @@ func (l *pipeListener) Close() error {
 	})
 	return nil
 }
+
+func (l *pipeListener) GuestPort() uint32 { return l.port }
 
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
 

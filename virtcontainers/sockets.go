@@ -17,6 +17,7 @@ func (s *Sandbox) serveSockets() error {
 	if err != nil {
 		return fmt.Errorf("relay unix sockets: %w", err)
 	}
+	s.socketPort = listener.GuestPort()
 	s.background.Go(func() {
 		// The machine's end ends its listeners.
 		if err := s.sockets.Serve(listener); err != nil && s.life.Err() == nil {

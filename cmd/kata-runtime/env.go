@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/machine"
 )
 
 func envCommand() *cli.Command {
@@ -42,12 +43,12 @@ func envCommand() *cli.Command {
 
 // environment is env's output as JSON.
 type environment struct {
-	Version string         `json:"version"`
-	Commit  string         `json:"commit"`
-	Spec    string         `json:"spec"`
-	Go      string         `json:"go"`
-	Config  *config.Config `json:"config"`
-	Host    []finding      `json:"host"`
+	Version string            `json:"version"`
+	Commit  string            `json:"commit"`
+	Spec    string            `json:"spec"`
+	Go      string            `json:"go"`
+	Config  *config.Config    `json:"config"`
+	Host    []machine.Finding `json:"host"`
 }
 
 // printEnvironment writes a configuration file that can be used as it is, with

@@ -71,7 +71,7 @@ func runSupervisor() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	if err := supervisor.Run(ctx, conn, newMachine); err != nil && !errors.Is(err, context.Canceled) {
+	if err := supervisor.Run(ctx, conn); err != nil && !errors.Is(err, context.Canceled) {
 		return 1
 	}
 	return 0

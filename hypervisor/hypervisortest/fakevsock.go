@@ -49,7 +49,7 @@ func (v *fakeVsock) drain() []io.Closer {
 	return all
 }
 
-func (f *Fake) listen(towards direction, port uint32) (net.Listener, error) {
+func (f *Fake) listen(towards direction, port uint32) (hypervisor.Listener, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.state == hypervisor.StateEnded {
@@ -164,6 +164,9 @@ func (l *fakeListener) Close() error {
 	})
 	return nil
 }
+
+// GuestPort is the port, which the guest dials.
+func (l *fakeListener) GuestPort() uint32 { return l.at.port }
 
 // Addr names the port.
 func (l *fakeListener) Addr() net.Addr { return fakeAddr(l.at.port) }

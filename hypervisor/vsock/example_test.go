@@ -23,7 +23,7 @@ func ExampleOpen() {
 	}
 	defer func() { _ = ready.Close() }()
 	fmt.Println("the VMM plugs in", host.Device().DeviceID())
-	fmt.Println("the guest dials port", host.GuestPort(1026))
+	fmt.Println("the guest dials port", ready.GuestPort())
 	// Output:
 	// the VMM plugs in vsock0
 	// the guest dials port 1026

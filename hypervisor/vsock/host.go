@@ -18,14 +18,11 @@ type Host interface {
 	// syscall.ENODEV or syscall.ECONNRESET; let the guest dial first.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	// Listen takes the connections that this guest, and no other, makes to a
-	// port of the host. It is legal before the VM starts. port is logical: see
-	// GuestPort. A port that has a listener is an error that wraps
+	// port of the host. It is legal before the VM starts. port is logical: the
+	// guest dials the listener's GuestPort, which is port itself with "user",
+	// another with "vhost". A port that has a listener is an error that wraps
 	// syscall.EADDRINUSE.
-	Listen(port uint32) (net.Listener, error)
-	// GuestPort returns the number that the guest dials to reach the listener
-	// of a logical port: port itself with "user", another with "vhost". It is
-	// known as soon as Listen has returned; without a listener it is port.
-	GuestPort(port uint32) uint32
+	Listen(port uint32) (hypervisor.Listener, error)
 	// Device returns what the VMM's driver plugs in. Its file belongs to the
 	// Host, which closes it at the latest in Close; the driver passes on a
 	// duplicate.

@@ -83,15 +83,13 @@ func (u *user) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return u.device.Dial(ctx, port)
 }
 
-func (u *user) Listen(port uint32) (net.Listener, error) {
+func (u *user) Listen(port uint32) (hypervisor.Listener, error) {
 	l, err := u.device.Listen(port)
 	if err != nil {
 		return nil, err
 	}
 	return l, nil
 }
-
-func (u *user) GuestPort(port uint32) uint32 { return port }
 
 func (u *user) Device() *hypervisor.Vsock {
 	return &hypervisor.Vsock{ID: DeviceID, CID: userCID, Backend: u.backend}

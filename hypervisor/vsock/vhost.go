@@ -120,7 +120,7 @@ func (v *vhost) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 
 // Listen listens on a port that the kernel chooses: those of the host are
 // shared with every other supervisor.
-func (v *vhost) Listen(port uint32) (net.Listener, error) {
+func (v *vhost) Listen(port uint32) (hypervisor.Listener, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var err error
@@ -140,17 +140,6 @@ func (v *vhost) Listen(port uint32) (net.Listener, error) {
 	l := &vhostListener{Listener: inner, host: v, port: port}
 	v.listeners[port] = l
 	return l, nil
-}
-
-func (v *vhost) GuestPort(port uint32) uint32 {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if l := v.listeners[port]; l != nil {
-		if addr, ok := l.Addr().(*vsock.Addr); ok {
-			return addr.Port
-		}
-	}
-	return port
 }
 
 func (v *vhost) Device() *hypervisor.Vsock {
@@ -212,6 +201,14 @@ type vhostListener struct {
 	*vsock.Listener
 	host *vhost
 	port uint32
+}
+
+// GuestPort is the port that the kernel chose.
+func (l *vhostListener) GuestPort() uint32 {
+	if addr, ok := l.Addr().(*vsock.Addr); ok {
+		return addr.Port
+	}
+	return l.port
 }
 
 // Accept closes connections of other guests, and of the host itself, unread.

@@ -16,15 +16,13 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
-	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/accept"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
-	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/logfile"
-	"kata-runtime/virtcontainers/network"
+	"kata-runtime/virtcontainers/machine"
 	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
@@ -41,30 +39,6 @@ const answerTimeout = 5 * time.Second
 // cgroupTimeout bounds the wait for the last processes of a control group that
 // is to be removed: killed ones, which release their memory.
 const cgroupTimeout = 20 * time.Second
-
-// MachineSpec is what a pod's machine is made from.
-type MachineSpec struct {
-	ID string
-	// Dir is the pod's private state directory, for the machine's sockets.
-	Dir string
-	// ShareDir is the directory that the guest sees.
-	ShareDir string
-	// Token goes into the kernel parameter protocol.TokenParameter.
-	Token string
-	// Size is what the machine starts with, MaxSize the most that it may get.
-	Size, MaxSize hypervisor.Size
-	// NICs are in the machine from the start.
-	NICs []*hypervisor.NIC
-	// HostNetwork connects the machine with the host's network, by way of one
-	// in user space; nil: not.
-	HostNetwork *network.HostNetwork
-	Config      *config.Config
-	Log         *slog.Logger
-}
-
-// MachineMaker makes the machine of a pod, without starting it. It picks the
-// driver. The returned text names the vsock transport.
-type MachineMaker func(ctx context.Context, spec MachineSpec) (machine virtcontainers.Machine, vsock string, err error)
 
 // server is a running supervisor.
 type server struct {
@@ -100,7 +74,7 @@ type server struct {
 // process. It returns when the last container has been deleted, ctx has ended,
 // or nobody wants the pod any more; everything that the pod held is released
 // then.
-func Run(ctx context.Context, first *channel.Conn, makeMachine MachineMaker) error {
+func Run(ctx context.Context, first *channel.Conn) error {
 	if err := first.SetDeadline(time.Now().Add(bootTimeout)); err != nil {
 		return fmt.Errorf("bound the wait for the first message: %w", err)
 	}
@@ -111,7 +85,7 @@ func Run(ctx context.Context, first *channel.Conn, makeMachine MachineMaker) err
 	if err := first.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("lift the bound: %w", err)
 	}
-	err := run(ctx, first, boot, makeMachine)
+	err := run(ctx, first, boot)
 	if err != nil {
 		// After the channel was answered once, nobody reads this: harmless.
 		_ = first.Send(Ready{Error: err.Error(), Exists: errors.Is(err, store.ErrExists)})
@@ -119,7 +93,7 @@ func Run(ctx context.Context, first *channel.Conn, makeMachine MachineMaker) err
 	return err
 }
 
-func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine MachineMaker) (err error) {
+func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 	states, err := store.Open(boot.Root)
 	if err != nil {
 		return err
@@ -148,7 +122,7 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, makeMachine Machin
 	if err != nil {
 		return err
 	}
-	sandbox, vsock, err := newSandbox(ctx, entry, boot, makeMachine, log)
+	sandbox, vsock, err := newSandbox(ctx, entry, boot, log)
 	if err != nil {
 		return err
 	}
@@ -199,7 +173,7 @@ func claimState(entry *store.Entry, id string) error {
 	})
 }
 
-func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine MachineMaker, log *slog.Logger) (*virtcontainers.Sandbox, string, error) {
+func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, log *slog.Logger) (*virtcontainers.Sandbox, string, error) {
 	token, err := newToken()
 	if err != nil {
 		return nil, "", err
@@ -229,23 +203,23 @@ func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, makeMachine 
 	if host != nil {
 		networking.Fixed, networking.Keep = host.Request(), [][]byte{host.MAC}
 	}
-	machine, vsock, err := makeMachine(ctx, MachineSpec{
+	made, err := machine.New(ctx, machine.Spec{
 		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token,
 		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, HostNetwork: host, Config: boot.Config, Log: log,
 	})
 	if err != nil {
 		return nil, "", errors.Join(err, closeTaps(networking.Spare), shared.Close())
 	}
-	if sizes.BeforeGrowth, err = limitHost(boot, machine.Info(), size); err != nil {
-		return nil, "", errors.Join(err, machine.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
+	if sizes.BeforeGrowth, err = limitHost(boot, made.Info(), size); err != nil {
+		return nil, "", errors.Join(err, made.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
 	}
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-		ID: boot.ID, Hostname: boot.Hostname, Machine: machine, Share: shared, Token: token,
+		ID: boot.ID, Hostname: boot.Hostname, Machine: made, Share: shared, Token: token,
 		BootTimeout: boot.Config.Agent.DialTimeout, Sizing: sizes, Network: networking, Log: log,
 		RelaySockets: !boot.Config.Runtime.DisableSocketRelay, Ceilings: ceilings,
 	})
 	sandbox.Start()
-	return sandbox, vsock, nil
+	return sandbox, made.Vsock(), nil
 }
 
 // serve answers until the pod ends.

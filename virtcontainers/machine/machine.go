@@ -1,0 +1,201 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/accel"
+	"kata-runtime/hypervisor/child"
+	"kata-runtime/hypervisor/passt"
+	"kata-runtime/hypervisor/qemu"
+	"kata-runtime/hypervisor/tail"
+	"kata-runtime/hypervisor/virtiofsd"
+	"kata-runtime/hypervisor/vsock"
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/network"
+)
+
+// Spec is what a pod's machine is made from.
+type Spec struct {
+	// ID is the pod's; the VMM shows it in the list of processes.
+	ID string
+	// Dir is the pod's private state directory, for the machine's sockets.
+	Dir string
+	// ShareDir is the directory that the guest sees.
+	ShareDir string
+	// Token goes into the kernel parameter protocol.TokenParameter.
+	Token string
+	// Size is what the machine starts with, MaxSize the most that it may get.
+	Size, MaxSize hypervisor.Size
+	// NICs are in the machine from the start.
+	NICs []*hypervisor.NIC
+	// HostNetwork connects the machine with the host's network, by way of one
+	// in user space; nil: not.
+	HostNetwork *network.HostNetwork
+	Config      *config.Config
+	Log         *slog.Logger
+}
+
+// Machine is a VM with its helpers. It implements virtcontainers.Machine; its
+// methods may be called from any goroutine.
+type Machine struct {
+	hypervisor.VM
+	vsock   vsock.Host
+	ready   hypervisor.Listener
+	starter *child.Starter
+	console *tail.Buffer
+	daemon  *virtiofsd.Daemon // nil with 9p
+	passt   *passt.Daemon     // nil without the host's network
+}
+
+// New builds a machine whose VM has not been started: its helpers run, and its
+// vsock can be listened on. Stop releases all of it. ctx bounds the call alone.
+func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
+	settings := spec.Config.Hypervisor
+	choice, err := accel.Select(ctx, settings.Accelerator)
+	if err != nil {
+		return nil, err
+	}
+	if choice.Warning {
+		spec.Log.Warn("slow: no hardware virtualization", "accelerator", choice.Name, "reason", choice.Reason)
+	}
+	m := &Machine{starter: child.NewStarter(), console: tail.New(consoleSize)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
+		}
+	}()
+	if m.vsock, err = vsock.Open(ctx, vsock.Mode(settings.Vsock), spec.Log); err != nil {
+		return nil, err
+	}
+	// The guest is told the port on its kernel's command line.
+	if m.ready, err = m.vsock.Listen(protocol.ReadyPort); err != nil {
+		return nil, err
+	}
+	devices, err := m.startHelpers(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := qemu.New(qemu.Options{
+		Path: settings.Path, Name: "kata-" + spec.ID, Accelerator: choice.Name,
+		Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: m.kernelParams(spec),
+		Size: spec.Size, MaxSize: spec.MaxSize,
+		Devices:   devices,
+		Vsock:     m.vsock,
+		RootPorts: settings.PCIeRootPorts, Bridges: settings.Bridges,
+		Console: m.console, Starter: m.starter, Log: spec.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.VM = vm
+	return m, nil
+}
+
+// startHelpers starts the daemons, and returns what the VM has from the start.
+func (m *Machine) startHelpers(ctx context.Context, spec Spec) ([]hypervisor.Device, error) {
+	share, err := m.startShare(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	devices := []hypervisor.Device{m.vsock.Device(), share}
+	for _, nic := range spec.NICs {
+		devices = append(devices, nic)
+	}
+	if spec.HostNetwork == nil {
+		return devices, nil
+	}
+	nic, err := m.startPasst(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return append(devices, nic), nil
+}
+
+func (m *Machine) startPasst(ctx context.Context, spec Spec) (_ *hypervisor.NIC, err error) {
+	host, settings := spec.HostNetwork, spec.Config.Runtime
+	options := passt.Options{
+		TCPPorts: settings.HostTCPPorts, UDPPorts: settings.HostUDPPorts,
+		Gateways: host.Gateways, Starter: m.starter, Log: spec.Log,
+	}
+	for _, address := range host.Addresses {
+		options.Addresses = append(options.Addresses, address.GetAddress())
+	}
+	if m.passt, err = passt.Start(ctx, options); err != nil {
+		return nil, err
+	}
+	return &hypervisor.NIC{ID: "nic0", Stream: m.passt.Socket(), MAC: host.MAC}, nil
+}
+
+// kernelParams is what the guest's command line has besides the driver's own.
+func (m *Machine) kernelParams(spec Spec) []string {
+	params := []string{protocol.TokenParameter + "=" + spec.Token}
+	if port := m.ready.GuestPort(); port != protocol.ReadyPort {
+		params = append(params, fmt.Sprintf("kata.ready_port=%d", port))
+	}
+	return append(params, strings.Fields(spec.Config.Hypervisor.KernelParams)...)
+}
+
+// Ready takes the guest's connection to protocol.ReadyPort. It is there from the
+// start: the guest knows its port before it runs. Whoever reads it closes it.
+func (m *Machine) Ready() net.Listener { return m.ready }
+
+// Vsock names the transport of vsock: "vhost" or "user".
+func (m *Machine) Vsock() string { return m.vsock.Kind() }
+
+// errDaemonQuit is the end of a virtiofsd or passt without an error: the VMM has hung up.
+var errDaemonQuit = errors.New("its connection to the VMM was closed")
+
+// Wait is that of hypervisor.VM, and returns also when a helper has ended.
+func (m *Machine) Wait(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 3)
+	var waiting sync.WaitGroup
+	waiting.Go(func() { ended <- m.VM.Wait(ctx) })
+	await := func(name string, helper *child.Helper) {
+		waiting.Go(func() {
+			err := helper.Wait(ctx)
+			if err == nil {
+				err = errDaemonQuit
+			}
+			ended <- fmt.Errorf("%s has ended: %w", name, err)
+		})
+	}
+	if m.daemon != nil {
+		await("virtiofsd", m.daemon.Helper)
+	}
+	if m.passt != nil {
+		await("passt", m.passt.Helper)
+	}
+	err := <-ended
+	cancel()
+	waiting.Wait()
+	return err
+}
+
+// Stop is that of hypervisor.VM, and releases the helpers too.
+func (m *Machine) Stop(ctx context.Context) error {
+	var errs []error
+	if m.VM != nil {
+		errs = append(errs, m.VM.Stop(ctx))
+	}
+	if m.daemon != nil {
+		errs = append(errs, m.daemon.Stop())
+	}
+	if m.passt != nil {
+		errs = append(errs, m.passt.Stop())
+	}
+	if m.vsock != nil {
+		errs = append(errs, m.vsock.Close()) // with its listeners
+	}
+	m.starter.Close()
+	return errors.Join(errs...)
+}
