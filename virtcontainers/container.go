@@ -1,6 +1,7 @@
 package virtcontainers
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,9 @@ type ContainerOptions struct {
 	// State is what startContainer hooks are told of the container: a
 	// specs.State as JSON.
 	State []byte
+	// ShareName is the container's directory in the share, of share.NewName. Empty:
+	// ID, for a container that is the first of that id.
+	ShareName string
 	// Mounts are attached to the share; their trees are closed in any case.
 	Mounts []share.Mount
 	// Storages are mounted in the guest.
@@ -53,9 +57,10 @@ type ContainerOptions struct {
 
 // Container is one container of a sandbox.
 type Container struct {
-	id      string
-	sandbox *Sandbox
-	init    *Process
+	id        string
+	shareName string // its directory in the share
+	sandbox   *Sandbox
+	init      *Process
 	// startBound is how long startContainer hooks may take; negative: as long
 	// as they like.
 	startBound time.Duration
@@ -77,7 +82,7 @@ type Container struct {
 // called while the machine still boots. An error is a *StageError, or wraps
 // ErrExists; nothing of the container is left then.
 func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions) (*Container, error) {
-	c := &Container{id: options.ID, sandbox: s, status: StatusCreating, startBound: startBound(options.Spec)}
+	c := &Container{id: options.ID, shareName: cmp.Or(options.ShareName, options.ID), sandbox: s, status: StatusCreating, startBound: startBound(options.Spec)}
 	if err := s.add(c); err != nil {
 		closeTrees(options.Mounts)
 		return nil, err
@@ -99,7 +104,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	if err != nil {
 		closeTrees(options.Mounts)
 	} else {
-		err = s.options.Share.Add(c.id, options.Mounts)
+		err = s.options.Share.Add(c.shareName, options.Mounts)
 	}
 	done()
 	if err != nil {
@@ -109,7 +114,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	defer func() {
 		if err != nil {
 			c.sockets.Close()
-			err = errors.Join(err, s.options.Share.Remove(c.id))
+			err = errors.Join(err, s.options.Share.Remove(c.shareName))
 		}
 	}()
 	if err := s.Ready(ctx); err != nil {
@@ -186,7 +191,7 @@ func (s *Sandbox) detachTemporary(c *Container, mounts []share.Mount) {
 		if !mount.Temporary {
 			continue
 		}
-		if err := s.options.Share.Detach(c.id, mount.Name); err != nil {
+		if err := s.options.Share.Detach(c.shareName, mount.Name); err != nil {
 			s.log.Warn("the guest still sees what it has copied", "container", c.id, "error", err)
 		}
 	}
@@ -348,7 +353,7 @@ func (c *Container) undo(ctx context.Context, guestErr error) error {
 	c.sockets.Close()
 	c.sandbox.unplug(ctx, c.id)
 	c.sandbox.unfit(c.id)
-	errs = append(errs, c.sandbox.options.Share.Remove(c.id))
+	errs = append(errs, c.sandbox.options.Share.Remove(c.shareName))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}

@@ -32,7 +32,7 @@ func (s *Sandbox) findSockets(options ContainerOptions) (*sockets.Container, err
 	if s.sockets == nil {
 		return nil, nil
 	}
-	return s.sockets.Add(options.ID, options.Mounts)
+	return s.sockets.Add(options.ID, options.ShareName, options.Mounts)
 }
 
 // followSockets keeps the agent informed of the sockets that a created

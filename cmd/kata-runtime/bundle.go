@@ -30,6 +30,7 @@ type bundle struct {
 	spec        *specs.Spec
 	hostname    string // the pod's, if the container starts one
 	pod         *pod   // that the container joins; nil: it has one of its own
+	shareName   string // of its directory in the share
 	interfaces  int    // that its network namespace has already
 	hostNetwork bool   // it has none of its own
 	guest       *oci.GuestSpec
@@ -49,7 +50,7 @@ func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bundle{dir: dir, rootfs: spec.Root.Path, spec: spec}
+	b := &bundle{dir: dir, rootfs: spec.Root.Path, spec: spec, shareName: share.NewName(id)}
 	membership, err := oci.PodOf(spec.Annotations, id)
 	if err != nil {
 		return nil, err
@@ -80,7 +81,7 @@ func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 		return nil, err
 	}
 	options := oci.GuestOptions{
-		ContainerID: id, SharePath: filepath.Join(protocol.ShareMountPoint, id), Rootfs: b.rootfs, BundleDir: dir,
+		ContainerID: id, SharePath: filepath.Join(protocol.ShareMountPoint, b.shareName), Rootfs: b.rootfs, BundleDir: dir,
 		Sandbox: membership.Declared, Hostname: callers, Rlimits: rlimits,
 	}
 	if b.pod != nil {

@@ -231,6 +231,7 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio) er
 		MemoryVolumes: container.memoryVolumes(), MemoryDirectories: container.memoryDirectories(),
 		BlockDevices: container.blockDevices(),
 		ResolvConf:   container.resolvConf(),
+		ShareName:    container.shareName,
 	}, state)
 	if err != nil {
 		n.created = n.created || errors.Is(err, supervisor.ErrGone)

@@ -234,6 +234,14 @@ func TestPod(t *testing.T) {
 		if result := h.Run("state", id); !strings.Contains(result.Stderr, "does not exist") {
 			t.Errorf("after a failed run: %q, %q", result.Stdout, result.Stderr)
 		}
+		// An id that is used again at once is another container's: what the guest
+		// remembers of the former does not count.
+		for range 6 {
+			spec := member(bundle.Spec("/bin/sh", "-c", "mount | grep -c mqueue"), pod, podNamespaces()...)
+			if got := h.Must("run", "-b", h.Bundle(spec), id); got != "1\n" {
+				t.Errorf("of the same id: %q", got)
+			}
+		}
 		// A command that is killed takes its container along, and nothing else.
 		command := h.Command("run", "-b", h.Bundle(member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, podNamespaces()...)), id)
 		stdout, err := command.StdoutPipe()

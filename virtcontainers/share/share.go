@@ -14,12 +14,15 @@
 //	                                 n-th memory volume is a copy of, while the
 //	                                 container is being created
 //
+// <container> is of NewName: the container's id with something that makes it new.
+//
 // A path below a mount is never resolved here: the guest can write there. The
 // share itself it has read-only: what is above the mounts stays as this package
 // has made it, through a mount of the same tmpfs that nobody else can reach.
 package share
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -90,6 +93,15 @@ type Mount struct {
 	// Temporary: it is there while the container is being created, and then
 	// detached.
 	Temporary bool
+}
+
+// NewName returns a name for a container's directory in a share that no directory
+// has ever had. The guest remembers for a while what a name has led to: a
+// container that is made again under the same id would be mounted on what is gone,
+// and lose its mounts when the guest's kernel notices.
+func NewName(container string) string {
+	const readable = 64 // of an id that may be 1024 bytes long; a file's name has 255
+	return container[:min(len(container), readable)] + "-" + rand.Text()
 }
 
 // Rootfs is the name of a container's root file system in its directory.

@@ -91,7 +91,7 @@ func TestTooManySocketsAreWarnedOfOnce(t *testing.T) {
 	for i := range maxSockets + 3 {
 		h.link(fmt.Sprintf("l%d", i))
 	}
-	c, err := r.Add("c1", []share.Mount{{Name: "mounts/0", Tree: h.tree(".")}})
+	c, err := r.Add("c1", "c1", []share.Mount{{Name: "mounts/0", Tree: h.tree(".")}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestFailuresToTellInARowAreWarnedOfOnce(t *testing.T) {
 	h := newHost(t)
 	r, warnings := logged(t)
 	h.listen("a", "a")
-	c, err := r.Add("c1", []share.Mount{{Name: "mounts/0", Tree: h.tree("a")}}) // nothing to watch
+	c, err := r.Add("c1", "c1", []share.Mount{{Name: "mounts/0", Tree: h.tree("a")}}) // nothing to watch
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,9 +95,9 @@ type bind struct {
 }
 
 // Add looks for sockets in the mounts of a container that is about to be
-// created. The mounts stay the caller's. It returns nil where there is nothing
-// to relay.
-func (r *Relay) Add(id string, mounts []share.Mount) (*Container, error) {
+// created; shareName is its directory in the share. The mounts stay the caller's.
+// It returns nil where there is nothing to relay.
+func (r *Relay) Add(id, shareName string, mounts []share.Mount) (*Container, error) {
 	c := &Container{
 		relay: r, id: id, connecting: make(chan struct{}, maxConnecting),
 		changed: make(chan struct{}, 1), binds: map[string]*bind{},
@@ -107,7 +107,7 @@ func (r *Relay) Add(id string, mounts []share.Mount) (*Container, error) {
 		if mount.Name == share.Rootfs || mount.Temporary {
 			continue
 		}
-		b, err := newBind(id, mount)
+		b, err := newBind(shareName, mount)
 		if err != nil {
 			c.release()
 			return nil, err
@@ -141,7 +141,7 @@ func (r *Relay) Add(id string, mounts []share.Mount) (*Container, error) {
 }
 
 // newBind returns what a mount can show of sockets, nil for nothing.
-func newBind(container string, mount share.Mount) (*bind, error) {
+func newBind(shareName string, mount share.Mount) (*bind, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(mount.Tree.Fd()), &stat); err != nil {
 		return nil, fmt.Errorf("stat bind mount %s: %w", mount.Name, err)
@@ -155,7 +155,7 @@ func newBind(container string, mount share.Mount) (*bind, error) {
 		return nil, fmt.Errorf("keep bind mount %s: %w", mount.Name, err)
 	}
 	b := &bind{
-		name: mount.Name, source: path.Join(protocol.ShareMountPoint, container, mount.Name),
+		name: mount.Name, source: path.Join(protocol.ShareMountPoint, shareName, mount.Name),
 		root: os.NewFile(uintptr(fd), mount.Tree.Name()), direct: kind == unix.S_IFSOCK,
 		sockets: map[string]*protocol.Socket{}, dirs: map[string]int32{},
 	}

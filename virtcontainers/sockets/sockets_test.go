@@ -160,7 +160,7 @@ func (half) CloseWrite() error { return nil }
 
 func add(t *testing.T, g *guest, id string, mounts ...share.Mount) *Container {
 	t.Helper()
-	c, err := g.Add(id, mounts)
+	c, err := g.Add(id, id, mounts)
 	if err != nil {
 		t.Fatal(err)
 	}

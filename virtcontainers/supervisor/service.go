@@ -91,7 +91,8 @@ func (s *server) create(ctx context.Context, request *api.CreateContainerRequest
 		}}
 	}
 	core, err := s.sandbox.CreateContainer(ctx, virtcontainers.ContainerOptions{
-		ID: c.id, Spec: request.GetSpecJson(), State: c.hookState, Mounts: mounts,
+		ID: c.id, Spec: request.GetSpecJson(), State: c.hookState,
+		ShareName: request.GetShareName(), Mounts: mounts,
 		IO:       virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
 		Storages: storages(request),
 		Devices:  blocks(request.GetBlockDevices()),

@@ -247,6 +247,7 @@ type CreateContainerRequest struct {
 	MemoryDirectories []*MemoryDirectory     `protobuf:"bytes,50,rep,name=memory_directories,json=memoryDirectories,proto3" json:"memory_directories,omitempty"`
 	BlockDevices      []*BlockDevice         `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
 	ResolvConf        string                 `protobuf:"bytes,120,opt,name=resolv_conf,json=resolvConf,proto3" json:"resolv_conf,omitempty"` // name of the mount that is the container's resolv.conf; or empty
+	ShareName         string                 `protobuf:"bytes,121,opt,name=share_name,json=shareName,proto3" json:"share_name,omitempty"`    // of its directory in the share, new for each creation; empty: container_id
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -375,6 +376,13 @@ func (x *CreateContainerRequest) GetBlockDevices() []*BlockDevice {
 func (x *CreateContainerRequest) GetResolvConf() string {
 	if x != nil {
 		return x.ResolvConf
+	}
+	return ""
+}
+
+func (x *CreateContainerRequest) GetShareName() string {
+	if x != nil {
+		return x.ShareName
 	}
 	return ""
 }
@@ -1527,7 +1535,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
 	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x1c\n" +
-	"\ttemporary\x182 \x01(\bR\ttemporary\"\xcb\x04\n" +
+	"\ttemporary\x182 \x01(\bR\ttemporary\"\xea\x04\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
@@ -1546,7 +1554,9 @@ const file_supervisor_proto_rawDesc = "" +
 	"\x12memory_directories\x182 \x03(\v2#.kata.supervisor.v1.MemoryDirectoryR\x11memoryDirectories\x12D\n" +
 	"\rblock_devices\x18P \x03(\v2\x1f.kata.supervisor.v1.BlockDeviceR\fblockDevices\x12\x1f\n" +
 	"\vresolv_conf\x18x \x01(\tR\n" +
-	"resolvConf\"\x96\x01\n" +
+	"resolvConf\x12\x1d\n" +
+	"\n" +
+	"share_name\x18y \x01(\tR\tshareName\"\x96\x01\n" +
 	"\x17ReserveContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1d\n" +
