@@ -90,7 +90,7 @@ func loadBundle(dir, id, root string, allowHostNetwork bool) (*bundle, error) {
 	if b.guest, err = oci.Transform(spec, options); err != nil {
 		return nil, inHostNotes(err, notes)
 	}
-	b.guest.Dropped = append(b.guest.Dropped, notes...)
+	b.guest.Notes = append(b.guest.Notes, notes...)
 	if b.pod == nil {
 		b.hostname, err = podHostname(spec, callers)
 	}

@@ -153,8 +153,8 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	for _, field := range p.bundle.guest.Dropped {
 		log.Debug("field of the spec does not reach the guest", "field", field)
 	}
-	for _, warning := range p.bundle.guest.Warnings {
-		log.Warn(warning, "container", id)
+	for _, note := range p.bundle.guest.Notes {
+		log.Debug(note)
 	}
 	group, err := resolveCgroup(c, id, p.bundle.spec)
 	if err != nil {

@@ -67,9 +67,9 @@ type GuestSpec struct {
 	// Dropped lists, for a debug log, each field whose value stays on the host:
 	// "process.apparmorProfile: docker-default".
 	Dropped []string
-	// Warnings are for the caller's log: what the container has is not what its
-	// specification would give it on the host, and a program may notice.
-	Warnings []string
+	// Notes are for a debug log too: what the container has is not what its
+	// specification means on one kernel.
+	Notes []string
 }
 
 // Bind is a file or directory of the host that a mount of the guest's names.
@@ -120,7 +120,7 @@ func transformers() []func(*translation) error {
 		transformMounts,
 		transformHooks,
 		transformLabels,
-		warnOfIPC,
+		noteIPC,
 		transformRlimits,
 		transformNamespaces,
 		transformDevices,
