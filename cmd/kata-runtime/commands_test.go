@@ -96,7 +96,7 @@ func TestTheExampleSpecIsAccepted(t *testing.T) {
 			t.Errorf("spec, time %d: exit code %d, want %d", i+1, code, want)
 		}
 	}
-	if _, err := loadBundle(bundle, "x", t.TempDir(), false); err != nil {
+	if _, _, err := loadBundle(bundle, "x", t.TempDir(), false); err != nil {
 		t.Error(err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"kata-runtime/hypervisor/tail"
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/bundle"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/oci"
@@ -100,7 +101,7 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	}
 	defer prepared.stdio.close()
 	created := prepared.creation
-	err = created.make(c.Context, prepared.bundle, prepared.stdio)
+	err = created.make(c.Context, prepared)
 	if err == nil {
 		err = created.announce(c)
 	}
@@ -124,7 +125,9 @@ func (n *creation) announce(c *cli.Context) error {
 // preparation is a container whose machine boots already.
 type preparation struct {
 	creation *creation
-	bundle   *bundle
+	bundle   *bundle.Bundle
+	config   []byte // the caller's specification, as JSON
+	guest    []byte // the guest's
 	stdio    *stdio
 }
 
@@ -139,39 +142,40 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		return nil, err
 	}
 	allowHostNetwork := settings.Runtime.HostNetwork != config.HostNetworkRefuse
-	if p.bundle, err = loadBundle(c.String("bundle"), id, c.String("root"), allowHostNetwork); err != nil {
+	var pod *pod
+	if p.bundle, pod, err = loadBundle(c.String("bundle"), id, c.String("root"), allowHostNetwork); err != nil {
 		return nil, err
 	}
-	if p.stdio, err = newStdio(c.Context, p.bundle.spec.Process, c.String("console-socket"), attached); err != nil {
+	if p.stdio, err = newStdio(c.Context, p.bundle.Spec.Process, c.String("console-socket"), attached); err != nil {
 		return nil, err
 	}
-	if err := p.bundle.encode(); err != nil {
+	if p.guest, p.config, err = p.bundle.Encode(); err != nil {
 		p.stdio.close()
 		return nil, err
 	}
 	log := logger(c)
-	for _, field := range p.bundle.guest.Dropped {
+	for _, field := range p.bundle.Guest.Dropped {
 		log.Debug("field of the spec does not reach the guest", "field", field)
 	}
-	for _, note := range p.bundle.guest.Notes {
+	for _, note := range p.bundle.Guest.Notes {
 		log.Debug(note)
 	}
-	group, err := resolveCgroup(c, id, p.bundle.spec)
+	group, err := resolveCgroup(c, id, p.bundle.Spec)
 	if err != nil {
 		p.stdio.close()
 		return nil, err
 	}
 	p.creation = &creation{
-		root: c.String("root"), id: id, sandbox: id, group: group, terminal: p.bundle.spec.Process.Terminal, log: log,
+		root: c.String("root"), id: id, sandbox: id, group: group, terminal: p.bundle.Spec.Process.Terminal, log: log,
 	}
-	if pod := p.bundle.pod; pod != nil {
+	if pod != nil {
 		p.creation.sandbox, p.creation.supervisor = pod.id, pod.supervisor
 		p.creation.client, err = pod.connect(c.Context)
 	} else {
 		p.creation.client, err = p.creation.launch(c.Context, supervisor.Boot{
-			Root: c.String("root"), ID: id, Hostname: p.bundle.hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
-			Interfaces: p.bundle.interfaces, HostNetwork: p.bundle.hostNetwork,
-			Demand: sizing.Of(p.bundle.guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.spec.Annotations),
+			Root: c.String("root"), ID: id, Hostname: p.bundle.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
+			Interfaces: p.bundle.Interfaces, HostNetwork: p.bundle.HostNetwork,
+			Demand: sizing.Of(p.bundle.Guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(p.bundle.Spec.Annotations),
 		})
 	}
 	if err != nil {
@@ -204,34 +208,35 @@ func resolveCgroup(c *cli.Context, id string, spec *specs.Spec) (*cgroup.Record,
 }
 
 // make lets the supervisor create the container.
-func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio) error {
-	if err := n.equip(container, stdio); err != nil {
-		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
-	}
-	state, err := n.state(container)
+func (n *creation) make(ctx context.Context, p *preparation) error {
+	mounts, err := n.equip(p)
 	if err != nil {
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
 	}
-	n.hooks = newContainerHooks(container.spec, state, n.log)
+	state, err := n.state(p.bundle)
+	if err != nil {
+		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
+	}
+	n.hooks = newContainerHooks(p.bundle.Spec, state, n.log)
 	if n.hooks.needID() {
-		if err := n.client.Reserve(ctx, state, container.configJSON); err != nil {
+		if err := n.client.Reserve(ctx, state, p.config); err != nil {
 			n.created = errors.Is(err, supervisor.ErrGone)
 			n.hooks = nil // the container is not this command's to tell of
 			return err
 		}
 		n.created = true
 	}
-	if err := n.hooks.create(ctx, ownHostname(container.spec)); err != nil {
+	if err := n.hooks.create(ctx, ownHostname(p.bundle.Spec)); err != nil {
 		return &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
 	}
 	response, err := n.client.Create(ctx, &api.CreateContainerRequest{
-		ContainerId: n.id, SpecJson: container.guestJSON, ConfigJson: container.configJSON, Mounts: container.mounts(),
-		Terminal: container.spec.Process.Terminal,
-		Stdin:    stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
-		MemoryVolumes: container.memoryVolumes(), MemoryDirectories: container.memoryDirectories(),
-		BlockDevices: container.blockDevices(),
-		ResolvConf:   container.resolvConf(),
-		ShareName:    container.shareName,
+		ContainerId: n.id, SpecJson: p.guest, ConfigJson: p.config, Mounts: mounts,
+		Terminal: p.bundle.Spec.Process.Terminal,
+		Stdin:    p.stdio.wanted[0], Stdout: p.stdio.wanted[1], Stderr: p.stdio.wanted[2],
+		MemoryVolumes: memoryVolumes(p.bundle.Guest), MemoryDirectories: memoryDirectories(p.bundle.Guest),
+		BlockDevices: blockDevices(p.bundle.Guest),
+		ResolvConf:   p.bundle.ResolvConf(),
+		ShareName:    p.bundle.ShareName,
 	}, state)
 	if err != nil {
 		n.created = n.created || errors.Is(err, supervisor.ErrGone)
@@ -243,22 +248,24 @@ func (n *creation) make(ctx context.Context, container *bundle, stdio *stdio) er
 }
 
 // equip forks the stand-in and gives the supervisor what only this process can
-// reach: the mounts, as its caller sees them, and the stand-in's channel.
-func (n *creation) equip(container *bundle, stdio *stdio) error {
-	trees, err := container.openTrees()
+// reach: the mounts, as its caller sees them, which it describes, and the
+// stand-in's channel.
+func (n *creation) equip(p *preparation) ([]*api.Mount, error) {
+	trees, err := p.bundle.OpenTrees()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer trees.close()
-	theirs, err := n.startStandIn(container, trees, stdio)
+	defer trees.Close()
+	theirs, err := n.startStandIn(p, trees)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer theirs.Close()
-	return errors.Join(n.client.SendFiles(trees.forShare), n.client.SendStandIn(n.id, "", theirs))
+	mounts, files := describeMounts(trees.Share)
+	return mounts, errors.Join(n.client.SendFiles(files), n.client.SendStandIn(n.id, "", theirs))
 }
 
-func (n *creation) state(container *bundle) (store.State, error) {
+func (n *creation) state(container *bundle.Bundle) (store.State, error) {
 	start, err := store.StartTime(n.standIn.Process.Pid)
 	if err != nil {
 		return store.State{}, fmt.Errorf("stand-in has ended early: %w", err)
@@ -269,9 +276,9 @@ func (n *creation) state(container *bundle) (store.State, error) {
 		owner = current.Username
 	}
 	return store.State{
-		OCIVersion: container.spec.Version, ID: n.id, Bundle: container.dir, Rootfs: container.rootfs,
+		OCIVersion: container.Spec.Version, ID: n.id, Bundle: container.Dir, Rootfs: container.Rootfs,
 		StandInPID: n.standIn.Process.Pid, StandInStartTime: start,
-		Created: time.Now().UTC(), Annotations: container.spec.Annotations, Owner: owner, Cgroup: n.group,
+		Created: time.Now().UTC(), Annotations: container.Spec.Annotations, Owner: owner, Cgroup: n.group,
 	}, nil
 }
 
@@ -405,7 +412,7 @@ func (n *creation) made(state store.State) bool {
 
 // startStandIn forks the stand-in and returns the supervisor's end of its
 // channel.
-func (n *creation) startStandIn(container *bundle, trees *trees, stdio *stdio) (*os.File, error) {
+func (n *creation) startStandIn(p *preparation, trees *bundle.Trees) (*os.File, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -417,11 +424,11 @@ func (n *creation) startStandIn(container *bundle, trees *trees, stdio *stdio) (
 		return nil, err
 	}
 	n.standIn, err = standin.Start(standin.Options{
-		ID: n.id, Hostname: container.spec.Hostname,
-		Stdio: stdio.files, OwnsTerminal: stdio.ownsTerminal, Terminal: container.spec.Process.Terminal,
-		Attached:   stdio.attached,
-		Namespaces: container.spec.Linux.Namespaces,
-		Root:       trees.root, Mounts: trees.mounts, Directory: entry.Dir(), Channel: ours,
+		ID: n.id, Hostname: p.bundle.Spec.Hostname,
+		Stdio: p.stdio.files, OwnsTerminal: p.stdio.ownsTerminal, Terminal: p.bundle.Spec.Process.Terminal,
+		Attached:   p.stdio.attached,
+		Namespaces: p.bundle.Spec.Linux.Namespaces,
+		Root:       standin.Mount(trees.Root), Mounts: standInMounts(trees.Mounts), Directory: entry.Dir(), Channel: ours,
 	})
 	if err != nil {
 		theirs.Close()

@@ -53,6 +53,9 @@ func findPod(root string, membership oci.Pod) (*pod, error) {
 	}, nil
 }
 
+// ID implements bundle.Pod.
+func (p *pod) ID() string { return p.id }
+
 // connect reaches the pod's supervisor for the creation of a container.
 func (p *pod) connect(ctx context.Context) (*supervisor.Client, error) {
 	client, err := supervisor.Connect(ctx, p.entry)
@@ -66,13 +69,13 @@ func (p *pod) connect(ctx context.Context) (*supervisor.Client, error) {
 	return client, nil
 }
 
-// owner finds the container of the pod whose stand-in is in a namespace, the
+// Owner implements bundle.Pod: it finds the container of the pod whose stand-in is in a namespace, the
 // sandbox first: see oci.GuestOptions. What counts is the namespace, not the
 // path, since each caller has its own ways to name one. The user namespaces of
 // the pod's containers are the guest's alone and all stand-ins in one of the
 // host, so that the stand-ins' means the sandbox's, and so does one that was made
 // for it.
-func (p *pod) owner(joined specs.LinuxNamespace) (string, error) {
+func (p *pod) Owner(joined specs.LinuxNamespace) (string, error) {
 	wanted, err := os.Stat(joined.Path)
 	if err != nil {
 		return "", fmt.Errorf("find the %s namespace: %w", joined.Type, err)
@@ -119,8 +122,8 @@ func usersMadeFor(entry *store.Entry, kind specs.LinuxNamespaceType) string {
 	return ""
 }
 
-// onHostNetwork tells whether the pod shares the host's network.
-func (p *pod) onHostNetwork() (bool, error) {
+// OnHostNetwork implements bundle.Pod: it tells whether the pod shares the host's network.
+func (p *pod) OnHostNetwork() (bool, error) {
 	state, err := p.entry.Load()
 	if err != nil {
 		return false, err

@@ -124,3 +124,12 @@ func printJSON(w io.Writer, value any) error {
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(value)
 }
+
+// lookup finds a container's state.
+func lookup(root, id string) (*store.Entry, error) {
+	states, err := store.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	return states.Lookup(id)
+}

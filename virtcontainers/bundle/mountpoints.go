@@ -1,4 +1,4 @@
-package main
+package bundle
 
 import (
 	"os"
@@ -11,13 +11,13 @@ import (
 
 // makeMountPoints makes on the host what the container library in the guest
 // would make in the root file system, if it could write there.
-func (b *bundle) makeMountPoints() error {
-	spec := b.guest.Spec
+func (b *Bundle) makeMountPoints() error {
+	spec := b.Guest.Spec
 	options := mountpoint.Options{
-		Rootfs: b.rootfs, Directories: []string{spec.Process.Cwd},
+		Rootfs: b.Rootfs, Directories: []string{spec.Process.Cwd},
 		UID: rootID(spec.Linux.UIDMappings), GID: rootID(spec.Linux.GIDMappings),
 	}
-	binds := b.guest.Binds
+	binds := b.Guest.Binds
 	for _, m := range spec.Mounts {
 		mount := mountpoint.Mount{Destination: m.Destination}
 		switch {
