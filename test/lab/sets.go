@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// set is one run of a test program on the lab's machine.
+type set struct {
+	name string
+	// short sets are part of make test.
+	short bool
+	pkg   string // below the source tree
+	// run is the pattern of the tests to run.
+	run     string
+	env     []string
+	timeout time.Duration
+}
+
+// sets are what runs in the lab, in order.
+func sets() []set {
+	return []set{
+		{name: "accelerator", short: true, pkg: "hypervisor/accel", run: "."},
+		{name: "conformance", pkg: "hypervisor/qemu", run: "^(TestConformance|TestShares|TestNothingIsLeft)$", timeout: 30 * time.Minute},
+	}
+}
+
+// programs are what tests would compile on the spot, where there is a go
+// command, by import path.
+func programs() []string {
+	return []string{
+		"kata-runtime/hypervisor/hypervisortest/internal/guest",
+		"kata-runtime/test/callers/internal/resolve",
+		"kata-runtime/test/hostile",
+		"kata-runtime/test/network/internal/peer",
+		"kata-runtime/test/vm/internal/socketclient",
+	}
+}
+
+// tags are the build tags of the test programs: lab has the tests that need it.
+const tags = "vm,lab"
+
+func (s set) args() []string {
+	timeout := s.timeout
+	if timeout == 0 {
+		timeout = 10 * time.Minute
+	}
+	return []string{"-test.v=test2json", "-test.count=1", "-test.run=" + s.run, fmt.Sprint("-test.timeout=", timeout)}
+}
