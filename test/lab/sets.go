@@ -21,9 +21,17 @@ type set struct {
 func sets() []set {
 	return []set{
 		{name: "accelerator", short: true, pkg: "hypervisor/accel", run: "."},
+		{name: "hardware", short: true, pkg: "test/vm", run: "^TestLabHardware$"},
+		{name: "systemd", short: true, pkg: "test/vm", run: "^TestSystemd", env: systemd()},
 		{name: "conformance", pkg: "hypervisor/qemu", run: "^(TestConformance|TestShares|TestNothingIsLeft)$", timeout: 30 * time.Minute},
+		{name: "cgroup", pkg: "virtcontainers/cgroup", run: "."},
+		{name: "containers", pkg: "test/vm", timeout: 40 * time.Minute, run: "^(TestRun|TestExec|TestStandIn|TestDetachedLife|TestPod|" +
+			"TestResources|TestReservation|TestVolumes|TestNetworkModels|TestSupervisorKilled|TestMachineKilled|TestOutOfMemory)"},
 	}
 }
+
+// systemd says that tests ask systemd: they share the machine's processes.
+func systemd() []string { return []string{"KATA_TEST_SYSTEMD=1"} }
 
 // programs are what tests would compile on the spot, where there is a go
 // command, by import path.
