@@ -158,7 +158,7 @@ func (h *Host) newProcesses() []leak.Process {
 	if err != nil {
 		h.T.Error(err)
 	}
-	if onSystemd() {
+	if OnSystemd() {
 		all = descendants(all)
 	}
 	return slices.DeleteFunc(all, h.before.HasProcess)
@@ -182,7 +182,7 @@ func descendants(all []leak.Process) []leak.Process {
 // othersOwn tells whether an entry of the leak check may be somebody else's, on
 // a machine that is not the tests' alone: processes are looked at before.
 func othersOwn(entry string) bool {
-	if !onSystemd() {
+	if !OnSystemd() {
 		return false
 	}
 	for _, prefix := range []string{"process ", "file /run/systemd/", "file /run/dbus/", "cgroup /sys/fs/cgroup/system.slice/systemd-"} {

@@ -23,7 +23,9 @@ const insideVariable = "KATA_TEST_INSIDE"
 // for something has to. The lab sets it, whose machine is thrown away.
 const systemdVariable = "KATA_TEST_SYSTEMD"
 
-func onSystemd() bool { return os.Getenv(systemdVariable) != "" }
+// OnSystemd tells whether the tests are about systemd: whether container
+// managers and runtimes are to let it make their control groups.
+func OnSystemd() bool { return os.Getenv(systemdVariable) != "" }
 
 // Main runs the tests of a package, as root, in new PID, mount, network and
 // cgroup namespaces, and returns the exit code for os.Exit. It is called by TestMain.
@@ -44,7 +46,7 @@ func runInside() (code int) {
 	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWNET)
 	var groups *cgroups
 	var err error
-	if !onSystemd() {
+	if !OnSystemd() {
 		flags |= unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP
 		groups, err = enterCgroups()
 	}
@@ -117,7 +119,7 @@ func prepareInside() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if onSystemd() {
+	if OnSystemd() {
 		// Orphans are to be this process's, as they are the first process's of a
 		// PID namespace.
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
