@@ -117,8 +117,11 @@ func (k *kubelet) configure() {
 	if err := os.MkdirAll(networks, 0o755); err != nil {
 		k.t.Fatal(err)
 	}
+	node, err := os.ReadFile(filepath.Join(harness.Repository(k.t), "deploy", "configuration.toml"))
+	k.must("read the node's configuration", err)
 	const cri = `plugins."io.containerd.grpc.v1.cri"`
 	files := map[string]string{
+		filepath.Join(k.dir, "configuration.toml"): fmt.Sprintf("%s\n[agent.kata]\ndial_timeout = %d\n", node, harness.DialTimeout),
 		k.config: `version = 2
 root = "` + filepath.Join(k.dir, "root") + `"
 state = "/run/containerd"
@@ -197,7 +200,7 @@ func (k *kubelet) start() {
 	defer log.Close()
 	command := exec.Command("containerd", "--config", k.config) // stop ends it, after the pods
 	command.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify, "TMPDIR="+k.h.Temp,
-		"KATA_CONF_FILE="+filepath.Join(harness.Repository(k.t), "deploy", "configuration.toml"))
+		"KATA_CONF_FILE="+filepath.Join(k.dir, "configuration.toml"))
 	command.Stdout, command.Stderr = log, log
 	if err := command.Start(); err != nil {
 		k.t.Fatal(err)

@@ -8,3 +8,7 @@ import "time"
 // is far above what anything takes on a slow, loaded machine without hardware
 // virtualization.
 const Patience = 3 * time.Minute
+
+// DialTimeout is for the configurations that tests write: the runtime's
+// dial_timeout, in seconds.
+const DialTimeout = 60

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,16 +73,31 @@ func (r *report) receive(ctx context.Context, message wire.Message) error {
 		}
 		r.current, r.next = converter, message.Run+1
 	}
-	if _, err := r.current.in.Write(message.Output); err != nil {
-		return fmt.Errorf("convert a test's output: %w", err)
+	if err := r.current.write(message.Output); err != nil {
+		return err
 	}
 	if message.Exit == nil {
 		return nil
 	}
-	if *message.Exit != 0 {
-		fmt.Fprintf(r.current.in, "exit status %d\nFAIL\n", *message.Exit)
+	switch {
+	case *message.Exit != 0:
+		return r.fail(fmt.Sprintf("exit status %d", *message.Exit))
+	case !r.current.passed:
+		return r.fail("exit status 0 without PASS")
 	}
 	err := r.current.close()
+	r.current = nil
+	return err
+}
+
+// marker stands before what the testing package itself says, which test2json
+// looks for.
+const marker = "\x16"
+
+// fail ends the report of the current test program.
+func (r *report) fail(why string) error {
+	err := r.current.write([]byte("\n" + why + "\n" + marker + "FAIL\n"))
+	err = errors.Join(err, r.current.close())
 	r.current = nil
 	return err
 }
@@ -90,9 +106,7 @@ func (r *report) receive(ctx context.Context, message wire.Message) error {
 // as it should be.
 func (r *report) finish(err error) bool {
 	if r.current != nil { // the machine went away under a test
-		fmt.Fprint(r.current.in, "the machine has ended\nFAIL\n")
-		err = errors.Join(err, r.current.close())
-		r.current = nil
+		err = errors.Join(err, r.fail("the machine has ended"))
 	}
 	if err == nil && r.next < len(r.sets) {
 		err = fmt.Errorf("the machine ended before %s", r.sets[r.next].name)
@@ -111,6 +125,8 @@ func (r *report) finish(err error) bool {
 type converter struct {
 	in      io.WriteCloser
 	command *exec.Cmd
+	last    []byte // of the output
+	passed  bool   // as the testing package said
 }
 
 func convert(ctx context.Context, out io.Writer, name string) (*converter, error) {
@@ -124,7 +140,19 @@ func convert(ctx context.Context, out io.Writer, name string) (*converter, error
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("convert a test's output: %w", err)
 	}
-	return &converter{in, command}, nil
+	return &converter{in: in, command: command}, nil
+}
+
+func (c *converter) write(output []byte) error {
+	// The line may come in parts.
+	const pass = marker + "PASS\n"
+	c.last = append(c.last, output...)
+	c.passed = c.passed || bytes.Contains(c.last, []byte(pass))
+	c.last = c.last[max(0, len(c.last)-len(pass)):]
+	if _, err := c.in.Write(output); err != nil {
+		return fmt.Errorf("convert a test's output: %w", err)
+	}
+	return nil
 }
 
 func (c *converter) close() error {

@@ -27,7 +27,7 @@ func sets() []set {
 		{name: "cgroup", pkg: "virtcontainers/cgroup", run: "."},
 		{name: "containers", pkg: "test/vm", timeout: 40 * time.Minute, run: "^(TestRun|TestExec|TestStandIn|TestDetachedLife|TestPod|" +
 			"TestResources|TestReservation|TestVolumes|TestNetworkModels|TestSupervisorKilled|TestMachineKilled|TestOutOfMemory)"},
-		{name: "network", pkg: "test/network", run: "^(TestPlugins|TestLabPlugins)$"},
+		{name: "network", pkg: "test/network", run: "^(TestPlugins|TestStackedPlugins)$"},
 		{name: "podman", pkg: "test/callers", run: "^(TestPodman|TestPodmanPod|TestPodmanNetavark)$", env: systemd(), timeout: 30 * time.Minute},
 		{name: "podman-cgroupfs", pkg: "test/callers", run: "^TestPodman$", timeout: 20 * time.Minute},
 		{name: "containerd", pkg: "test/cri", run: "^TestPod$", env: systemd(), timeout: 30 * time.Minute},

@@ -70,6 +70,9 @@ func follow(out *messages) error {
 	return nil
 }
 
+// configuration is the runtime's where no test gives it another one.
+const configuration = "/etc/kata-containers/configuration.toml"
+
 // prepare makes of a machine that has booted one that tests can use.
 func prepare(tree string) error {
 	for _, args := range [][]string{
@@ -86,6 +89,13 @@ func prepare(tree string) error {
 		if output, err := command.CombinedOutput(); err != nil {
 			return fmt.Errorf("prepare the machine: %s: %w: %s", strings.Join(args, " "), err, output)
 		}
+	}
+	if err := os.MkdirAll(filepath.Dir(configuration), 0o755); err != nil {
+		return fmt.Errorf("prepare the machine: %w", err)
+	}
+	// Nothing can be said of how long an emulated machine's guest takes.
+	if err := os.WriteFile(configuration, []byte("[agent.kata]\ndial_timeout = 600\n"), 0o644); err != nil {
+		return fmt.Errorf("prepare the machine: %w", err)
 	}
 	return nil
 }
