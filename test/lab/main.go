@@ -31,6 +31,7 @@ type options struct {
 	sets  *regexp.Regexp
 	run   string
 	limit time.Duration
+	build bool
 }
 
 func main() {
@@ -40,6 +41,7 @@ func main() {
 	flag.StringVar(&pattern, "sets", ".", "only the sets whose `names` match")
 	flag.StringVar(&o.run, "run", "", "of each set only the tests that match the `pattern`, instead of the set's own")
 	flag.DurationVar(&o.limit, "limit", 100*time.Minute, "end the machine after this `time`")
+	flag.BoolVar(&o.build, "build", false, "build the machine's disk, unless it is in the cache, and no more")
 	flag.Parse()
 	var err error
 	if o.sets, err = regexp.Compile(pattern); err != nil {
@@ -75,11 +77,24 @@ func (o options) choose() ([]set, error) {
 	return chosen, nil
 }
 
+// provide returns the disk.
+func provide(ctx context.Context) (disk.Disk, error) {
+	cacheDir := os.Getenv("KATA_CACHE_DIR")
+	if cacheDir == "" {
+		cacheDir = filepath.Join("build", "cache")
+	}
+	return disk.Get(ctx, cacheDir, os.Stderr)
+}
+
 // lab runs the sets, and tells whether the machine did well. Whether the tests
 // did is told in the report alone.
 func lab(ctx context.Context, o options) (good bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, o.limit, fmt.Errorf("the lab has not ended after %s", o.limit))
 	defer cancel()
+	if o.build {
+		_, err := provide(ctx)
+		return err == nil, err
+	}
 	chosen, err := o.choose()
 	if err != nil {
 		return false, err
@@ -93,11 +108,7 @@ func lab(ctx context.Context, o options) (good bool, err error) {
 			return false, fmt.Errorf("%w: run make build kernel image first", err)
 		}
 	}
-	cacheDir := os.Getenv("KATA_CACHE_DIR")
-	if cacheDir == "" {
-		cacheDir = filepath.Join(tree, "build", "cache")
-	}
-	system, err := disk.Get(ctx, cacheDir, os.Stderr)
+	system, err := provide(ctx)
 	if err != nil {
 		return false, err
 	}

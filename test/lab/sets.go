@@ -21,7 +21,7 @@ type set struct {
 func sets() []set {
 	return []set{
 		{name: "accelerator", short: true, pkg: "hypervisor/accel", run: "."},
-		{name: "hardware", short: true, pkg: "test/vm", run: "^TestLabHardware$"},
+		{name: "hardware", short: true, pkg: "test/vm", run: "^TestLabHardware$", env: systemd()},
 		{name: "systemd", short: true, pkg: "test/vm", run: "^TestSystemd", env: systemd()},
 		{name: "conformance", pkg: "hypervisor/qemu", run: "^(TestConformance|TestShares|TestNothingIsLeft)$", timeout: 30 * time.Minute},
 		{name: "cgroup", pkg: "virtcontainers/cgroup", run: "."},
