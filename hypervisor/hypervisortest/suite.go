@@ -15,7 +15,7 @@ import (
 )
 
 // patience is far above what anything takes; its end is a failure.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // Config is what a test wants of a VM.
 type Config struct {
