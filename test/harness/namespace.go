@@ -152,27 +152,28 @@ func prepareInside() error {
 // emptyDirectories mounts an empty /run and /dev/shm, and in them those
 // directories of before that are to stay.
 func emptyDirectories(stay ...string) error {
-	files := make([]*os.File, 0, len(stay))
+	trees := make(map[string]int, len(stay))
 	for _, dir := range stay {
-		file, err := os.Open(dir)
+		tree, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 		if err != nil {
-			return fmt.Errorf("keep a directory: %w", err)
+			return fmt.Errorf("keep %s: %w", dir, err)
 		}
-		defer file.Close()
-		files = append(files, file)
+		trees[dir] = tree
 	}
 	for _, dir := range []string{"/run", "/dev/shm"} {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 			return fmt.Errorf("mount an empty %s: %w", dir, err)
 		}
 	}
-	for i, dir := range stay {
-		if err := os.Mkdir(dir, 0o755); err != nil {
+	for dir, tree := range trees {
+		err := os.Mkdir(dir, 0o755)
+		if err == nil {
+			err = unix.MoveMount(tree, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}
+		if err != nil {
 			return fmt.Errorf("keep %s: %w", dir, err)
 		}
-		if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", files[i].Fd()), dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-			return fmt.Errorf("keep %s: %w", dir, err)
-		}
+		_ = unix.Close(tree)
 	}
 	return nil
 }

@@ -43,35 +43,54 @@ func TestReport(t *testing.T) {
 		output   string
 	}{
 		{
-			"all is well", []wire.Message{ready, {Output: good}, {Exit: &zero}, {Run: 1, Output: good[len(good)-6:]}, {Run: 1, Exit: &zero}}, nil,
-			map[string]string{"lab/first": "pass", "lab/first TestA": "pass", "lab/second": "pass", "lab/machine": "pass"}, "Linux",
+			"all is well",
+			[]wire.Message{ready, {Output: good}, {Exit: &zero}, {Run: 1, Output: good[len(good)-6:]}, {Run: 1, Exit: &zero}},
+			nil,
+			map[string]string{"lab/first": "pass", "lab/first TestA": "pass", "lab/second": "pass", "lab/machine": "pass"},
+			"Linux",
 		},
 		{
-			"a test fails", []wire.Message{ready, {Output: good}, {Exit: &zero}, {Run: 1, Output: bad}, {Run: 1, Exit: &one}}, nil,
+			"a test fails",
+			[]wire.Message{ready, {Output: good}, {Exit: &zero}, {Run: 1, Output: bad}, {Run: 1, Exit: &one}},
+			nil,
 			map[string]string{
 				"lab/first": "pass", "lab/first TestA": "pass", "lab/second": "fail", "lab/second TestB": "fail", "lab/machine": "pass",
-			}, "no luck",
+			},
+			"no luck",
 		},
 		{
 			// What a test program does after its tests can fail too.
-			"a program fails", []wire.Message{ready, {Output: good}, {Exit: &one}, {Run: 1, Output: good[len(good)-6:]}, {Run: 1, Exit: &zero}}, nil,
-			map[string]string{"lab/first": "fail", "lab/first TestA": "pass", "lab/second": "pass", "lab/machine": "pass"}, "exit status 1",
+			"a program fails",
+			[]wire.Message{ready, {Output: good}, {Exit: &one}, {Run: 1, Output: good[len(good)-6:]}, {Run: 1, Exit: &zero}},
+			nil,
+			map[string]string{"lab/first": "fail", "lab/first TestA": "pass", "lab/second": "pass", "lab/machine": "pass"},
+			"exit status 1",
 		},
 		{
-			"a program ends itself", []wire.Message{ready, {Output: good[:20]}, {Exit: &zero}, {Run: 1, Exit: &one}}, nil,
-			map[string]string{"lab/first": "fail", "lab/second": "fail", "lab/machine": "pass"}, "without PASS",
+			"a program ends itself",
+			[]wire.Message{ready, {Output: good[:20]}, {Exit: &zero}, {Run: 1, Exit: &one}},
+			nil,
+			map[string]string{"lab/first": "fail", "lab/second": "fail", "lab/machine": "pass"},
+			"without PASS",
 		},
 		{
-			"the machine dies under a test", []wire.Message{ready, {Output: good[:20]}}, errors.New("the console says why"),
-			map[string]string{"lab/first": "fail", "lab/machine": "fail"}, "the console says why",
+			"the machine dies under a test",
+			[]wire.Message{ready, {Output: good[:20]}},
+			errors.New("the console says why"),
+			map[string]string{"lab/first": "fail", "lab/machine": "fail"},
+			"the console says why",
 		},
 		{
-			"the machine ends early", []wire.Message{ready, {Output: good}, {Exit: &zero}}, nil,
-			map[string]string{"lab/first": "pass", "lab/first TestA": "pass", "lab/machine": "fail"}, "ended before second",
+			"the machine ends early",
+			[]wire.Message{ready, {Output: good}, {Exit: &zero}},
+			nil,
+			map[string]string{"lab/first": "pass", "lab/first TestA": "pass", "lab/machine": "fail"},
+			"ended before second",
 		},
 		{
 			"the machine does not boot", nil, errors.New("the console says why"),
-			map[string]string{"lab/machine": "fail"}, "the console says why",
+			map[string]string{"lab/machine": "fail"},
+			"the console says why",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

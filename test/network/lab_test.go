@@ -10,7 +10,8 @@ import (
 )
 
 // TestStackedPlugins has one pod with an interface of each plugin whose devices
-// not every test machine's kernel has: ipvlan and VLAN. What is below them is on a wire to another namespace.
+// not every test machine's kernel has: ipvlan and VLAN. What is below them is on
+// a wire to another namespace.
 func TestStackedPlugins(t *testing.T) {
 	w := newWorld(t)
 	defer w.close()
