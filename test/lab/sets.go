@@ -28,7 +28,9 @@ func sets() []set {
 		{name: "systemd", short: true, pkg: "test/vm", run: "^TestSystemd", env: systemd()},
 		{name: "cgroup", pkg: "virtcontainers/cgroup", run: "."},
 		{name: "network", pkg: "test/network", run: "^(TestPlugins|TestStackedPlugins)$"},
-		{name: "podman", pkg: "test/callers", run: "^(TestPodman|TestPodmanPod|TestPodmanNetavark)$", env: systemd()},
+		// Another test of podman's with systemd, in the container or outside, is to
+		// have a name that begins with TestPodmanSystemd.
+		{name: "podman", pkg: "test/callers", run: "^(TestPodman|TestPodmanPod|TestPodmanNetavark|TestPodmanSystemd.*)$", env: systemd()},
 		{name: "containerd", pkg: "test/cri", run: "^TestPod$", env: systemd()},
 		{name: "conformance", pkg: "hypervisor/qemu", run: "^(TestConformance|TestShares|TestNothingIsLeft)$"},
 		{name: "containers", pkg: "test/vm", run: "^(TestRun|TestExec|TestStandIn|TestDetachedLife|TestPod|" +

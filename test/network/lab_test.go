@@ -28,9 +28,12 @@ func TestStackedPlugins(t *testing.T) {
 	vlan, _ := w.network("vlan", object{"type": "vlan", "master": "wire1", "vlanId": 42, "ipam": w.ipam(false, "10.95.0.0/24")}).add(ns, "vlan0", nil)
 
 	inside := w.inside("the namespace", ns)
-	before := inside.get("dump")
+	for _, name := range []string{"ipv0", "vlan0"} {
+		inside.get("follow", "address "+name+" fe80::", "route table 254 family 10 fe80::/64 type 1 scope 0 protocol 2 metric 256 dev "+name)
+	}
+	before, view := inside.get("dump"), inside.get("view")
 	p := w.pod("the pod", ns)
-	p.get(append([]string{"follow"}, strings.Split(strings.TrimSpace(inside.get("view")), "\n")...)...)
+	p.get(append([]string{"follow"}, strings.Split(strings.TrimSpace(view), "\n")...)...)
 	neighbour := w.inside("outside", outside)
 	t.Run("ipvlan", func(t *testing.T) { neighbour.reach(t, 1500, ipvlan...) })
 	t.Run("VLAN", func(t *testing.T) { neighbour.reach(t, 1500, vlan...) })
