@@ -46,7 +46,7 @@ func newPodmanWith(t *testing.T, backend string) *caller {
 		manager = "systemd"
 		cgroup = systemdSlice(h)
 	}
-	text := fmt.Sprintf("[engine]\nevents_logger = \"file\"\ncgroup_manager = %q\n"+
+	text := fmt.Sprintf("[containers]\nlog_driver = \"k8s-file\"\n[engine]\nevents_logger = \"file\"\ncgroup_manager = %q\n"+
 		"[network]\nnetwork_backend = %q\ncni_plugin_dirs = [\"/usr/lib/cni\"]\nnetwork_config_dir = %q\n", manager, backend, filepath.Join(dir, "net"))
 	if err := os.Mkdir(podmanRun, 0o700); err != nil {
 		t.Fatal(err)
