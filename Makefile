@@ -37,7 +37,7 @@ deps: ## install the Debian packages that are missing to build and run (needs ro
 
 .PHONY: deps-test
 deps-test: ## the above, and what tests and benchmarks drive: runc, podman, containerd, docker
-	@test/deps.sh run build kernel test
+	@test/deps.sh run build kernel test lab
 
 .PHONY: build
 build: ## bin/kata-runtime and bin/kata-agent
@@ -81,6 +81,11 @@ unit: ## the tests that need neither root nor a VM, with the race detector
 vet:
 	$(GO) vet ./...
 	$(GO) vet -tags vm ./...
+	$(GO) vet -tags vm,lab ./...
+
+.PHONY: test-lab
+test-lab: deps-test build kernel image ## tests on an emulated machine with KVM, vhost, cgroup v2 and systemd (an hour)
+	@test/run.sh --lab
 
 .PHONY: test-full
 test-full: test ## the above, then each fuzz target for a while and the tests repeated

@@ -16,6 +16,8 @@ for group in "$@"; do
     # What tests and benchmarks compare with, and the callers that tests drive.
     test) packages+=(runc podman netavark aardvark-dns conmon containerd containernetworking-plugins docker.io iptables passt
       iperf3 mmdebstrap) ;;
+    # To build the disk of the lab, of more of Debian's packages.
+    lab) packages+=(mmdebstrap e2fsprogs qemu-system-x86) ;;
     *) echo "deps.sh: no group $group" >&2; exit 2 ;;
   esac
 done

@@ -36,10 +36,9 @@ func supported() *features.Features {
 			},
 			Capabilities: capabilities(),
 			// Limits are the guest's, whose cgroups are those of version 2,
-			// on hosts of either version. That systemd makes the host's group
-			// (--systemd-cgroup) is not promised before it was seen.
+			// on hosts of either version.
 			Cgroup: &features.Cgroup{
-				V1: new(true), V2: new(true), Systemd: new(false), SystemdUser: new(false), Rdma: new(false),
+				V1: new(true), V2: new(true), Systemd: new(true), SystemdUser: new(false), Rdma: new(false),
 			},
 			Seccomp:         seccompFeatures(),
 			Apparmor:        &features.Apparmor{Enabled: new(false)},

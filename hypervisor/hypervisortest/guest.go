@@ -3,11 +3,12 @@ package hypervisortest
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/u-root/u-root/pkg/cpio"
+
+	"kata-runtime/test/program"
 )
 
 // BuildGuest compiles the suite's guest into an initrd and returns its path. It
@@ -16,14 +17,11 @@ import (
 func BuildGuest(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	program := filepath.Join(dir, "guest")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w",
-		"-o", program, "kata-runtime/hypervisor/hypervisortest/internal/guest")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the guest: %v\n%s", err, out)
+	guest := filepath.Join(dir, "guest")
+	if err := program.Build(t.Context(), guest, "kata-runtime/hypervisor/hypervisortest/internal/guest"); err != nil {
+		t.Fatal(err)
 	}
-	init, err := os.ReadFile(program)
+	init, err := os.ReadFile(guest)
 	if err != nil {
 		t.Fatal(err)
 	}

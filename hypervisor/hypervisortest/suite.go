@@ -11,11 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/vsock"
+
 	"kata-runtime/hypervisor"
 )
 
 // patience is far above what anything takes; its end is a failure.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // Config is what a test wants of a VM.
 type Config struct {
@@ -116,6 +118,18 @@ func Boot(t *testing.T, vm hypervisor.VM) net.Conn {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
+}
+
+// GuestParam is the kernel parameter of the suite's guest that names the port
+// which it dials for the listener of ReadyPort, where that is another one.
+func GuestParam(port uint32) string { return fmt.Sprintf("suite.ready=%d", port) }
+
+// guestPort is the number that the guest dials to reach a listener.
+func guestPort(l net.Listener, port uint32) uint32 {
+	if addr, ok := l.Addr().(*vsock.Addr); ok {
+		return addr.Port
+	}
+	return port
 }
 
 // boot makes and boots a VM.

@@ -5,6 +5,7 @@ package qemu_test
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,13 +40,25 @@ func logger(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// openVsock opens the host's end of a vsock until the test is over.
-func openVsock(t *testing.T) vsock.Host {
-	t.Helper()
-	host, err := vsock.Open(t.Context(), vsock.ModeAuto, logger(t))
-	if err != nil {
-		t.Fatal(err)
+// listeningHost is a vsock's host end whose listener of the suite's ReadyPort is
+// there before the VM, whose command line names the port.
+type listeningHost struct {
+	vsock.Host
+	ready net.Listener
+}
+
+// Listen implements qemu.Vsock.
+func (h listeningHost) Listen(port uint32) (net.Listener, error) {
+	if port == hypervisortest.ReadyPort {
+		return h.ready, nil
 	}
+	return h.Host.Listen(port)
+}
+
+// openVsock opens the host's end of a vsock until the test is over.
+func openVsock(t *testing.T) listeningHost {
+	t.Helper()
+	host := listen(t)
 	t.Cleanup(func() {
 		if err := host.Close(); err != nil {
 			t.Error(err)
@@ -54,8 +67,22 @@ func openVsock(t *testing.T) vsock.Host {
 	return host
 }
 
+// listen opens the host's end of a vsock, which the caller closes.
+func listen(t *testing.T) listeningHost {
+	t.Helper()
+	host, err := vsock.Open(t.Context(), vsock.ModeAuto, logger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready, err := host.Listen(hypervisortest.ReadyPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listeningHost{host, ready}
+}
+
 // options are those of a small VM with a vsock device.
-func options(t *testing.T, initrd string, host vsock.Host) qemu.Options {
+func options(t *testing.T, initrd string, host listeningHost) qemu.Options {
 	t.Helper()
 	choice, err := accel.Select(t.Context(), accel.Auto)
 	if err != nil {
@@ -66,7 +93,8 @@ func options(t *testing.T, initrd string, host vsock.Host) qemu.Options {
 		Kernel: kernel(t), Initrd: initrd,
 		Size:    hypervisor.Size{VCPUs: 1, MemoryMiB: 256},
 		Devices: []hypervisor.Device{host.Device()}, Vsock: host,
-		Console: t.Output(), Log: logger(t),
+		KernelParams: []string{hypervisortest.GuestParam(host.GuestPort(hypervisortest.ReadyPort))},
+		Console:      t.Output(), Log: logger(t),
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"kata-runtime/hypervisor/child"
 	"kata-runtime/hypervisor/hypervisortest"
 	"kata-runtime/hypervisor/qemu"
-	"kata-runtime/hypervisor/vsock"
 )
 
 // TestNothingIsLeft runs VMs to each kind of end, and compares this process's
@@ -40,10 +39,7 @@ func TestNothingIsLeft(t *testing.T) {
 // cycle boots a VM, ends it, and closes what the test made for it.
 func cycle(t *testing.T, initrd, end string) {
 	t.Helper()
-	host, err := vsock.Open(t.Context(), vsock.ModeAuto, logger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	host := listen(t)
 	starter := child.NewStarter()
 	o := options(t, initrd, host)
 	o.Starter, o.RootPorts = starter, 2

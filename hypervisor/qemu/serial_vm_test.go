@@ -26,7 +26,7 @@ func TestSerialConsole(t *testing.T) {
 	console := tail.New(0)
 	o := options(t, hypervisortest.BuildGuest(t), openVsock(t))
 	o.Kernel, o.Console, o.SerialConsole = vmlinuz, console, true
-	o.KernelParams = []string{"console=ttyS0"}
+	o.KernelParams = append(o.KernelParams, "console=ttyS0")
 	vm, err := qemu.New(o)
 	if err != nil {
 		t.Fatal(err)

@@ -215,6 +215,10 @@ func (l *vhostListener) GuestPort() uint32 {
 func (l *vhostListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
+		if err != nil && l.closed() && !errors.Is(err, net.ErrClosed) {
+			// The library says EBADF of a listener that was closed before.
+			err = &net.OpError{Op: "accept", Net: "vsock", Addr: l.Addr(), Err: net.ErrClosed}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -224,6 +228,13 @@ func (l *vhostListener) Accept() (net.Conn, error) {
 		}
 		_ = conn.Close()
 	}
+}
+
+// closed tells whether the listener, or its Host, was closed.
+func (l *vhostListener) closed() bool {
+	l.host.mu.Lock()
+	defer l.host.mu.Unlock()
+	return l.host.listeners[l.port] != l
 }
 
 func (l *vhostListener) Close() error {

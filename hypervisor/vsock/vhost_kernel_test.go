@@ -141,6 +141,9 @@ func TestVhostListen(t *testing.T) {
 	if err := <-accepted; err == nil {
 		t.Error("the listener took another guest's connection")
 	}
+	if _, err := l2.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept after close: %v", err)
+	}
 	if _, err := h2.Listen(1); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("listen after close: %v", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"kata-runtime/test/harness"
+	"kata-runtime/test/program"
 )
 
 // peerPort is where servers of program peer listen: the test's own on the host,
@@ -28,10 +29,8 @@ type peer struct {
 func newPeer(h *harness.Host) *peer {
 	h.T.Helper()
 	p := &peer{h: h, path: filepath.Join(h.File("peer"), "peer")}
-	build := exec.CommandContext(h.T.Context(), "go", "build", "-o", p.path, "kata-runtime/test/network/internal/peer")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		h.T.Fatalf("%v: %s", err, output)
+	if err := program.Build(h.T.Context(), p.path, "kata-runtime/test/network/internal/peer"); err != nil {
+		h.T.Fatal(err)
 	}
 	command := exec.Command(p.path, "serve", peerPort) // ended below
 	command.Stderr = os.Stderr

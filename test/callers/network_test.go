@@ -5,8 +5,7 @@ package callers
 import (
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"kata-runtime/test/harness"
+	"kata-runtime/test/program"
 )
 
 // serve is a container's program: an HTTP server whose page is its host name.
@@ -114,11 +114,10 @@ func TestDockerNetwork(t *testing.T) {
 		}
 	})
 	programs := d.h.File("programs")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", programs+"/",
-		"kata-runtime/test/callers/internal/resolve", "kata-runtime/test/network/internal/peer")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, output)
+	for _, importPath := range []string{"kata-runtime/test/callers/internal/resolve", "kata-runtime/test/network/internal/peer"} {
+		if err := program.Build(t.Context(), filepath.Join(programs, filepath.Base(importPath)), importPath); err != nil {
+			t.Fatal(err)
+		}
 	}
 	run := func(name string, flags ...string) {
 		t.Helper()

@@ -3,9 +3,11 @@
 package callers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -39,9 +41,13 @@ func newPodmanWith(t *testing.T, backend string) *caller {
 	dir := h.File("podman")
 	config := h.File("containers.conf")
 	// The cgroup's name is one that no other test on this machine has.
-	cgroup := "kata-test-" + h.ID()
-	text := fmt.Sprintf("[engine]\nevents_logger = \"file\"\ncgroup_manager = \"cgroupfs\"\n"+
-		"[network]\nnetwork_backend = %q\ncni_plugin_dirs = [\"/usr/lib/cni\"]\nnetwork_config_dir = %q\n", backend, filepath.Join(dir, "net"))
+	manager, cgroup := "cgroupfs", "kata-test-"+h.ID()
+	if harness.OnSystemd() {
+		manager = "systemd"
+		cgroup = systemdSlice(h)
+	}
+	text := fmt.Sprintf("[containers]\nlog_driver = \"k8s-file\"\n[engine]\nevents_logger = \"file\"\ncgroup_manager = %q\n"+
+		"[network]\nnetwork_backend = %q\ncni_plugin_dirs = [\"/usr/lib/cni\"]\nnetwork_config_dir = %q\n", manager, backend, filepath.Join(dir, "net"))
 	if err := os.Mkdir(podmanRun, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -53,12 +59,12 @@ func newPodmanWith(t *testing.T, backend string) *caller {
 		command: []string{
 			"podman", "--root", filepath.Join(dir, "root"), "--runroot", podmanRun + "/root",
 			"--tmpdir", podmanRun + "/tmp", "--storage-driver", storageDriver(t, h.Temp),
-			"--cgroup-manager", "cgroupfs", "--runtime", runtimePath(t),
+			"--cgroup-manager", manager, "--runtime", runtimePath(t),
 		},
 		env: []string{
 			"CONTAINERS_CONF=" + config, "HOME=" + h.File("home"), "TMPDIR=" + h.Temp,
 			"XDG_RUNTIME_DIR=" + podmanRun,
-			cgroupVariable + "=/" + cgroup,
+			cgroupVariable + "=" + parentOf(cgroup),
 		},
 	}
 	t.Cleanup(func() {
@@ -68,7 +74,9 @@ func newPodmanWith(t *testing.T, backend string) *caller {
 			h.WaitExit(process.PID)
 		}
 		// podman itself leaves a pod's on hierarchies that it does not know.
-		removeCgroups(t, cgroup, "conmon", strings.Repeat("[0-9a-f]", 64))
+		if !harness.OnSystemd() {
+			removeCgroups(t, cgroup, "conmon", strings.Repeat("[0-9a-f]", 64))
+		}
 		unmountBelow(t, dir)
 		unmountBelow(t, podmanRun)
 		// podman mounts the directory of namespaces on itself.
@@ -87,6 +95,28 @@ func newPodmanWith(t *testing.T, backend string) *caller {
 	})
 	p.must("import", layer(h), image)
 	return p
+}
+
+// systemdSlice names a slice of the test's own, and stops it after the test.
+func systemdSlice(h *harness.Host) string {
+	h.T.Helper()
+	slice := "katatest" + h.ID() + ".slice"
+	h.T.Cleanup(func() {
+		ctx := context.WithoutCancel(h.T.Context())
+		if output, err := exec.CommandContext(ctx, "systemctl", "stop", slice).CombinedOutput(); err != nil {
+			h.T.Errorf("stop %s: %v: %s", slice, err, output)
+		}
+	})
+	return slice
+}
+
+// parentOf is the group as --cgroup-parent wants it: a slice by its name, or
+// another one by its path.
+func parentOf(cgroup string) string {
+	if harness.OnSystemd() {
+		return cgroup
+	}
+	return "/" + cgroup
 }
 
 // cgroupVariable carries the cgroup's name to containerFlags.

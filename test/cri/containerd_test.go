@@ -65,6 +65,9 @@ func newKubelet(t testing.TB) *kubelet {
 		dir: h.File("containerd"), config: h.File("containerd.toml"), log: h.File("containerd.log"),
 		parent: "/kata-test-" + h.ID(),
 	}}
+	if harness.OnSystemd() {
+		k.parent = "katatest" + h.ID() + ".slice"
+	}
 	var err error
 	if k.Client, err = client.New(socket); err != nil {
 		t.Fatal(err)
@@ -114,8 +117,11 @@ func (k *kubelet) configure() {
 	if err := os.MkdirAll(networks, 0o755); err != nil {
 		k.t.Fatal(err)
 	}
+	node, err := os.ReadFile(filepath.Join(harness.Repository(k.t), "deploy", "configuration.toml"))
+	k.must("read the node's configuration", err)
 	const cri = `plugins."io.containerd.grpc.v1.cri"`
 	files := map[string]string{
+		filepath.Join(k.dir, "configuration.toml"): fmt.Sprintf("%s\n[agent.kata]\ndial_timeout = %d\n", node, harness.DialTimeout),
 		k.config: `version = 2
 root = "` + filepath.Join(k.dir, "root") + `"
 state = "/run/containerd"
@@ -137,7 +143,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     default_runtime_name = "runc"
     [` + cri + `.containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
-` + k.handler(),
+` + k.systemd("runc") + k.handler(),
 		filepath.Join(networks, "10-bridge.conflist"): `{
   "cniVersion": "0.4.0", "name": "test", "plugins": [
     {"type": "bridge", "bridge": "` + bridge + `", "isGateway": true, "ipam": {
@@ -161,7 +167,19 @@ func (k *kubelet) handler() string {
 	data, err := os.ReadFile(filepath.Join(harness.Repository(k.t), "deploy", "containerd-1.toml"))
 	k.must("read the handler's configuration", err)
 	program := filepath.Join(harness.Repository(k.t), "bin", "kata-runtime")
-	return strings.NewReplacer("version = 2\n", "", "/usr/local/bin/kata-runtime", program).Replace(string(data))
+	text := strings.NewReplacer("version = 2\n", "", "/usr/local/bin/kata-runtime", program).Replace(string(data))
+	if harness.OnSystemd() {
+		text += "    SystemdCgroup = true\n" // the last table is that of the options
+	}
+	return text
+}
+
+// systemd is what lets a runtime's control groups be systemd's.
+func (k *kubelet) systemd(name string) string {
+	if !harness.OnSystemd() {
+		return ""
+	}
+	return "      [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes." + name + ".options]\n        SystemdCgroup = true\n"
 }
 
 // start starts containerd and waits until it says, as systemd's services do,
@@ -182,7 +200,7 @@ func (k *kubelet) start() {
 	defer log.Close()
 	command := exec.Command("containerd", "--config", k.config) // stop ends it, after the pods
 	command.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify, "TMPDIR="+k.h.Temp,
-		"KATA_CONF_FILE="+filepath.Join(harness.Repository(k.t), "deploy", "configuration.toml"))
+		"KATA_CONF_FILE="+filepath.Join(k.dir, "configuration.toml"))
 	command.Stdout, command.Stderr = log, log
 	if err := command.Start(); err != nil {
 		k.t.Fatal(err)
@@ -296,6 +314,13 @@ func (k *kubelet) removeAll() {
 // removeParent removes the cgroup of all pods, which kubelet makes and the
 // runtimes make here. A container's that is left makes it fail.
 func (k *kubelet) removeParent() {
+	if harness.OnSystemd() {
+		ctx := context.WithoutCancel(k.t.Context())
+		if output, err := exec.CommandContext(ctx, "systemctl", "stop", k.parent).CombinedOutput(); err != nil {
+			k.t.Errorf("stop %s: %v: %s", k.parent, err, output)
+		}
+		return
+	}
 	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + k.parent)
 	if err != nil {
 		k.t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -17,24 +18,30 @@ import (
 // program, below the root of each hierarchy.
 const cgroupVariable = "KATA_TEST_CGROUP"
 
+// Below the group of a test program in a hierarchy of version 2, where a group
+// has processes or groups with limits and not both: that of the tests, and that
+// of the process that started them.
+const (
+	testsGroup   = "tests"
+	starterGroup = "starter"
+)
+
 // cgroups are the control groups of one test program: one in each hierarchy,
 // which the program sees as the hierarchy's root.
 type cgroups struct {
 	name   string
-	mounts []string // the hierarchies' mount points
+	mounts []*mountinfo.Info // of the hierarchies
 }
 
-func cgroupMounts() ([]string, error) {
+func cgroupMounts() ([]*mountinfo.Info, error) {
 	infos, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return nil, fmt.Errorf("find the control groups' hierarchies: %w", err)
 	}
-	mounts := make([]string, 0, len(infos))
-	for _, info := range infos {
-		mounts = append(mounts, info.Mountpoint)
-	}
-	return mounts, nil
+	return infos, nil
 }
+
+func unified(mount *mountinfo.Info) bool { return mount.FSType == "cgroup2" }
 
 // enterCgroups makes the groups and moves this process into them. leave moves
 // it to the roots and removes the groups, with those below them.
@@ -45,21 +52,51 @@ func enterCgroups() (*cgroups, error) {
 	}
 	c := &cgroups{name: fmt.Sprintf("kata-test-%d", os.Getpid()), mounts: mounts}
 	for _, mount := range mounts {
-		dir := filepath.Join(mount, c.name)
+		dir := filepath.Join(mount.Mountpoint, c.name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return c, fmt.Errorf("make a control group: %w", err)
 		}
-		// A new cpuset of version 1 has no CPU and takes no process.
-		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-			if err := inherit(mount, dir, file); err != nil {
-				return c, err
-			}
+		if unified(mount) {
+			err = errors.Join(enableControllers(mount.Mountpoint),
+				os.Mkdir(filepath.Join(dir, testsGroup), 0o755), os.Mkdir(filepath.Join(dir, starterGroup), 0o755))
+		} else {
+			// A new cpuset of version 1 has no CPU and takes no process.
+			err = errors.Join(inherit(mount.Mountpoint, dir, "cpuset.cpus"), inherit(mount.Mountpoint, dir, "cpuset.mems"))
 		}
-		if err := join(dir); err != nil {
-			return c, err
+		if err == nil {
+			err = join(dir)
+		}
+		if err != nil {
+			return c, fmt.Errorf("make a control group: %w", err)
 		}
 	}
 	return c, nil
+}
+
+// enableControllers lets groups below dir have each controller that dir has.
+func enableControllers(dir string) error {
+	controllers, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	for name := range strings.FieldsSeq(string(controllers)) {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644); err != nil {
+			return fmt.Errorf("enable the controller %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// stepAside leaves the groups of version 2 to the tests, once they have begun
+// in them and so have them as the roots of their cgroup namespace.
+func (c *cgroups) stepAside() error {
+	var errs []error
+	for _, mount := range c.mounts {
+		if unified(mount) {
+			errs = append(errs, join(filepath.Join(mount.Mountpoint, c.name, starterGroup)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func inherit(from, to, file string) error {
@@ -88,7 +125,7 @@ func join(dir string) error {
 func (c *cgroups) leave() error {
 	var errs []error
 	for _, mount := range c.mounts {
-		errs = append(errs, join(mount), removeGroups(filepath.Join(mount, c.name)))
+		errs = append(errs, join(mount.Mountpoint), removeGroups(filepath.Join(mount.Mountpoint, c.name)))
 	}
 	return errors.Join(errs...)
 }
@@ -119,9 +156,15 @@ func isolateCgroups() error {
 		return err
 	}
 	for _, mount := range mounts {
-		dir := filepath.Join(mount, os.Getenv(cgroupVariable))
-		if err := unix.Mount(dir, mount, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("show %s as %s: %w", dir, mount, err)
+		dir := filepath.Join(mount.Mountpoint, os.Getenv(cgroupVariable))
+		if err := unix.Mount(dir, mount.Mountpoint, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("show %s as %s: %w", dir, mount.Mountpoint, err)
+		}
+		if !unified(mount) {
+			continue
+		}
+		if err := join(filepath.Join(mount.Mountpoint, testsGroup)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
+	"kata-runtime/test/program"
 )
 
 func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
@@ -60,10 +61,8 @@ func newWorld(t *testing.T) *world {
 		h.Program = path
 	}
 	w := &world{t: t, h: h, peer: h.File("peer")}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", w.peer, "kata-runtime/test/network/internal/peer")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, output)
+	if err := program.Build(t.Context(), w.peer, "kata-runtime/test/network/internal/peer"); err != nil {
+		t.Fatal(err)
 	}
 	return w
 }

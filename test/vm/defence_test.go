@@ -16,16 +16,15 @@ import (
 
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
+	"kata-runtime/test/program"
 )
 
 // buildHostile compiles the enemy.
 func buildHostile(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "hostile")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "kata-runtime/test/hostile")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the hostile guest: %v\n%s", err, out)
+	if err := program.Build(t.Context(), path, "kata-runtime/test/hostile"); err != nil {
+		t.Fatal(err)
 	}
 	return path
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/hypervisor/accel"
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
 )
@@ -186,22 +187,14 @@ func TestStandIn(t *testing.T) {
 		t.Errorf("its cgroups are %s (%v), want %s", cgroups, err, spec.Linux.CgroupsPath)
 	}
 	// The pod's processes are there too, with limits that leave room for them.
-	group := func(controller, file string) string {
-		data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", controller, spec.Linux.CgroupsPath, file))
-		if err != nil {
-			t.Error(err)
-		}
-		return string(data)
-	}
 	qemu := process(h, "qemu-system").PID
-	if pids := strings.Fields(group("memory", "cgroup.procs")); !slices.Contains(pids, strconv.Itoa(qemu)) {
-		t.Errorf("processes of the group: %v, QEMU is %d", pids, qemu)
-	}
-	if got, want := group("memory", "memory.limit_in_bytes"), fmt.Sprintln((2048+64+512+1024)<<20); got != want {
-		t.Errorf("memory limit %swant %s", got, want)
-	}
-	if got := group("cpu", "cpu.cfs_quota_us"); got != "150000\n" {
-		t.Errorf("CPU quota %s", got)
+	for controller, want := range limits(t) {
+		if pids := strings.Fields(groupFile(t, controller, spec.Linux.CgroupsPath, "cgroup.procs")); !slices.Contains(pids, strconv.Itoa(qemu)) {
+			t.Errorf("processes of the group: %v, QEMU is %d", pids, qemu)
+		}
+		if got := groupFile(t, controller, spec.Linux.CgroupsPath, want.file); got != want.value+"\n" {
+			t.Errorf("%s: %s: %s, want %s", controller, want.file, got, want.value)
+		}
 	}
 	for _, kind := range []string{"mnt", "net", "pid", "ipc", "uts"} {
 		theirs, err := os.Readlink(filepath.Join(proc, "ns", kind))
@@ -232,6 +225,60 @@ func TestStandIn(t *testing.T) {
 		t.Errorf("exit code %d, want 5", code)
 	}
 	h.Must("delete", d.id)
+}
+
+// limit is what a file of a control group says.
+type limit struct{ file, value string }
+
+// limits are those of TestStandIn's pod, by controller: the container's, with
+// what the VM needs besides.
+func limits(t *testing.T) map[string]limit {
+	t.Helper()
+	memory := strconv.Itoa((2048 + 64 + 512 + overhead(t)) << 20)
+	if unified() {
+		return map[string]limit{"memory": {"memory.max", memory}, "cpu": {"cpu.max", "150000 100000"}}
+	}
+	return map[string]limit{"memory": {"memory.limit_in_bytes", memory}, "cpu": {"cpu.cfs_quota_us", "150000"}}
+}
+
+// overhead is how much of QEMU's memory is for its emulation, in MiB: none where
+// KVM runs the guest.
+func overhead(t *testing.T) int {
+	t.Helper()
+	if accelerator(t) == accel.KVM {
+		return 0
+	}
+	return 1024
+}
+
+// accelerator is what the runtime chooses on this machine.
+func accelerator(t *testing.T) string {
+	t.Helper()
+	choice, err := accel.Select(t.Context(), accel.Auto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return choice.Name
+}
+
+// unified tells whether the host has control groups of version 2 alone.
+func unified() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
+// groupFile reads a file of a control group, in the controller's hierarchy.
+func groupFile(t *testing.T, controller, group, name string) string {
+	t.Helper()
+	hierarchy := filepath.Join("/sys/fs/cgroup", controller)
+	if unified() {
+		hierarchy = "/sys/fs/cgroup"
+	}
+	data, err := os.ReadFile(filepath.Join(hierarchy, group, name))
+	if err != nil {
+		t.Error(err)
+	}
+	return string(data)
 }
 
 func TestStandInsDeathIsTheContainers(t *testing.T) {

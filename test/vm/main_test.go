@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,6 +34,10 @@ func debianAssets(t *testing.T) assets {
 // lines, each "table.key = value" split at the table's last dot.
 func configure(h *harness.Host, lines ...string) {
 	h.T.Helper()
+	const timeout = "agent.kata.dial_timeout"
+	if !slices.ContainsFunc(lines, func(line string) bool { return strings.HasPrefix(line, timeout) }) {
+		lines = append(lines, fmt.Sprintf("%s = %d", timeout, harness.DialTimeout))
+	}
 	tables := map[string][]string{}
 	for _, line := range lines {
 		name, _, _ := strings.Cut(line, " ")

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
+	"kata-runtime/test/program"
 )
 
 // server is a server on a unix socket of the host. Its name is its answer to
@@ -114,10 +114,8 @@ func TestSockets(t *testing.T) {
 		specs.Mount{Destination: "/readonly", Type: "bind", Source: dir, Options: []string{"rbind", "ro"}},
 	)
 	b := h.Bundle(spec)
-	build := exec.Command("go", "build", "-o", filepath.Join(b, "rootfs", "bin", "socketclient"), "kata-runtime/test/vm/internal/socketclient")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, output)
+	if err := program.Build(t.Context(), filepath.Join(b, "rootfs", "bin", "socketclient"), "kata-runtime/test/vm/internal/socketclient"); err != nil {
+		t.Fatal(err)
 	}
 	id := h.ID()
 	silently(h, "create", "--pid-file", h.File("pid"), "-b", b, id)

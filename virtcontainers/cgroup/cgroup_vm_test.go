@@ -29,6 +29,25 @@ func groupsOf(t *testing.T, pid int) string {
 	return string(data)
 }
 
+// inGroup tells whether groupsOf's text, of either version of control groups,
+// has the process in this one.
+func inGroup(groups, path string) bool {
+	return strings.Contains(groups, ":pids:"+path+"\n") || strings.HasPrefix(groups, "0::"+path+"\n")
+}
+
+// directories are those of a group in all hierarchies.
+func directories(t *testing.T, group string) []string {
+	t.Helper()
+	found, err := filepath.Glob("/sys/fs/cgroup/*" + group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/sys/fs/cgroup" + group); err == nil {
+		found = append(found, "/sys/fs/cgroup"+group)
+	}
+	return found
+}
+
 // sleeper starts a process that ends with the test.
 func sleeper(t *testing.T) *exec.Cmd {
 	t.Helper()
@@ -46,7 +65,7 @@ func TestLifeOfAGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/parent"); len(dirs) > 0 {
+	if dirs := directories(t, "/parent"); len(dirs) > 0 {
 		t.Errorf("Resolve has made %v", dirs)
 	}
 	group, err := record.Open()
@@ -90,7 +109,7 @@ func TestLifeOfAGroup(t *testing.T) {
 	if err := later.Add(late.Process.Pid); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(groupsOf(t, late.Process.Pid), "pids:/parent/group") {
+	if !inGroup(groupsOf(t, late.Process.Pid), "/parent/group") {
 		t.Error("Add has not moved the process")
 	}
 	ended, cancel := context.WithCancel(t.Context())
@@ -110,7 +129,7 @@ func TestLifeOfAGroup(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/parent/group"); len(dirs) > 0 {
+	if dirs := directories(t, "/parent/group"); len(dirs) > 0 {
 		t.Errorf("left behind: %v", dirs)
 	}
 }
@@ -130,7 +149,7 @@ func TestRelativePath(t *testing.T) {
 		if err := group.Create(process.Process.Pid); err != nil {
 			t.Error(err)
 		}
-		if groups := groupsOf(t, process.Process.Pid); !strings.Contains(groups, ":pids:"+want+"\n") {
+		if groups := groupsOf(t, process.Process.Pid); !inGroup(groups, want) {
 			t.Errorf("path %q: the process is in %s", path, groups)
 		}
 		_ = process.Process.Kill()

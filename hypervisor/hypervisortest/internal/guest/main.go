@@ -18,11 +18,11 @@ import (
 
 // The ports, as package hypervisortest has them.
 const (
-	echoPort    = 3000
-	commandPort = 3001
-	readyPort   = 2000
-	hostCID     = 2
-	anyCID      = 0xffffffff
+	echoPort         = 3000
+	commandPort      = 3001
+	defaultReadyPort = 2000
+	hostCID          = 2
+	anyCID           = 0xffffffff
 )
 
 func main() {
@@ -52,13 +52,33 @@ func run() error {
 	}
 	go serve(echo, func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
 	fmt.Println("guest: up")
-	ready, err := vsock.Dial(hostCID, readyPort, nil)
+	port, err := readyPort()
+	if err != nil {
+		return err
+	}
+	ready, err := vsock.Dial(hostCID, port, nil)
 	if err != nil {
 		return err
 	}
 	defer ready.Close()
 	serve(commands, answer)
 	return nil
+}
+
+// readyPort is the port to dial when the guest is up: that of the kernel's
+// command line, since not every host end can listen on the port of its choice.
+func readyPort() (uint32, error) {
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	for field := range strings.FieldsSeq(string(line)) {
+		if text, ok := strings.CutPrefix(field, "suite.ready="); ok {
+			port, err := strconv.ParseUint(text, 10, 32)
+			return uint32(port), err
+		}
+	}
+	return defaultReadyPort, nil
 }
 
 // serve hands each connection to its own goroutine. They end with the VM.

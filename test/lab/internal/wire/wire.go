@@ -1,0 +1,54 @@
+// Package wire is what the lab's two ends, outside and inside of its machine,
+// tell each other: a plan, in a file, and messages, one JSON object each, on a
+// virtio console port.
+package wire
+
+// Port is the name of the port, and Share and Tree are those of the shared
+// directories: of what was prepared for one boot, and the source tree.
+const (
+	Port  = "lab.messages"
+	Share = "lab"
+	Tree  = "tree"
+)
+
+// The share, inside of the machine and seen from its top.
+const (
+	Mounted  = "/lab"
+	PlanFile = "plan.json"
+	// Inside is the program that follows the plan, Programs the directory of
+	// the programs that tests would compile.
+	Inside   = "inside"
+	Programs = "programs"
+)
+
+// Plan is what the machine does.
+type Plan struct {
+	// Tree is the source tree's path, the same on both sides.
+	Tree string
+	// Runs are the test programs, in order.
+	Runs []Run
+}
+
+// Run is one run of a test program.
+type Run struct {
+	Name string
+	// Program is the test program, below the share's top.
+	Program string
+	Args    []string
+	// Directory is where it runs: its package's, as go test has it.
+	Directory string
+	Env       []string
+}
+
+// Message is one thing that the inside tells. The first is Ready.
+type Message struct {
+	// Ready tells what the machine is, when it is about to begin.
+	Ready string `json:",omitempty"`
+	// Run is the index of the run that Output and Exit belong to.
+	Run    int
+	Output []byte `json:",omitempty"`
+	// Exit is the exit code of the run, or 128+N for its end by signal N.
+	Exit *int `json:",omitempty"`
+	// Failure says why the machine could not do what was planned.
+	Failure string `json:",omitempty"`
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// set is one run of a test program on the lab's machine.
+type set struct {
+	name string
+	// short sets are part of make test.
+	short bool
+	pkg   string // below the source tree
+	// run is the pattern of the tests to run.
+	run string
+	env []string
+}
+
+// timeout bounds each set's test program, so that the machine is not waited for
+// in vain; on a machine of its own none takes half of it.
+const timeout = 40 * time.Minute
+
+// sets are what runs in the lab, in order.
+func sets() []set {
+	return []set{
+		{name: "accelerator", short: true, pkg: "hypervisor/accel", run: "."},
+		{name: "hardware", short: true, pkg: "test/vm", run: "^TestLabHardware$", env: systemd()},
+		{name: "systemd", short: true, pkg: "test/vm", run: "^TestSystemd", env: systemd()},
+		{name: "cgroup", pkg: "virtcontainers/cgroup", run: "."},
+		{name: "network", pkg: "test/network", run: "^(TestPlugins|TestStackedPlugins)$"},
+		// Another test of podman's with systemd, in the container or outside, is to
+		// have a name that begins with TestPodmanSystemd.
+		{name: "podman", pkg: "test/callers", run: "^(TestPodman|TestPodmanPod|TestPodmanNetavark|TestPodmanSystemd.*)$", env: systemd()},
+		{name: "containerd", pkg: "test/cri", run: "^TestPod$", env: systemd()},
+		{name: "conformance", pkg: "hypervisor/qemu", run: "^(TestConformance|TestShares|TestNothingIsLeft)$"},
+		{name: "containers", pkg: "test/vm", run: "^(TestRun|TestExec|TestStandIn|TestDetachedLife|TestPod|" +
+			"TestResources|TestReservation|TestVolumes|TestNetworkModels|TestSupervisorKilled|TestMachineKilled|TestOutOfMemory)"},
+		{name: "podman-cgroupfs", pkg: "test/callers", run: "^TestPodman$"},
+	}
+}
+
+// systemd says that tests ask systemd: they share the machine's processes.
+func systemd() []string { return []string{"KATA_TEST_SYSTEMD=1"} }
+
+// programs are what tests would compile on the spot, where there is a go
+// command, by import path.
+func programs() []string {
+	return []string{
+		"kata-runtime/hypervisor/hypervisortest/internal/guest",
+		"kata-runtime/test/callers/internal/resolve",
+		"kata-runtime/test/hostile",
+		"kata-runtime/test/network/internal/peer",
+		"kata-runtime/test/vm/internal/socketclient",
+	}
+}
+
+// tags are the build tags of the test programs: lab has the tests that need it.
+const tags = "vm,lab"
+
+func (s set) args() []string {
+	return []string{"-test.v=test2json", "-test.count=1", "-test.run=" + s.run, fmt.Sprint("-test.timeout=", timeout)}
+}

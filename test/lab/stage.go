@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"kata-runtime/test/lab/internal/wire"
+	"kata-runtime/test/program"
+)
+
+// stage fills the directory that the machine sees with what it needs for these
+// sets: the plan, and each program.
+func stage(ctx context.Context, dir, tree string, chosen []set) error {
+	if err := program.Build(ctx, filepath.Join(dir, wire.Inside), "kata-runtime/test/lab/internal/inside"); err != nil {
+		return err
+	}
+	for _, path := range programs() {
+		if err := program.Build(ctx, filepath.Join(dir, wire.Programs, path), path); err != nil {
+			return err
+		}
+	}
+	plan := wire.Plan{Tree: tree}
+	compiled := map[string]bool{}
+	for _, s := range chosen {
+		name := strings.ReplaceAll(s.pkg, "/", "-") + ".test"
+		if !compiled[name] {
+			if err := compile(ctx, filepath.Join(dir, name), "./"+s.pkg); err != nil {
+				return err
+			}
+			compiled[name] = true
+		}
+		plan.Runs = append(plan.Runs, wire.Run{
+			Name: s.name, Program: name, Args: s.args(), Directory: filepath.Join(tree, s.pkg),
+			Env: append([]string{program.DirectoryVariable + "=" + filepath.Join(wire.Mounted, wire.Programs)}, s.env...),
+		})
+	}
+	text, err := json.MarshalIndent(plan, "", "\t")
+	if err != nil {
+		return fmt.Errorf("write the plan: %w", err)
+	}
+	return os.WriteFile(filepath.Join(dir, wire.PlanFile), text, 0o644)
+}
+
+func compile(ctx context.Context, path, pkg string) error {
+	command := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-tags", tags, "-o", path, pkg)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("compile the tests of %s: %w\n%s", pkg, err, output)
+	}
+	return nil
+}
