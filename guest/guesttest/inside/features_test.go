@@ -181,8 +181,9 @@ func TestLackOfMemory(t *testing.T) {
 	if err != nil || event.GetContainerId() != "hungry" {
 		t.Fatalf("event %v, %v", event, err)
 	}
-	// The event was counted before the end was told.
-	if exit := a.wait("hungry", ""); !exit.GetOomKilled() || exit.GetExitCode() != 137 || exit.GetOomEvents() != 1 {
+	// The event was counted before the end was told. The kernel may kill more than
+	// the one that has the memory, until that has gone.
+	if exit := a.wait("hungry", ""); !exit.GetOomKilled() || exit.GetExitCode() != 137 || exit.GetOomEvents() < 1 {
 		t.Fatalf("exit %v", exit)
 	}
 	a.remove("hungry")
