@@ -22,10 +22,11 @@ import (
 	"kata-runtime/virtcontainers/sockets"
 )
 
-// Errors of this package, for errors.Is.
+// Errors, for errors.Is. The texts of the first three are runc's, for which
+// container managers search.
 var (
-	// ErrNotFound: the sandbox has no container, or the container no process,
-	// of this name.
+	// ErrNotFound: there is no container, or the container has no process, of this
+	// name, or not any more.
 	ErrNotFound = errors.New("container does not exist")
 	// ErrExists: the name is taken.
 	ErrExists = errors.New("container with given ID already exists")

@@ -53,8 +53,8 @@ func currentState(entry *store.Entry) (store.State, error) {
 	if err != nil {
 		return store.State{}, err
 	}
-	if state.Status != store.StatusStopped && !store.Alive(state.SupervisorPID, state.SupervisorStartTime) || lacksStandIn(state) {
-		state.Status, state.ExitCode = store.StatusStopped, 128+int(syscall.SIGKILL)
+	if state.Status != virtcontainers.StatusStopped && !store.Alive(state.SupervisorPID, state.SupervisorStartTime) || lacksStandIn(state) {
+		state.Status, state.ExitCode = virtcontainers.StatusStopped, 128+int(syscall.SIGKILL)
 	}
 	return state, nil
 }
@@ -66,7 +66,7 @@ func recordedState(entry *store.Entry) (store.State, error) {
 		return store.State{}, err
 	}
 	if state.Deleted { // only its pod is still there
-		return store.State{}, fmt.Errorf("%w: %s", store.ErrNotExist, entry.ID())
+		return store.State{}, fmt.Errorf("%w: %s", virtcontainers.ErrNotFound, entry.ID())
 	}
 	return state, nil
 }
@@ -75,7 +75,7 @@ func recordedState(entry *store.Entry) (store.State, error) {
 // stand-in is not. While the container is created, the creation sees to it.
 func lacksStandIn(state store.State) bool {
 	switch state.Status {
-	case store.StatusCreated, store.StatusRunning, store.StatusPaused:
+	case virtcontainers.StatusCreated, virtcontainers.StatusRunning, virtcontainers.StatusPaused:
 		return state.StandInPID > 0 && !store.Alive(state.StandInPID, state.StandInStartTime)
 	default:
 		return false
@@ -89,7 +89,7 @@ func connect(ctx context.Context, root string, state store.State) (*supervisor.C
 		return nil, errors.New("the container's creation has not got further than its id")
 	}
 	entry, err := lookup(root, state.SandboxID)
-	if errors.Is(err, store.ErrNotExist) {
+	if errors.Is(err, virtcontainers.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %w", supervisor.ErrGone, err)
 	}
 	if err != nil {
@@ -105,7 +105,7 @@ func inCallersWords(entry *store.Entry, err error) error {
 	if !errors.Is(err, supervisor.ErrGone) {
 		return err
 	}
-	if _, stateErr := currentState(entry); errors.Is(stateErr, store.ErrNotExist) {
+	if _, stateErr := currentState(entry); errors.Is(stateErr, virtcontainers.ErrNotFound) {
 		return &endedError{kind: stateErr, cause: err}
 	}
 	return &endedError{kind: virtcontainers.ErrNotRunning, cause: err}
@@ -134,7 +134,7 @@ func startCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if state.Status != store.StatusCreated {
+			if state.Status != virtcontainers.StatusCreated {
 				return fmt.Errorf("cannot start a container that is %s", state.Status)
 			}
 			hooks, err := keptHooks(entry, state, logger(c))
@@ -176,7 +176,7 @@ func start(ctx context.Context, root string, entry *store.Entry, state store.Sta
 // anotherWasFaster tells whether a deletion failed because another command had
 // deleted the container.
 func anotherWasFaster(err error) bool {
-	return errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, store.ErrNotExist)
+	return errors.Is(err, virtcontainers.ErrNotFound)
 }
 
 func killCommand() *cli.Command {
@@ -205,7 +205,7 @@ func killCommand() *cli.Command {
 
 func kill(ctx context.Context, root string, entry *store.Entry, state store.State, signal syscall.Signal, all bool) error {
 	err := virtcontainers.ErrNotRunning
-	if state.Status != store.StatusStopped {
+	if state.Status != virtcontainers.StatusStopped {
 		err = inCallersWords(entry, sendSignal(ctx, root, state, signal, all))
 	}
 	if all && errors.Is(err, virtcontainers.ErrNotRunning) {
@@ -233,13 +233,13 @@ func deleteCommand() *cli.Command {
 			force := c.Bool("force")
 			entry, state, err := openContainer(c)
 			switch {
-			case force && errors.Is(err, store.ErrNotExist):
+			case force && errors.Is(err, virtcontainers.ErrNotFound):
 				return nil
 			case force && errors.Is(err, store.ErrDamaged):
 				return entry.Remove()
 			case err != nil:
 				return err
-			case state.Status != store.StatusStopped && !force:
+			case state.Status != virtcontainers.StatusStopped && !force:
 				return fmt.Errorf("cannot delete container %s that is not stopped: %s", state.ID, state.Status)
 			}
 			hooks, err := keptHooks(entry, state, logger(c))
@@ -314,7 +314,7 @@ func removeDead(ctx context.Context, root string, entry *store.Entry, state stor
 		return false, err
 	}
 	_, err = entry.Load()
-	there := !errors.Is(err, store.ErrNotExist) // nobody else has removed it
+	there := !errors.Is(err, virtcontainers.ErrNotFound) // nobody else has removed it
 	err = errors.Join(entry.Remove(), removeDeadPod(ctx, root, state.SandboxID))
 	return there && err == nil, err
 }

@@ -382,7 +382,7 @@ func (n *creation) removeIfLeft(ctx context.Context) (removed bool, err error) {
 		state, err = entry.Load()
 	}
 	switch {
-	case errors.Is(err, store.ErrNotExist), errors.Is(err, store.ErrDamaged), errors.Is(err, store.ErrVersion):
+	case errors.Is(err, virtcontainers.ErrNotFound), errors.Is(err, store.ErrDamaged), errors.Is(err, store.ErrVersion):
 		return false, nil
 	case err != nil:
 		return false, err

@@ -40,7 +40,7 @@ func eventsCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if state.Status == store.StatusStopped {
+			if state.Status == virtcontainers.StatusStopped {
 				return errNoEvents(id)
 			}
 			client, err := connect(c.Context, c.String("root"), state)

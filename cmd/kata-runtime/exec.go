@@ -84,7 +84,7 @@ func execAction(c *cli.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if state.Status == store.StatusStopped {
+	if state.Status == virtcontainers.StatusStopped {
 		return 0, fmt.Errorf("cannot exec in a stopped container: %w", virtcontainers.ErrNotRunning)
 	}
 	process, err := execProcess(c, entry)

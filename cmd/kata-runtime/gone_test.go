@@ -98,7 +98,7 @@ func self(t *testing.T) process {
 }
 
 // recorded makes the entry of a container.
-func recorded(t *testing.T, root, id, sandbox string, status store.Status, supervisor, standIn process) *store.Entry {
+func recorded(t *testing.T, root, id, sandbox string, status virtcontainers.Status, supervisor, standIn process) *store.Entry {
 	t.Helper()
 	states, err := store.Open(root)
 	if err != nil {
@@ -238,10 +238,10 @@ func run(t *testing.T, root string, args ...string) (int, string) {
 
 func TestContainerWhoseStandInIsDeadHasStopped(t *testing.T) {
 	root := t.TempDir()
-	for _, status := range []store.Status{store.StatusCreated, store.StatusRunning, store.StatusPaused} {
+	for _, status := range []virtcontainers.Status{virtcontainers.StatusCreated, virtcontainers.StatusRunning, virtcontainers.StatusPaused} {
 		entry := recorded(t, root, string(status), string(status), status, self(t), deadProcess(t))
 		state, err := currentState(entry)
-		if err != nil || state.Status != store.StatusStopped || state.ExitCode != 137 || viewOf(state).PID != 0 {
+		if err != nil || state.Status != virtcontainers.StatusStopped || state.ExitCode != 137 || viewOf(state).PID != 0 {
 			t.Errorf("%s: %+v, %v", status, state, err)
 		}
 		if code, text := run(t, root, "kill", entry.ID(), "9"); code != 1 || !strings.Contains(text, virtcontainers.ErrNotRunning.Error()) {
@@ -252,12 +252,12 @@ func TestContainerWhoseStandInIsDeadHasStopped(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		status  store.Status
+		status  virtcontainers.Status
 		standIn process
 	}{
-		"creating":  {store.StatusCreating, deadProcess(t)},
-		"living":    {store.StatusRunning, self(t)},
-		"no-record": {store.StatusRunning, process{}},
+		"creating":  {virtcontainers.StatusCreating, deadProcess(t)},
+		"living":    {virtcontainers.StatusRunning, self(t)},
+		"no-record": {virtcontainers.StatusRunning, process{}},
 	} {
 		state, err := currentState(recorded(t, root, name, name, c.status, self(t), c.standIn))
 		if err != nil || state.Status != c.status {
@@ -269,12 +269,12 @@ func TestContainerWhoseStandInIsDeadHasStopped(t *testing.T) {
 func TestListGoesPastWhatItCannotRead(t *testing.T) {
 	root := t.TempDir()
 	for _, damage := range []struct{ id, json string }{{"a-damaged", "{"}, {"b-newer", `{"version": 1000000}`}} {
-		entry := recorded(t, root, damage.id, damage.id, store.StatusRunning, self(t), self(t))
+		entry := recorded(t, root, damage.id, damage.id, virtcontainers.StatusRunning, self(t), self(t))
 		if err := os.WriteFile(entry.Path("json"), []byte(damage.json), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	recorded(t, root, "c-whole", "c-whole", store.StatusRunning, self(t), self(t))
+	recorded(t, root, "c-whole", "c-whole", virtcontainers.StatusRunning, self(t), self(t))
 	var warnings strings.Builder
 	views, err := list(root, &warnings)
 	if err != nil || len(views) != 1 || views[0].ID != "c-whole" {
@@ -297,9 +297,9 @@ func TestCommandsMeetASupervisorThatIsGone(t *testing.T) {
 			for _, command := range [][]string{
 				{"start"}, {"kill"}, {"pause"}, {"events", "--stats"}, {"exec"}, {"kill", "--all"},
 			} {
-				status := store.StatusRunning
+				status := virtcontainers.StatusRunning
 				if command[0] == "start" {
-					status = store.StatusCreated
+					status = virtcontainers.StatusCreated
 				}
 				root := shortDir(t)
 				entry := recorded(t, root, "c1", "c1", status, self(t), self(t))
@@ -342,7 +342,7 @@ func TestCommandsMeetASupervisorThatIsGone(t *testing.T) {
 }
 
 func TestWhatIsGoneDoesNotExist(t *testing.T) {
-	entry := recorded(t, t.TempDir(), "c1", "c1", store.StatusRunning, self(t), self(t))
+	entry := recorded(t, t.TempDir(), "c1", "c1", virtcontainers.StatusRunning, self(t), self(t))
 	cause := fmt.Errorf("%w: cause", supervisor.ErrGone)
 	if err := inCallersWords(entry, cause); !errors.Is(err, virtcontainers.ErrNotRunning) || !strings.Contains(err.Error(), "cause") {
 		t.Errorf("there: %v", err)
@@ -351,7 +351,7 @@ func TestWhatIsGoneDoesNotExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := inCallersWords(entry, cause)
-	if !errors.Is(err, store.ErrNotExist) || !strings.HasPrefix(err.Error(), "container does not exist") || !strings.Contains(err.Error(), "cause") {
+	if !errors.Is(err, virtcontainers.ErrNotFound) || !strings.HasPrefix(err.Error(), "container does not exist") || !strings.Contains(err.Error(), "cause") {
 		t.Errorf("gone: %v", err)
 	}
 	if err := inCallersWords(entry, virtcontainers.ErrState); err != virtcontainers.ErrState { //nolint:errorlint // the same
@@ -367,12 +367,12 @@ func TestDeleteWhenTheSupervisorDies(t *testing.T) {
 	for _, greets := range []bool{false, true} {
 		root := shortDir(t)
 		dead := deadProcess(t)
-		entry := recorded(t, root, "c1", "c1", store.StatusStopped, dead, dead)
+		entry := recorded(t, root, "c1", "c1", virtcontainers.StatusStopped, dead, dead)
 		serveDying(t, entry, greets)
 		if code, text := run(t, root, "delete", "--force", "c1"); code != 0 {
 			t.Errorf("greets %v: exit code %d, %s", greets, code, text)
 		}
-		if _, err := lookup(root, "c1"); !errors.Is(err, store.ErrNotExist) {
+		if _, err := lookup(root, "c1"); !errors.Is(err, virtcontainers.ErrNotFound) {
 			t.Errorf("greets %v: %v", greets, err)
 		}
 	}
@@ -409,7 +409,7 @@ func TestSupervisorDiesUnderAnAttachedRun(t *testing.T) {
 	root, mark := shortDir(t), filepath.Join(t.TempDir(), "mark")
 	dead := deadProcess(t)
 	standIn, start := endedCommand(t)
-	entry := recorded(t, root, "c1", "c1", store.StatusRunning, dead, process{standIn.Process.Pid, start})
+	entry := recorded(t, root, "c1", "c1", virtcontainers.StatusRunning, dead, process{standIn.Process.Pid, start})
 	serveDying(t, entry, true)
 	client, err := supervisor.Connect(t.Context(), entry)
 	if err != nil {
@@ -420,7 +420,7 @@ func TestSupervisorDiesUnderAnAttachedRun(t *testing.T) {
 	if err := n.finish(t.Context(), false); err != nil {
 		t.Error(err)
 	}
-	if _, err := lookup(root, "c1"); !errors.Is(err, store.ErrNotExist) {
+	if _, err := lookup(root, "c1"); !errors.Is(err, virtcontainers.ErrNotFound) {
 		t.Errorf("the container: %v", err)
 	}
 	if _, err := os.Stat(mark); err != nil {
@@ -446,13 +446,13 @@ func TestSupervisorDiesUnderACreation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := shortDir(t)
-			pod := recorded(t, root, "pod", "pod", store.StatusRunning, dead, dead)
+			pod := recorded(t, root, "pod", "pod", virtcontainers.StatusRunning, dead, dead)
 			serveDying(t, pod, true)
 			client, err := supervisor.Connect(t.Context(), pod)
 			if err != nil {
 				t.Fatal(err)
 			}
-			recorded(t, root, "c1", "pod", store.StatusCreating, c.supervisor, c.standIn)
+			recorded(t, root, "c1", "pod", virtcontainers.StatusCreating, c.supervisor, c.standIn)
 			n := &creation{
 				root: root, id: "c1", sandbox: "pod", created: true, supervisor: dead, client: client,
 				standIn: standIn, standInStart: start,
@@ -460,7 +460,7 @@ func TestSupervisorDiesUnderACreation(t *testing.T) {
 			if err := n.abandon(t.Context()); err != nil {
 				t.Error(err)
 			}
-			if _, err := lookup(root, "c1"); errors.Is(err, store.ErrNotExist) == c.left {
+			if _, err := lookup(root, "c1"); errors.Is(err, virtcontainers.ErrNotFound) == c.left {
 				t.Errorf("the container: %v", err)
 			}
 			if _, err := lookup(root, "pod"); err != nil {
@@ -493,7 +493,7 @@ func TestOwnSupervisorDiesUnderACreation(t *testing.T) {
 		if !errors.Is(err, supervisor.ErrGone) {
 			t.Errorf("%s: %v", id, err)
 		}
-		if _, err := lookup(root, id); !errors.Is(err, store.ErrNotExist) {
+		if _, err := lookup(root, id); !errors.Is(err, virtcontainers.ErrNotFound) {
 			t.Errorf("%s: the id is taken: %v", id, err)
 		}
 	}

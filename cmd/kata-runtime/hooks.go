@@ -52,7 +52,7 @@ func keptHooks(entry *store.Entry, state store.State, log *slog.Logger) (*contai
 }
 
 // input is the container's state as hooks get it.
-func (h *containerHooks) input(status store.Status, pid int) ([]byte, error) {
+func (h *containerHooks) input(status virtcontainers.Status, pid int) ([]byte, error) {
 	state := h.state
 	state.Status, state.StandInPID = status, pid
 	data, err := json.Marshal(viewOf(state))
@@ -82,7 +82,7 @@ func (h *containerHooks) create(ctx context.Context, hostname string) error {
 	if !h.beforeCreation() {
 		return nil
 	}
-	input, err := h.input(store.StatusCreating, h.state.StandInPID)
+	input, err := h.input(virtcontainers.StatusCreating, h.state.StandInPID)
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (h *containerHooks) createContainer(ctx context.Context, hostname string) e
 	if err != nil {
 		return err
 	}
-	input, err := h.input(store.StatusCreating, pid)
+	input, err := h.input(virtcontainers.StatusCreating, pid)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (h *containerHooks) poststart(ctx context.Context) error {
 	if len(h.hooks.Poststart) == 0 {
 		return nil
 	}
-	input, err := h.input(store.StatusRunning, h.state.StandInPID)
+	input, err := h.input(virtcontainers.StatusRunning, h.state.StandInPID)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (h *containerHooks) poststop(ctx context.Context) {
 	if len(h.hooks.Poststop) == 0 {
 		return
 	}
-	input, err := h.input(store.StatusStopped, 0)
+	input, err := h.input(virtcontainers.StatusStopped, 0)
 	if err != nil {
 		h.warn([]error{err})
 		return

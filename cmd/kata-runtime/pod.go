@@ -44,7 +44,7 @@ func findPod(root string, membership oci.Pod) (*pod, error) {
 		return nil, fail(fmt.Errorf("it is no sandbox but a container of %q", state.SandboxID))
 	case !store.Alive(state.SupervisorPID, state.SupervisorStartTime):
 		return nil, fail(errors.New("its virtual machine has ended"))
-	case state.Status == store.StatusStopped: // its namespaces went with its stand-in
+	case state.Status == virtcontainers.StatusStopped: // its namespaces went with its stand-in
 		return nil, fail(virtcontainers.ErrNotRunning)
 	}
 	return &pod{
@@ -90,7 +90,7 @@ func (p *pod) Owner(joined specs.LinuxNamespace) (string, error) {
 			continue // removed meanwhile, or of no interest
 		}
 		switch state.Status {
-		case store.StatusCreated, store.StatusRunning, store.StatusPaused:
+		case virtcontainers.StatusCreated, virtcontainers.StatusRunning, virtcontainers.StatusPaused:
 		default:
 			continue
 		}

@@ -25,7 +25,7 @@ func withSupervisor(c *cli.Context, id string, call func(context.Context, *super
 	if err != nil {
 		return err
 	}
-	if state.Status == store.StatusStopped {
+	if state.Status == virtcontainers.StatusStopped {
 		return virtcontainers.ErrNotRunning
 	}
 	client, err := connect(c.Context, c.String("root"), state)

@@ -10,21 +10,22 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/store"
 )
 
 // stateView is what callers read of a container: the runtime-spec's state with
 // the fields that runc adds.
 type stateView struct {
-	OCIVersion  string            `json:"ociVersion"`
-	ID          string            `json:"id"`
-	PID         int               `json:"pid"`
-	Status      store.Status      `json:"status"`
-	Bundle      string            `json:"bundle"`
-	Rootfs      string            `json:"rootfs"`
-	Created     time.Time         `json:"created"`
-	Annotations map[string]string `json:"annotations,omitempty"`
-	Owner       string            `json:"owner"`
+	OCIVersion  string                `json:"ociVersion"`
+	ID          string                `json:"id"`
+	PID         int                   `json:"pid"`
+	Status      virtcontainers.Status `json:"status"`
+	Bundle      string                `json:"bundle"`
+	Rootfs      string                `json:"rootfs"`
+	Created     time.Time             `json:"created"`
+	Annotations map[string]string     `json:"annotations,omitempty"`
+	Owner       string                `json:"owner"`
 }
 
 func viewOf(state store.State) stateView {
@@ -32,7 +33,7 @@ func viewOf(state store.State) stateView {
 		OCIVersion: state.OCIVersion, ID: state.ID, PID: state.StandInPID, Status: state.Status, Bundle: state.Bundle,
 		Rootfs: state.Rootfs, Created: state.Created, Annotations: state.Annotations, Owner: state.Owner,
 	}
-	if state.Status == store.StatusStopped {
+	if state.Status == virtcontainers.StatusStopped {
 		view.PID = 0
 	}
 	return view
@@ -98,7 +99,7 @@ func list(root string, warnings io.Writer) ([]stateView, error) {
 	views := []stateView{} // an empty list, not null
 	for _, entry := range entries {
 		state, err := currentState(entry)
-		if errors.Is(err, store.ErrNotExist) {
+		if errors.Is(err, virtcontainers.ErrNotFound) {
 			continue // removed meanwhile
 		}
 		if err != nil {

@@ -13,7 +13,7 @@
 //     and Remove and held for a few file operations, makes each of these atomic.
 //   - Each Reserve draws an incarnation, a random number in kata.json. An Entry
 //     acts on its own incarnation alone: after the container was removed and
-//     its id taken again, an old Entry says ErrNotExist.
+//     its id taken again, an old Entry says virtcontainers.ErrNotFound.
 //   - Lock, for commands, lasts as long as the command wants and excludes other
 //     commands. Saving and removing work beside it: the supervisor saves while
 //     a command that holds the lock waits for it.

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers"
 )
 
 const (
@@ -43,7 +45,7 @@ func (e *Entry) Dir() string { return e.dir }
 // bytes that the address of a unix socket takes.
 func (e *Entry) Path(name string) string { return filepath.Join(e.dir, prefix+name) }
 
-// Load reads the state. Besides ErrNotExist it may return ErrVersion or
+// Load reads the state. Besides virtcontainers.ErrNotFound it may return ErrVersion or
 // ErrDamaged.
 func (e *Entry) Load() (State, error) {
 	r, err := e.current()
@@ -55,7 +57,7 @@ func (e *Entry) Load() (State, error) {
 
 // Save replaces the state, atomically: a reader sees the old one or the new
 // one, and after an error, such as a full disk, the old one is whole. A
-// container that was removed stays removed: ErrNotExist.
+// container that was removed stays removed: virtcontainers.ErrNotFound.
 func (e *Entry) Save(state State) error {
 	return e.exclusively("save the state", func() error {
 		if _, err := e.current(); err != nil && !errors.Is(err, ErrDamaged) {
@@ -93,7 +95,7 @@ func (e *Entry) Remove() error {
 		}
 		return e.removeFiles()
 	})
-	if errors.Is(err, ErrNotExist) {
+	if errors.Is(err, virtcontainers.ErrNotFound) {
 		return nil
 	}
 	return err
@@ -125,12 +127,12 @@ func (e *Entry) removeFiles() error {
 func (e *Entry) exclusively(what string, action func() error) error {
 	dir, err := lockDirectory(e.dir, lockPatience)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %s", ErrNotExist, e.id)
+		return fmt.Errorf("%w: %s", virtcontainers.ErrNotFound, e.id)
 	}
 	if err == nil {
 		err = errors.Join(action(), dir.Close())
 	}
-	if err == nil || errors.Is(err, ErrNotExist) {
+	if err == nil || errors.Is(err, virtcontainers.ErrNotFound) {
 		return err
 	}
 	return fmt.Errorf("%s of container %s: %w", what, e.id, err)
@@ -139,11 +141,11 @@ func (e *Entry) exclusively(what string, action func() error) error {
 // current reads the state file and makes sure that it is this incarnation's.
 func (e *Entry) current() (record, error) {
 	r, err := e.read()
-	if errors.Is(err, ErrNotExist) {
+	if errors.Is(err, virtcontainers.ErrNotFound) {
 		return r, err
 	}
 	if r.Incarnation != e.incarnation {
-		return record{}, fmt.Errorf("%w: %s", ErrNotExist, e.id)
+		return record{}, fmt.Errorf("%w: %s", virtcontainers.ErrNotFound, e.id)
 	}
 	return r, err
 }
@@ -162,7 +164,7 @@ func (e *Entry) read() (r record, err error) {
 	path := e.Path(stateName)
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		return record{}, fmt.Errorf("%w: %s", ErrNotExist, e.id)
+		return record{}, fmt.Errorf("%w: %s", virtcontainers.ErrNotFound, e.id)
 	}
 	if err != nil {
 		return record{}, fmt.Errorf("read the state of container %s: %w", e.id, err)

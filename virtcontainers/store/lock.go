@@ -18,7 +18,7 @@ import (
 // Lock waits until no other Lock of this container is held, by this or any
 // other process, and takes it. The lock ends with unlock, which may be called
 // more than once, or with the process. A container that is removed, before or
-// while one waits, is ErrNotExist, also when its id was taken again. Save,
+// while one waits, is virtcontainers.ErrNotFound, also when its id was taken again. Save,
 // Update and Remove need no Lock and do not wait for one.
 func (e *Entry) Lock(ctx context.Context) (unlock func(), err error) {
 	for {

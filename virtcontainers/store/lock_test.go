@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"kata-runtime/virtcontainers"
 )
 
 func lock(t *testing.T, e *Entry) func() {
@@ -74,7 +76,7 @@ func TestSavingWorksBesideALock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := other.Save(State{Status: StatusStopped}); err != nil {
+	if err := other.Save(State{Status: virtcontainers.StatusStopped}); err != nil {
 		t.Error(err)
 	}
 	if err := other.Remove(); err != nil {
@@ -101,10 +103,10 @@ func TestLockOfRemovedContainer(t *testing.T) {
 				defer lock(t, current)()
 			}
 			unlock()
-			if err := <-waiting; !errors.Is(err, ErrNotExist) {
+			if err := <-waiting; !errors.Is(err, virtcontainers.ErrNotFound) {
 				t.Errorf("the waiting Lock: %v", err)
 			}
-			if _, err := old.Lock(context.Background()); !errors.Is(err, ErrNotExist) {
+			if _, err := old.Lock(context.Background()); !errors.Is(err, virtcontainers.ErrNotFound) {
 				t.Errorf("a later Lock: %v", err)
 			}
 			if _, err := os.Lstat(old.Dir()); !again && !errors.Is(err, fs.ErrNotExist) {

@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers"
 )
 
 // childVariable makes the test binary act as another process.
@@ -64,7 +66,7 @@ func contend(s *Store) error {
 	guard := filepath.Join(filepath.Dir(s.Root()), "guard")
 	for range 60 {
 		entry, err := s.Reserve("c")
-		if errors.Is(err, ErrExists) {
+		if errors.Is(err, virtcontainers.ErrExists) {
 			continue
 		}
 		if err != nil {

@@ -6,19 +6,17 @@ import (
 	"fmt"
 	"time"
 
+	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/cgroup"
 )
 
 // DefaultRoot is the root when the user gives none.
 const DefaultRoot = "/run/kata-runtime"
 
-// Errors for errors.Is. The texts of the first two are runc's, for which
-// container managers search.
+// Errors for errors.Is, beside virtcontainers.ErrExists for an id that is taken
+// and virtcontainers.ErrNotFound for a container that is not there, or not any
+// more.
 var (
-	// ErrExists: the id is taken.
-	ErrExists = errors.New("container with given ID already exists")
-	// ErrNotExist: there is no such container, or not any more.
-	ErrNotExist = errors.New("container does not exist")
 	// ErrVersion: the state was written by a newer runtime.
 	ErrVersion = errors.New("state was written by a newer version of the runtime")
 	// ErrDamaged: the state file cannot be parsed. Remove still works.
@@ -33,19 +31,6 @@ var (
 // that it reads. A change that an older build would misread raises it.
 const StateVersion = 1
 
-// Status is where a container is in its life. The values are those of the OCI
-// runtime specification, and paused, as runc has it.
-type Status string
-
-// The statuses.
-const (
-	StatusCreating Status = "creating"
-	StatusCreated  Status = "created"
-	StatusRunning  Status = "running"
-	StatusPaused   Status = "paused"
-	StatusStopped  Status = "stopped"
-)
-
 // State is what is kept of a container.
 type State struct {
 	// Version is set by Save.
@@ -55,9 +40,9 @@ type State struct {
 	// ID is the container's; Save sets an empty one.
 	ID string `json:"id"`
 	// Bundle and Rootfs are absolute host paths.
-	Bundle string `json:"bundle"`
-	Rootfs string `json:"rootfs"`
-	Status Status `json:"status"`
+	Bundle string                `json:"bundle"`
+	Rootfs string                `json:"rootfs"`
+	Status virtcontainers.Status `json:"status"`
 	// StandInPID is the host process that stands for the container's init, 0
 	// before there is one; StandInStartTime is its start time, see StartTime.
 	StandInPID       int    `json:"standInPid"`

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"kata-runtime/virtcontainers"
 )
 
 // Store is the directory that holds the containers' directories. It has no
@@ -36,7 +38,7 @@ func (s *Store) Root() string { return s.root }
 
 // Reserve claims a new id, atomically among all processes, with a State of
 // status creating, and with the calling process as the supervisor: whoever
-// finds that dead knows that the id is nobody's any more. A taken id is ErrExists. A directory of that name that holds
+// finds that dead knows that the id is nobody's any more. A taken id is virtcontainers.ErrExists. A directory of that name that holds
 // no container of ours is used as it is. After an error nothing is left behind.
 func (s *Store) Reserve(id string) (*Entry, error) {
 	entry, err := s.entry(id)
@@ -67,7 +69,7 @@ func (s *Store) Reserve(id string) (*Entry, error) {
 		if err == nil {
 			err = errors.Join(entry.claim(made), dir.Close())
 		}
-		if errors.Is(err, ErrExists) {
+		if errors.Is(err, virtcontainers.ErrExists) {
 			return nil, err
 		}
 		if err != nil {
@@ -113,7 +115,7 @@ func makeDirectory(dir string) (made bool, err error) {
 func (e *Entry) claim(made bool) (err error) {
 	_, err = os.Lstat(e.Path(stateName))
 	if err == nil {
-		return fmt.Errorf("%w: %s", ErrExists, e.id)
+		return fmt.Errorf("%w: %s", virtcontainers.ErrExists, e.id)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -131,7 +133,7 @@ func (e *Entry) claim(made bool) (err error) {
 		return err
 	}
 	return e.write(State{
-		Status: StatusCreating, Created: time.Now().UTC(), SupervisorPID: os.Getpid(), SupervisorStartTime: start,
+		Status: virtcontainers.StatusCreating, Created: time.Now().UTC(), SupervisorPID: os.Getpid(), SupervisorStartTime: start,
 	})
 }
 
@@ -144,7 +146,7 @@ func (e *Entry) unclaim(made bool) error {
 }
 
 // Lookup finds a container, also one whose state is damaged or of a newer
-// version: Load says so. An unknown id is ErrNotExist.
+// version: Load says so. An unknown id is virtcontainers.ErrNotFound.
 func (s *Store) Lookup(id string) (*Entry, error) {
 	entry, err := s.entry(id)
 	if err != nil {
@@ -174,7 +176,7 @@ func (s *Store) List() ([]*Entry, error) {
 			continue
 		}
 		entry, err := s.Lookup(dir.Name())
-		if errors.Is(err, ErrNotExist) || errors.Is(err, ErrInvalidID) {
+		if errors.Is(err, virtcontainers.ErrNotFound) || errors.Is(err, ErrInvalidID) {
 			continue // another program's, or removed meanwhile
 		}
 		if err != nil { // without an incarnation, nothing can be done to it

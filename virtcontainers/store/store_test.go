@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"kata-runtime/virtcontainers"
 )
 
 func open(t *testing.T) *Store {
@@ -40,12 +42,12 @@ func TestLifeOfAnEntry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if state.ID != "c1" || state.Status != StatusCreating || state.Version != StateVersion || state.Created.Before(before.Truncate(0)) {
+	if state.ID != "c1" || state.Status != virtcontainers.StatusCreating || state.Version != StateVersion || state.Created.Before(before.Truncate(0)) {
 		t.Errorf("first state = %+v", state)
 	}
 
 	want := State{
-		OCIVersion: "1.3.0", ID: "c1", Bundle: "/b", Rootfs: "/b/rootfs", Status: StatusRunning,
+		OCIVersion: "1.3.0", ID: "c1", Bundle: "/b", Rootfs: "/b/rootfs", Status: virtcontainers.StatusRunning,
 		StandInPID: 12, StandInStartTime: 34, Created: state.Created, Annotations: map[string]string{"a": "b"},
 		SandboxID: "c1", SupervisorPID: 56, SupervisorStartTime: 78, ExitCode: 9, Owner: "root",
 	}
@@ -74,7 +76,7 @@ func TestLifeOfAnEntry(t *testing.T) {
 	if err := entry.Remove(); err != nil {
 		t.Errorf("second Remove: %v", err)
 	}
-	if _, err := s.Lookup("c1"); !errors.Is(err, ErrNotExist) || !strings.Contains(err.Error(), "container does not exist") {
+	if _, err := s.Lookup("c1"); !errors.Is(err, virtcontainers.ErrNotFound) || !strings.Contains(err.Error(), "container does not exist") {
 		t.Errorf("Lookup after Remove: %v", err)
 	}
 }
@@ -91,7 +93,7 @@ func TestReserveTaken(t *testing.T) {
 	s := open(t)
 	reserve(t, s, "c1")
 	_, err := s.Reserve("c1")
-	if !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), "container with given ID already exists") {
+	if !errors.Is(err, virtcontainers.ErrExists) || !strings.Contains(err.Error(), "container with given ID already exists") {
 		t.Errorf("error = %v", err)
 	}
 }
@@ -125,10 +127,10 @@ func TestForeignFiles(t *testing.T) {
 	if err != nil || len(entries) != 1 || entries[0].ID() != "ours" {
 		t.Errorf("List() = %v, %v", entries, err)
 	}
-	if _, err := s.Lookup("theirs"); !errors.Is(err, ErrNotExist) {
+	if _, err := s.Lookup("theirs"); !errors.Is(err, virtcontainers.ErrNotFound) {
 		t.Errorf("Lookup(theirs): %v", err)
 	}
-	if _, err := s.Lookup("afile"); !errors.Is(err, ErrNotExist) {
+	if _, err := s.Lookup("afile"); !errors.Is(err, virtcontainers.ErrNotFound) {
 		t.Errorf("Lookup(afile): %v", err)
 	}
 	if _, err := s.Reserve("afile"); err == nil {
@@ -176,13 +178,13 @@ func TestOldEntryLeavesNewIncarnationAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	current := reserve(t, s, "c")
-	if _, err := old.Load(); !errors.Is(err, ErrNotExist) {
+	if _, err := old.Load(); !errors.Is(err, virtcontainers.ErrNotFound) {
 		t.Errorf("Load: %v", err)
 	}
-	if err := old.Save(State{Owner: "old"}); !errors.Is(err, ErrNotExist) {
+	if err := old.Save(State{Owner: "old"}); !errors.Is(err, virtcontainers.ErrNotFound) {
 		t.Errorf("Save: %v", err)
 	}
-	if err := old.Update(func(*State) error { return nil }); !errors.Is(err, ErrNotExist) {
+	if err := old.Update(func(*State) error { return nil }); !errors.Is(err, virtcontainers.ErrNotFound) {
 		t.Errorf("Update: %v", err)
 	}
 	if err := old.Remove(); err != nil {
@@ -217,7 +219,7 @@ func TestDamagedAndNewerState(t *testing.T) {
 			if _, err := entry.Load(); !errors.Is(err, test.want) {
 				t.Errorf("Load: %v", err)
 			}
-			if _, err := s.Reserve(name); !errors.Is(err, ErrExists) {
+			if _, err := s.Reserve(name); !errors.Is(err, virtcontainers.ErrExists) {
 				t.Errorf("Reserve: %v", err)
 			}
 			if entries, err := s.List(); err != nil || len(entries) != 1 {
@@ -276,7 +278,7 @@ func TestConcurrentReserve(t *testing.T) {
 		group.Go(func() {
 			for range 50 {
 				entry, err := s.Reserve("c")
-				if errors.Is(err, ErrExists) {
+				if errors.Is(err, virtcontainers.ErrExists) {
 					continue
 				}
 				if err != nil {
@@ -290,7 +292,7 @@ func TestConcurrentReserve(t *testing.T) {
 				if _, err := s.Lookup("c"); err != nil {
 					t.Errorf("the owner's Lookup: %v", err)
 				}
-				if err := entry.Save(State{Status: StatusRunning}); err != nil {
+				if err := entry.Save(State{Status: virtcontainers.StatusRunning}); err != nil {
 					t.Errorf("the owner's Save: %v", err)
 				}
 				owners.Add(-1)
@@ -314,7 +316,7 @@ func TestConcurrentReserve(t *testing.T) {
 			if err == nil {
 				_, err = entry.Load()
 			}
-			if err != nil && !errors.Is(err, ErrNotExist) {
+			if err != nil && !errors.Is(err, virtcontainers.ErrNotFound) {
 				t.Errorf("reader: %v", err)
 			}
 			if _, err := s.List(); err != nil {
@@ -360,7 +362,7 @@ func TestListHasWhatCannotBeRead(t *testing.T) {
 	if err != nil || len(entries) != 2 || entries[0].ID() != "a" || entries[1].ID() != "b" {
 		t.Fatalf("List() = %v, %v", entries, err)
 	}
-	if _, err := entries[0].Load(); err == nil || errors.Is(err, ErrNotExist) {
+	if _, err := entries[0].Load(); err == nil || errors.Is(err, virtcontainers.ErrNotFound) {
 		t.Errorf("Load() = %v", err)
 	}
 }

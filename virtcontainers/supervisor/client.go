@@ -69,7 +69,7 @@ type Client struct {
 // Launch starts the supervisor of a new pod with start, which forks a process
 // that calls Run on the file it is given, in a mount namespace of its own. It
 // returns once the supervisor owns the pod's state directory; the VM boots from
-// then on. An id that is taken wraps store.ErrExists.
+// then on. An id that is taken wraps virtcontainers.ErrExists.
 func Launch(ctx context.Context, boot Boot, start func(channel *os.File) error) (*Client, error) {
 	conn, theirs, err := channel.Pair()
 	if err != nil {
@@ -165,7 +165,7 @@ func (c *Client) receiveReady() error {
 	}
 	switch {
 	case ready.Exists:
-		return &remoteError{text: ready.Error, kind: store.ErrExists}
+		return &remoteError{text: ready.Error, kind: virtcontainers.ErrExists}
 	case ready.Error != "":
 		return errors.New(ready.Error)
 	}
@@ -444,7 +444,7 @@ func asError(err error) error {
 	kind := err
 	switch s.Code() { //nolint:exhaustive // the codes that asStatus gives
 	case codes.AlreadyExists:
-		kind = store.ErrExists
+		kind = virtcontainers.ErrExists
 	case codes.NotFound:
 		kind = virtcontainers.ErrNotFound
 	case codes.Aborted:

@@ -110,14 +110,14 @@ func (s *server) saveInitial(c *container, config []byte) error {
 	defer c.mu.Unlock()
 	c.state.SandboxID = s.id
 	c.state.SupervisorPID, c.state.SupervisorStartTime = os.Getpid(), start
-	c.state.Status = store.StatusCreating
+	c.state.Status = virtcontainers.StatusCreating
 	return c.entry.Save(c.state)
 }
 
-func (s *server) setStatus(c *container, status store.Status) error {
+func (s *server) setStatus(c *container, status virtcontainers.Status) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.Status == store.StatusStopped {
+	if c.state.Status == virtcontainers.StatusStopped {
 		return nil // it has ended meanwhile, and stays ended
 	}
 	c.state.Status = status
@@ -130,7 +130,7 @@ func (s *server) watchExit(c *container) {
 	<-c.core.Init().Done()
 	exit := c.core.Init().Exit()
 	c.mu.Lock()
-	c.state.Status, c.state.ExitCode = store.StatusStopped, int(exit.Code)
+	c.state.Status, c.state.ExitCode = virtcontainers.StatusStopped, int(exit.Code)
 	err := c.entry.Save(c.state)
 	c.mu.Unlock()
 	if err != nil {

@@ -5,21 +5,20 @@ import (
 	"slices"
 
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
 )
 
 // PauseContainer implements api.SupervisorService.
 func (s *server) PauseContainer(ctx context.Context, request *api.ContainerRequest) (*api.Empty, error) {
-	return s.switchStatus(request, store.StatusPaused, func(c *virtcontainers.Container) error { return c.Pause(ctx) })
+	return s.switchStatus(request, virtcontainers.StatusPaused, func(c *virtcontainers.Container) error { return c.Pause(ctx) })
 }
 
 // ResumeContainer implements api.SupervisorService.
 func (s *server) ResumeContainer(ctx context.Context, request *api.ContainerRequest) (*api.Empty, error) {
-	return s.switchStatus(request, store.StatusRunning, func(c *virtcontainers.Container) error { return c.Resume(ctx) })
+	return s.switchStatus(request, virtcontainers.StatusRunning, func(c *virtcontainers.Container) error { return c.Resume(ctx) })
 }
 
-func (s *server) switchStatus(request *api.ContainerRequest, status store.Status, do func(*virtcontainers.Container) error) (*api.Empty, error) {
+func (s *server) switchStatus(request *api.ContainerRequest, status virtcontainers.Status, do func(*virtcontainers.Container) error) (*api.Empty, error) {
 	c, err := s.lookup(request.GetContainerId())
 	if err == nil {
 		err = do(c.core)

@@ -88,7 +88,7 @@ func Run(ctx context.Context, first *channel.Conn) error {
 	err := run(ctx, first, boot)
 	if err != nil {
 		// After the channel was answered once, nobody reads this: harmless.
-		_ = first.Send(Ready{Error: err.Error(), Exists: errors.Is(err, store.ErrExists)})
+		_ = first.Send(Ready{Error: err.Error(), Exists: errors.Is(err, virtcontainers.ErrExists)})
 	}
 	return err
 }

@@ -139,7 +139,7 @@ func (s *server) adopt(ctx context.Context, c *container, core *virtcontainers.C
 	c.standIn = newStandIn(c.channel, core.Init(), kill, s.log.With("container", c.id))
 	err := c.standIn.begin(ctx)
 	if err == nil {
-		err = s.setStatus(c, store.StatusCreated)
+		err = s.setStatus(c, virtcontainers.StatusCreated)
 	}
 	if err == nil {
 		err = s.publish(ctx, c, core)
@@ -188,7 +188,7 @@ func (s *server) StartContainer(ctx context.Context, request *api.ContainerReque
 	if err := c.core.Start(ctx); err != nil {
 		return nil, asStatus(err)
 	}
-	if err := s.setStatus(c, store.StatusRunning); err != nil {
+	if err := s.setStatus(c, virtcontainers.StatusRunning); err != nil {
 		return nil, asStatus(err)
 	}
 	return &api.StartContainerResponse{Timings: timings(s.sandbox)}, nil
@@ -233,7 +233,7 @@ func timings(sandbox *virtcontainers.Sandbox) []*api.Timing {
 func asStatus(err error) error {
 	code := codes.Unknown
 	switch {
-	case errors.Is(err, virtcontainers.ErrExists), errors.Is(err, store.ErrExists):
+	case errors.Is(err, virtcontainers.ErrExists):
 		code = codes.AlreadyExists
 	case errors.Is(err, virtcontainers.ErrNotFound):
 		code = codes.NotFound
