@@ -104,4 +104,8 @@ type Info struct {
 	Driver, Version string
 	// Accelerator is "kvm" or "tcg".
 	Accelerator string
+	// OverheadMiB is the host's memory that this driver's VMM may take with this
+	// accelerator beyond what any VMM does: that of an emulator for translated
+	// code. Known before Start.
+	OverheadMiB int
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/accel"
 )
 
 func TestParseVersion(t *testing.T) {
@@ -64,6 +65,23 @@ func TestNewErrors(t *testing.T) {
 }
 
 // TestProgramsThatAreNoQEMU starts what ends at once or talks nonsense.
+func TestOverheadIsTheEmulators(t *testing.T) {
+	for accelerator, want := range map[string]int{accel.TCG: translationMiB, accel.KVM: 0} {
+		o := startable(t, "")
+		o.Accelerator = accelerator
+		vm, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := vm.Info().OverheadMiB; got != want {
+			t.Errorf("with %s: %d MiB, want %d", accelerator, got, want)
+		}
+		if err := vm.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestProgramsThatAreNoQEMU(t *testing.T) {
 	for name, c := range map[string]struct{ script, status string }{
 		"fails":         {"echo 'kernel \033[31mtoo old' >&2; exit 1", "exit status 1"},

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/child"
 	"kata-runtime/hypervisor/qmp"
 )
@@ -89,6 +90,9 @@ func New(o Options) (*VM, error) {
 		info: hypervisor.Info{
 			Driver: "qemu", Accelerator: o.Accelerator, Size: o.Size,
 		},
+	}
+	if o.Accelerator == accel.TCG {
+		vm.info.OverheadMiB = translationMiB
 	}
 	devices := make([]hypervisor.Device, 0, len(o.Devices))
 	for _, d := range o.Devices {

@@ -248,7 +248,7 @@ func overhead(t *testing.T) int {
 	if accelerator(t) == accel.KVM {
 		return 0
 	}
-	return 1024
+	return 256
 }
 
 // accelerator is what the runtime chooses on this machine.

@@ -7,20 +7,14 @@ import (
 	"kata-runtime/virtcontainers/sizing"
 )
 
-// translationMiB is the memory that QEMU takes at most for the code that it
-// translates where there is no hardware virtualization: its tb-size.
-const translationMiB = 1024
-
 // hostLimits are those of the pod's control group on the host. A container's
 // limit as it stands would kill the VMM, which needs memory for what the guest
-// uses beside its containers and for itself. What nobody limits stays without.
-func hostLimits(size hypervisor.Size, demand sizing.Demand, settings *config.Runtime, emulated bool) cgroup.Limits {
+// uses beside its containers and for itself, of which overheadMiB is the driver's
+// own. What nobody limits stays without.
+func hostLimits(size hypervisor.Size, demand sizing.Demand, settings *config.Runtime, overheadMiB int) cgroup.Limits {
 	var limits cgroup.Limits
 	if demand.MemoryBytes > 0 {
-		memory := size.MemoryMiB + settings.OverheadMemoryMiB
-		if emulated {
-			memory += translationMiB
-		}
+		memory := size.MemoryMiB + settings.OverheadMemoryMiB + overheadMiB
 		limits.MemoryBytes = int64(memory) << 20
 	}
 	if demand.MilliCPUs > 0 {
@@ -38,7 +32,7 @@ func limitHost(boot Boot, machine hypervisor.Info, size hypervisor.Size) (func(h
 	}
 	limit := func(size hypervisor.Size, demand sizing.Demand) error {
 		demand = demand.Max(boot.SandboxDemand)
-		return group.Limit(hostLimits(size, demand, &boot.Config.Runtime, machine.Accelerator == config.AcceleratorTCG))
+		return group.Limit(hostLimits(size, demand, &boot.Config.Runtime, machine.OverheadMiB))
 	}
 	return limit, limit(size, boot.Demand)
 }

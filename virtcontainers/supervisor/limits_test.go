@@ -14,16 +14,16 @@ func TestHostLimits(t *testing.T) {
 	settings := &config.Runtime{OverheadMemoryMiB: 500, OverheadVCPUs: 1}
 	for _, c := range []struct {
 		demand   sizing.Demand
-		emulated bool
+		overhead int
 		want     cgroup.Limits
 	}{
-		{sizing.Demand{}, true, cgroup.Limits{}},
-		{sizing.Demand{MemoryBytes: 64 << 20}, false, cgroup.Limits{MemoryBytes: 2612 << 20}},
-		{sizing.Demand{MemoryBytes: 64 << 20}, true, cgroup.Limits{MemoryBytes: 3636 << 20}},
-		{sizing.Demand{MilliCPUs: 1500}, false, cgroup.Limits{MilliCPUs: 2500}},
+		{sizing.Demand{}, 256, cgroup.Limits{}},
+		{sizing.Demand{MemoryBytes: 64 << 20}, 0, cgroup.Limits{MemoryBytes: 2612 << 20}},
+		{sizing.Demand{MemoryBytes: 64 << 20}, 256, cgroup.Limits{MemoryBytes: 2868 << 20}},
+		{sizing.Demand{MilliCPUs: 1500}, 0, cgroup.Limits{MilliCPUs: 2500}},
 	} {
-		if got := hostLimits(size, c.demand, settings, c.emulated); got != c.want {
-			t.Errorf("%+v, emulated %v: %+v, want %+v", c.demand, c.emulated, got, c.want)
+		if got := hostLimits(size, c.demand, settings, c.overhead); got != c.want {
+			t.Errorf("%+v, overhead %d: %+v, want %+v", c.demand, c.overhead, got, c.want)
 		}
 	}
 }
