@@ -69,8 +69,12 @@ demo: ## build everything and run a container in a VM, without compiling a kerne
 systemd: ## a Debian with systemd that tests run in a container, or the one in the cache
 	$(GO) run ./test/systemd -o build/systemd.tar
 
+.PHONY: containerd
+containerd: ## the containerd 2 that tests drive, or the one in the cache
+	@tools=$$(test/tools.sh "$(TOOLS)" containerd) && mkdir -p build && ln -sfnv "$$tools" build/containerd
+
 .PHONY: test
-test: deps-test build kernel image systemd lint vet ## everything that CI checks, VM tests included (root)
+test: deps-test build kernel image systemd containerd lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
 
 .PHONY: unit
@@ -93,7 +97,7 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestMany|TestLongStream)' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
-	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestManyPods$$' ./test/cri
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestContainerd2)$$' ./test/cri
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestBridge)$$' ./test/network
 
 .PHONY: bench

@@ -44,6 +44,7 @@ type kubelet struct {
 
 // containerd is what the tests and subtests with one containerd share.
 type containerd struct {
+	major  int    // of its version
 	dir    string // its own files
 	config string
 	parent string // the cgroup of all pods
@@ -51,9 +52,15 @@ type containerd struct {
 	daemon *exec.Cmd
 }
 
-// newKubelet starts a containerd with the test's image, which ends after the
-// test: when no pod is left, nothing else is.
+// newKubelet starts Debian's containerd with the test's image, which ends after
+// the test: when no pod is left, nothing else is.
 func newKubelet(t testing.TB) *kubelet {
+	t.Helper()
+	return newKubeletOf(t, 1)
+}
+
+// newKubeletOf starts a containerd of a major version.
+func newKubeletOf(t testing.TB, major int) *kubelet {
 	t.Helper()
 	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "/usr/lib/cni/bridge"} {
 		if _, err := exec.LookPath(name); err != nil {
@@ -62,7 +69,8 @@ func newKubelet(t testing.TB) *kubelet {
 	}
 	h := harness.New(t)
 	k := &kubelet{t: t, h: h, containerd: &containerd{
-		dir: h.File("containerd"), config: h.File("containerd.toml"), log: h.File("containerd.log"),
+		major: major,
+		dir:   h.File("containerd"), config: h.File("containerd.toml"), log: h.File("containerd.log"),
 		parent: "/kata-test-" + h.ID(),
 	}}
 	if harness.OnSystemd() {
@@ -117,12 +125,36 @@ func (k *kubelet) configure() {
 	if err := os.MkdirAll(networks, 0o755); err != nil {
 		k.t.Fatal(err)
 	}
+	settings := k.settings1
+	if k.major == 2 {
+		settings = k.settings2
+	}
 	node, err := os.ReadFile(filepath.Join(harness.Repository(k.t), "deploy", "configuration.toml"))
 	k.must("read the node's configuration", err)
-	const cri = `plugins."io.containerd.grpc.v1.cri"`
 	files := map[string]string{
 		filepath.Join(k.dir, "configuration.toml"): fmt.Sprintf("%s\n[agent.kata]\ndial_timeout = %d\n", node, harness.DialTimeout),
-		k.config: `version = 2
+		k.config: settings(networks) + k.handler(),
+		filepath.Join(networks, "10-bridge.conflist"): `{
+  "cniVersion": "0.4.0", "name": "test", "plugins": [
+    {"type": "bridge", "bridge": "` + bridge + `", "isGateway": true, "ipam": {
+      "type": "host-local", "dataDir": "/run/cni-addresses",
+      "ranges": [[{"subnet": "10.88.7.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
+  ]
+}
+`,
+	}
+	for name, text := range files {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+}
+
+// settings1 is the configuration of containerd 1, without the handler under
+// test.
+func (k *kubelet) settings1(networks string) string {
+	const cri = `plugins."io.containerd.grpc.v1.cri"`
+	return `version = 2
 root = "` + filepath.Join(k.dir, "root") + `"
 state = "/run/containerd"
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
@@ -143,31 +175,46 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     default_runtime_name = "runc"
     [` + cri + `.containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
-` + k.systemd("runc") + k.handler(),
-		filepath.Join(networks, "10-bridge.conflist"): `{
-  "cniVersion": "0.4.0", "name": "test", "plugins": [
-    {"type": "bridge", "bridge": "` + bridge + `", "isGateway": true, "ipam": {
-      "type": "host-local", "dataDir": "/run/cni-addresses",
-      "ranges": [[{"subnet": "10.88.7.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
-  ]
+` + k.systemd("runc")
 }
-`,
-	}
-	for name, text := range files {
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-			k.t.Fatal(err)
-		}
-	}
+
+// settings2 is that of containerd 2.
+func (k *kubelet) settings2(networks string) string {
+	const cri = "plugins.'io.containerd.cri.v1.runtime'"
+	return `version = 3
+root = '` + filepath.Join(k.dir, "root") + `'
+state = '/run/containerd'
+# NRI listens in a directory of the host's.
+disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.blockfile', 'io.containerd.snapshotter.v1.erofs']
+[plugins.'io.containerd.internal.v1.opt']
+  path = '` + filepath.Join(k.dir, "opt") + `'
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = '` + image + `'
+[plugins.'io.containerd.grpc.v1.cri']
+  disable_tcp_service = true
+  stream_server_address = '127.0.0.1'
+  stream_server_port = '0'
+[` + cri + `]
+  # The machine that runs the tests may lack the right to lower it.
+  restrict_oom_score_adj = true
+  [` + cri + `.cni]
+    bin_dirs = ['/usr/lib/cni']
+    conf_dir = '` + networks + `'
+  [` + cri + `.containerd]
+    default_runtime_name = 'runc'
+    [` + cri + `.containerd.runtimes.runc]
+      runtime_type = 'io.containerd.runc.v2'
+`
 }
 
 // handler is the configuration of the handler under test, as it is deployed,
 // with the checkout's program.
 func (k *kubelet) handler() string {
 	k.t.Helper()
-	data, err := os.ReadFile(filepath.Join(harness.Repository(k.t), "deploy", "containerd-1.toml"))
+	data, err := os.ReadFile(filepath.Join(harness.Repository(k.t), "deploy", fmt.Sprintf("containerd-%d.toml", k.major)))
 	k.must("read the handler's configuration", err)
 	program := filepath.Join(harness.Repository(k.t), "bin", "kata-runtime")
-	text := strings.NewReplacer("version = 2\n", "", "/usr/local/bin/kata-runtime", program).Replace(string(data))
+	text := strings.NewReplacer("version = 2\n", "", "version = 3\n", "", "/usr/local/bin/kata-runtime", program).Replace(string(data))
 	if harness.OnSystemd() {
 		text += "    SystemdCgroup = true\n" // the last table is that of the options
 	}
@@ -198,8 +245,16 @@ func (k *kubelet) start() {
 		k.t.Fatal(err)
 	}
 	defer log.Close()
-	command := exec.Command("containerd", "--config", k.config) // stop ends it, after the pods
-	command.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify, "TMPDIR="+k.h.Temp,
+	program, path := "containerd", os.Getenv("PATH")
+	if k.major == 2 {
+		programs := filepath.Join(harness.Repository(k.t), "build", "containerd")
+		program, path = filepath.Join(programs, program), programs+":"+path // with a shim of its own
+		if _, err := os.Stat(program); err != nil {
+			k.t.Fatalf("%v (make containerd makes it)", err)
+		}
+	}
+	command := exec.Command(program, "--config", k.config) // stop ends it, after the pods
+	command.Env = append(os.Environ(), "PATH="+path, "NOTIFY_SOCKET="+notify, "TMPDIR="+k.h.Temp,
 		"KATA_CONF_FILE="+filepath.Join(k.dir, "configuration.toml"))
 	command.Stdout, command.Stderr = log, log
 	if err := command.Start(); err != nil {

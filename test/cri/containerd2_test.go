@@ -1,0 +1,164 @@
+//go:build vm
+
+package cri
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// What kubelet maps to a pod that has hostUsers: false.
+const (
+	mappedRoot = 100000
+	mappedIDs  = 65536
+)
+
+// TestContainerd2 takes pods through a containerd 2, with a runc that has what
+// this containerd asks for.
+func TestContainerd2(t *testing.T) {
+	k := newKubeletOf(t, 2)
+	for _, handler := range handlers() {
+		t.Run(handler, func(t *testing.T) {
+			if os.Getenv("KATA_TEST_FULL") != "" {
+				testPod(t, k.in(t), handler)
+				return
+			}
+			testContainerd2(k.in(t), handler)
+		})
+		t.Run(handler+" in a user namespace", func(t *testing.T) {
+			testUserNamespace(k.in(t), handler)
+		})
+	}
+}
+
+// testContainerd2 takes an ordinary pod through its life.
+func testContainerd2(k *kubelet, handler string) {
+	k.t.Helper()
+	p := k.run(handler, k.podConfig("pod-"+handler))
+	c := p.start("main", "trap 'exit 3' TERM; echo ready; while :; do sleep 100000 & wait $!; done", limits).await("ready")
+	if got := c.output("hostname; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; ip -o -4 address show eth0"); !strings.HasPrefix(got, p.config.Hostname+"\n134217728\n") || !strings.Contains(got, " "+p.ip+"/24 ") {
+		k.t.Errorf("exec: %q", got)
+	}
+	if got := c.logged(); len(got) != 1 || got[0] != "stdout F ready" {
+		k.t.Errorf("the log has %q", got)
+	}
+	if usage := do(k, c.ContainerStats, &runtime.ContainerStatsRequest{ContainerId: c.id}).Stats; usage.GetMemory().GetWorkingSetBytes().GetValue() == 0 {
+		k.t.Errorf("statistics: %v", usage)
+	}
+	c.stop(60)
+	c.ended(3, "Error")
+	c.remove()
+	p.remove()
+}
+
+// users is what kubelet says of a pod that has hostUsers: false.
+func users() *runtime.UserNamespace {
+	ids := []*runtime.IDMapping{{ContainerId: 0, HostId: mappedRoot, Length: mappedIDs}}
+	return &runtime.UserNamespace{Mode: runtime.NamespaceMode_POD, Uids: ids, Gids: ids}
+}
+
+// testUserNamespace runs a pod whose root is nobody on the host.
+func testUserNamespace(k *kubelet, handler string) {
+	k.t.Helper()
+	// kubelet asks for a user namespace only where the handler is said to have it.
+	if !k.hasUserNamespaces(handler) {
+		k.t.Fatalf("containerd does not say that %s has user namespaces", handler)
+	}
+	config := k.podConfig("users-" + handler)
+	config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users()
+	p := k.run(handler, config)
+	// kubelet maps the ids of the volumes: on disk their files have the pod's.
+	volume, secret := k.h.File("volume-"+p.id), k.h.File("secret-"+p.id)
+	k.must("make a volume", os.Mkdir(volume, 0o755))
+	k.must("make a file", os.WriteFile(filepath.Join(volume, "given"), []byte("given\n"), 0o600))
+	k.mountEmpty(secret)
+	k.must("make a file", os.WriteFile(filepath.Join(secret, "token"), []byte("token\n"), 0o600))
+	inUsers := func(config *runtime.ContainerConfig) {
+		options := users()
+		config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = options
+		config.Mounts = append(config.Mounts,
+			&runtime.Mount{HostPath: volume, ContainerPath: "/volume", UidMappings: options.Uids, GidMappings: options.Gids},
+			&runtime.Mount{HostPath: secret, ContainerPath: "/secret", Readonly: true, UidMappings: options.Uids, GidMappings: options.Gids})
+	}
+	first := p.start("first", "touch /volume/made /made; chown 7:8 /volume/made /made; mkdir /www; echo first >/www/index.html; "+
+		"httpd -p 127.0.0.1:80 -h /www; echo ready; sleep 100000", inUsers).await("ready")
+	second := p.start("second", "echo ready; sleep 100000", inUsers, func(config *runtime.ContainerConfig) {
+		config.Linux.SecurityContext.RunAsUser = &runtime.Int64Value{Value: 7}
+		config.Linux.SecurityContext.RunAsGroup = &runtime.Int64Value{Value: 8}
+	}).await("ready")
+	ids := fmt.Sprintf("0 %d %d\n", mappedRoot, mappedIDs)
+	for _, c := range []struct {
+		in           *container
+		script, want string
+	}{
+		{first, "id -u; id -g", "0\n0\n"},
+		{first, "echo $(cat /proc/self/uid_map)", ids},
+		{first, "echo $(cat /proc/self/gid_map)", ids},
+		{first, "stat -c %u:%g / /bin/sh /made /volume", "0:0\n0:0\n7:8\n0:0\n"},
+		{first, "cat /volume/given /secret/token", "given\ntoken\n"},
+		// kubelet's file is not mapped: root on the host is nobody.
+		{first, "stat -c %u:%g /volume/given /secret/token /etc/hosts", "0:0\n0:0\n65534:65534\n"},
+		{first, "echo x >/etc/new && cat /etc/new; rm /volume/given; ls /volume", "x\nmade\n"},
+		{first, "touch /dev/shm/x; stat -c %u /dev/shm/x; rm /dev/shm/x", "0\n"},
+		{first, "hostname other; hostname", "other\n"},
+		{second, "id -u; id -g", "7\n8\n"},
+		{second, "echo $(cat /proc/self/uid_map)", ids},
+		{second, "stat -c %u:%g /volume/made; echo x >/volume/made; cat /volume/made; cat /secret/token 2>&1", "7:8\nx\ncat: can't open '/secret/token': Permission denied\n"},
+		{second, ask("127.0.0.1", 80), "first\n"},
+	} {
+		if got := c.in.exec(c.script); string(got.Stdout) != c.want {
+			k.t.Errorf("%s: %q, want %q, %s", c.script, got.Stdout, c.want, got.Stderr)
+		}
+	}
+	const namespace = "readlink /proc/self/ns/user"
+	if one, other := first.output(namespace), second.output(namespace); one != other {
+		k.t.Errorf("the containers of the pod are in the user namespaces %s and %s", one, other)
+	}
+	session := first.stream("stat -c %u $(tty); echo $(cat /proc/self/uid_map)", true)
+	if got, want := first.h.ReadAll(session.Stdout), strings.ReplaceAll("0\n"+ids, "\n", "\r\n"); got != want {
+		k.t.Errorf("on a terminal: %q, want %q", got, want)
+	}
+	first.exits(session, 0)
+	p.testForward(80, "first")
+	info, err := os.Stat(filepath.Join(volume, "made"))
+	k.must("look at the volume", err)
+	if owner := info.Sys().(*syscall.Stat_t); owner.Uid != 7 || owner.Gid != 8 {
+		k.t.Errorf("on the host the container's file in a mapped volume is %d:%d's", owner.Uid, owner.Gid)
+	}
+	k.checkRoot(first.id)
+	first.stop(0)
+	first.ended(137, "Error")
+	first.remove()
+	p.remove() // with its running container
+}
+
+// checkRoot looks for the owners of a mapped container's files on the host.
+func (k *kubelet) checkRoot(id string) {
+	k.t.Helper()
+	rootfs := filepath.Join("/run/containerd/io.containerd.runtime.v2.task/k8s.io", id, "rootfs")
+	for name, want := range map[string]uint32{"bin/sh": mappedRoot, "etc/new": mappedRoot, "made": mappedRoot + 7} {
+		info, err := os.Lstat(filepath.Join(rootfs, name))
+		k.must("look at the root file system", err)
+		if got := info.Sys().(*syscall.Stat_t).Uid; got != want {
+			k.t.Errorf("on the host /%s is %d's, not %d's", name, got, want)
+		}
+	}
+}
+
+// hasUserNamespaces tells whether containerd says that a handler has user
+// namespaces.
+func (k *kubelet) hasUserNamespaces(name string) bool {
+	k.t.Helper()
+	for _, h := range do(k, k.Status, &runtime.StatusRequest{}).RuntimeHandlers {
+		if h.Name == name {
+			return h.GetFeatures().GetUserNamespaces()
+		}
+	}
+	return false
+}
