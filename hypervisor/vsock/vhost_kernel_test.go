@@ -122,6 +122,16 @@ func TestVhostListen(t *testing.T) {
 			t.Errorf("guest received %+v", p)
 		}
 	}
+	closed, err := h1.Listen(1027)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := closed.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := closed.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept by a closed listener: %v", err)
+	}
 	// The kernel takes the connection to another's port; the Host ends it.
 	accepted := make(chan error, 1)
 	go func() {

@@ -17,8 +17,8 @@ type set struct {
 }
 
 // timeout bounds each set's test program, so that the machine is not waited for
-// in vain; on a machine of its own none takes half of it.
-const timeout = 40 * time.Minute
+// in vain, and the dump of its goroutines says where it hangs.
+const timeout = 25 * time.Minute
 
 // sets are what runs in the lab, in order.
 func sets() []set {
