@@ -88,8 +88,8 @@ vet:
 	$(GO) vet -tags vm,lab ./...
 
 .PHONY: test-lab
-test-lab: deps-test build kernel image ## tests on an emulated machine with KVM, vhost, cgroup v2 and systemd (an hour)
-	@test/run.sh --lab
+test-lab: deps-test build kernel image systemd ## tests on an emulated machine with KVM, vhost, cgroup v2 and systemd (an hour; SETS=PATTERN for some)
+	@test/run.sh --lab $(if $(SETS),-sets '$(SETS)')
 
 .PHONY: test-full
 test-full: test ## the above, then each fuzz target for a while and the tests repeated

@@ -22,7 +22,7 @@ if [[ ${1-} == --json ]]; then
 fi
 
 command=(test/run.sh --json)
-[[ ${1-} != --lab ]] || command=(go run ./test/lab)
+[[ ${1-} != --lab ]] || command=(go run ./test/lab "${@:2}")
 tools=$(test/tools.sh "${XDG_CACHE_HOME:-$HOME/.cache}/kata-runtime/tools")
 "$tools/gotestsum" --format pkgname-and-test-fails --format-hide-empty-pkg \
   --raw-command -- "${command[@]}"

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kata-runtime/test/harness"
+	"kata-runtime/test/program"
 )
 
 // systemdScript waits until systemd can be asked, and until it has started what
@@ -26,7 +27,10 @@ systemd-run --quiet --wait --pipe --property MemoryMax=20M sh -c '
 // needs of the host's cgroups, which are of either version; a volume of the image
 // is in their place, as images have that were made for version 1.
 func TestPodmanSystemd(t *testing.T) {
-	archive := filepath.Join(harness.Repository(t), "build", "systemd.tar")
+	archive := os.Getenv(program.SystemdVariable)
+	if archive == "" {
+		archive = filepath.Join(harness.Repository(t), "build", "systemd.tar")
+	}
 	if _, err := os.Stat(archive); err != nil {
 		t.Fatalf("%v (make systemd makes it)", err)
 	}

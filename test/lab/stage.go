@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +27,9 @@ func stage(ctx context.Context, dir, tree string, chosen []set) error {
 			return err
 		}
 	}
+	if err := copyFile(filepath.Join(tree, "build", wire.Systemd), filepath.Join(dir, wire.Systemd)); err != nil {
+		return err
+	}
 	plan := wire.Plan{Tree: tree}
 	compiled := map[string]bool{}
 	for _, s := range chosen {
@@ -36,7 +42,10 @@ func stage(ctx context.Context, dir, tree string, chosen []set) error {
 		}
 		plan.Runs = append(plan.Runs, wire.Run{
 			Name: s.name, Program: name, Args: s.args(), Directory: filepath.Join(tree, s.pkg),
-			Env: append([]string{program.DirectoryVariable + "=" + filepath.Join(wire.Mounted, wire.Programs)}, s.env...),
+			Env: append([]string{
+				program.DirectoryVariable + "=" + filepath.Join(wire.Mounted, wire.Programs),
+				program.SystemdVariable + "=" + filepath.Join(wire.Mounted, wire.Systemd),
+			}, s.env...),
 		})
 	}
 	text, err := json.MarshalIndent(plan, "", "\t")
@@ -44,6 +53,27 @@ func stage(ctx context.Context, dir, tree string, chosen []set) error {
 		return fmt.Errorf("write the plan: %w", err)
 	}
 	return os.WriteFile(filepath.Join(dir, wire.PlanFile), text, 0o644)
+}
+
+// copyFile copies a file that lies in the cache; the tests that need a missing one say
+// so.
+func copyFile(from, to string) error {
+	source, err := os.Open(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("show %s to the machine: %w", from, err)
+	}
+	defer source.Close()
+	target, err := os.Create(to)
+	if err != nil {
+		return fmt.Errorf("show %s to the machine: %w", from, err)
+	}
+	if _, err := io.Copy(target, source); err != nil {
+		return errors.Join(fmt.Errorf("show %s to the machine: %w", from, err), target.Close())
+	}
+	return target.Close()
 }
 
 func compile(ctx context.Context, path, pkg string) error {

@@ -17,6 +17,10 @@ import (
 // were compiled before, each at its import path.
 const DirectoryVariable = "KATA_TEST_PROGRAMS"
 
+// SystemdVariable names, in the environment, the archive of a root file system
+// with systemd, where build/systemd.tar of the source tree leads out of it.
+const SystemdVariable = "KATA_TEST_SYSTEMD_ARCHIVE"
+
 // Build makes the program of a package, by its import path, without cgo, and
 // writes it to path, whose directory is made as needed. Flags are go build's.
 func Build(ctx context.Context, path, importPath string, flags ...string) error {

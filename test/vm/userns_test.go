@@ -5,7 +5,6 @@ package vm
 import (
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
+	"kata-runtime/test/program"
 )
 
 // mappedRoot is what root in a user namespace is outside of it.
@@ -99,10 +99,8 @@ func TestUserNamespaces(t *testing.T) {
 		specs.LinuxDevice{Path: "/dev/zeros", Type: "c", Major: 1, Minor: 5, FileMode: &mode, UID: &uid, GID: &uid},
 		specs.LinuxDevice{Path: "/dev/fifo", Type: "p", FileMode: &mode, UID: &uid, GID: &uid})
 	b := ownedBundle(h, spec, mappedRoot)
-	build := exec.Command("go", "build", "-o", filepath.Join(b, "rootfs", "bin", "socketclient"), "kata-runtime/test/vm/internal/socketclient")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, output)
+	if err := program.Build(t.Context(), filepath.Join(b, "rootfs", "bin", "socketclient"), "kata-runtime/test/vm/internal/socketclient"); err != nil {
+		t.Fatal(err)
 	}
 	// Like the / of many images: the container's root makes mount points all the
 	// same.

@@ -19,6 +19,8 @@ const (
 	// the programs that tests would compile.
 	Inside   = "inside"
 	Programs = "programs"
+	// Systemd is the archive that make systemd makes.
+	Systemd = "systemd.tar"
 )
 
 // Plan is what the machine does.
