@@ -110,7 +110,7 @@ func testUserNamespace(k *kubelet, handler string) {
 		{first, "touch /dev/shm/x; stat -c %u /dev/shm/x; rm /dev/shm/x", "0\n"},
 		// What belongs to the pod belongs to its user namespace.
 		{first, "hostname other && hostname", "other\n"},
-		{first, "mkdir /mnt && mount -t tmpfs tmpfs /mnt && stat -c %u /mnt && umount /mnt", "0\n"},
+		{first, "mkdir /mnt && mount -t tmpfs none /mnt && stat -c %u /mnt && umount /mnt", "0\n"},
 		{first, "mount -o remount,rw /secret 2>/dev/null; touch /secret/new 2>&1", "touch: /secret/new: Read-only file system\n"},
 		{second, "id -u; id -g", "7\n8\n"},
 		{second, "echo $(cat /proc/self/uid_map)", ids},
