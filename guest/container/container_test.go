@@ -309,3 +309,49 @@ func TestNewProcessConverts(t *testing.T) {
 		t.Errorf("unknown limit: %v", err)
 	}
 }
+
+// What somebody has set of the network stays, and only a new user namespace
+// changes it.
+func TestOpenNetwork(t *testing.T) {
+	const initial, own = "1024\n|1\t0\n", "80\n|0\t0\n"
+	users := func(path string) []specs.LinuxNamespace {
+		return []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.UserNamespace, Path: path}}
+	}
+	for name, test := range map[string]struct {
+		namespaces   []specs.LinuxNamespace
+		before, want string
+	}{
+		"new":    {users(""), initial, "0|0\t2147483647"},
+		"set":    {users(""), own, own},
+		"joined": {users(protocol.ContainerNamespace("sandbox")), initial, initial},
+		"none":   {users("")[:1], initial, initial},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			dir := filepath.Join(root, "net", "ipv4")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			files := []string{filepath.Join(dir, "ip_unprivileged_port_start"), filepath.Join(dir, "ping_group_range")}
+			for i, value := range strings.Split(test.before, "|") {
+				if err := os.WriteFile(files[i], []byte(value), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := openNetwork(root, &specs.Linux{Namespaces: test.namespaces}); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, file := range files {
+				value, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, string(value))
+			}
+			if strings.Join(got, "|") != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}

@@ -69,6 +69,9 @@ func (r *Runtime) guestSpec(id string, spec *specs.Spec) (release func(), err er
 		// Otherwise it would inherit the agent's protection.
 		spec.Process.OOMScoreAdj = new(int)
 	}
+	if err := openNetwork("/proc/sys", linux); err != nil {
+		return nil, err
+	}
 	if err := networkSysctls(linux); err != nil {
 		return nil, err
 	}
@@ -99,6 +102,31 @@ func bindSysfs(mounts []specs.Mount) []specs.Mount {
 		}
 	}
 	return mounts
+}
+
+// openNetwork lets a container whose user namespace is new serve ports below
+// 1024 and send echo requests. On a host its user namespace would own the
+// network namespace, and so its root would have the capabilities for both; the
+// guest's network is owned by the guest itself. What somebody has set already,
+// and what the container's own sysctls will set, stays.
+func openNetwork(sysctls string, linux *specs.Linux) error {
+	if !slices.ContainsFunc(linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace && ns.Path == "" }) {
+		return nil
+	}
+	for _, parameter := range []struct{ path, initial, open string }{
+		{"net/ipv4/ip_unprivileged_port_start", "1024", "0"},
+		{"net/ipv4/ping_group_range", "1\t0", "0\t2147483647"},
+	} {
+		path := filepath.Join(sysctls, parameter.path)
+		value, err := os.ReadFile(path)
+		if err == nil && strings.TrimSpace(string(value)) == parameter.initial {
+			err = os.WriteFile(path, []byte(parameter.open), 0)
+		}
+		if err != nil {
+			return fmt.Errorf("let a user namespace use the network: %w", err)
+		}
+	}
+	return nil
 }
 
 // networkSysctls sets the kernel parameters of the network namespace, which is

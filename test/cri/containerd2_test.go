@@ -87,7 +87,9 @@ func testUserNamespace(k *kubelet, handler string) {
 			&runtime.Mount{HostPath: secret, ContainerPath: "/secret", Readonly: true, UidMappings: options.Uids, GidMappings: options.Gids})
 	}
 	first := p.start("first", "touch /volume/made /made; chown 7:8 /volume/made /made; mkdir /www; echo first >/www/index.html; "+
-		"httpd -p 127.0.0.1:80 -h /www; echo ready; sleep 100000", inUsers).await("ready")
+		"httpd -p 127.0.0.1:80 -h /www; echo ready; sleep 100000", inUsers, func(config *runtime.ContainerConfig) {
+		config.Linux.SecurityContext.Capabilities = &runtime.Capability{AddCapabilities: []string{"SYS_ADMIN"}}
+	}).await("ready")
 	second := p.start("second", "echo ready; sleep 100000", inUsers, func(config *runtime.ContainerConfig) {
 		config.Linux.SecurityContext.RunAsUser = &runtime.Int64Value{Value: 7}
 		config.Linux.SecurityContext.RunAsGroup = &runtime.Int64Value{Value: 8}
@@ -106,7 +108,10 @@ func testUserNamespace(k *kubelet, handler string) {
 		{first, "stat -c %u:%g /volume/given /secret/token /etc/hosts", "0:0\n0:0\n65534:65534\n"},
 		{first, "echo x >/etc/new && cat /etc/new; rm /volume/given; ls /volume", "x\nmade\n"},
 		{first, "touch /dev/shm/x; stat -c %u /dev/shm/x; rm /dev/shm/x", "0\n"},
-		{first, "hostname other; hostname", "other\n"},
+		// What belongs to the pod belongs to its user namespace.
+		{first, "hostname other && hostname", "other\n"},
+		{first, "mkdir /mnt && mount -t tmpfs none /mnt && stat -c %u /mnt && umount /mnt", "0\n"},
+		{first, "mount -o remount,rw /secret 2>/dev/null; touch /secret/new 2>&1", "touch: /secret/new: Read-only file system\n"},
 		{second, "id -u; id -g", "7\n8\n"},
 		{second, "echo $(cat /proc/self/uid_map)", ids},
 		{second, "stat -c %u:%g /volume/made; echo x >/volume/made; cat /volume/made; cat /secret/token 2>&1", "7:8\nx\ncat: can't open '/secret/token': Permission denied\n"},

@@ -1,4 +1,4 @@
-// Package cri holds the tests of Kubernetes' path: containerd's CRI plugin with
+// Package cri holds the tests of Kubernetes' path: the CRI plugins of containerd 1 and 2 with
 // a handler named kata, driven by kubelet's calls, with pods on a bridge that
 // CNI plugins make. Each test has a containerd of its own with an image of its
 // own, in the namespaces of [kata-runtime/test/harness]; what is checked of a

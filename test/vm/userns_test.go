@@ -177,6 +177,10 @@ func TestUserNamespaces(t *testing.T) {
 			}
 		}
 	})
+	t.Run("network", func(t *testing.T) {
+		in(t, joined, "mkdir /www && echo served > /www/index.html; httpd -p 127.0.0.1:80 -h /www && wget -q -O - http://127.0.0.1/; kill $(pidof httpd)", "served\n")
+		in(t, joined, "/bin/socketclient ping 127.0.0.1", "reply\n")
+	})
 	t.Run("the rest of the machine", func(t *testing.T) {
 		in(t, joined, "ls -d /run/kata /run/kata/shared 2>/dev/null; echo 1 > /proc/sys/kernel/sysrq || echo refused; ls /proc | grep -c '^[0-9]'",
 			"/bin/sh: can't create /proc/sys/kernel/sysrq: Read-only file system\nrefused\n5\n")
