@@ -30,16 +30,29 @@ func (n *Namespace) Host() (*HostNetwork, error) {
 	if err != nil {
 		return nil, err
 	}
-	host := &HostNetwork{MAC: mac}
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		if err := n.hostFamily(host, family); err != nil {
-			return nil, err
+	var host *HostNetwork
+	for range scanAttempts {
+		host = &HostNetwork{MAC: mac}
+		if err = n.scanHost(host); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	if len(host.Addresses) == 0 {
 		return nil, errors.New("the host has no default route with a gateway, by which a container with its network could reach anything")
 	}
 	return host, nil
+}
+
+func (n *Namespace) scanHost(host *HostNetwork) error {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		if err := n.hostFamily(host, family); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (n *Namespace) hostFamily(host *HostNetwork, family int) error {

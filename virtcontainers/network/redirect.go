@@ -71,7 +71,11 @@ func (n *Namespace) addFilter(from, to int, priority uint16) error {
 
 // ownFilters are the runtime's filters on an interface.
 func (n *Namespace) ownFilters(link netlink.Link) ([]netlink.Filter, error) {
-	filters, err := n.netlink.FilterList(link, netlink.HANDLE_MIN_INGRESS)
+	var filters []netlink.Filter
+	err := error(netlink.ErrDumpInterrupted)
+	for try := 0; try < scanAttempts && errors.Is(err, netlink.ErrDumpInterrupted); try++ {
+		filters, err = n.netlink.FilterList(link, netlink.HANDLE_MIN_INGRESS)
+	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return nil, nil // there is no queueing discipline
 	}

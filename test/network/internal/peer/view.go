@@ -28,7 +28,23 @@ func printView(to io.Writer) error {
 
 // view describes the network namespace in what a pod can tell: no indices and
 // no kinds, nothing that the kernel learns by itself. Sorted lines.
-func view() ([]string, error) {
+func view() ([]string, error) { return whole(viewOnce) }
+
+// viewAttempts is how often a description is begun again because the namespace has
+// changed meanwhile.
+const viewAttempts = 20
+
+// whole repeats what the kernel says it has not told in whole.
+func whole(describe func() ([]string, error)) (lines []string, err error) {
+	for range viewAttempts {
+		if lines, err = describe(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return lines, err
+}
+
+func viewOnce() ([]string, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
@@ -176,23 +192,32 @@ func routeLine(r netlink.Route, names map[int]string) string {
 // printDump prints the view and, of each link, whatever there is but counters:
 // kind, index, master, queues, qdiscs with their filters.
 func printDump(to io.Writer) error {
-	lines, err := view()
+	lines, err := whole(dump)
 	if err != nil {
 		return err
 	}
+	_, err = io.WriteString(to, strings.Join(lines, "\n")+"\n")
+	return err
+}
+
+func dump() ([]string, error) {
+	lines, err := viewOnce()
+	if err != nil {
+		return nil, err
+	}
 	links, err := netlink.LinkList()
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return nil, fmt.Errorf("list links: %w", err)
 	}
 	for _, link := range links {
 		link.Attrs().Statistics = nil
 		more, err := qdiscLines(link)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		text, err := json.Marshal(link)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		lines = append(lines, fmt.Sprintf("%s %s", link.Type(), text))
 		lines = append(lines, more...)
@@ -200,14 +225,13 @@ func printDump(to io.Writer) error {
 	// Those of IPv6 come and go as the kernel finds an address to be unique.
 	local, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
 	if err != nil {
-		return fmt.Errorf("list local routes: %w", err)
+		return nil, fmt.Errorf("list local routes: %w", err)
 	}
 	for _, r := range local {
 		lines = append(lines, r.String())
 	}
 	slices.Sort(lines)
-	_, err = io.WriteString(to, strings.Join(lines, "\n")+"\n")
-	return err
+	return lines, nil
 }
 
 func qdiscLines(link netlink.Link) ([]string, error) {
