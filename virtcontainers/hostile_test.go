@@ -106,6 +106,31 @@ func TestStartOfAContainerThatHasEnded(t *testing.T) {
 	}
 }
 
+// A process that the guest makes for somebody who has gone meanwhile is not lost
+// from sight: nobody else could end it.
+func TestExecOfACallerThatGoes(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.execs, guest.execing = make(chan struct{}), make(chan struct{})
+	sandbox := startSandbox(t, guest)
+	c := createContainer(t, sandbox, "c1")
+	ctx, cancel := context.WithCancel(t.Context())
+	type result struct {
+		process *virtcontainers.Process
+		err     error
+	}
+	done := make(chan result, 1)
+	go func() {
+		process, err := c.Exec(ctx, virtcontainers.ExecOptions{ID: "e1", Process: []byte(`{}`)})
+		done <- result{process, err}
+	}()
+	<-guest.execs
+	cancel()
+	close(guest.execing)
+	if got := <-done; got.err != nil || got.process == nil {
+		t.Errorf("the process that the guest has made: %v, %v", got.process, got.err)
+	}
+}
+
 func TestStopWhileAnAgentHangsUp(t *testing.T) {
 	guest := newFakeGuest(t)
 	sandbox := startSandbox(t, guest)

@@ -131,18 +131,23 @@ type ExecOptions struct {
 }
 
 // Exec adds a process to the container and starts it. It wraps ErrNotRunning
-// unless the container was created and has not stopped.
+// unless the container was created and has not stopped. There may be a process
+// although ctx has ended: a caller that does not want it any more has to end it.
 func (c *Container) Exec(ctx context.Context, options ExecOptions) (*Process, error) {
 	if status := c.Status(); status != StatusRunning && status != StatusCreated {
 		return nil, fmt.Errorf("%w: cannot exec in a container that is %s", ErrNotRunning, status)
 	}
 	s := c.sandbox
-	ctx, cancel := s.call(ctx)
-	defer cancel()
-	process, err := s.openProcess(ctx, c.id, options.ID, options.IO)
+	opening, opened := s.call(ctx)
+	process, err := s.openProcess(opening, c.id, options.ID, options.IO)
+	opened()
 	if err != nil {
 		return nil, fmt.Errorf("exec failed: %w", err)
 	}
+	// Whoever asked may go meanwhile, but the guest has been asked: the process it
+	// makes is one that can be ended.
+	ctx, cancel := s.call(context.WithoutCancel(ctx))
+	defer cancel()
 	_, err = s.agent.ExecProcess(ctx, &protocol.ExecProcessRequest{
 		ContainerId: c.id, ProcessId: options.ID, ProcessJson: options.Process,
 		Stdin: options.IO.Stdin, Stdout: options.IO.Stdout, Stderr: options.IO.Stderr, Cgroup: options.Cgroup,

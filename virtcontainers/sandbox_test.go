@@ -246,6 +246,8 @@ type fakeGuest struct {
 	// starting, if not nil, is closed when StartContainer, which then does not
 	// answer, is called.
 	starting chan struct{}
+	// execing, if not nil, is what ExecProcess waits for, with execs told first.
+	execs, execing chan struct{}
 
 	ooms      chan string // answers of NextOOM, taken one by one
 	oomEvents uint64      // what WaitProcess tells, set before the exit
@@ -309,6 +311,14 @@ func (g *fakeGuest) StartContainer(ctx context.Context, _ *protocol.ContainerReq
 	if g.starting != nil {
 		close(g.starting)
 		<-ctx.Done()
+	}
+	return &protocol.Empty{}, nil
+}
+
+func (g *fakeGuest) ExecProcess(context.Context, *protocol.ExecProcessRequest) (*protocol.Empty, error) {
+	if g.execing != nil {
+		g.execs <- struct{}{}
+		<-g.execing
 	}
 	return &protocol.Empty{}, nil
 }

@@ -61,18 +61,33 @@ func undoGo() {
 
 // Lift takes from this process, and from those that it starts, the caller's
 // limits of time, size and memory: they are for the container's processes in the
-// guest, not for what makes the machine. It fails without the capability.
+// guest, not for what makes the machine. Without the capability, the caller's
+// hard limits remain, and those are as far as it goes.
 func Lift() error {
-	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	var errs []error
 	for name, resource := range protocol.Rlimits() {
 		switch resource {
 		case unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_AS, unix.RLIMIT_RSS, unix.RLIMIT_NPROC:
-			if err := unix.Prlimit(0, resource, &unlimited, nil); err != nil {
-				return fmt.Errorf("lift the caller's %s: %w", name, err)
+			if err := lift(resource); err != nil {
+				errs = append(errs, fmt.Errorf("lift the caller's %s: %w", name, err))
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+func lift(resource int) error {
+	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	err := unix.Prlimit(0, resource, &unlimited, nil)
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	var limit unix.Rlimit
+	if err := unix.Prlimit(0, resource, nil, &limit); err != nil {
+		return err
+	}
+	limit.Cur = limit.Max
+	return unix.Prlimit(0, resource, &limit, nil)
 }
 
 // Ceilings returns the host's values of protocol.Ceilings, as many as the host's

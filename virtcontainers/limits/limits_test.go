@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -14,11 +15,20 @@ import (
 	"kata-runtime/guest/protocol"
 )
 
-// asProgram makes the test program report its caller's limits instead.
-const asProgram = "KATA_TEST_REPORT_LIMITS"
+// asProgram makes the test program report its caller's limits instead, and lifts
+// makes it lift them before, without the capability for it.
+const (
+	asProgram = "KATA_TEST_REPORT_LIMITS"
+	lifts     = "KATA_TEST_LIFT_LIMITS"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(asProgram); dir != "" {
+		if os.Getenv(lifts) != "" {
+			if err := liftUnprivileged(); err != nil {
+				panic(err)
+			}
+		}
 		limits, err := OfCaller(dir)
 		if err == nil {
 			err = json.NewEncoder(os.Stdout).Encode(limits)
@@ -29,6 +39,20 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
+}
+
+func liftUnprivileged() error {
+	runtime.LockOSThread() // the thread is the one without the capability
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return err
+	}
+	data[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return err
+	}
+	return Lift()
 }
 
 // callersLimits is what a program reports that a shell starts after a command.
@@ -71,6 +95,18 @@ func TestOfCaller(t *testing.T) {
 	}
 	if want := [2]uint64{own.Cur, own.Max}; got["RLIMIT_CPU"] != want { // unlimited, as a rule
 		t.Errorf("RLIMIT_CPU: %v, want %v", got["RLIMIT_CPU"], want)
+	}
+}
+
+// Where hard limits cannot be lifted, one does not keep another from being lifted
+// up to its hard one.
+func TestLiftUnprivileged(t *testing.T) {
+	t.Setenv(lifts, "1")
+	got := callersLimits(t, System, "ulimit -St 1000 && ulimit -Ht 2000 && ulimit -Sf 3000 && ulimit -Hf 4000 && ulimit -Sd 50000000")
+	for name, want := range map[string]uint64{"RLIMIT_CPU": 2000, "RLIMIT_FSIZE": 4000 << 9, "RLIMIT_DATA": unix.RLIM_INFINITY} {
+		if got[name][0] != want {
+			t.Errorf("%s: %d, want %d", name, got[name][0], want)
+		}
 	}
 }
 

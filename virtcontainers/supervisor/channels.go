@@ -55,6 +55,7 @@ func (s *server) serveCommand(conn *channel.Conn) {
 	defer conn.Close()
 	if err := s.register(c); err != nil {
 		s.log.Error("take a channel", "error", err)
+		s.unregister(c) // a command that is gone may have been the only one
 		return
 	}
 	for {
