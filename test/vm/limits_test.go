@@ -67,7 +67,8 @@ func TestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	// Of the processor's time, a guest that gets little of it counts what it waits.
+	// Of the processor's time, QEMU has no more either where a hard limit cannot be
+	// lifted.
 	create := limited(h, "ulimit -Ss 2048 && ulimit -Hs 4096 && ulimit -t 600", "create", "-b", h.Bundle(spec), id)
 	create.Stdout, create.Stderr = file, file
 	wantCode(t, h.Finish(create), 0)
