@@ -34,14 +34,14 @@ func Raise(dir string, values []*protocol.CeilingValue) error {
 	}
 	var errs []error
 	for _, value := range values {
-		if err := raise(filepath.Join(dir, value.GetName()), value.GetValue()); err != nil {
+		if err := raise(filepath.Join(dir, value.GetName()), value.GetValue(), known[value.GetName()].ZeroIsNone); err != nil {
 			errs = append(errs, fmt.Errorf("raise %s to %d: %w", value.GetName(), value.GetValue(), err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func raise(path string, value uint64) error {
+func raise(path string, value uint64, zeroIsNone bool) error {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -50,7 +50,11 @@ func raise(path string, value uint64) error {
 		return err
 	}
 	now, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-	if err != nil || now >= value {
+	enough := now >= value
+	if zeroIsNone {
+		enough = now == 0 || value != 0 && now >= value
+	}
+	if err != nil || enough {
 		return err
 	}
 	return os.WriteFile(path, strconv.AppendUint(nil, value, 10), 0)

@@ -42,6 +42,28 @@ func TestRaise(t *testing.T) {
 	want("fs/file-max", "9223372036854775807\n")
 }
 
+// Of a parameter whose zero is no limit, zero is the most.
+func TestRaiseToNoLimit(t *testing.T) {
+	const name = "fs/pipe-user-pages-soft"
+	for _, test := range []struct {
+		now   string
+		value uint64
+		want  string
+	}{{"16384\n", 0, "0"}, {"0\n", 16384, "0\n"}, {"16384\n", 99999, "99999"}, {"16384\n", 9, "16384\n"}} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(test.now), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := Raise(dir, []*protocol.CeilingValue{{Name: name, Value: test.value}}); err != nil {
+			t.Error(err)
+		}
+		if data, err := os.ReadFile(path); err != nil || string(data) != test.want {
+			t.Errorf("%q raised to %d: %q (%v), want %q", test.now, test.value, data, err, test.want)
+		}
+	}
+}
+
 // A host sets nothing else by it.
 func TestRaiseRefuses(t *testing.T) {
 	dir := t.TempDir()

@@ -210,7 +210,11 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if err := c.runHooks(ctx); err != nil {
 		return fmt.Errorf("start container %q: %w", id, errors.Join(err, c.killAll()))
 	}
-	if err := c.lc.Exec(); err != nil {
+	err = c.lc.Exec()
+	if err == nil {
+		err = c.init.awaitProgram(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("start container %q: %w", id, err)
 	}
 	return nil

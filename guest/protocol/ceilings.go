@@ -14,6 +14,8 @@ type Ceiling struct {
 	// Mode: the value is no number but a choice. Those above Max say something
 	// else, and do not concern the guest.
 	Mode bool
+	// ZeroIsNone: zero is no limit.
+	ZeroIsNone bool
 }
 
 // Ceilings are the parameters that are in the guest at least what they are on the
@@ -50,9 +52,10 @@ func Ceilings() []Ceiling {
 		{Name: "fs/fanotify/max_queued_events", Max: intMax},
 		{Name: "fs/epoll/max_user_watches", Max: longMax}, // from memory
 		{Name: "fs/pipe-max-size", Max: 1 << 31},          // F_SETPIPE_SZ without privileges
-		{Name: "fs/pipe-user-pages-soft", Max: longMax},   // above, a user's pipes get one page
-		{Name: "fs/mount-max", Max: intMax},               // mounts in a namespace
-		{Name: "kernel/pty/max", Max: intMax},             // terminals in all
+		// Above, a user's pipes get two pages.
+		{Name: "fs/pipe-user-pages-soft", Max: longMax, ZeroIsNone: true},
+		{Name: "fs/mount-max", Max: intMax},   // mounts in a namespace
+		{Name: "kernel/pty/max", Max: intMax}, // terminals in all
 		// Keys of a user: Kerberos; each session keyring is one.
 		{Name: "kernel/keys/maxkeys", Max: intMax},
 		{Name: "kernel/keys/maxbytes", Max: intMax},
