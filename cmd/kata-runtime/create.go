@@ -20,6 +20,7 @@ import (
 	"kata-runtime/virtcontainers/bundle"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/sizing"
 	"kata-runtime/virtcontainers/standin"
@@ -251,6 +252,11 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 // reach: the mounts, as its caller sees them, which it describes, and the
 // stand-in's channel.
 func (n *creation) equip(p *preparation) ([]*api.Mount, error) {
+	restore, err := limits.MoreFiles()
+	if err != nil {
+		return nil, err
+	}
+	defer restore()
 	trees, err := p.bundle.OpenTrees()
 	if err != nil {
 		return nil, err

@@ -6,6 +6,8 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/stream"
 )
 
 // Exit is how a process ended.
@@ -101,7 +103,9 @@ func (r *Runtime) wait(c *container, p *process, opts launchOptions, killedBefor
 	}
 	exit.OOMKilled = c.oomKills() > killedBefore
 	exit.OOMEvents = r.oom.settle(c.id)
-	p.stdio.finish()
+	for _, pipe := range p.stdio.finish() {
+		r.waiters.Go(func() { stream.Discard(pipe) }) // until the last of the container's processes is gone
+	}
 	p.exit = exit
 	close(p.done)
 	c.retire(p)

@@ -173,20 +173,31 @@ func receiveTerminal(console *os.File) (*os.File, error) {
 }
 
 // finish is called when the process has exited: it takes what the process left
-// and ends its input. It waits for nobody.
-func (s *stdio) finish() {
+// and ends its input. It waits for nobody. It returns the pipes to which other
+// processes may still be writing, which are the caller's now. A terminal is hung
+// up.
+func (s *stdio) finish() (left []*os.File) {
 	for _, output := range s.outputs {
-		output.Finish()
+		source := output.Finish()
+		for i, pipe := range s.agent { // a terminal is not among them
+			if pipe != nil && pipe == source {
+				left = append(left, pipe)
+				s.agent[i] = nil
+			}
+		}
 	}
 	s.closeAgent()
 	if s.input != nil {
 		s.input.Stop()
 	}
+	return left
 }
 
 // abort closes everything of a process that did not come to be.
 func (s *stdio) abort() {
-	s.finish()
+	for _, pipe := range s.finish() {
+		pipe.Close()
+	}
 	for _, output := range s.outputs {
 		output.Abort()
 	}

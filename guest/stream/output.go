@@ -97,8 +97,9 @@ func (o *Output) hangUp() {
 
 // Finish is called once, when the process has exited. It takes what is in the
 // pipe now and returns without waiting for anybody; the source may then be
-// closed.
-func (o *Output) Finish() {
+// closed. It returns the source if somebody else may still write to it, otherwise
+// nil.
+func (o *Output) Finish() (left *os.File) {
 	// Ends a read that waits for more.
 	deadlineErr := o.source.SetReadDeadline(time.Unix(1, 0))
 	if deadlineErr != nil {
@@ -109,9 +110,21 @@ func (o *Output) Finish() {
 	defer o.mu.Unlock()
 	if !o.ended && deadlineErr == nil {
 		o.tail = readPending(o.source, pipeSize)
+		left = o.source
 	}
 	o.source = nil
 	close(o.drained)
+	return left
+}
+
+// Discard reads a pipe, the source of an Output that was finished, until nobody
+// has its other end, and closes it: what a process has left in the background must
+// not end because of what it writes.
+func Discard(source *os.File) {
+	defer source.Close()
+	if source.SetReadDeadline(time.Time{}) == nil {
+		_, _ = io.Copy(io.Discard, source) // an error is the end, too
+	}
 }
 
 // Wait returns when everything was delivered to the host, or the host is gone.

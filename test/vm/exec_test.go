@@ -40,6 +40,14 @@ func TestExec(t *testing.T) {
 			t.Errorf("output %q, %q", result.Stdout, result.Stderr)
 		}
 	})
+	t.Run("what is left in the background", func(t *testing.T) {
+		// It goes on when nobody reads it any more, and is not ended by writing.
+		const script = `(until test -e /dev/shm/go; do sleep 0.1; done; echo late; echo later; touch /dev/shm/survived) & echo early`
+		if got := h.Must("exec", id, "/bin/sh", "-c", script); got != "early\n" {
+			t.Errorf("output %q", got)
+		}
+		h.Must("exec", id, "/bin/sh", "-c", "touch /dev/shm/go; until test -e /dev/shm/survived; do sleep 0.1; done")
+	})
 	t.Run("missing program", func(t *testing.T) {
 		result := h.Run("exec", id, "/bin/nothing")
 		wantCode(t, result, 255)

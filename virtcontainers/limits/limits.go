@@ -59,6 +59,20 @@ func undoGo() {
 	_ = syscall.Exec("", []string{""}, nil) // fails
 }
 
+// MoreFiles lets this process, and those that it starts meanwhile, have as many
+// files open as its hard limit allows; the caller's soft limit may be less than a
+// container has mounts. restore sets that again, for hooks.
+func MoreFiles() (restore func(), err error) {
+	var soft unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &soft); err != nil {
+		return nil, fmt.Errorf("read the limit of open files: %w", err)
+	}
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: soft.Max, Max: soft.Max}, nil); err != nil {
+		return nil, fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	return func() { _ = unix.Prlimit(0, unix.RLIMIT_NOFILE, &soft, nil) }, nil // it was so before
+}
+
 // Lift takes from this process, and from those that it starts, the caller's
 // limits of time, size and memory: they are for the container's processes in the
 // guest, not for what makes the machine. Without the capability, the caller's

@@ -178,3 +178,29 @@ func TestCeilingsOfThisHost(t *testing.T) {
 		t.Errorf("this kernel does not have: %s", strings.Join(missing, ", "))
 	}
 }
+
+func TestMoreFiles(t *testing.T) {
+	var before, during, after unix.Rlimit
+	get := func(limit *unix.Rlimit) {
+		t.Helper()
+		if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, limit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get(&before)
+	low := unix.Rlimit{Cur: 100, Max: before.Max}
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &low, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil) }()
+	restore, err := MoreFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	get(&during)
+	restore()
+	get(&after)
+	if during.Cur != before.Max || during.Max != before.Max || after != low {
+		t.Errorf("soft limit 100 of %d became %+v, and %+v again", before.Max, during, after)
+	}
+}
