@@ -118,6 +118,14 @@ build() {
 	} >build.log 2>&1 || { cat build.log >&2 && untried "cannot build"; }
 }
 
+# build_program compiles an exact version of a program (PACKAGE@VERSION), C code
+# included, into $scratch/bin.
+build_program() {
+	need go gcc
+	GOBIN="$scratch/bin" GOMODCACHE="$scratch/modules" GOFLAGS='-modcacherw -trimpath' GOWORK=off GOTOOLCHAIN=local \
+		CGO_ENABLED=1 go install "$1" >build.log 2>&1 || { cat build.log >&2 && untried "cannot build $1"; }
+}
+
 # linux is the version of Debian's kernel that guest boots.
 linux=6.1.0-57-cloud-amd64
 
