@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -159,10 +160,31 @@ func (c *container) stop(seconds int64) {
 	do(c.kubelet, c.StopContainer, &runtime.StopContainerRequest{ContainerId: c.id, Timeout: seconds})
 }
 
+// settled waits until the kubelet's view of the container is its end. Nothing
+// tells of that: StopContainer returns before, when the task of a container that
+// has ended of itself is gone already. So this asks again, as kubelet does.
+func (c *container) settled() *runtime.ContainerStatus {
+	c.t.Helper()
+	ctx := c.bounded()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		s := c.status()
+		if s.State != runtime.ContainerState_CONTAINER_RUNNING {
+			return s
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return s
+		}
+	}
+}
+
 // ended checks how the container ended.
 func (c *container) ended(code int32, reason string) {
 	c.t.Helper()
-	s := c.status()
+	s := c.settled()
 	if s.State != runtime.ContainerState_CONTAINER_EXITED || s.ExitCode != code || s.Reason != reason {
 		c.t.Errorf("%s: %s with code %d and reason %q, want an exit with code %d and reason %q: %s",
 			s.Metadata.Name, s.State, s.ExitCode, s.Reason, code, reason, s.Message)

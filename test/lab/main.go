@@ -30,6 +30,7 @@ type options struct {
 	short bool
 	sets  *regexp.Regexp
 	run   string
+	count int
 	limit time.Duration
 	build bool
 }
@@ -40,6 +41,7 @@ func main() {
 	flag.BoolVar(&o.short, "short", false, "only the sets that are part of make test")
 	flag.StringVar(&pattern, "sets", ".", "only the sets whose `names` match")
 	flag.StringVar(&o.run, "run", "", "of each set only the tests that match the `pattern`, instead of the set's own")
+	flag.IntVar(&o.count, "count", 1, "run each test so many `times`")
 	flag.DurationVar(&o.limit, "limit", 100*time.Minute, "end the machine after this `time`")
 	flag.BoolVar(&o.build, "build", false, "build the machine's disk, unless it is in the cache, and no more")
 	flag.Parse()
@@ -69,6 +71,7 @@ func (o options) choose() ([]set, error) {
 		if o.run != "" {
 			s.run = o.run
 		}
+		s.count = o.count
 		chosen = append(chosen, s)
 	}
 	if len(chosen) == 0 {

@@ -14,6 +14,8 @@ type set struct {
 	// run is the pattern of the tests to run.
 	run string
 	env []string
+	// count is how often each test runs.
+	count int
 }
 
 // timeout bounds each set's test program, so that the machine is not waited for
@@ -58,5 +60,5 @@ func programs() []string {
 const tags = "vm,lab"
 
 func (s set) args() []string {
-	return []string{"-test.v=test2json", "-test.count=1", "-test.run=" + s.run, fmt.Sprint("-test.timeout=", timeout)}
+	return []string{"-test.v=test2json", fmt.Sprint("-test.count=", s.count), "-test.run=" + s.run, fmt.Sprint("-test.timeout=", timeout)}
 }
