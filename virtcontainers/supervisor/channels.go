@@ -6,23 +6,24 @@ import (
 	"io"
 	"net"
 	"os"
-	"syscall"
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/pod"
 )
 
 // commandChannel is a command's channel: what it has sent so far, and the
 // containers whose lease it is.
 type commandChannel struct {
-	conn  *channel.Conn
-	token string
+	conn    *channel.Conn
+	token   string
+	release func() // of its hold on the pod; nil without
 
 	// What follows is guarded by the server's mu.
 	files     []*os.File                   // mounts' trees, not yet claimed
 	standIns  map[processKey]*channel.Conn // not yet claimed
 	created   []string
-	execs     []*virtcontainers.Process
+	execs     []*pod.Exec
 	committed bool
 }
 
@@ -35,7 +36,7 @@ func (s *server) accept(listener net.Listener) {
 		if err != nil {
 			if !errors.Is(err, net.ErrClosed) {
 				s.log.Error("accept a channel", "error", err)
-				s.finish()
+				s.pod.End()
 			}
 			return
 		}
@@ -82,12 +83,12 @@ func (s *server) register(c *commandChannel) error {
 	if err != nil {
 		return err
 	}
-	c.token = token
-	s.mu.Lock()
-	if s.ending {
-		s.mu.Unlock()
-		return errors.New("the pod is ending")
+	release, err := s.pod.Hold()
+	if err != nil {
+		return err
 	}
+	c.token, c.release = token, release
+	s.mu.Lock()
 	s.channels[token] = c
 	s.mu.Unlock()
 	return c.conn.Send(Ready{Token: token})
@@ -138,18 +139,6 @@ func (s *server) claimStandIn(token string, key processKey) (*commandChannel, *c
 	return c, standIn, nil
 }
 
-// claimFiles takes the mounts' files that a command sent.
-func (s *server) claimFiles(c *commandChannel, count int) ([]*os.File, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(c.files) != count {
-		return nil, errors.New("the mounts and the files that were sent for them differ in number")
-	}
-	claimed := c.files
-	c.files = nil
-	return claimed, nil
-}
-
 // unregister forgets the channel, closes what was not claimed and removes the
 // containers that were not committed.
 func (s *server) unregister(c *commandChannel) {
@@ -162,21 +151,22 @@ func (s *server) unregister(c *commandChannel) {
 		standIn.Close()
 	}
 	var abandoned []string
-	var execs []*virtcontainers.Process
+	var execs []*pod.Exec
 	if !c.committed {
 		abandoned, execs = c.created, c.execs
 	}
 	s.mu.Unlock()
 	for _, process := range execs {
-		err := process.Signal(context.Background(), syscall.SIGKILL)
-		if err != nil && !errors.Is(err, virtcontainers.ErrNotRunning) {
+		if err := process.Kill(context.Background()); err != nil {
 			s.log.Error("kill an abandoned process", "error", err)
 		}
 	}
 	for _, id := range abandoned {
-		if _, err := s.remove(context.Background(), id, true); err != nil && !errors.Is(err, errGone) {
+		if _, err := s.remove(context.Background(), id, true); err != nil && !errors.Is(err, virtcontainers.ErrNotFound) {
 			s.log.Error("remove an abandoned container", "container", id, "error", err)
 		}
 	}
-	s.endIfUnused()
+	if c.release != nil {
+		c.release()
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/pod"
 )
 
 // A command that was killed before its channel was taken leaves no pod without
@@ -17,14 +18,11 @@ func TestChannelOfACommandThatIsGone(t *testing.T) {
 	if err := theirs.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s := &server{
-		log: slog.New(slog.DiscardHandler), done: make(chan struct{}),
-		channels:   make(map[string]*commandChannel),
-		containers: map[string]*container{"pod": newContainer(nil)},
-	}
+	log := slog.New(slog.DiscardHandler)
+	s := &server{log: log, pod: pod.New(pod.Options{Log: log}), channels: make(map[string]*commandChannel)}
 	s.serveCommand(conn)
 	select {
-	case <-s.done:
+	case <-s.pod.Done():
 	default:
 		t.Error("the pod goes on, which nobody has asked for")
 	}

@@ -17,7 +17,6 @@ const (
 const (
 	socketName  = "supervisor.sock"
 	channelName = "channel.sock"
-	shareName   = "share"
 	logName     = "supervisor.log"
 	configName  = "config.json"
 )

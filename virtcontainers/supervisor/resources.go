@@ -2,29 +2,26 @@ package supervisor
 
 import (
 	"context"
-	"slices"
 
-	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/supervisor/api"
 )
 
 // PauseContainer implements api.SupervisorService.
 func (s *server) PauseContainer(ctx context.Context, request *api.ContainerRequest) (*api.Empty, error) {
-	return s.switchStatus(request, virtcontainers.StatusPaused, func(c *virtcontainers.Container) error { return c.Pause(ctx) })
+	return s.switchStatus(request, func(c *pod.Container) error { return c.Pause(ctx) })
 }
 
 // ResumeContainer implements api.SupervisorService.
 func (s *server) ResumeContainer(ctx context.Context, request *api.ContainerRequest) (*api.Empty, error) {
-	return s.switchStatus(request, virtcontainers.StatusRunning, func(c *virtcontainers.Container) error { return c.Resume(ctx) })
+	return s.switchStatus(request, func(c *pod.Container) error { return c.Resume(ctx) })
 }
 
-func (s *server) switchStatus(request *api.ContainerRequest, status virtcontainers.Status, do func(*virtcontainers.Container) error) (*api.Empty, error) {
-	c, err := s.lookup(request.GetContainerId())
+// switchStatus calls do with the container that a request names.
+func (s *server) switchStatus(request *api.ContainerRequest, do func(*pod.Container) error) (*api.Empty, error) {
+	c, err := s.pod.Container(request.GetContainerId())
 	if err == nil {
-		err = do(c.core)
-	}
-	if err == nil {
-		err = s.setStatus(c, status)
+		err = do(c)
 	}
 	if err != nil {
 		return nil, asStatus(err)
@@ -34,9 +31,9 @@ func (s *server) switchStatus(request *api.ContainerRequest, status virtcontaine
 
 // UpdateContainer implements api.SupervisorService.
 func (s *server) UpdateContainer(ctx context.Context, request *api.UpdateContainerRequest) (*api.Empty, error) {
-	c, err := s.lookup(request.GetContainerId())
+	c, err := s.pod.Container(request.GetContainerId())
 	if err == nil {
-		err = c.core.Update(ctx, request.GetResourcesJson())
+		err = c.Update(ctx, request.GetResourcesJson())
 	}
 	if err != nil {
 		return nil, asStatus(err)
@@ -46,11 +43,11 @@ func (s *server) UpdateContainer(ctx context.Context, request *api.UpdateContain
 
 // ContainerStats implements api.SupervisorService.
 func (s *server) ContainerStats(ctx context.Context, request *api.ContainerRequest) (*api.ContainerStatsResponse, error) {
-	c, err := s.lookup(request.GetContainerId())
+	c, err := s.pod.Container(request.GetContainerId())
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	stats, err := c.core.Stats(ctx)
+	stats, err := c.Stats(ctx)
 	if err != nil {
 		return nil, asStatus(err)
 	}
@@ -59,33 +56,22 @@ func (s *server) ContainerStats(ctx context.Context, request *api.ContainerReque
 
 // ListProcesses implements api.SupervisorService.
 func (s *server) ListProcesses(ctx context.Context, request *api.ContainerRequest) (*api.ListProcessesResponse, error) {
-	c, err := s.lookup(request.GetContainerId())
+	c, err := s.pod.Container(request.GetContainerId())
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	processes, err := c.core.Processes(ctx)
+	processes, err := c.Processes(ctx)
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	response := &api.ListProcessesResponse{StandInPids: s.standInPIDs(c)}
+	response := &api.ListProcessesResponse{}
+	if r := s.record(c.ID()); r != nil {
+		response.StandInPids = r.standInPIDs()
+	}
 	for _, p := range processes {
 		response.Processes = append(response.Processes, &api.GuestProcess{
 			Pid: p.GetPid(), Ppid: p.GetPpid(), User: p.GetUser(), Time: p.GetTime(), Command: p.GetCommand(),
 		})
 	}
 	return response, nil
-}
-
-// standInPIDs lists the stand-ins of a container's processes, the init's first.
-func (s *server) standInPIDs(c *container) []int32 {
-	c.mu.Lock()
-	pids := []int32{int32(c.state.StandInPID)}
-	c.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for pid := range c.execStandIns {
-		pids = append(pids, int32(pid))
-	}
-	slices.Sort(pids[1:])
-	return pids
 }

@@ -20,10 +20,11 @@ import (
 	"kata-runtime/virtcontainers/accept"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
-	"kata-runtime/virtcontainers/limits"
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/factory"
 	"kata-runtime/virtcontainers/logfile"
-	"kata-runtime/virtcontainers/machine"
-	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/loopback"
+	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
 )
@@ -36,37 +37,24 @@ const bootTimeout = 10 * time.Second
 // their answers and hang up.
 const answerTimeout = 5 * time.Second
 
-// cgroupTimeout bounds the wait for the last processes of a control group that
-// is to be removed: killed ones, which release their memory.
-const cgroupTimeout = 20 * time.Second
-
 // server is a running supervisor.
 type server struct {
 	id      string
 	store   *store.Store
+	pod     *pod.Pod
 	sandbox *virtcontainers.Sandbox
 	vsock   string
-	log     *slog.Logger
-	// networkModel is one of config's.
-	networkModel string
-	hostNetwork  bool
-	// loopbackPorts are config's.
-	loopbackPorts []string
-
-	rpc  *ttrpc.Server
-	done chan struct{} // closed by finish
-	once sync.Once
+	// networked: the pod's machine is connected with a namespace.
+	networked bool
+	log       *slog.Logger
+	rpc       *ttrpc.Server
 
 	background sync.WaitGroup
 
-	// services is held while loopback services are found and set. It comes
-	// before mu.
-	services sync.Mutex
-
-	mu         sync.Mutex // guards what follows
-	channels   map[string]*commandChannel
-	containers map[string]*container
-	ending     bool // no container is taken any more
+	mu       sync.Mutex // guards what follows
+	channels map[string]*commandChannel
+	records  map[string]*record
+	first    *store.Entry // the pod's own, until its first container is asked for
 }
 
 // Run is the supervisor's whole life. The command's channel comes from the
@@ -122,19 +110,44 @@ func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 	if err != nil {
 		return err
 	}
-	sandbox, vsock, err := newSandbox(ctx, entry, boot, log)
+	group, err := boot.Cgroup.Open()
 	if err != nil {
 		return err
 	}
+	services, err := loopback.ParseServices(boot.Config.Runtime.LoopbackPorts)
+	if err != nil {
+		return fmt.Errorf("loopback_ports: %w", err)
+	}
+	sandbox, vsock, err := factory.New(ctx, factory.Spec{
+		ID: boot.ID, Dir: entry.Dir(), Hostname: boot.Hostname, Group: group,
+		Demand: boot.Demand, SandboxDemand: boot.SandboxDemand,
+		Interfaces: boot.Interfaces, HostNetwork: boot.HostNetwork, Config: boot.Config, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	kind := networkKind(boot)
 	s := &server{
-		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, log: log, networkModel: boot.Config.Runtime.NetworkModel,
-		hostNetwork: boot.HostNetwork, loopbackPorts: boot.Config.Runtime.LoopbackPorts,
-		done:       make(chan struct{}),
-		channels:   make(map[string]*commandChannel),
-		containers: make(map[string]*container),
+		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, log: log,
+		pod:       pod.New(pod.Options{Sandbox: sandbox, Network: kind, Loopback: services, Log: log}),
+		networked: kind != pod.NetworkNone,
+		channels:  make(map[string]*commandChannel),
+		records:   make(map[string]*record),
+		first:     entry,
 	}
 	defer func() { err = errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx))) }()
 	return s.serve(ctx, first, entry)
+}
+
+func networkKind(boot Boot) pod.Network {
+	switch {
+	case boot.HostNetwork:
+		return pod.NetworkHost
+	case boot.Config.Runtime.NetworkModel == config.NetworkNone:
+		return pod.NetworkNone
+	default:
+		return pod.NetworkOwn
+	}
 }
 
 // joinCgroup moves this process into the pod's control group before it starts
@@ -173,55 +186,6 @@ func claimState(entry *store.Entry, id string) error {
 	})
 }
 
-func newSandbox(ctx context.Context, entry *store.Entry, boot Boot, log *slog.Logger) (*virtcontainers.Sandbox, string, error) {
-	token, err := newToken()
-	if err != nil {
-		return nil, "", err
-	}
-	ceilings, err := limits.Ceilings(limits.System)
-	if err != nil {
-		return nil, "", err
-	}
-	shareDir := entry.Path(shareName)
-	if err := os.Mkdir(shareDir, 0o700); err != nil {
-		return nil, "", fmt.Errorf("make the share's directory: %w", err)
-	}
-	shared, err := share.New(shareDir)
-	if err != nil {
-		return nil, "", err
-	}
-	sizes := sizingOptions(boot)
-	size := firstSize(boot, sizes, log)
-	host, err := findHostNetwork(boot)
-	if err != nil {
-		return nil, "", errors.Join(err, shared.Close())
-	}
-	networking, nics, err := networkOptions(boot, size, log)
-	if err != nil {
-		return nil, "", errors.Join(err, shared.Close())
-	}
-	if host != nil {
-		networking.Fixed, networking.Keep = host.Request(), [][]byte{host.MAC}
-	}
-	made, err := machine.New(ctx, machine.Spec{
-		ID: boot.ID, Dir: entry.Dir(), ShareDir: shareDir, Token: token,
-		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, HostNetwork: host, Config: boot.Config, Log: log,
-	})
-	if err != nil {
-		return nil, "", errors.Join(err, closeTaps(networking.Spare), shared.Close())
-	}
-	if sizes.BeforeGrowth, err = limitHost(boot, made.Info(), size); err != nil {
-		return nil, "", errors.Join(err, made.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
-	}
-	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-		ID: boot.ID, Hostname: boot.Hostname, Machine: made, Share: shared, Token: token,
-		BootTimeout: boot.Config.Agent.DialTimeout, Sizing: sizes, Network: networking, Log: log,
-		RelaySockets: !boot.Config.Runtime.DisableSocketRelay, Ceilings: ceilings,
-	})
-	sandbox.Start()
-	return sandbox, made.Vsock(), nil
-}
-
 // serve answers until the pod ends.
 func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.Entry) error {
 	rpcSocket, err := listen(entry, socketName, "unix")
@@ -238,19 +202,18 @@ func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.En
 		return errors.Join(fmt.Errorf("make the ttrpc server: %w", err), rpcListener.Close(), channelListener.Close())
 	}
 	api.RegisterSupervisorService(s.rpc, s)
-	s.containers[s.id] = newContainer(entry) // reserved, not asked for yet
 
 	s.background.Go(func() {
 		if err := s.rpc.Serve(ctx, rpcListener); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			s.log.Error("ttrpc server ended", "error", err)
-			s.finish()
+			s.pod.End()
 		}
 	})
 	s.background.Go(func() { s.accept(channelListener) })
 	s.background.Go(func() { s.serveCommand(first) })
 
 	select {
-	case <-s.done:
+	case <-s.pod.Done():
 	case <-ctx.Done():
 		s.log.Info("asked to end", "cause", context.Cause(ctx))
 	}
@@ -259,9 +222,8 @@ func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.En
 
 // shutdown ends whatever is still connected and waits for every goroutine.
 func (s *server) shutdown(ctx context.Context, rpcListener *connections, channelListener net.Listener) error {
-	errs := []error{s.sandbox.Stop(ctx)} // containers exit, stand-ins learn of it
+	errs := []error{s.pod.Stop(ctx)} // containers exit, stand-ins learn of it
 	s.mu.Lock()
-	s.ending = true
 	channels := make([]*commandChannel, 0, len(s.channels))
 	for _, c := range s.channels {
 		channels = append(channels, c)
@@ -276,11 +238,9 @@ func (s *server) shutdown(ctx context.Context, rpcListener *connections, channel
 	rpcListener.drain(ctx) // lets the last answers out
 	errs = append(errs, s.rpc.Close())
 	s.background.Wait()
+	s.pod.Wait()
 	return errors.Join(errs...)
 }
-
-// finish makes serve return.
-func (s *server) finish() { s.once.Do(func() { close(s.done) }) }
 
 // listen makes a unix socket in a state directory, whatever the length of its
 // path: an address has room for 107 bytes only, so it goes by way of a

@@ -26,26 +26,31 @@ const (
 	pipeSize = 1 << 20
 )
 
-// standIn is the supervisor's side of a stand-in.
+// standIn is the supervisor's side of a stand-in: the pod.Attachment of its
+// process.
 type standIn struct {
-	conn    *channel.Conn
+	conn *channel.Conn
+	log  *slog.Logger
+
+	// What follows is written by Begin.
+	begun   bool
 	process *virtcontainers.Process
 	// kill ends the process of a stand-in that is gone.
 	kill func(context.Context) error
-	log  *slog.Logger
 
 	background sync.WaitGroup
 	gone       chan struct{} // closed when it has hung up, or was never let in
 	closing    sync.Once
 }
 
-func newStandIn(conn *channel.Conn, process *virtcontainers.Process, kill func(context.Context) error, log *slog.Logger) *standIn {
-	return &standIn{conn: conn, process: process, kill: kill, log: log, gone: make(chan struct{})}
+func newStandIn(conn *channel.Conn, log *slog.Logger) *standIn {
+	return &standIn{conn: conn, log: log, gone: make(chan struct{})}
 }
 
-// begin lets the stand-in enter the container and gives it the streams. close
-// must follow, also after an error.
-func (s *standIn) begin(ctx context.Context) error {
+// Begin implements pod.Attachment: it lets the stand-in enter the container and
+// gives it the streams.
+func (s *standIn) Begin(ctx context.Context, process *virtcontainers.Process, kill func(context.Context) error) error {
+	s.begun, s.process, s.kill = true, process, kill
 	err := s.enter(ctx)
 	if err == nil {
 		err = s.connect()
@@ -198,10 +203,10 @@ func (s *standIn) obey(message FromStandIn) {
 	}
 }
 
-// close tells the stand-in how its process ended and waits until it has taken
+// Close implements pod.Attachment: it tells the stand-in how its process ended and waits until it has taken
 // the rest of the output, or has given up what does not come, or is gone. What
 // the guest has not said by then, nobody waits for. Idempotent.
-func (s *standIn) close(exit virtcontainers.Exit) {
+func (s *standIn) Close(exit virtcontainers.Exit) {
 	s.closing.Do(func() {
 		code := int(exit.Code)
 		if err := s.conn.Send(ToStandIn{Exit: &code}); err != nil {
@@ -214,9 +219,9 @@ func (s *standIn) close(exit virtcontainers.Exit) {
 	})
 }
 
-// abandon drops a stand-in that does not get rid of its output, and output of
+// Abandon implements pod.Attachment: it drops a stand-in that does not get rid of its output, and output of
 // which the guest tells no end: both end with their connections.
-func (s *standIn) abandon() {
+func (s *standIn) Abandon() {
 	s.conn.Close()
 	s.process.Streams.Close()
 }

@@ -11,14 +11,14 @@ import (
 
 // WatchContainer implements api.SupervisorService.
 func (s *server) WatchContainer(ctx context.Context, request *api.ContainerRequest, stream api.Supervisor_WatchContainerServer) error {
-	c, err := s.lookup(request.GetContainerId())
+	c, err := s.pod.Container(request.GetContainerId())
 	if err != nil {
 		return asStatus(err)
 	}
-	if c.core.Status() == virtcontainers.StatusStopped {
+	if c.Status() == virtcontainers.StatusStopped {
 		return asStatus(virtcontainers.ErrNotRunning)
 	}
-	events, stop := c.core.WatchOOM()
+	events, stop := c.WatchOOM()
 	defer stop()
 	if err := stream.Send(&api.ContainerEvent{}); err != nil {
 		return err

@@ -1,4 +1,4 @@
-package supervisor
+package pod
 
 import (
 	"log/slog"
@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/loopback"
 )
 
 // TestLoopbackServices has a container whose resolv.conf names a server of
@@ -23,29 +25,27 @@ func TestLoopbackServices(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conf.Close()
+	configured, err := loopback.ParseServices([]string{"tcp:8080"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
-		hosts bool
-		want  []string
+		network Network
+		want    []string
 	}{
-		{false, []string{"tcp:127.0.0.11:53", "tcp:127.0.0.1:8080", "udp:127.0.0.11:53"}},
-		{true, []string{"tcp:127.0.0.1:8080"}},
+		{NetworkOwn, []string{"tcp:127.0.0.11:53", "tcp:127.0.0.1:8080", "udp:127.0.0.11:53"}},
+		{NetworkHost, []string{"tcp:127.0.0.1:8080"}},
 	} {
-		s := &server{
-			log: slog.New(slog.DiscardHandler), hostNetwork: test.hosts, loopbackPorts: []string{"tcp:8080"},
-			containers: map[string]*container{"c": {id: "c", resolvConf: conf}},
-		}
-		services, err := s.loopbackServices()
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := New(Options{Network: test.network, Loopback: configured, Log: slog.New(slog.DiscardHandler)})
+		p.containers["c"] = &Container{id: "c", resolvConf: conf}
 		var got []string
-		for _, service := range services {
+		for _, service := range p.loopbackServices() {
 			got = append(got, service.String())
 		}
 		slices.Sort(got)
 		slices.Sort(test.want)
 		if !slices.Equal(got, test.want) {
-			t.Errorf("host's network %v: services %q, want %q", test.hosts, got, test.want)
+			t.Errorf("network %d: services %q, want %q", test.network, got, test.want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package supervisor
+package factory
 
 import (
 	"kata-runtime/hypervisor"
@@ -25,14 +25,10 @@ func hostLimits(size hypervisor.Size, demand sizing.Demand, settings *config.Run
 
 // limitHost sets the limits of the pod's group for the machine's first size, and
 // returns what sets them again before it grows.
-func limitHost(boot Boot, machine hypervisor.Info, size hypervisor.Size) (func(hypervisor.Size, sizing.Demand) error, error) {
-	group, err := boot.Cgroup.Open()
-	if err != nil {
-		return nil, err
-	}
+func limitHost(spec Spec, machine hypervisor.Info, size hypervisor.Size) (func(hypervisor.Size, sizing.Demand) error, error) {
 	limit := func(size hypervisor.Size, demand sizing.Demand) error {
-		demand = demand.Max(boot.SandboxDemand)
-		return group.Limit(hostLimits(size, demand, &boot.Config.Runtime, machine.OverheadMiB))
+		demand = demand.Max(spec.SandboxDemand)
+		return spec.Group.Limit(hostLimits(size, demand, &spec.Config.Runtime, machine.OverheadMiB))
 	}
-	return limit, limit(size, boot.Demand)
+	return limit, limit(size, spec.Demand)
 }

@@ -1,0 +1,105 @@
+package factory
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/limits"
+	"kata-runtime/virtcontainers/machine"
+	"kata-runtime/virtcontainers/share"
+	"kata-runtime/virtcontainers/sizing"
+)
+
+// shareName is the shared directory's, in the pod's.
+const shareName = "share"
+
+// Spec is what a pod's sandbox is made for.
+type Spec struct {
+	// ID is the pod's, Dir its own directory, which exists.
+	ID, Dir string
+	// Hostname is the pod's; empty: each container's own.
+	Hostname string
+	// Group is the host's control group that this process lives in, of which the
+	// limits are set; nil for none.
+	Group *cgroup.Group
+	// Demand is what the first container asks for, SandboxDemand what the pod
+	// announced for all of them.
+	Demand, SandboxDemand sizing.Demand
+	// Interfaces is how many the pod's network namespace has already, with
+	// whose NICs the machine starts.
+	Interfaces int
+	// HostNetwork tells that the pod shares the host's network, by way of one in
+	// user space.
+	HostNetwork bool
+	Config      *config.Config
+	Log         *slog.Logger
+}
+
+// New makes a sandbox whose machine begins to boot. vsock names the kind of its
+// vsock. The mount namespace must be private to this process. After an error
+// nothing is left of it but the directory's content.
+func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error) {
+	token, err := newToken()
+	if err != nil {
+		return nil, "", err
+	}
+	ceilings, err := limits.Ceilings(limits.System)
+	if err != nil {
+		return nil, "", err
+	}
+	shareDir := filepath.Join(spec.Dir, shareName)
+	if err := os.Mkdir(shareDir, 0o700); err != nil {
+		return nil, "", fmt.Errorf("make the share's directory: %w", err)
+	}
+	shared, err := share.New(shareDir)
+	if err != nil {
+		return nil, "", err
+	}
+	sizes := sizingOptions(spec)
+	size := firstSize(spec, sizes)
+	host, err := findHostNetwork(spec.HostNetwork)
+	if err != nil {
+		return nil, "", errors.Join(err, shared.Close())
+	}
+	networking, nics, err := networkOptions(spec, size)
+	if err != nil {
+		return nil, "", errors.Join(err, shared.Close())
+	}
+	if host != nil {
+		networking.Fixed, networking.Keep = host.Request(), [][]byte{host.MAC}
+	}
+	made, err := machine.New(ctx, machine.Spec{
+		ID: spec.ID, Dir: spec.Dir, ShareDir: shareDir, Token: token,
+		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, HostNetwork: host, Config: spec.Config, Log: spec.Log,
+	})
+	if err != nil {
+		return nil, "", errors.Join(err, closeTaps(networking.Spare), shared.Close())
+	}
+	if sizes.BeforeGrowth, err = limitHost(spec, made.Info(), size); err != nil {
+		return nil, "", errors.Join(err, made.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
+	}
+	sandbox = virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
+		ID: spec.ID, Hostname: spec.Hostname, Machine: made, Share: shared, Token: token,
+		BootTimeout: spec.Config.Agent.DialTimeout, Sizing: sizes, Network: networking, Log: spec.Log,
+		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, Ceilings: ceilings,
+	})
+	sandbox.Start()
+	return sandbox, made.Vsock(), nil
+}
+
+func newToken() (string, error) {
+	token := make([]byte, 16)
+	if _, err := rand.Read(token); err != nil {
+		return "", fmt.Errorf("make a token: %w", err)
+	}
+	return hex.EncodeToString(token), nil
+}
