@@ -99,8 +99,8 @@ func (s *server) lookup(id string) (*container, error) {
 // saveInitial records the container with the config that it was made from:
 // later changes of the bundle have no effect.
 func (s *server) saveInitial(c *container, config []byte) error {
-	if err := os.WriteFile(c.entry.Path(configName), config, 0o600); err != nil {
-		return fmt.Errorf("keep the container's config: %w", err)
+	if err := c.entry.SaveConfig(config); err != nil {
+		return err
 	}
 	start, err := store.StartTime(os.Getpid())
 	if err != nil {

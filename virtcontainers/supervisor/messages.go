@@ -19,7 +19,6 @@ const (
 	channelName = "channel.sock"
 	shareName   = "share"
 	logName     = "supervisor.log"
-	configName  = "config.json"
 )
 
 // Boot is the first message to a new supervisor.
