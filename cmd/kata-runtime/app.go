@@ -9,17 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/logfile"
 	"kata-runtime/virtcontainers/store"
 )
-
-// specVersion is the version of the OCI runtime-spec that this runtime follows.
-const specVersion = "1.3.0"
 
 // exitError carries the exit code of a container through the command line
 // library; there is nothing to report.
@@ -148,7 +145,7 @@ func (r *reporter) open(c *cli.Context) error {
 	if c.Bool("debug") {
 		level = slog.LevelDebug
 	}
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: likeLogrus}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: logfile.Logrus}
 	r.log = slog.New(slog.NewTextHandler(to, options))
 	switch format := c.String("log-format"); format {
 	case "text", "":
@@ -159,19 +156,6 @@ func (r *reporter) open(c *cli.Context) error {
 	}
 	c.Context = context.WithValue(c.Context, loggerKey{}, r.log)
 	return nil
-}
-
-// likeLogrus gives attributes the form that callers of runc parse: a level in
-// lower case, a time in RFC 3339.
-func likeLogrus(groups []string, a slog.Attr) slog.Attr {
-	switch {
-	case len(groups) > 0:
-	case a.Key == slog.LevelKey:
-		return slog.String(a.Key, strings.ToLower(a.Value.String()))
-	case a.Key == slog.TimeKey:
-		return slog.String(a.Key, a.Value.Time().Format(time.RFC3339))
-	}
-	return a
 }
 
 func (r *reporter) error(err error) {

@@ -7,20 +7,14 @@ import (
 	"fmt"
 	"io/fs"
 	"syscall"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/network"
-	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/remains"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
 )
-
-// deadSupervisorTimeout bounds how long delete waits for the processes of a pod
-// whose supervisor has died; the kernel ends them.
-const deadSupervisorTimeout = 20 * time.Second
 
 // openContainer finds the container that a command names.
 func openContainer(c *cli.Context) (*store.Entry, store.State, error) {
@@ -271,68 +265,23 @@ func deleteContainer(ctx context.Context, root string, entry *store.Entry, state
 		}
 	}
 	if !store.Alive(state.SupervisorPID, state.SupervisorStartTime) {
-		return removeDead(ctx, root, entry, state)
+		return removeRemains(ctx, root, entry, state, remains.Remove)
 	}
 	if errors.Is(err, supervisor.ErrGone) {
 		// It is on its way out: what it removes is gone when it is.
-		return awaitSupervisor(ctx, root, entry, state)
+		return removeRemains(ctx, root, entry, state, remains.Await)
 	}
 	return false, err
 }
 
-// awaitSupervisor waits for the end of a supervisor that serves nobody any
-// more, and removes what it may have left.
-func awaitSupervisor(ctx context.Context, root string, entry *store.Entry, state store.State) (removed bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, deadSupervisorTimeout)
-	defer cancel()
-	if err := supervisor.AwaitExit(ctx, state.SupervisorPID); err != nil {
-		return false, err
-	}
-	return removeDead(ctx, root, entry, state)
-}
-
-// removeDead removes what is left of a container whose supervisor has died:
-// the kernel has ended its processes and mounts, or is about to.
-func removeDead(ctx context.Context, root string, entry *store.Entry, state store.State) (removed bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, deadSupervisorTimeout)
-	defer cancel()
-	if store.Alive(state.StandInPID, state.StandInStartTime) {
-		if err := supervisor.AwaitExit(ctx, state.StandInPID); err != nil {
-			return false, err
-		}
-	}
-	// The pod's other processes were killed with the supervisor; what is still
-	// ending is waited for here.
-	group, err := state.Cgroup.Open()
+// removeRemains removes with one of remains' functions what is left of a
+// container whose supervisor has died, or ends.
+func removeRemains(ctx context.Context, root string, entry *store.Entry, state store.State,
+	remove func(context.Context, *store.Store, *store.Entry, store.State) (bool, error),
+) (removed bool, err error) {
+	states, err := store.Open(root)
 	if err != nil {
 		return false, err
 	}
-	if err := group.Remove(ctx); err != nil {
-		return false, err
-	}
-	if err := restoreNetwork(root, state.SandboxID); err != nil {
-		return false, err
-	}
-	_, err = entry.Load()
-	there := !errors.Is(err, virtcontainers.ErrNotFound) // nobody else has removed it
-	err = errors.Join(entry.Remove(), removeDeadPod(ctx, root, state.SandboxID))
-	return there && err == nil, err
-}
-
-// restoreNetwork removes from the network namespace of a pod whose supervisor
-// has died what the kernel does not: a namespace without a path has died too.
-func restoreNetwork(root, sandbox string) error {
-	entry, err := lookup(root, sandbox)
-	if err != nil {
-		return nil //nolint:nilerr // it was removed, with its network
-	}
-	spec, err := supervisor.ContainerConfig(entry)
-	if err != nil {
-		return nil //nolint:nilerr // its creation did not get that far
-	}
-	path := oci.NetworkPath(spec)
-	if path == "" {
-		return nil
-	}
-	return network.Restore(path)
+	return remove(ctx, states, entry, state)
 }

@@ -22,6 +22,7 @@ import (
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/remains"
 	"kata-runtime/virtcontainers/sizing"
 	"kata-runtime/virtcontainers/standin"
 	"kata-runtime/virtcontainers/store"
@@ -395,9 +396,9 @@ func (n *creation) removeIfLeft(ctx context.Context) (removed bool, err error) {
 	case state.Deleted, !n.made(state): // with Deleted, the pod's other containers need it
 		return false, nil
 	case store.Alive(state.SupervisorPID, state.SupervisorStartTime):
-		return awaitSupervisor(ctx, n.root, entry, state)
+		return removeRemains(ctx, n.root, entry, state, remains.Await)
 	default:
-		return removeDead(ctx, n.root, entry, state)
+		return removeRemains(ctx, n.root, entry, state, remains.Remove)
 	}
 }
 

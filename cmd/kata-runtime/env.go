@@ -10,6 +10,7 @@ import (
 
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/machine"
+	"kata-runtime/virtcontainers/oci"
 )
 
 func envCommand() *cli.Command {
@@ -29,7 +30,7 @@ func envCommand() *cli.Command {
 			switch format := c.String("format"); format {
 			case "json":
 				return printJSON(c.App.Writer, environment{
-					Version: version, Commit: commit, Spec: specVersion, Go: runtime.Version(),
+					Version: version, Commit: commit, Spec: oci.SpecVersion, Go: runtime.Version(),
 					Config: settings, Host: report.Findings,
 				})
 			case "toml":
@@ -55,7 +56,7 @@ type environment struct {
 // what was found on the host as comments.
 func printEnvironment(c *cli.Context, settings *config.Config, report checkReport) error {
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "# kata-runtime %s, commit %s, runtime-spec %s, %s\n", version, commit, specVersion, runtime.Version())
+	fmt.Fprintf(&text, "# kata-runtime %s, commit %s, runtime-spec %s, %s\n", version, commit, oci.SpecVersion, runtime.Version())
 	for _, f := range report.Findings {
 		fmt.Fprintf(&text, "# %s: %s", f.Name, f.Status)
 		for _, part := range []string{f.Value, f.Detail} {

@@ -109,7 +109,7 @@ func recorded(t *testing.T, root, id, sandbox string, status virtcontainers.Stat
 		t.Fatal(err)
 	}
 	if err := entry.Save(store.State{
-		OCIVersion: specVersion, SandboxID: sandbox, Status: status, Bundle: root,
+		OCIVersion: oci.SpecVersion, SandboxID: sandbox, Status: status, Bundle: root,
 		SupervisorPID: supervisor.pid, SupervisorStartTime: supervisor.start,
 		StandInPID: standIn.pid, StandInStartTime: standIn.start,
 	}); err != nil {

@@ -17,7 +17,6 @@ import (
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/standin"
 	"kata-runtime/virtcontainers/store"
-	"kata-runtime/virtcontainers/supervisor"
 )
 
 // containerHooks runs the hooks of one container that are programs of the host.
@@ -41,7 +40,7 @@ func newContainerHooks(spec *specs.Spec, state store.State, log *slog.Logger) *c
 // keptHooks are the hooks of a container that an earlier command has created:
 // those of the config as it was then.
 func keptHooks(entry *store.Entry, state store.State, log *slog.Logger) (*containerHooks, error) {
-	spec, err := supervisor.ContainerConfig(entry)
+	spec, err := entry.Config()
 	if errors.Is(err, fs.ErrNotExist) {
 		spec, err = &specs.Spec{}, nil // its creation did not get that far
 	}

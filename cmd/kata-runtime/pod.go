@@ -110,7 +110,7 @@ func usersMadeFor(entry *store.Entry, kind specs.LinuxNamespaceType) string {
 	if kind != specs.UserNamespace {
 		return ""
 	}
-	spec, err := supervisor.ContainerConfig(entry)
+	spec, err := entry.Config()
 	if err != nil || spec.Linux == nil {
 		return ""
 	}
@@ -129,37 +129,4 @@ func (p *pod) OnHostNetwork() (bool, error) {
 		return false, err
 	}
 	return namespace.PathIsHost(specs.NetworkNamespace, namespace.OfProcess(state.StandInPID, specs.NetworkNamespace))
-}
-
-// removeDeadPod removes what is left of a pod whose supervisor has died, once
-// neither its sandbox nor another container of it is known.
-func removeDeadPod(ctx context.Context, root, sandbox string) error {
-	states, err := store.Open(root)
-	if err != nil {
-		return err
-	}
-	entries, err := states.List()
-	if err != nil {
-		return err
-	}
-	var rest *store.Entry
-	var left store.State
-	for _, entry := range entries {
-		state, err := entry.Load()
-		switch {
-		case err != nil || state.SandboxID != sandbox:
-		case state.ID == sandbox && state.Deleted:
-			rest, left = entry, state
-		default:
-			return nil
-		}
-	}
-	if rest == nil {
-		return nil
-	}
-	group, err := left.Cgroup.Open()
-	if err != nil {
-		return err
-	}
-	return errors.Join(group.Remove(ctx), rest.Remove())
 }

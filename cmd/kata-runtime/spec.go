@@ -9,6 +9,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
+
+	"kata-runtime/virtcontainers/oci"
 )
 
 func specCommand() *cli.Command {
@@ -38,7 +40,7 @@ func specCommand() *cli.Command {
 func exampleSpec() *specs.Spec {
 	capabilities := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	return &specs.Spec{
-		Version:  specVersion,
+		Version:  oci.SpecVersion,
 		Hostname: "kata",
 		Root:     &specs.Root{Path: "rootfs", Readonly: true},
 		Process: &specs.Process{

@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/urfave/cli/v2"
+
+	"kata-runtime/virtcontainers/oci"
 )
 
 func versionCommand() *cli.Command {
@@ -16,6 +18,6 @@ func versionCommand() *cli.Command {
 }
 
 func printVersion(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "kata-runtime version %s\ncommit: %s\nspec: %s\n", version, commit, specVersion)
+	_, err := fmt.Fprintf(w, "kata-runtime version %s\ncommit: %s\nspec: %s\n", version, commit, oci.SpecVersion)
 	return err
 }

@@ -41,8 +41,8 @@ func (e *Entry) ID() string { return e.id }
 func (e *Entry) Dir() string { return e.dir }
 
 // Path is where a file of the container belongs: kata.NAME in Dir. The names
-// json, json.tmp and lock are the store's. The path may be longer than the 107
-// bytes that the address of a unix socket takes.
+// json, json.tmp, lock and config.json are the store's. The path may be longer
+// than the 107 bytes that the address of a unix socket takes.
 func (e *Entry) Path(name string) string { return filepath.Join(e.dir, prefix+name) }
 
 // Load reads the state. Besides virtcontainers.ErrNotFound it may return ErrVersion or

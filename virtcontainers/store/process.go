@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -60,4 +61,47 @@ func parseStat(text string) (state byte, start uint64, err error) {
 		return 0, 0, fmt.Errorf("malformed process status: %w", err)
 	}
 	return fields[stateIndex][0], start, nil
+}
+
+// AwaitExit waits until a process has ended. One that is not there has.
+func AwaitExit(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	file := os.NewFile(uintptr(fd), "pidfd")
+	defer file.Close()
+	if err := AwaitEnd(ctx, file); err != nil {
+		return fmt.Errorf("wait for the end of process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// AwaitEnd is AwaitExit for a process by its pidfd.
+func AwaitEnd(ctx context.Context, pidfd *os.File) error {
+	// A descriptor of its own: the goroutine may outlive the call.
+	fd, err := unix.FcntlInt(pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { // ends with the process, or with this one
+		defer unix.Close(fd)
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if !errors.Is(err, unix.EINTR) {
+				done <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

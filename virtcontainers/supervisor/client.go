@@ -263,23 +263,10 @@ func (c *Client) Exec(ctx context.Context, request *api.ExecProcessRequest) erro
 	return asError(err)
 }
 
-// ContainerConfig is a container's config as it was when it was created.
-func ContainerConfig(entry *store.Entry) (*specs.Spec, error) {
-	data, err := os.ReadFile(entry.Path(configName))
-	if err != nil {
-		return nil, fmt.Errorf("read the container's config: %w", err)
-	}
-	var spec specs.Spec
-	if err := json.Unmarshal(data, &spec); err != nil {
-		return nil, fmt.Errorf("decode the container's config: %w", err)
-	}
-	return &spec, nil
-}
-
 // ContainerProcess is the init process of a container as its config described
 // it when it was created.
 func ContainerProcess(entry *store.Entry) (*specs.Process, error) {
-	spec, err := ContainerConfig(entry)
+	spec, err := entry.Config()
 	if err != nil {
 		return nil, err
 	}
@@ -368,42 +355,12 @@ func peerPID(conn *net.UnixConn) (int, error) {
 	return int(cred.Pid), nil
 }
 
-// AwaitExit waits until the process, a supervisor or stand-in, has ended.
-func AwaitExit(ctx context.Context, pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("watch process %d: %w", pid, err)
-	}
-	file := os.NewFile(uintptr(fd), "pidfd")
-	defer file.Close()
-	return awaitExit(ctx, file)
-}
-
-// awaitExit blocks until the process behind a pidfd has ended.
+// awaitExit blocks until the supervisor behind a pidfd has ended.
 func awaitExit(ctx context.Context, pidfd *os.File) error {
-	done := make(chan error, 1)
-	go func() { // ends with the process, which is on its way out
-		_, err := pollIn(pidfd)
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the supervisor's end: %w", context.Cause(ctx))
+	if err := store.AwaitEnd(ctx, pidfd); err != nil {
+		return fmt.Errorf("wait for the supervisor's end: %w", err)
 	}
-}
-
-func pollIn(file *os.File) (int, error) {
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(file.Fd()), Events: unix.POLLIN}}, -1)
-		if !errors.Is(err, unix.EINTR) {
-			return n, err
-		}
-	}
+	return nil
 }
 
 func dial(ctx context.Context, entry *store.Entry, name, network string) (*net.UnixConn, error) {

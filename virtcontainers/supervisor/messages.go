@@ -18,7 +18,6 @@ const (
 	socketName  = "supervisor.sock"
 	channelName = "channel.sock"
 	logName     = "supervisor.log"
-	configName  = "config.json"
 )
 
 // Boot is the first message to a new supervisor.

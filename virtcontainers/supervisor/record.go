@@ -99,8 +99,8 @@ func (s *server) claim(r *record) error {
 // save records the container with the config that it was made from: later
 // changes of the bundle have no effect.
 func (r *record) save(state store.State, config []byte) error {
-	if err := os.WriteFile(r.entry.Path(configName), config, 0o600); err != nil {
-		return fmt.Errorf("keep the container's config: %w", err)
+	if err := r.entry.SaveConfig(config); err != nil {
+		return err
 	}
 	start, err := store.StartTime(os.Getpid())
 	if err != nil {
