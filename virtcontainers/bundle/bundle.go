@@ -56,6 +56,9 @@ type Options struct {
 	Sandbox bool
 	// HostNetwork: it may share the host's.
 	HostNetwork bool
+	// Rlimits are the caller's, for a specification without any; nil: those with
+	// which this process was started.
+	Rlimits []specs.POSIXRlimit
 }
 
 // Read loads and validates the specification of the bundle at dir.
@@ -87,9 +90,11 @@ func (b *Bundle) Prepare(options Options) error {
 	if err != nil {
 		return fmt.Errorf("find the caller's host name: %w", err)
 	}
-	rlimits, err := limits.OfCaller(limits.System)
-	if err != nil {
-		return err
+	rlimits := options.Rlimits
+	if rlimits == nil {
+		if rlimits, err = limits.OfCaller(limits.System); err != nil {
+			return err
+		}
 	}
 	b.ShareName = share.NewName(options.ID)
 	guest := oci.GuestOptions{

@@ -157,6 +157,12 @@ func (t *Trees) Close() {
 	for _, mount := range t.Share {
 		mount.Tree.Close()
 	}
+	t.CloseHosts()
+}
+
+// CloseHosts lets go of those that are for a process on the host, where there is
+// none.
+func (t *Trees) CloseHosts() {
 	for _, mount := range append(t.Mounts, t.Root) {
 		if mount.Tree != nil {
 			mount.Tree.Close()

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/cgroup"
@@ -19,13 +18,11 @@ import (
 	"kata-runtime/virtcontainers/sizing"
 )
 
-// shareName is the shared directory's, in the pod's.
-const shareName = "share"
-
 // Spec is what a pod's sandbox is made for.
 type Spec struct {
-	// ID is the pod's, Dir its own directory, which exists.
-	ID, Dir string
+	// ID is the pod's, Dir its own directory, which exists. ShareDir is made: the
+	// shared directory's place.
+	ID, Dir, ShareDir string
 	// Hostname is the pod's; empty: each container's own.
 	Hostname string
 	// Group is the host's control group that this process lives in, of which the
@@ -56,11 +53,10 @@ func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock
 	if err != nil {
 		return nil, "", err
 	}
-	shareDir := filepath.Join(spec.Dir, shareName)
-	if err := os.Mkdir(shareDir, 0o700); err != nil {
+	if err := os.Mkdir(spec.ShareDir, 0o700); err != nil {
 		return nil, "", fmt.Errorf("make the share's directory: %w", err)
 	}
-	shared, err := share.New(shareDir)
+	shared, err := share.New(spec.ShareDir)
 	if err != nil {
 		return nil, "", err
 	}
@@ -78,7 +74,7 @@ func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock
 		networking.Fixed, networking.Keep = host.Request(), [][]byte{host.MAC}
 	}
 	made, err := machine.New(ctx, machine.Spec{
-		ID: spec.ID, Dir: spec.Dir, ShareDir: shareDir, Token: token,
+		ID: spec.ID, Dir: spec.Dir, ShareDir: spec.ShareDir, Token: token,
 		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, HostNetwork: host, Config: spec.Config, Log: spec.Log,
 	})
 	if err != nil {

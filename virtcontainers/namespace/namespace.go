@@ -55,6 +55,19 @@ func OfProcess(pid int, t specs.LinuxNamespaceType) string {
 	return fmt.Sprintf("/proc/%d/ns/%s", pid, k.file)
 }
 
+// Same tells whether two paths lead to the same namespace.
+func Same(path, other string) (bool, error) {
+	one, err := os.Stat(path)
+	if err != nil {
+		return false, fmt.Errorf("find a namespace: %w", err)
+	}
+	two, err := os.Stat(other)
+	if err != nil {
+		return false, fmt.Errorf("find a namespace: %w", err)
+	}
+	return os.SameFile(one, two), nil
+}
+
 // Open opens the namespace of type t at path. It is an error if there is
 // something else, or a namespace of another type.
 func Open(t specs.LinuxNamespaceType, path string) (*os.File, error) {

@@ -17,6 +17,7 @@ const (
 const (
 	socketName  = "supervisor.sock"
 	channelName = "channel.sock"
+	shareName   = "share"
 	logName     = "supervisor.log"
 )
 

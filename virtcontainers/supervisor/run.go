@@ -18,7 +18,6 @@ import (
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/accept"
-	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory"
@@ -91,7 +90,7 @@ func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, entry.Remove()) }()
-	if err := claimState(entry, boot.ID); err != nil {
+	if err := entry.ClaimPod(boot.ID); err != nil {
 		return err
 	}
 
@@ -100,7 +99,7 @@ func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 		return err
 	}
 	defer closeLog()
-	leave, err := joinCgroup(entry, boot.Cgroup)
+	leave, err := entry.EnterCgroup(boot.Cgroup)
 	defer func() {
 		if leaveErr := leave(context.WithoutCancel(ctx)); leaveErr != nil {
 			log.Error("remove the control group", "error", leaveErr)
@@ -119,7 +118,7 @@ func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 		return fmt.Errorf("loopback_ports: %w", err)
 	}
 	sandbox, vsock, err := factory.New(ctx, factory.Spec{
-		ID: boot.ID, Dir: entry.Dir(), Hostname: boot.Hostname, Group: group,
+		ID: boot.ID, Dir: entry.Dir(), ShareDir: entry.Path(shareName), Hostname: boot.Hostname, Group: group,
 		Demand: boot.Demand, SandboxDemand: boot.SandboxDemand,
 		Interfaces: boot.Interfaces, HostNetwork: boot.HostNetwork, Config: boot.Config, Log: log,
 	})
@@ -148,42 +147,6 @@ func networkKind(boot Boot) pod.Network {
 	default:
 		return pod.NetworkOwn
 	}
-}
-
-// joinCgroup moves this process into the pod's control group before it starts
-// others, which are born there. The group is recorded first: whoever finds this
-// process killed removes it. leave is never nil, and undoes it.
-func joinCgroup(entry *store.Entry, record *cgroup.Record) (leave func(context.Context) error, err error) {
-	nothing := func(context.Context) error { return nil }
-	group, err := record.Open()
-	if err != nil || group == nil {
-		return nothing, err
-	}
-	if err := entry.Update(func(state *store.State) error {
-		state.Cgroup = record
-		return nil
-	}); err != nil {
-		return nothing, err
-	}
-	membership, err := group.Join()
-	return func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, cgroupTimeout)
-		defer cancel()
-		return errors.Join(membership.Leave(), group.Remove(ctx))
-	}, err
-}
-
-// claimState notes whose the pod is that is being made: hooks of its first
-// container, and whoever else asks, find it.
-func claimState(entry *store.Entry, id string) error {
-	start, err := store.StartTime(os.Getpid())
-	if err != nil {
-		return err
-	}
-	return entry.Update(func(state *store.State) error {
-		state.SandboxID, state.SupervisorPID, state.SupervisorStartTime = id, os.Getpid(), start
-		return nil
-	})
 }
 
 // serve answers until the pod ends.
