@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/lifecycle"
 	"kata-runtime/virtcontainers/remains"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
@@ -142,7 +143,7 @@ func startCommand() *cli.Command {
 
 // start runs a container's program. When a hook fails, nothing is left of the
 // container.
-func start(ctx context.Context, root string, entry *store.Entry, state store.State, hooks *containerHooks) error {
+func start(ctx context.Context, root string, entry *store.Entry, state store.State, hooks *lifecycle.Hooks) error {
 	client, err := connect(ctx, root, state)
 	if err != nil {
 		return inCallersWords(entry, err)
@@ -150,16 +151,16 @@ func start(ctx context.Context, root string, entry *store.Entry, state store.Sta
 	defer client.Close()
 	if _, err = client.Start(ctx, state.ID); err != nil {
 		err = inCallersWords(entry, err)
-		if !hooks.endsContainer(err) {
+		if !hooks.EndsContainer(err) {
 			return err
 		}
-	} else if err = hooks.poststart(ctx); err == nil {
+	} else if err = hooks.Poststart(ctx); err == nil {
 		return nil
 	}
 	client.Close() // a supervisor that ends waits for its connections
 	removed, deleteErr := deleteContainer(ctx, root, entry, state, true)
 	if removed {
-		hooks.poststop(ctx)
+		hooks.Poststop(ctx)
 	}
 	if anotherWasFaster(deleteErr) {
 		deleteErr = nil
@@ -242,7 +243,7 @@ func deleteCommand() *cli.Command {
 			}
 			removed, err := deleteContainer(c.Context, c.String("root"), entry, state, force)
 			if removed && hooks != nil {
-				hooks.poststop(c.Context)
+				hooks.Poststop(c.Context)
 			}
 			if force && anotherWasFaster(err) {
 				return nil

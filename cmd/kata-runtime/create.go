@@ -20,6 +20,7 @@ import (
 	"kata-runtime/virtcontainers/bundle"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/lifecycle"
 	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/remains"
@@ -78,7 +79,7 @@ type creation struct {
 	// terminal tells that the container's process has one.
 	terminal bool
 	// hooks are nil until the first of them is due.
-	hooks *containerHooks
+	hooks *lifecycle.Hooks
 	log   *slog.Logger
 }
 
@@ -219,8 +220,8 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 	if err != nil {
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
 	}
-	n.hooks = newContainerHooks(p.bundle.Spec, state, n.log)
-	if n.hooks.needID() {
+	n.hooks = newHooks(p.bundle.Spec, state, n.log)
+	if n.hooks.NeedID() {
 		if err := n.client.Reserve(ctx, state, p.config); err != nil {
 			n.created = errors.Is(err, supervisor.ErrGone)
 			n.hooks = nil // the container is not this command's to tell of
@@ -228,7 +229,7 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 		}
 		n.created = true
 	}
-	if err := n.hooks.create(ctx, ownHostname(p.bundle.Spec)); err != nil {
+	if err := createHooks(ctx, n.hooks, p.bundle.Spec); err != nil {
 		return &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
 	}
 	response, err := n.client.Create(ctx, &api.CreateContainerRequest{
@@ -316,7 +317,7 @@ func (n *creation) start(ctx context.Context) error {
 		return err
 	}
 	n.reportTimings(response.GetTimings()[max(0, len(response.GetTimings())-1):])
-	return n.hooks.poststart(ctx)
+	return n.hooks.Poststart(ctx)
 }
 
 // commit lets the container outlive this command. One that cannot be committed
@@ -342,7 +343,7 @@ func (n *creation) abandon(ctx context.Context) error {
 		err = errors.Join(err, n.removeLeft(ctx))
 	}
 	if n.hooks != nil {
-		n.hooks.poststop(ctx)
+		n.hooks.Poststop(ctx)
 	}
 	return err
 }

@@ -416,7 +416,7 @@ func TestSupervisorDiesUnderAnAttachedRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := &creation{root: root, id: "c1", sandbox: "c1", supervisor: dead, client: client, standIn: standIn, standInStart: start}
-	n.hooks = newContainerHooks(&specs.Spec{Hooks: marking(mark)}, store.State{ID: "c1", Bundle: root}, nil)
+	n.hooks = newHooks(&specs.Spec{Hooks: marking(mark)}, store.State{ID: "c1", Bundle: root}, nil)
 	if err := n.finish(t.Context(), false); err != nil {
 		t.Error(err)
 	}

@@ -90,7 +90,7 @@ func (n *creation) finish(ctx context.Context, keep bool) error {
 		return nil // another command was faster
 	}
 	if removed {
-		n.hooks.poststop(ctx)
+		n.hooks.Poststop(ctx)
 	}
 	return err
 }
