@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/sandboxtest"
 )
 
 // soon bounds what waits for a guest that is not to be waited for.
@@ -22,16 +23,6 @@ func soon(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// wasStopped tells whether the machine was stopped.
-func (m *fakeMachine) wasStopped() bool {
-	select {
-	case <-m.stopped:
-		return true
-	default:
-		return false
-	}
 }
 
 func createContainer(t *testing.T, sandbox *virtcontainers.Sandbox, id string) *virtcontainers.Container {
@@ -44,12 +35,12 @@ func createContainer(t *testing.T, sandbox *virtcontainers.Sandbox, id string) *
 }
 
 func TestStopReachesTheMachineOfAGuestThatTakesNothing(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	sandbox := startSandbox(t, guest)
 	c := createContainer(t, sandbox, "c1")
-	guest.deaf.Store(true)
-	if err := sandbox.Stop(soon(t)); err != nil || !guest.machine.wasStopped() {
-		t.Errorf("error %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	guest.Deaf.Store(true)
+	if err := sandbox.Stop(soon(t)); err != nil || !guest.Machine.WasStopped() {
+		t.Errorf("error %v, the machine was stopped: %v", err, guest.Machine.WasStopped())
 	}
 	<-c.Init().Done()
 	if reason := c.Init().Exit().Reason; !errors.Is(reason, virtcontainers.ErrMachineEnded) {
@@ -58,12 +49,12 @@ func TestStopReachesTheMachineOfAGuestThatTakesNothing(t *testing.T) {
 }
 
 func TestStopReachesAMachineWhoseBootDoesNotEnd(t *testing.T) {
-	guest := newFakeGuest(t)
-	guest.silent, guest.machine.stuck = true, true
+	guest := sandboxtest.NewGuest()
+	guest.Silent, guest.Machine.Stuck = true, true
 	sandbox := startedSandbox(t, guest)
-	<-guest.machine.started
-	if err := sandbox.Stop(soon(t)); err != nil || !guest.machine.wasStopped() {
-		t.Errorf("error %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	<-guest.Machine.Started()
+	if err := sandbox.Stop(soon(t)); err != nil || !guest.Machine.WasStopped() {
+		t.Errorf("error %v, the machine was stopped: %v", err, guest.Machine.WasStopped())
 	}
 	if err := sandbox.Ready(t.Context()); err == nil {
 		t.Error("the sandbox is ready")
@@ -72,11 +63,11 @@ func TestStopReachesAMachineWhoseBootDoesNotEnd(t *testing.T) {
 
 // A machine whose containers count as ended must not live on.
 func TestAnAgentThatHangsUpEndsItsMachine(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	sandbox := startSandbox(t, guest)
 	c := createContainer(t, sandbox, "c1")
-	guest.hangUp()
-	<-guest.machine.stopped
+	guest.HangUp()
+	<-guest.Machine.Stopped()
 	<-c.Init().Done()
 	exit := c.Init().Exit()
 	if exit.Code != 137 || !errors.Is(exit.Reason, virtcontainers.ErrMachineEnded) {
@@ -87,8 +78,8 @@ func TestAnAgentThatHangsUpEndsItsMachine(t *testing.T) {
 // A hook without a timeout may take for ever, but not beyond the container's end.
 func TestStartOfAContainerThatHasEnded(t *testing.T) {
 	t.Parallel() // it takes a while
-	guest := newFakeGuest(t)
-	guest.starting = make(chan struct{})
+	guest := sandboxtest.NewGuest()
+	starting, _ := guest.Hold("StartContainer")
 	sandbox := startSandbox(t, guest)
 	c, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{
 		ID: "c1", Spec: []byte(`{"hooks":{"startContainer":[{"path":"/bin/hook"}]}}`),
@@ -98,8 +89,8 @@ func TestStartOfAContainerThatHasEnded(t *testing.T) {
 	}
 	started := make(chan error, 1)
 	go func() { started <- c.Start(t.Context()) }()
-	<-guest.starting
-	guest.end("c1", 3)
+	<-starting
+	guest.Exit(sandboxtest.Init("c1"), 3)
 	<-c.Init().Done()
 	if err := <-started; !errors.Is(err, virtcontainers.ErrNotRunning) {
 		t.Errorf("error %v, want ErrNotRunning", err)
@@ -109,8 +100,8 @@ func TestStartOfAContainerThatHasEnded(t *testing.T) {
 // A process that the guest makes for somebody who has gone meanwhile is not lost
 // from sight: nobody else could end it.
 func TestExecOfACallerThatGoes(t *testing.T) {
-	guest := newFakeGuest(t)
-	guest.execs, guest.execing = make(chan struct{}), make(chan struct{})
+	guest := sandboxtest.NewGuest()
+	execing, release := guest.Hold("ExecProcess")
 	sandbox := startSandbox(t, guest)
 	c := createContainer(t, sandbox, "c1")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -123,24 +114,24 @@ func TestExecOfACallerThatGoes(t *testing.T) {
 		process, err := c.Exec(ctx, virtcontainers.ExecOptions{ID: "e1", Process: []byte(`{}`)})
 		done <- result{process, err}
 	}()
-	<-guest.execs
+	<-execing
 	cancel()
-	close(guest.execing)
+	release()
 	if got := <-done; got.err != nil || got.process == nil {
 		t.Errorf("the process that the guest has made: %v, %v", got.process, got.err)
 	}
 }
 
 func TestStopWhileAnAgentHangsUp(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	sandbox := startSandbox(t, guest)
 	c := createContainer(t, sandbox, "c1")
 	var group sync.WaitGroup
-	group.Go(guest.hangUp)
+	group.Go(guest.HangUp)
 	for range 2 {
 		group.Go(func() {
-			if err := sandbox.Stop(t.Context()); err != nil || !guest.machine.wasStopped() {
-				t.Errorf("error %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+			if err := sandbox.Stop(t.Context()); err != nil || !guest.Machine.WasStopped() {
+				t.Errorf("error %v, the machine was stopped: %v", err, guest.Machine.WasStopped())
 			}
 		})
 	}
@@ -149,24 +140,24 @@ func TestStopWhileAnAgentHangsUp(t *testing.T) {
 }
 
 func TestABootThatFailedLeavesNoMachine(t *testing.T) {
-	guest := newFakeGuest(t)
-	guest.silent, guest.bootTimeout = true, time.Millisecond
-	sandbox := startedSandbox(t, guest)
+	guest := sandboxtest.NewGuest()
+	guest.Silent = true
+	sandbox := startedSandbox(t, guest, impatient)
 	if err := sandbox.Ready(t.Context()); err == nil {
 		t.Fatal("the sandbox is ready")
 	}
-	<-guest.machine.stopped
+	<-guest.Machine.Stopped()
 }
 
 func TestAGuestThatDoesNotLetGoOfAContainer(t *testing.T) {
-	guest := newFakeGuest(t)
-	guest.removeErr = status.Error(codes.Unknown, "device or resource busy"+strings.Repeat("!", 1<<20))
+	guest := sandboxtest.NewGuest()
+	guest.Refuse("RemoveContainer", status.Error(codes.Unknown, "device or resource busy"+strings.Repeat("!", 1<<20)))
 	sandbox := startSandbox(t, guest)
 	c, other := createContainer(t, sandbox, "c1"), createContainer(t, sandbox, "other")
 	if err := c.DeleteForSure(t.Context()); !errors.Is(err, virtcontainers.ErrState) {
 		t.Errorf("delete a container that runs: %v, want ErrState", err)
 	}
-	guest.end("c1", 0)
+	guest.Exit(sandboxtest.Init("c1"), 0)
 	<-c.Init().Done()
 
 	// It may have a reason.
@@ -174,20 +165,20 @@ func TestAGuestThatDoesNotLetGoOfAContainer(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "device or resource busy") || len(err.Error()) > 10<<10 {
 		t.Errorf("delete: %.100v", err)
 	}
-	if _, err := sandbox.Container("c1"); err != nil || guest.machine.wasStopped() {
-		t.Errorf("the container %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	if _, err := sandbox.Container("c1"); err != nil || guest.Machine.WasStopped() {
+		t.Errorf("the container %v, the machine was stopped: %v", err, guest.Machine.WasStopped())
 	}
 	given, giveUp := context.WithCancel(t.Context())
 	giveUp()
-	if err := c.DeleteForSure(given); err == nil || guest.machine.wasStopped() {
-		t.Errorf("for sure, without patience: %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	if err := c.DeleteForSure(given); err == nil || guest.Machine.WasStopped() {
+		t.Errorf("for sure, without patience: %v, the machine was stopped: %v", err, guest.Machine.WasStopped())
 	}
 
-	if err := c.DeleteForSure(t.Context()); err != nil || !guest.machine.wasStopped() {
-		t.Errorf("for sure: %v, the machine was stopped: %v", err, guest.machine.wasStopped())
+	if err := c.DeleteForSure(t.Context()); err != nil || !guest.Machine.WasStopped() {
+		t.Errorf("for sure: %v, the machine was stopped: %v", err, guest.Machine.WasStopped())
 	}
-	if _, err := sandbox.Container("c1"); !errors.Is(err, virtcontainers.ErrNotFound) || guest.machine.share.count() != 1 {
-		t.Errorf("the container is left: %v, %d shares", err, guest.machine.share.count())
+	if _, err := sandbox.Container("c1"); !errors.Is(err, virtcontainers.ErrNotFound) || guest.Share.Containers() != 1 {
+		t.Errorf("the container is left: %v, %d shares", err, guest.Share.Containers())
 	}
 	<-other.Init().Done()
 	if reason := other.Init().Exit().Reason; reason == nil || !strings.Contains(reason.Error(), "does not let go of the stopped container c1") {
@@ -196,22 +187,22 @@ func TestAGuestThatDoesNotLetGoOfAContainer(t *testing.T) {
 }
 
 func TestAPauseThatHangsKeepsNobody(t *testing.T) {
-	guest := newFakeGuest(t)
-	guest.pauses, guest.pausing = make(chan struct{}), make(chan struct{})
+	guest := sandboxtest.NewGuest()
+	pausing, release := guest.Hold("PauseContainer")
 	c := createContainer(t, startSandbox(t, guest), "c1")
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	paused := make(chan error)
 	go func() { paused <- c.Pause(t.Context()) }()
-	<-guest.pauses
+	<-pausing
 	if got := c.Status(); got != virtcontainers.StatusRunning {
 		t.Errorf("status %s while the guest pauses it", got)
 	}
 	// Its end comes first, and counts.
-	guest.end("c1", 0)
+	guest.Exit(sandboxtest.Init("c1"), 0)
 	<-c.Init().Done()
-	close(guest.pausing)
+	release()
 	if err := <-paused; err != nil {
 		t.Error(err)
 	}
@@ -221,14 +212,10 @@ func TestAPauseThatHangsKeepsNobody(t *testing.T) {
 }
 
 func TestTheAgentsWordsDoNotFillTheLog(t *testing.T) {
-	guest := newFakeGuest(t)
-	guest.destroyErr = status.Error(codes.Unknown, strings.Repeat("never ", 1<<19))
+	guest := sandboxtest.NewGuest()
+	guest.Refuse("DestroySandbox", status.Error(codes.Unknown, strings.Repeat("never ", 1<<19)))
 	var log bytes.Buffer
-	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-		ID: "pod", Machine: guest.machine, Share: &guest.machine.share, Token: token,
-		BootTimeout: guest.bootTimeout, Log: slog.New(slog.NewTextHandler(&log, nil)),
-	})
-	sandbox.Start()
+	sandbox := startedSandbox(t, guest, func(o *virtcontainers.SandboxOptions) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 	if err := errors.Join(sandbox.Ready(t.Context()), sandbox.Stop(t.Context())); err != nil {
 		t.Fatal(err)
 	}

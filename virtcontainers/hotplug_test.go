@@ -1,11 +1,8 @@
 package virtcontainers_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log/slog"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,49 +12,9 @@ import (
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/device"
+	"kata-runtime/virtcontainers/sandboxtest"
 	"kata-runtime/virtcontainers/sizing"
 )
-
-func (g *fakeGuest) OnlineResources(_ context.Context, r *protocol.OnlineResourcesRequest) (*protocol.Empty, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.online = hypervisor.Size{VCPUs: int(r.GetVcpus()), MemoryMiB: int(r.GetMemoryMib())}
-	return &protocol.Empty{}, nil
-}
-
-func (g *fakeGuest) UpdateContainer(context.Context, *protocol.UpdateContainerRequest) (*protocol.Empty, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return &protocol.Empty{}, g.updateErr
-}
-
-func (m *fakeMachine) Resize(_ context.Context, size hypervisor.Size) (hypervisor.Size, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.resizeErr != nil {
-		return m.size, m.resizeErr
-	}
-	m.size = hypervisor.Size{VCPUs: max(m.size.VCPUs, size.VCPUs), MemoryMiB: max(m.size.MemoryMiB, size.MemoryMiB)}
-	return m.size, nil
-}
-
-func (m *fakeMachine) Attach(context.Context, hypervisor.Device) error {
-	return fmt.Errorf("attach: %w", hypervisor.ErrNoSlot)
-}
-
-func (m *fakeMachine) Detach(context.Context, string) error { return hypervisor.ErrNoDevice }
-
-func (m *fakeMachine) Info() hypervisor.Info {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return hypervisor.Info{Size: m.size}
-}
-
-func (m *fakeMachine) failResize(err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.resizeErr = err
-}
 
 const mib = 1 << 20
 
@@ -75,25 +32,16 @@ func limitedSpec(t *testing.T, cpus, memory int64) []byte {
 	return data
 }
 
-func sizedSandbox(t *testing.T, guest *fakeGuest, options virtcontainers.SizingOptions) *virtcontainers.Sandbox {
+func sizedSandbox(t *testing.T, guest *sandboxtest.Guest, options virtcontainers.SizingOptions) *virtcontainers.Sandbox {
 	t.Helper()
-	guest.machine.size = hypervisor.Size{VCPUs: 1, MemoryMiB: 2048}
-	options.Policy = sizing.Policy{Default: guest.machine.size, Max: hypervisor.Size{VCPUs: 6, MemoryMiB: 8192}}
-	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-		ID: "pod", Machine: guest.machine, Share: &guest.machine.share, Token: token,
-		BootTimeout: guest.bootTimeout, Sizing: options, Log: slog.New(slog.DiscardHandler),
-	})
-	t.Cleanup(func() {
-		if err := sandbox.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	sandbox.Start()
-	return sandbox
+	size := hypervisor.Size{VCPUs: 1, MemoryMiB: 2048}
+	guest.Machine.SetSize(size)
+	options.Policy = sizing.Policy{Default: size, Max: hypervisor.Size{VCPUs: 6, MemoryMiB: 8192}}
+	return startedSandbox(t, guest, func(o *virtcontainers.SandboxOptions) { o.Sizing = options })
 }
 
 func TestTheMachineGrowsWithItsContainers(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	sandbox := sizedSandbox(t, guest, virtcontainers.SizingOptions{Sandbox: sizing.Demand{MilliCPUs: 1500}})
 	create := func(id string, spec []byte) *virtcontainers.Container {
 		t.Helper()
@@ -105,8 +53,11 @@ func TestTheMachineGrowsWithItsContainers(t *testing.T) {
 	}
 	check := func(what string, want hypervisor.Size) {
 		t.Helper()
-		if got := guest.machine.Info().Size; got != want || guest.online != want {
-			t.Errorf("%s: the machine has %+v, the guest uses %+v, want %+v", what, got, guest.online, want)
+		requests := sandboxtest.Requests[*protocol.OnlineResourcesRequest](guest, "OnlineResources")
+		last := requests[len(requests)-1]
+		online := hypervisor.Size{VCPUs: int(last.GetVcpus()), MemoryMiB: int(last.GetMemoryMib())}
+		if got := guest.Machine.Info().Size; got != want || online != want {
+			t.Errorf("%s: the machine has %+v, the guest uses %+v, want %+v", what, got, online, want)
 		}
 	}
 	create("none", nil)
@@ -116,11 +67,11 @@ func TestTheMachineGrowsWithItsContainers(t *testing.T) {
 	create("two", limitedSpec(t, 2, 200))
 	check("another", hypervisor.Size{VCPUs: 4, MemoryMiB: 2348})
 
-	guest.updateErr = errors.New("no")
+	guest.Refuse("UpdateContainer", errors.New("no"))
 	if err := one.Update(t.Context(), []byte(`{"memory":{"limit":1073741824}}`)); err == nil {
 		t.Error("an update that the guest refuses is taken")
 	}
-	guest.updateErr = nil
+	guest.On("UpdateContainer", nil)
 	if err := one.Update(t.Context(), []byte(`{"cpu":{"quota":200000}}`)); err != nil {
 		t.Fatal(err)
 	}
@@ -130,24 +81,24 @@ func TestTheMachineGrowsWithItsContainers(t *testing.T) {
 }
 
 func TestAStaticMachineKeepsItsSize(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	sandbox := sizedSandbox(t, guest, virtcontainers.SizingOptions{Static: true})
 	_, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{ID: "one", Spec: limitedSpec(t, 1, 100)})
-	if want := (hypervisor.Size{VCPUs: 1, MemoryMiB: 2048}); err != nil || guest.machine.Info().Size != want {
-		t.Errorf("the machine has %+v, %v", guest.machine.Info().Size, err)
+	if want := (hypervisor.Size{VCPUs: 1, MemoryMiB: 2048}); err != nil || guest.Machine.Info().Size != want {
+		t.Errorf("the machine has %+v, %v", guest.Machine.Info().Size, err)
 	}
 }
 
 // A limit is an upper bound, so that a machine which cannot grow is no reason to
 // refuse the container. One that fails to is.
 func TestTheMachineDoesNotGrow(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	sandbox := sizedSandbox(t, guest, virtcontainers.SizingOptions{})
-	guest.machine.failResize(hypervisor.ErrUnsupported)
+	guest.Machine.FailResize(hypervisor.ErrUnsupported)
 	if _, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{ID: "one", Spec: limitedSpec(t, 1, 100)}); err != nil {
 		t.Error(err)
 	}
-	guest.machine.failResize(errors.New("out of memory"))
+	guest.Machine.FailResize(errors.New("out of memory"))
 	_, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{ID: "two", Spec: limitedSpec(t, 1, 100)})
 	var stage *virtcontainers.StageError
 	if !errors.As(err, &stage) || sandbox.Containers() != 1 {
@@ -156,7 +107,7 @@ func TestTheMachineDoesNotGrow(t *testing.T) {
 }
 
 func TestADeviceThatCannotBePluggedInLeavesNothing(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	sandbox := startSandbox(t, guest)
 	for range 2 {
 		_, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{
@@ -167,7 +118,7 @@ func TestADeviceThatCannotBePluggedInLeavesNothing(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	}
-	if diff := cmp.Diff([2]int{}, [2]int{sandbox.Containers(), guest.machine.share.count()}); diff != "" {
+	if diff := cmp.Diff([2]int{}, [2]int{sandbox.Containers(), guest.Share.Containers()}); diff != "" {
 		t.Errorf("containers and shares are left: %s", diff)
 	}
 }

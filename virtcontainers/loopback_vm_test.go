@@ -20,12 +20,13 @@ import (
 	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/osthread"
+	"kata-runtime/virtcontainers/sandboxtest"
 )
 
 func TestLoopbackOfASandbox(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	sandbox := startSandbox(t, guest)
-	created := guest.created
+	created := sandboxtest.Requests[*protocol.CreateSandboxRequest](guest, "CreateSandbox")[0]
 	if created.GetLoopbackPort() != protocol.LoopbackPort || len(created.GetLoopbackToken()) != relay.TokenLength {
 		t.Errorf("the agent is told port %d and a token of %d bytes", created.GetLoopbackPort(), len(created.GetLoopbackToken()))
 	}
@@ -94,8 +95,8 @@ func TestLoopbackOfASandbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []uint16{80}; !slices.Equal(guest.forwarded, want) {
-		t.Errorf("ports %v reached the guest, want %v", guest.forwarded, want)
+	if want := []uint16{80}; !slices.Equal(guest.Forwarded(), want) {
+		t.Errorf("ports %v reached the guest, want %v", guest.Forwarded(), want)
 	}
 	if err := sandbox.StartLoopback(os.Stdin, nil, false); !errors.Is(err, virtcontainers.ErrMachineEnded) {
 		t.Errorf("start after the end: %v, want ErrMachineEnded", err)

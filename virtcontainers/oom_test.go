@@ -6,10 +6,11 @@ import (
 	"testing"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/sandboxtest"
 )
 
 // createWatched creates a container and watches it twice.
-func createWatched(t *testing.T, guest *fakeGuest) (c *virtcontainers.Container, events [2]<-chan struct{}, stop func()) {
+func createWatched(t *testing.T, guest *sandboxtest.Guest) (c *virtcontainers.Container, events [2]<-chan struct{}, stop func()) {
 	t.Helper()
 	c, err := startSandbox(t, guest).CreateContainer(t.Context(), virtcontainers.ContainerOptions{
 		ID: "c1", IO: virtcontainers.IO{Stdout: true},
@@ -36,22 +37,22 @@ func count(events <-chan struct{}) (n int) {
 }
 
 func TestLackOfMemoryReachesEveryWatcher(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	c, events, stop := createWatched(t, guest)
-	guest.ooms <- "another, which does not exist"
-	guest.ooms <- "c1"
+	guest.OutOfMemory("another, which does not exist")
+	guest.OutOfMemory("c1")
 	for _, watcher := range events {
 		<-watcher
 	}
 	stop()
 	stop() // idempotent
-	guest.ooms <- "c1"
+	guest.OutOfMemory("c1")
 	<-events[1]
 	if _, more := <-events[0]; more {
 		t.Error("an event after stop")
 	}
-	guest.oomEvents = 2 // both were told
-	guest.exit("c1", 137)
+	guest.SetOOMEvents(2) // both were told
+	guest.Exit(sandboxtest.Init("c1"), 137)
 	if n := count(events[1]); n != 0 {
 		t.Errorf("%d more events until the end", n)
 	}
@@ -64,10 +65,10 @@ func TestLackOfMemoryReachesEveryWatcher(t *testing.T) {
 }
 
 func TestTheEndMayOvertakeTheLackOfMemory(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	_, events, _ := createWatched(t, guest)
-	guest.oomEvents = 1 // NextOOM has not answered yet
-	guest.exit("c1", 137)
+	guest.SetOOMEvents(1) // NextOOM has not answered yet
+	guest.Exit(sandboxtest.Init("c1"), 137)
 	for i, watcher := range events {
 		if n := count(watcher); n != 1 {
 			t.Errorf("watcher %d: %d events, want 1", i, n)
@@ -76,20 +77,20 @@ func TestTheEndMayOvertakeTheLackOfMemory(t *testing.T) {
 }
 
 func TestAGuestThatFloodsIsBounded(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	_, events, _ := createWatched(t, guest)
 	for range 1000 {
-		guest.ooms <- "c1"
+		guest.OutOfMemory("c1")
 	}
-	guest.oomEvents = 1 << 62
-	guest.exit("c1", 0)
+	guest.SetOOMEvents(1 << 62)
+	guest.Exit(sandboxtest.Init("c1"), 0)
 	if n := count(events[0]); n == 0 || n > 100 {
 		t.Errorf("%d events were kept", n)
 	}
 }
 
 func TestThawedContainersAreWaitedFor(t *testing.T) {
-	guest := newFakeGuest(t)
+	guest := sandboxtest.NewGuest()
 	c, _, _ := createWatched(t, guest)
 	if err := c.AwaitThaw(t.Context()); err != nil {
 		t.Errorf("a container that is not paused: %v", err)
@@ -103,7 +104,7 @@ func TestThawedContainersAreWaitedFor(t *testing.T) {
 				t.Error(err)
 			}
 		},
-		func() { guest.exit("c1", 1) },
+		func() { guest.Exit(sandboxtest.Init("c1"), 1) },
 	} {
 		if err := c.Pause(t.Context()); err != nil {
 			t.Fatal(err)
