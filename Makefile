@@ -40,8 +40,9 @@ deps-test: ## the above, and what tests and benchmarks drive: runc, podman, cont
 	@test/deps.sh run build kernel test lab
 
 .PHONY: build
-build: ## bin/kata-runtime and bin/kata-agent
+build: ## bin/kata-runtime, bin/containerd-shim-kata-v2 and bin/kata-agent
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kata-runtime ./cmd/kata-runtime
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
 	CGO_ENABLED=1 $(GO) build -trimpath -tags '$(AGENT_TAGS)' -ldflags '$(AGENT_LDFLAGS)' -o bin/kata-agent ./cmd/kata-agent
 
 .PHONY: kernel
@@ -116,13 +117,14 @@ fmt: ## format the Go sources
 
 .PHONY: install
 install: ## copy programs, kernels and images below DESTDIR/PREFIX
-	install -D -m 0755 bin/kata-runtime '$(DESTDIR)$(PREFIX)/bin/kata-runtime'
+	for program in kata-runtime containerd-shim-kata-v2; do \
+	  install -D -m 0755 bin/$$program "$(DESTDIR)$(PREFIX)/bin/$$program"; done
 	for file in $$(cd $(SHARE) && find . -type f); do \
 	  install -D -m 0644 "$(SHARE)/$$file" '$(DESTDIR)$(PREFIX)/$(SHARE)'/"$$file"; done
 
 .PHONY: uninstall
 uninstall: ## remove what install copied
-	rm -f '$(DESTDIR)$(PREFIX)/bin/kata-runtime'
+	rm -f '$(DESTDIR)$(PREFIX)/bin/kata-runtime' '$(DESTDIR)$(PREFIX)/bin/containerd-shim-kata-v2'
 	rm -rf '$(DESTDIR)$(PREFIX)/$(SHARE)'
 
 .PHONY: clean

@@ -131,3 +131,15 @@ func position(data []byte, offset int64) (line, column int) {
 	line = 1 + bytes.Count(before, []byte{'\n'})
 	return line, max(len(before)-1-bytes.LastIndexByte(before, '\n'), 1)
 }
+
+// LoadAnnotations reads the annotations alone of a bundle's config.json, whatever
+// else is in it. A bundle without the file is fs.ErrNotExist.
+func LoadAnnotations(bundle string) (map[string]string, error) {
+	var spec struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if err := readJSON(filepath.Join(bundle, ConfigName), true, &spec); err != nil {
+		return nil, fmt.Errorf("load the bundle: %w", err)
+	}
+	return spec.Annotations, nil
+}

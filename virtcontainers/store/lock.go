@@ -127,10 +127,10 @@ func flockContext(ctx context.Context, file *os.File) error {
 // file operations.
 const lockPatience = 30 * time.Second
 
-// lockDirectory opens a directory and locks it, unless somebody else has the lock
+// LockDirectory opens a directory and locks it, unless somebody else has the lock
 // for longer than patience. Closing it unlocks. A directory that is not there, or
 // not any more once the lock is taken, is fs.ErrNotExist.
-func lockDirectory(path string, patience time.Duration) (*os.File, error) {
+func LockDirectory(path string, patience time.Duration) (*os.File, error) {
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err

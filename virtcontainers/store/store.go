@@ -62,7 +62,7 @@ func (s *Store) Reserve(id string) (*Entry, error) {
 				return nil, fmt.Errorf("reserve container %s: %w", id, err)
 			}
 		}
-		dir, err := lockDirectory(entry.dir, lockPatience)
+		dir, err := LockDirectory(entry.dir, lockPatience)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a Remove was faster
 		}
