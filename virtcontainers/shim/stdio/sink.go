@@ -1,0 +1,118 @@
+package stdio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/fifo"
+	"golang.org/x/sys/unix"
+)
+
+// sink is where a process's output goes to: a fifo, a file, or the pipe of a
+// logging program.
+type sink struct {
+	*os.File
+	reader *os.File // of a fifo, so that it does not break when nobody else has it open
+}
+
+func openSink(t target) (*sink, error) {
+	n, err := lookUp(t.path)
+	if t.scheme == schemeFile && errors.Is(err, os.ErrNotExist) {
+		return createSink(t.path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer n.file.Close()
+	s := &sink{}
+	if n.isFifo() {
+		s.reader, s.File, err = n.openBoth()
+	} else {
+		s.File, err = n.open(unix.O_WRONLY | unix.O_APPEND)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func createSink(path string) (*sink, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return &sink{File: file}, nil
+}
+
+// Close closes it, whoever may have what a fifo holds: see deliver.
+func (s *sink) Close() {
+	s.File.Close()
+	if s.reader != nil {
+		s.reader.Close()
+	}
+}
+
+// deliver makes sure that what was written is in the hands of a reader, after which
+// the sink may be closed: what a fifo holds is gone when nobody has it open, and a
+// reader that comes then waits for a writer. ctx bounds the wait for one.
+func (s *sink) deliver(ctx context.Context, wrote bool) error {
+	if s.reader == nil {
+		return nil
+	}
+	s.reader.Close()
+	if !s.isDeserted() {
+		return nil
+	}
+	left, links := s.look()
+	switch {
+	case left == 0 && wrote:
+		return nil // there was one, who has read it
+	case links == 0:
+		if left == 0 {
+			return nil
+		}
+		return fmt.Errorf("nobody can open it any more: %d bytes are lost", left)
+	}
+	// Opening it for writing waits for a reader: that is the event.
+	reader, err := fifo.OpenFifo(ctx, s.Name(), unix.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("wait for a reader: %w: %d bytes are lost", err, left)
+	}
+	return reader.Close()
+}
+
+// isDeserted tells whether nobody has the read end open.
+func (s *sink) isDeserted() (deserted bool) {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd)}}
+		_, err := unix.Poll(poll, 0)
+		deserted = err == nil && poll[0].Revents&unix.POLLERR != 0
+	})
+	return deserted
+}
+
+// look returns how many bytes a fifo holds, and how many names it has.
+func (s *sink) look() (left int, links uint64) {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return 0, 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		left, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		var stat unix.Stat_t
+		if unix.Fstat(int(fd), &stat) == nil {
+			links = uint64(stat.Nlink) //nolint:unconvert // its size differs between architectures
+		}
+	})
+	return left, links
+}
