@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -70,56 +69,42 @@ func (p *pod) connect(ctx context.Context) (*supervisor.Client, error) {
 }
 
 // Owner implements bundle.Pod: it finds the container of the pod whose stand-in is in a namespace, the
-// sandbox first: see oci.GuestOptions. What counts is the namespace, not the
-// path, since each caller has its own ways to name one. The user namespaces of
-// the pod's containers are the guest's alone and all stand-ins in one of the
-// host, so that the stand-ins' means the sandbox's, and so does one that was made
-// for it.
+// sandbox first: see oci.GuestOptions.
 func (p *pod) Owner(joined specs.LinuxNamespace) (string, error) {
-	wanted, err := os.Stat(joined.Path)
-	if err != nil {
-		return "", fmt.Errorf("find the %s namespace: %w", joined.Type, err)
-	}
 	entries, err := p.states.List()
 	if err != nil {
 		return "", err
 	}
-	for _, entry := range append([]*store.Entry{p.entry}, entries...) {
-		state, err := currentState(entry)
-		if err != nil || state.SandboxID != p.id || !store.Alive(state.StandInPID, state.StandInStartTime) {
-			continue // removed meanwhile, or of no interest
-		}
-		switch state.Status {
-		case virtcontainers.StatusCreated, virtcontainers.StatusRunning, virtcontainers.StatusPaused:
-		default:
-			continue
-		}
-		for _, path := range []string{namespace.OfProcess(state.StandInPID, joined.Type), usersMadeFor(entry, joined.Type)} {
-			theirs, err := os.Stat(path)
-			if err == nil && os.SameFile(wanted, theirs) {
-				return state.ID, nil
+	return namespace.Owner(joined, func(yield func(namespace.Member) bool) {
+		for _, entry := range append([]*store.Entry{p.entry}, entries...) {
+			state, err := currentState(entry)
+			if err != nil || state.SandboxID != p.id || !store.Alive(state.StandInPID, state.StandInStartTime) {
+				continue // removed meanwhile, or of no interest
+			}
+			switch state.Status {
+			case virtcontainers.StatusCreated, virtcontainers.StatusRunning, virtcontainers.StatusPaused:
+			default:
+				continue
+			}
+			member := namespace.Member{ID: state.ID, PID: state.StandInPID}
+			if joined.Type == specs.UserNamespace {
+				member.Users = usersMadeFor(entry)
+			}
+			if !yield(member) {
+				return
 			}
 		}
-	}
-	return "", nil
+	})
 }
 
 // usersMadeFor is the path of the user namespace that a container's caller made
 // before it, "" for none.
-func usersMadeFor(entry *store.Entry, kind specs.LinuxNamespaceType) string {
-	if kind != specs.UserNamespace {
-		return ""
-	}
+func usersMadeFor(entry *store.Entry) string {
 	spec, err := entry.Config()
-	if err != nil || spec.Linux == nil {
+	if err != nil {
 		return ""
 	}
-	for _, ns := range spec.Linux.Namespaces {
-		if ns.Type == kind {
-			return ns.Path
-		}
-	}
-	return ""
+	return namespace.UsersPath(spec)
 }
 
 // OnHostNetwork implements bundle.Pod: it tells whether the pod shares the host's network.

@@ -53,19 +53,7 @@ func enter(s settings) error {
 			return err
 		}
 	}
-	if err := unix.Fchdir(int(root.Fd())); err != nil {
-		return fmt.Errorf("change to the root file system: %w", err)
-	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("pivot to the root file system: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("let go of the host's mounts: %w", err)
-	}
-	if err := unix.Chdir("/"); err != nil {
-		return fmt.Errorf("change to /: %w", err)
-	}
-	return nil
+	return mountpoint.Pivot(root)
 }
 
 func attach(tree, target *os.File, attributes share.Attributes) error {

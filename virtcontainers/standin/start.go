@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"kata-runtime/virtcontainers/osthread"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/share"
 )
 
@@ -86,15 +86,6 @@ type mount struct {
 	Cover       bool // there is no tree
 }
 
-// cloneFlags are the namespaces that a stand-in can have of its own.
-var cloneFlags = map[specs.LinuxNamespaceType]int{ //nolint:gochecknoglobals // a constant table
-	specs.PIDNamespace:     unix.CLONE_NEWPID,
-	specs.NetworkNamespace: unix.CLONE_NEWNET,
-	specs.IPCNamespace:     unix.CLONE_NEWIPC,
-	specs.UTSNamespace:     unix.CLONE_NEWUTS,
-	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
-}
-
 // Start forks a stand-in. The caller waits for it, or exits and leaves it to
 // its own subreaper.
 func Start(options Options) (*exec.Cmd, error) {
@@ -114,19 +105,9 @@ func Start(options Options) (*exec.Cmd, error) {
 			files = append(files, m.Tree)
 		}
 	}
-	flags := unix.CLONE_NEWNS
-	var join []specs.LinuxNamespace
-	for _, namespace := range options.Namespaces {
-		flag, ours := cloneFlags[namespace.Type]
-		switch {
-		case !ours:
-		case namespace.Path != "":
-			join = append(join, namespace)
-		default:
-			flags |= flag
-			if namespace.Type == specs.UTSNamespace {
-				s.Hostname = options.Hostname
-			}
+	for _, n := range options.Namespaces {
+		if n.Type == specs.UTSNamespace && n.Path == "" {
+			s.Hostname = options.Hostname
 		}
 	}
 	memory, err := encode(s)
@@ -143,39 +124,11 @@ func Start(options Options) (*exec.Cmd, error) {
 	// Without containermaxprocs=0, Go's runtime keeps files of the caller's
 	// cgroup open.
 	cmd.Env = []string{"GOMAXPROCS=2", "GOGC=50", "GODEBUG=containermaxprocs=0"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true, Setctty: options.OwnsTerminal}
-	if err := startIn(cmd, join); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: options.OwnsTerminal}
+	if err := namespace.Start(cmd, options.Namespaces); err != nil {
 		return nil, fmt.Errorf("start a stand-in: %w", err)
 	}
 	return cmd, nil
-}
-
-// startIn forks cmd from a thread that has joined the namespaces, and that ends
-// afterwards.
-func startIn(cmd *exec.Cmd, join []specs.LinuxNamespace) error {
-	if len(join) == 0 {
-		return cmd.Start()
-	}
-	return osthread.Run(func() error {
-		for _, namespace := range join {
-			if err := enterNamespace(namespace); err != nil {
-				return err
-			}
-		}
-		return cmd.Start()
-	})
-}
-
-func enterNamespace(namespace specs.LinuxNamespace) error {
-	file, err := os.Open(namespace.Path)
-	if err != nil {
-		return fmt.Errorf("open the %s namespace: %w", namespace.Type, err)
-	}
-	defer file.Close()
-	if err := unix.Setns(int(file.Fd()), cloneFlags[namespace.Type]); err != nil {
-		return fmt.Errorf("join the %s namespace %s: %w", namespace.Type, namespace.Path, err)
-	}
-	return nil
 }
 
 // encode puts settings where the new process reads them.
