@@ -12,7 +12,6 @@ import (
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/lifecycle"
-	"kata-runtime/virtcontainers/standin"
 	"kata-runtime/virtcontainers/store"
 )
 
@@ -21,7 +20,7 @@ import (
 func newHooks(spec *specs.Spec, state store.State, log *slog.Logger) *lifecycle.Hooks {
 	return &lifecycle.Hooks{
 		ID: state.ID, Config: spec.Hooks, Version: spec.Version, Bundle: state.Bundle, Rootfs: state.Rootfs,
-		PID: state.StandInPID, Join: standin.Join, InnerPID: standin.InnerPID, Log: log,
+		PID: state.StandInPID, Mounts: true, Log: log,
 		State: func(status virtcontainers.Status, pid int) ([]byte, error) {
 			state := state
 			state.Status, state.StandInPID = status, pid

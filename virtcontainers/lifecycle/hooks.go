@@ -16,6 +16,7 @@ import (
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/hooks"
+	"kata-runtime/virtcontainers/namespace"
 )
 
 // Hooks are those of one container that are programs of the host. They
@@ -32,11 +33,10 @@ type Hooks struct {
 	PID int
 	// State encodes the container's state as hooks get it.
 	State func(status virtcontainers.Status, pid int) ([]byte, error)
-	// Join moves the calling thread into the namespaces of PID, and there sets a
-	// host name if that is not empty; InnerPID is what PID is called there.
-	Join     func(pid int, hostname string) error
-	InnerPID func(pid int) (int, error)
-	Log      *slog.Logger
+	// Mounts: in the mount namespace of PID, paths are still the host's when hooks
+	// are due.
+	Mounts bool
+	Log    *slog.Logger
 }
 
 func (h *Hooks) config() *specs.Hooks {
@@ -84,7 +84,7 @@ func (h *Hooks) createContainer(ctx context.Context, hostname string) error {
 	if len(h.config().CreateContainer) == 0 {
 		return nil
 	}
-	pid, err := h.InnerPID(h.PID)
+	pid, err := namespace.InnerPID(h.PID)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (h *Hooks) createContainer(ctx context.Context, hostname string) error {
 	}
 	return hooks.Run(ctx, hooks.CreateContainer, h.config().CreateContainer, input, hooks.Options{
 		Dir:  h.Rootfs, // as runc has it
-		Join: func() error { return h.Join(h.PID, hostname) },
+		Join: func() error { return namespace.Join(h.PID, hostname, h.Mounts) },
 	})
 }
 
@@ -159,8 +159,8 @@ func poststartIsFatal(version string) bool {
 // OwnHostname is the name that a process which stands for a container gives to its
 // own UTS namespace, if it has one; "" otherwise.
 func OwnHostname(spec *specs.Spec) string {
-	for _, namespace := range spec.Linux.Namespaces {
-		if namespace.Type == specs.UTSNamespace && namespace.Path == "" {
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type == specs.UTSNamespace && ns.Path == "" {
 			return spec.Hostname
 		}
 	}
