@@ -3,11 +3,13 @@
 package main
 
 import (
+	"context"
 	"os"
 
+	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/hooks"
+	"kata-runtime/virtcontainers/shim"
 	"kata-runtime/virtcontainers/shim/bootstrap"
-	"kata-runtime/virtcontainers/standin"
 )
 
 // Stamped by the linker.
@@ -25,12 +27,19 @@ func main() {
 func dispatch(args []string) int {
 	if len(args) > 1 {
 		switch args[1] {
-		case standin.Command:
-			return standin.Run()
+		case holder.Command:
+			return holder.Run(args[2:])
 		case hooks.Command:
 			return hooks.Become(args[2:])
 		}
 	}
-	program := bootstrap.Program{Version: version, Commit: commit}
+	program := bootstrap.Program{Version: version, Commit: commit, Serve: serve}
 	return program.Run(args[1:])
+}
+
+func serve(ctx context.Context, s bootstrap.Server) error {
+	return shim.Serve(ctx, shim.Options{
+		Listener: s.Listener, Namespace: s.Namespace, ID: s.ID, EventsAddress: s.TTRPCAddress, Root: s.StateRoot,
+		Rlimits: s.Rlimits, Log: s.Log,
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/oci"
@@ -65,6 +66,8 @@ type Server struct {
 	// Options are those of the sandbox as far as start could read them. Each
 	// request to create a container repeats its own: see DecodeOptions.
 	Options RuntimeOptions
+	// Rlimits are the caller's, which this process does not have any more.
+	Rlimits []specs.POSIXRlimit
 	// HostMounts is the mount namespace of the caller, for
 	// namespace.WithMounts. nil for a server that was not forked by start.
 	HostMounts *os.File

@@ -69,8 +69,14 @@ func (p Program) serve(ctx context.Context, inv invocation) (err error) {
 			return err
 		}
 	}
+	if s.Rlimits, err = limits.OfCaller(limits.System); err != nil {
+		return err
+	}
 	if err := limits.Lift(); err != nil {
 		s.Log.Debug("some of the caller's limits remain", "error", err)
+	}
+	if _, err := limits.MoreFiles(); err != nil { // for good
+		return err
 	}
 	if len(s.Options.Ignored) > 0 {
 		s.Log.Debug("options that mean nothing here", "options", s.Options.Ignored)

@@ -1,0 +1,219 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/pod"
+	"kata-runtime/virtcontainers/shim/events"
+	"kata-runtime/virtcontainers/shim/stats"
+	"kata-runtime/virtcontainers/shim/taskerror"
+)
+
+// errNoCheckpoint refuses what no VM of ours can do.
+func errNoCheckpoint() error {
+	return taskerror.NotImplemented("a container in a virtual machine is not checkpointed, nor restored")
+}
+
+// State implements the task API.
+func (s *service) State(_ context.Context, request *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	_, p, err := s.find(request.GetID(), request.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	return p.state(), nil
+}
+
+// Start implements the task API.
+func (s *service) Start(ctx context.Context, request *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	t, p, err := s.find(request.GetID(), request.GetExecID())
+	if err == nil {
+		err = p.start(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.StartResponse{Pid: t.pid()}, nil
+}
+
+// Delete implements the task API.
+func (s *service) Delete(ctx context.Context, request *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	t, p, err := s.find(request.GetID(), request.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	code, at, err := p.remove(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.DeleteResponse{Pid: t.pid(), ExitStatus: code, ExitedAt: timestamppb.New(at)}, nil
+}
+
+// Pids implements the task API: the pids are the guest's.
+func (s *service) Pids(ctx context.Context, request *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	t, err := s.task(request.GetID())
+	if err != nil {
+		return nil, err
+	}
+	processes, err := t.container.Processes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	response := &taskapi.PidsResponse{}
+	for _, p := range processes {
+		if pid := p.GetPid(); pid > 0 {
+			response.Processes = append(response.Processes, &tasktypes.ProcessInfo{Pid: uint32(pid)})
+		}
+	}
+	return response, nil
+}
+
+// Pause implements the task API.
+func (s *service) Pause(ctx context.Context, request *taskapi.PauseRequest) (*emptypb.Empty, error) {
+	return s.change(request.GetID(), events.TopicPaused, func(c *pod.Container) (publishable, error) {
+		return &eventsapi.TaskPaused{ContainerID: c.ID()}, c.Pause(ctx)
+	})
+}
+
+// Resume implements the task API.
+func (s *service) Resume(ctx context.Context, request *taskapi.ResumeRequest) (*emptypb.Empty, error) {
+	return s.change(request.GetID(), events.TopicResumed, func(c *pod.Container) (publishable, error) {
+		return &eventsapi.TaskResumed{ContainerID: c.ID()}, c.Resume(ctx)
+	})
+}
+
+// change does something to a task, and tells containerd.
+func (s *service) change(id, topic string, do func(*pod.Container) (publishable, error)) (*emptypb.Empty, error) {
+	t, err := s.task(id)
+	if err != nil {
+		return nil, err
+	}
+	t.ordering.Lock()
+	defer t.ordering.Unlock()
+	event, err := do(t.container)
+	if err != nil {
+		return nil, err
+	}
+	t.publish(topic, event)
+	return &emptypb.Empty{}, nil
+}
+
+// Checkpoint implements the task API.
+func (*service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return nil, errNoCheckpoint()
+}
+
+// Kill implements the task API.
+func (s *service) Kill(ctx context.Context, request *taskapi.KillRequest) (*emptypb.Empty, error) {
+	_, p, err := s.find(request.GetID(), request.GetExecID())
+	if err == nil {
+		err = p.kill(ctx, request.GetSignal(), request.GetAll())
+	}
+	if err != nil {
+		return nil, taskerror.EncodeGone(err)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// ResizePty implements the task API.
+func (s *service) ResizePty(ctx context.Context, request *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
+	_, p, err := s.find(request.GetID(), request.GetExecID())
+	if err == nil {
+		err = p.resize(ctx, uint16(min(request.GetHeight(), math.MaxUint16)), uint16(min(request.GetWidth(), math.MaxUint16)))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// CloseIO implements the task API.
+func (s *service) CloseIO(_ context.Context, request *taskapi.CloseIORequest) (*emptypb.Empty, error) {
+	_, p, err := s.find(request.GetID(), request.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	if io := p.streams(); io != nil && request.GetStdin() {
+		io.CloseStdin()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Update implements the task API.
+func (s *service) Update(ctx context.Context, request *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	t, err := s.task(request.GetID())
+	if err != nil {
+		return nil, err
+	}
+	if len(request.GetResources().GetValue()) == 0 {
+		return &emptypb.Empty{}, nil
+	}
+	// The type is that of the specification's LinuxResources, whose form is JSON.
+	if err := t.container.Update(ctx, request.GetResources().GetValue()); err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Wait implements the task API.
+func (s *service) Wait(ctx context.Context, request *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	_, p, err := s.find(request.GetID(), request.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	code, at, err := p.wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.WaitResponse{ExitStatus: code, ExitedAt: timestamppb.New(at)}, nil
+}
+
+// Stats implements the task API: those of the container's control group in the
+// guest.
+func (s *service) Stats(ctx context.Context, request *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	t, err := s.task(request.GetID())
+	if err != nil {
+		return nil, err
+	}
+	data, err := t.container.Stats(ctx)
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := stats.Convert(data)
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.StatsResponse{Stats: metrics}, nil
+}
+
+// Connect implements the task API.
+func (s *service) Connect(_ context.Context, request *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
+	response := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid())}
+	t, err := s.task(request.GetID())
+	switch {
+	case err == nil:
+		response.TaskPid = t.pid()
+	case !errors.Is(err, virtcontainers.ErrNotFound):
+		return nil, err
+	}
+	return response, nil
+}
+
+// Shutdown implements the task API: the shim ends, unless it has tasks.
+func (s *service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.tasks) == 0 {
+		s.once.Do(func() { close(s.done) })
+	}
+	return &emptypb.Empty{}, nil
+}

@@ -1,0 +1,298 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/bundle"
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/device"
+	"kata-runtime/virtcontainers/holder"
+	"kata-runtime/virtcontainers/lifecycle"
+	"kata-runtime/virtcontainers/namespace"
+	"kata-runtime/virtcontainers/network"
+	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/pod"
+	"kata-runtime/virtcontainers/shim/bootstrap"
+	"kata-runtime/virtcontainers/shim/events"
+	"kata-runtime/virtcontainers/shim/stdio"
+)
+
+// Create implements the task API: it makes a container, and with the first one
+// the pod.
+func (s *service) Create(ctx context.Context, request *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if request.GetCheckpoint() != "" || request.GetParentCheckpoint() != "" {
+		return nil, errNoCheckpoint()
+	}
+	if err := oci.ValidateID(request.GetID()); err != nil {
+		return nil, err
+	}
+	t := s.newTask(request)
+	if err := s.add(t); err != nil {
+		return nil, err
+	}
+	if err := s.create(ctx, t); err != nil {
+		s.drop(t)
+		return nil, err
+	}
+	t.publish(events.TopicCreate, &eventsapi.TaskCreate{
+		ContainerID: t.id, Bundle: request.GetBundle(), Rootfs: request.GetRootfs(), Pid: t.pid(),
+		IO: &eventsapi.TaskIO{
+			Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr(), Terminal: request.GetTerminal(),
+		},
+	})
+	s.mu.Lock()
+	t.created = true
+	s.mu.Unlock()
+	s.background.Go(t.watch)
+	return &taskapi.CreateTaskResponse{Pid: t.pid()}, nil
+}
+
+func (s *service) create(ctx context.Context, t *task) (err error) {
+	options, err := bootstrap.DecodeOptions(t.request.GetOptions())
+	if err != nil {
+		return err
+	}
+	if err := t.mount(); err != nil {
+		return err
+	}
+	keep := false
+	defer func() {
+		if !keep {
+			err = errors.Join(err, t.unmount())
+		}
+	}()
+	b, err := bundle.Read(t.request.GetBundle())
+	if err != nil {
+		return err
+	}
+	b.Spec.Process.Terminal = t.request.GetTerminal()
+	first, err := s.enterPod(ctx, t, b, options)
+	if err != nil {
+		return err
+	}
+	keep = true // the container's release unmounts
+	if err := t.make(ctx, b, first); err != nil {
+		if first {
+			err = errors.Join(err, s.leavePod(context.WithoutCancel(ctx), t.home))
+		}
+		return err
+	}
+	return nil
+}
+
+// enterPod prepares the bundle for the pod, and makes that for a container that
+// starts one.
+func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, options bootstrap.RuntimeOptions) (first bool, err error) {
+	membership, err := oci.PodOf(b.Spec.Annotations, t.id)
+	if err != nil {
+		return false, err
+	}
+	s.booting.Lock()
+	defer s.booting.Unlock()
+	h := s.pod()
+	if membership.Sandbox != "" {
+		if h == nil || h.id != membership.Sandbox {
+			return false, fmt.Errorf("join the pod of sandbox %q, as annotation %s says: %w",
+				membership.Sandbox, membership.Annotation, virtcontainers.ErrNotFound)
+		}
+		t.home = h
+		return false, b.Prepare(bundle.Options{ID: t.id, Pod: h, HostNetwork: hostNetwork(h.config), Rlimits: s.options.Rlimits})
+	}
+	if h != nil {
+		return false, fmt.Errorf("this shim has the pod %q: %q would be another: %w", h.id, t.id, virtcontainers.ErrExists)
+	}
+	settings, err := loadConfig(ctx, options.ConfigPath)
+	if err != nil {
+		return false, err
+	}
+	err = b.Prepare(bundle.Options{ID: t.id, Sandbox: membership.Declared, HostNetwork: hostNetwork(settings), Rlimits: s.options.Rlimits})
+	if err != nil {
+		return false, err
+	}
+	if h, err = s.newHome(ctx, b, settings, options.SystemdCgroup); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	s.home, t.home = h, h
+	s.mu.Unlock()
+	s.background.Go(func() {
+		<-h.pod.Done()
+		_ = s.leavePod(context.Background(), h) // close has logged it
+	})
+	return true, nil
+}
+
+// leavePod ends the pod: another may follow.
+func (s *service) leavePod(ctx context.Context, h *home) error {
+	h.pod.End()
+	err := h.close(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.home == h {
+		s.home = nil
+	}
+	return err
+}
+
+func hostNetwork(settings *config.Config) bool {
+	return settings.Runtime.HostNetwork != config.HostNetworkRefuse
+}
+
+// loadConfig reads the configuration and finds the guest's kernel and image.
+func loadConfig(ctx context.Context, path string) (*config.Config, error) {
+	settings, err := config.Load(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program's own path: %w", err)
+	}
+	return settings, settings.ResolveAssets(executable)
+}
+
+// make lets the pod create the container.
+func (t *task) make(ctx context.Context, b *bundle.Bundle, first bool) (err error) {
+	log := t.service.options.Log.With("container", t.id)
+	for _, field := range b.Guest.Dropped {
+		log.Debug("field of the spec does not reach the guest", "field", field)
+	}
+	for _, note := range b.Guest.Notes {
+		log.Debug(note)
+	}
+	if t.container, err = t.home.pod.Reserve(ctx, t.id, t); err != nil {
+		return err
+	}
+	if err = t.hold(ctx, b); err != nil {
+		_, removeErr := t.home.pod.Remove(context.WithoutCancel(ctx), t.id, true)
+		return errors.Join(err, removeErr)
+	}
+	t.hooks = t.newHooks(b)
+	request, err := t.podRequest(ctx, b, first)
+	if err != nil {
+		_, removeErr := t.home.pod.Remove(context.WithoutCancel(ctx), t.id, true)
+		return errors.Join(err, removeErr)
+	}
+	if err := t.container.Create(ctx, request); err != nil {
+		t.hooks.Poststop(context.WithoutCancel(ctx))
+		return err
+	}
+	return nil
+}
+
+// hold starts the container's own holder, if it needs one.
+func (t *task) hold(ctx context.Context, b *bundle.Bundle) (err error) {
+	if t.id == t.home.id || !holder.Needed(b.Spec.Linux.Namespaces) {
+		return nil
+	}
+	t.holder, err = holder.Start(ctx, holder.Options{ID: t.id, Hostname: b.Spec.Hostname, Namespaces: b.Spec.Linux.Namespaces})
+	if err != nil {
+		return err
+	}
+	t.home.addMember(namespace.Member{ID: t.id, PID: t.holder.PID(), Users: namespace.UsersPath(b.Spec)})
+	return nil
+}
+
+// newHooks are the container's, which run in this process's mount namespace.
+func (t *task) newHooks(b *bundle.Bundle) *lifecycle.Hooks {
+	h := &lifecycle.Hooks{
+		ID: t.id, Config: b.Spec.Hooks, Version: b.Spec.Version, Bundle: b.Dir, Rootfs: b.Rootfs, PID: int(t.pid()),
+		Log: t.service.options.Log,
+	}
+	h.State = h.OCIState(b.Spec.Annotations)
+	return h
+}
+
+func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (_ pod.Request, err error) {
+	if err := t.hooks.Create(ctx, lifecycle.OwnHostname(b.Spec)); err != nil {
+		t.hooks.Poststop(context.WithoutCancel(ctx))
+		return pod.Request{}, &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
+	}
+	guest, _, err := b.Encode()
+	if err != nil {
+		return pod.Request{}, err
+	}
+	state, err := json.Marshal(specs.State{Version: b.Spec.Version, ID: t.id, Bundle: b.Dir, Annotations: b.Spec.Annotations})
+	if err != nil {
+		return pod.Request{}, fmt.Errorf("encode the state for hooks: %w", err)
+	}
+	t.io, err = stdio.Open(ctx, stdio.Config{
+		ID: t.id, Namespace: t.service.options.Namespace, Terminal: t.request.GetTerminal(),
+		Stdin: t.request.GetStdin(), Stdout: t.request.GetStdout(), Stderr: t.request.GetStderr(), Log: t.service.options.Log,
+	})
+	if err != nil {
+		return pod.Request{}, err
+	}
+	defer func() {
+		if err != nil {
+			t.io.Close(virtcontainers.Exit{Code: killedExit})
+		}
+	}()
+	var joined *network.Namespace
+	if first {
+		if joined, err = t.home.network(); err != nil {
+			return pod.Request{}, err
+		}
+	}
+	trees, err := b.OpenTrees()
+	if err != nil {
+		if joined != nil {
+			err = errors.Join(err, joined.Close())
+		}
+		return pod.Request{}, err
+	}
+	trees.CloseHosts()
+	return pod.Request{
+		Options: virtcontainers.ContainerOptions{
+			Spec: guest, State: state, ShareName: b.ShareName, Mounts: trees.Share, IO: t.io.IO(),
+			Storages: storages(b.Guest), Devices: blocks(b.Guest),
+		},
+		Network: joined, ResolvConf: b.ResolvConf(), Attachment: t.io,
+	}, nil
+}
+
+// network opens the namespace that the pod's holder is in.
+func (h *home) network() (*network.Namespace, error) {
+	if !h.networked {
+		return nil, nil //nolint:nilnil // none
+	}
+	joined, err := network.OpenNamespace("/proc/" + strconv.Itoa(h.holder.PID()) + "/ns/net")
+	if err != nil {
+		return nil, &virtcontainers.StageError{Stage: virtcontainers.StageNetwork, Err: err}
+	}
+	return joined, nil
+}
+
+// storages are the file systems that the guest is to mount.
+func storages(guest *oci.GuestSpec) []*protocol.Storage {
+	var list []*protocol.Storage
+	for _, volume := range guest.Memory {
+		list = append(list, &protocol.Storage{
+			Driver: "tmpfs", MountPoint: volume.MountPoint, Options: volume.Options,
+			Shared: true, Keep: volume.Keep, CopyFrom: volume.GuestSource,
+		})
+	}
+	for _, d := range guest.MemoryDirectories {
+		list = append(list, &protocol.Storage{Driver: "directory", Source: d.Volume, Path: d.Path, MountPoint: d.MountPoint})
+	}
+	return list
+}
+
+func blocks(guest *oci.GuestSpec) []device.Block {
+	list := make([]device.Block, len(guest.BlockDevices))
+	for i, d := range guest.BlockDevices {
+		list[i] = device.Block{Major: d.Major, Minor: d.Minor, ReadOnly: d.ReadOnly}
+	}
+	return list
+}

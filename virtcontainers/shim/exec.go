@@ -1,0 +1,252 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/pod"
+	"kata-runtime/virtcontainers/shim/events"
+	"kata-runtime/virtcontainers/shim/stdio"
+)
+
+// execution is a process that containerd has added to a task: Exec makes it known,
+// Start runs it.
+type execution struct {
+	task    *task
+	request *taskapi.ExecProcessRequest
+	process []byte // the guest's view, as JSON
+	io      *stdio.Attachment
+	// told is closed when its end was told.
+	told chan struct{}
+	// starting is held by start and remove.
+	starting sync.Mutex
+
+	mu            sync.Mutex // guards what follows
+	running       *pod.Exec  // nil until it was started
+	removed       bool
+	rows, columns uint16 // asked for before it was started
+}
+
+// Exec implements the task API.
+func (s *service) Exec(ctx context.Context, request *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
+	t, err := s.task(request.GetID())
+	if err != nil {
+		return nil, err
+	}
+	if request.GetExecID() == "" {
+		return nil, fmt.Errorf("a process of task %q needs an id", t.id)
+	}
+	if err := oci.ValidateID(request.GetExecID()); err != nil {
+		return nil, err
+	}
+	e := &execution{task: t, request: request, told: make(chan struct{})}
+	if e.process, err = e.translate(); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	if _, taken := t.execs[request.GetExecID()]; taken {
+		t.mu.Unlock()
+		return nil, fmt.Errorf("process %q of task %q: %w", request.GetExecID(), t.id, virtcontainers.ErrExists)
+	}
+	t.execs[request.GetExecID()] = e
+	t.mu.Unlock()
+	t.publish(events.TopicExecAdded, &eventsapi.TaskExecAdded{ContainerID: t.id, ExecID: request.GetExecID()})
+	return &emptypb.Empty{}, nil
+}
+
+// translate makes the guest's view of the process.
+func (e *execution) translate() ([]byte, error) {
+	var process specs.Process
+	if err := json.Unmarshal(e.request.GetSpec().GetValue(), &process); err != nil {
+		return nil, fmt.Errorf("decode the process: %w", err)
+	}
+	process.Terminal = e.request.GetTerminal()
+	if err := oci.ValidateProcess(&process); err != nil {
+		return nil, err
+	}
+	guest, dropped, err := oci.TransformProcess(&process, e.task.service.options.Rlimits)
+	if err != nil {
+		return nil, err
+	}
+	for _, field := range dropped {
+		e.task.service.options.Log.Debug("field of the process does not reach the guest", "field", field, "container", e.task.id)
+	}
+	encoded, err := json.Marshal(guest)
+	if err != nil {
+		return nil, fmt.Errorf("encode the process: %w", err)
+	}
+	return encoded, nil
+}
+
+func (e *execution) current() *pod.Exec {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.running
+}
+
+func (e *execution) hasStarted() bool { return e.current() != nil }
+
+// errNotStarted says that a process has nothing yet that could be acted on.
+var errNotStarted = fmt.Errorf("%w: the process was not started", virtcontainers.ErrState)
+
+func (e *execution) start(ctx context.Context) error {
+	e.starting.Lock()
+	defer e.starting.Unlock()
+	e.mu.Lock()
+	started, removed := e.running != nil, e.removed
+	e.mu.Unlock()
+	switch {
+	case removed:
+		return fmt.Errorf("process %q of task %q: %w", e.request.GetExecID(), e.task.id, virtcontainers.ErrNotFound)
+	case started:
+		return fmt.Errorf("%w: the process was started", virtcontainers.ErrState)
+	}
+	log := e.task.service.options.Log
+	io, err := stdio.Open(ctx, stdio.Config{
+		ID: e.task.id, Namespace: e.task.service.options.Namespace, Terminal: e.request.GetTerminal(),
+		Stdin: e.request.GetStdin(), Stdout: e.request.GetStdout(), Stderr: e.request.GetStderr(), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.io = io
+	e.mu.Unlock()
+	running, err := e.task.container.Exec(ctx, pod.ExecRequest{
+		ExecOptions: virtcontainers.ExecOptions{ID: e.request.GetExecID(), Process: e.process, IO: io.IO()},
+		Attachment:  io,
+	})
+	if err != nil {
+		io.Close(virtcontainers.Exit{Code: killedExit})
+		return err
+	}
+	e.mu.Lock()
+	e.running = running
+	rows, columns := e.rows, e.columns
+	e.mu.Unlock()
+	e.task.publish(events.TopicExecStarted, &eventsapi.TaskExecStarted{ContainerID: e.task.id, ExecID: e.request.GetExecID(), Pid: e.task.pid()})
+	e.task.service.background.Go(func() { e.watch(running) })
+	if rows > 0 || columns > 0 {
+		if err := running.Resize(ctx, rows, columns); err != nil {
+			log.Debug("set the terminal's size", "container", e.task.id, "error", err)
+		}
+	}
+	return nil
+}
+
+// watch tells containerd of the process's end.
+func (e *execution) watch(running *pod.Exec) {
+	defer close(e.told)
+	<-running.Finished()
+	exit := running.Exit()
+	e.task.publish(events.TopicExit, &eventsapi.TaskExit{
+		ContainerID: e.task.id, ID: e.request.GetExecID(), Pid: e.task.pid(),
+		ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At),
+	})
+}
+
+func (e *execution) state() *taskapi.StateResponse {
+	response := &taskapi.StateResponse{
+		ID: e.task.id, ExecID: e.request.GetExecID(), Bundle: e.task.request.GetBundle(), Pid: e.task.pid(),
+		Status: tasktypes.Status_CREATED,
+		Stdin:  e.request.GetStdin(), Stdout: e.request.GetStdout(), Stderr: e.request.GetStderr(), Terminal: e.request.GetTerminal(),
+	}
+	if running := e.current(); running != nil {
+		response.Status = tasktypes.Status_RUNNING
+		select {
+		case <-running.Done():
+			exit := running.Exit()
+			response.Status = tasktypes.Status_STOPPED
+			response.ExitStatus, response.ExitedAt = uint32(exit.Code), timestamppb.New(exit.At)
+		default:
+		}
+	}
+	return response
+}
+
+func (e *execution) kill(ctx context.Context, signal uint32, _ bool) error {
+	running := e.current()
+	if running == nil {
+		return errNotStarted
+	}
+	return running.Signal(ctx, syscall.Signal(signal))
+}
+
+func (e *execution) resize(ctx context.Context, rows, columns uint16) error {
+	e.mu.Lock()
+	running := e.running
+	if running == nil {
+		e.rows, e.columns = rows, columns
+	}
+	e.mu.Unlock()
+	if running == nil {
+		return nil
+	}
+	return running.Resize(ctx, rows, columns)
+}
+
+func (e *execution) streams() *stdio.Attachment {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.io
+}
+
+func (e *execution) wait(ctx context.Context) (uint32, time.Time, error) {
+	select {
+	case <-e.told:
+	case <-ctx.Done():
+		return 0, time.Time{}, context.Cause(ctx)
+	}
+	running := e.current()
+	if running == nil { // it was removed before it was started
+		return killedExit, time.Now(), nil
+	}
+	exit := running.Exit()
+	return uint32(exit.Code), exit.At, nil
+}
+
+// remove forgets a process that has ended, or was never started.
+func (e *execution) remove(ctx context.Context) (uint32, time.Time, error) {
+	e.starting.Lock()
+	defer e.starting.Unlock()
+	running := e.current()
+	if running != nil {
+		select {
+		case <-running.Done():
+		default:
+			return 0, time.Time{}, fmt.Errorf("%w: cannot delete a running process", virtcontainers.ErrState)
+		}
+		select {
+		case <-e.told:
+		case <-ctx.Done():
+			return 0, time.Time{}, context.Cause(ctx)
+		}
+	}
+	e.mu.Lock()
+	again := e.removed
+	e.removed = true
+	e.mu.Unlock()
+	if again {
+		return 0, time.Time{}, fmt.Errorf("process %q of task %q: %w", e.request.GetExecID(), e.task.id, virtcontainers.ErrNotFound)
+	}
+	if running == nil {
+		close(e.told)
+	}
+	e.task.mu.Lock()
+	delete(e.task.execs, e.request.GetExecID())
+	e.task.mu.Unlock()
+	return e.wait(ctx)
+}

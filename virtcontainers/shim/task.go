@@ -1,0 +1,257 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/holder"
+	"kata-runtime/virtcontainers/lifecycle"
+	"kata-runtime/virtcontainers/pod"
+	"kata-runtime/virtcontainers/shim/events"
+	"kata-runtime/virtcontainers/shim/rootfs"
+	"kata-runtime/virtcontainers/shim/stdio"
+)
+
+// killedExit is the exit code of a task that was removed before it ran.
+const killedExit = 128 + 9
+
+// task is a container as containerd knows it. It is the container's pod.Keeper.
+type task struct {
+	id      string
+	service *service
+	request *taskapi.CreateTaskRequest
+	home    *home
+	io      *stdio.Attachment
+	hooks   *lifecycle.Hooks
+	holder  *holder.Holder // its own; nil: the pod's stands for it
+
+	// container is written before created is set.
+	container *pod.Container
+	created   bool // guarded by the service's mu
+	// told is closed when everything of the task was told to containerd but its
+	// deletion.
+	told chan struct{}
+
+	// ordering is held while something happens to the task and is told.
+	ordering sync.Mutex
+
+	mu    sync.Mutex // guards execs
+	execs map[string]*execution
+}
+
+func (s *service) newTask(request *taskapi.CreateTaskRequest) *task {
+	return &task{
+		id: request.GetID(), service: s, request: request,
+		told: make(chan struct{}), execs: make(map[string]*execution),
+	}
+}
+
+// Claim implements pod.Keeper: the pod's entry in the state directory is enough
+// to clean up after a shim that has died.
+func (t *task) Claim(context.Context) error { return nil }
+
+// Record implements pod.Keeper: containerd asks, nobody reads a file.
+func (t *task) Record(virtcontainers.Status, *virtcontainers.Exit) error { return nil }
+
+// Lost implements pod.Keeper: nobody stands for a container here.
+func (t *task) Lost() bool { return false }
+
+// Release implements pod.Keeper.
+func (t *task) Release(context.Context, bool) error {
+	if t.holder != nil {
+		t.home.removeMember(t.id)
+		t.holder.Stop()
+	}
+	return t.unmount()
+}
+
+// rootfs is where the container's root file system is mounted, in this process's
+// own mount namespace.
+func (t *task) rootfs() string { return filepath.Join(t.request.GetBundle(), "rootfs") }
+
+func (t *task) mount() error {
+	if len(t.request.GetRootfs()) == 0 {
+		return nil
+	}
+	if err := os.Mkdir(t.rootfs(), 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make the directory of the root file system: %w", err)
+	}
+	return rootfs.Mount(t.request.GetRootfs(), t.rootfs())
+}
+
+func (t *task) unmount() error {
+	if len(t.request.GetRootfs()) == 0 {
+		return nil
+	}
+	return rootfs.Unmount(t.rootfs())
+}
+
+// pid is what stands for the task on the host.
+func (t *task) pid() uint32 {
+	if t.holder != nil {
+		return uint32(t.holder.PID())
+	}
+	return uint32(t.home.holder.PID())
+}
+
+// publish tells containerd.
+func (t *task) publish(topic string, event publishable) { t.service.publisher.Publish(topic, event) }
+
+// watch tells containerd of the task's lack of memory and of its end.
+func (t *task) watch() {
+	defer close(t.told)
+	ooms, stop := t.container.WatchOOM()
+	defer stop()
+	for range ooms { // until its end, after the last
+		t.publish(events.TopicOOM, &eventsapi.TaskOOM{ContainerID: t.id})
+	}
+	<-t.container.Finished()
+	t.awaitExecs()
+	exit := t.container.Init().Exit()
+	t.ordering.Lock() // an event of its start comes before
+	defer t.ordering.Unlock()
+	t.publish(events.TopicExit, &eventsapi.TaskExit{
+		ContainerID: t.id, ID: t.id, Pid: t.pid(), ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At),
+	})
+}
+
+// awaitExecs waits until the ends of the other processes were told.
+func (t *task) awaitExecs() {
+	t.mu.Lock()
+	var started []*execution
+	for _, e := range t.execs {
+		if e.hasStarted() {
+			started = append(started, e)
+		}
+	}
+	t.mu.Unlock()
+	for _, e := range started {
+		<-e.told
+	}
+}
+
+// process is what calls act on: a task's first process, or one that was added.
+type process interface {
+	state() *taskapi.StateResponse
+	kill(ctx context.Context, signal uint32, all bool) error
+	resize(ctx context.Context, rows, columns uint16) error
+	streams() *stdio.Attachment
+	wait(ctx context.Context) (code uint32, at time.Time, err error)
+	start(ctx context.Context) error
+	remove(ctx context.Context) (code uint32, at time.Time, err error)
+}
+
+// find returns a task's process: the first one without execID.
+func (s *service) find(id, execID string) (*task, process, error) {
+	t, err := s.task(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if execID == "" {
+		return t, t, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.execs[execID]
+	if !ok {
+		return nil, nil, fmt.Errorf("process %q of task %q: %w", execID, id, virtcontainers.ErrNotFound)
+	}
+	return t, e, nil
+}
+
+func (t *task) state() *taskapi.StateResponse {
+	response := &taskapi.StateResponse{
+		ID: t.id, Bundle: t.request.GetBundle(), Pid: t.pid(), Status: taskStatus(t.container.Status()),
+		Stdin: t.request.GetStdin(), Stdout: t.request.GetStdout(), Stderr: t.request.GetStderr(), Terminal: t.request.GetTerminal(),
+	}
+	if response.GetStatus() == tasktypes.Status_STOPPED {
+		exit := t.container.Init().Exit()
+		response.ExitStatus, response.ExitedAt = uint32(exit.Code), timestamppb.New(exit.At)
+	}
+	return response
+}
+
+func taskStatus(status virtcontainers.Status) tasktypes.Status {
+	switch status {
+	case virtcontainers.StatusCreating, virtcontainers.StatusCreated:
+		return tasktypes.Status_CREATED
+	case virtcontainers.StatusRunning:
+		return tasktypes.Status_RUNNING
+	case virtcontainers.StatusPaused:
+		return tasktypes.Status_PAUSED
+	case virtcontainers.StatusStopped:
+		return tasktypes.Status_STOPPED
+	default:
+		return tasktypes.Status_UNKNOWN
+	}
+}
+
+func (t *task) start(ctx context.Context) error {
+	t.ordering.Lock()
+	defer t.ordering.Unlock()
+	if err := t.container.Start(ctx); err != nil {
+		return err
+	}
+	if err := t.hooks.Poststart(ctx); err != nil {
+		return err
+	}
+	t.publish(events.TopicStart, &eventsapi.TaskStart{ContainerID: t.id, Pid: t.pid()})
+	return nil
+}
+
+func (t *task) streams() *stdio.Attachment { return t.io }
+
+// wait waits for the task's end, also of its output.
+func (t *task) wait(ctx context.Context) (uint32, time.Time, error) {
+	select {
+	case <-t.told:
+		exit := t.container.Init().Exit()
+		return uint32(exit.Code), exit.At, nil
+	case <-ctx.Done():
+		return 0, time.Time{}, context.Cause(ctx)
+	}
+}
+
+// remove deletes a task that has ended, or was never started.
+func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
+	switch status := t.container.Status(); status {
+	case virtcontainers.StatusRunning, virtcontainers.StatusPaused:
+		return 0, time.Time{}, fmt.Errorf("%w: cannot delete a task that is %s", virtcontainers.ErrState, status)
+	case virtcontainers.StatusCreating, virtcontainers.StatusCreated, virtcontainers.StatusStopped:
+	}
+	removal, err := t.home.pod.Remove(ctx, t.id, true)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	<-t.told
+	t.hooks.Poststop(context.WithoutCancel(ctx))
+	t.service.drop(t)
+	exit := t.container.Init().Exit()
+	t.publish(events.TopicDelete, &eventsapi.TaskDelete{
+		ContainerID: t.id, Pid: t.pid(), ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At),
+	})
+	if removal.Last {
+		<-t.home.closed // when containerd hears of it, nothing is left
+	}
+	return uint32(exit.Code), exit.At, nil
+}
+
+func (t *task) kill(ctx context.Context, signal uint32, all bool) error {
+	return t.container.Signal(ctx, syscall.Signal(signal), all)
+}
+
+func (t *task) resize(ctx context.Context, rows, columns uint16) error {
+	return t.container.Init().Resize(ctx, rows, columns)
+}
