@@ -73,8 +73,12 @@ systemd: ## a Debian with systemd that tests run in a container, or the one in t
 containerd: ## the containerd 2 that tests drive, or the one in the cache
 	@tools=$$(test/tools.sh "$(TOOLS)" containerd) && mkdir -p build && ln -sfnv "$$tools" build/containerd
 
+.PHONY: crio
+crio: ## the CRI-O that tests drive, or the one in the cache
+	@tools=$$(test/tools.sh "$(TOOLS)" crio) && mkdir -p build && ln -sfnv "$$tools" build/crio
+
 .PHONY: test
-test: deps-test build kernel image systemd containerd lint vet ## everything that CI checks, VM tests included (root)
+test: deps-test build kernel image systemd containerd crio lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
 
 .PHONY: unit
