@@ -15,10 +15,10 @@ import (
 // ready on its network, with each handler alternately, and reports the medians
 // and their ratio.
 func BenchmarkRunPodSandbox(b *testing.B) {
-	k := newKubelet(b)
+	k := newKubelet(b, containerd(1))
 	took := map[string][]time.Duration{}
 	round := func(number int) {
-		for _, handler := range handlers() {
+		for _, handler := range k.handlers() {
 			config := k.podConfig(fmt.Sprintf("pod%d-%s", number, handler))
 			request := &runtime.RunPodSandboxRequest{Config: config, RuntimeHandler: handler}
 			begin := time.Now()
