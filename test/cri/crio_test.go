@@ -108,7 +108,7 @@ func (c *crio) load(k *kubelet, layer string, command ...string) {
 
 func (c *crio) answers() answers {
 	return answers{
-		timeout:    "DeadlineExceeded",
+		timeout:    "command timed out", // no error
 		failed:     runtime.ContainerStatus{ExitCode: -1, Reason: "Error"},
 		unfinished: "stdout P unfinished",
 		patient:    true,

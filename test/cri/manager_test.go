@@ -101,6 +101,9 @@ func newKubelet(t testing.TB, m manager) *kubelet {
 		}
 	}
 	h := harness.New(t)
+	// What CRI-O leaves to the first process of a system: its monitors, and what
+	// they left in turn.
+	h.ReapOrphans("conmon", "kata-stand-in")
 	k := &kubelet{t: t, h: h, server: &server{
 		manager: m,
 		dir:     h.File("manager"), config: h.File("manager.toml"), log: h.File("manager.log"),

@@ -133,7 +133,7 @@ func (p *pod) containerConfig(name, script string) *runtime.ContainerConfig {
 	p.t.Helper()
 	return &runtime.ContainerConfig{
 		Metadata: &runtime.ContainerMetadata{Name: name},
-		Image:    &runtime.ImageSpec{Image: image},
+		Image:    &runtime.ImageSpec{Image: image, UserSpecifiedImage: image},
 		Command:  []string{"/bin/sh", "-c", script},
 		LogPath:  name + ".log",
 		Linux: &runtime.LinuxContainerConfig{
