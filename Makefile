@@ -74,8 +74,12 @@ systemd: ## a Debian with systemd that tests run in a container, or the one in t
 containerd: ## the containerd 2 that tests drive, or the one in the cache
 	@tools=$$(test/tools.sh "$(TOOLS)" containerd) && mkdir -p build && ln -sfnv "$$tools" build/containerd
 
+.PHONY: crio
+crio: ## the CRI-O that tests drive, or the one in the cache
+	@tools=$$(test/tools.sh "$(TOOLS)" crio) && mkdir -p build && ln -sfnv "$$tools" build/crio
+
 .PHONY: test
-test: deps-test build kernel image systemd containerd lint vet ## everything that CI checks, VM tests included (root)
+test: deps-test build kernel image systemd containerd crio lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
 
 .PHONY: unit
@@ -98,14 +102,16 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestMany|TestLongStream)' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
-	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestContainerd2)$$' ./test/cri
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestContainerd2|TestCRIO)$$' ./test/cri
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestBridge)$$' ./test/network
 
 .PHONY: bench
-bench: deps-test build kernel image ## measure start time, memory, calls, throughput and network, and print the tables
+bench: deps-test build kernel image crio ## measure start time, memory, calls, throughput and network, and print the tables
 	@$(GO) run ./test/bench
 	@echo; echo "RunPodSandbox through containerd's CRI, on a bridge, medians of 7, alternating"
 	@$(GO) test -tags vm -run '^$$' -bench '^BenchmarkRunPodSandbox$$' -benchtime 7x -timeout 20m ./test/cri
+	@echo; echo "A pod, a container's creation and start, and exec through CRI-O, medians of 7"
+	@$(GO) test -tags vm -run '^$$' -bench '^BenchmarkCRIO$$' -benchtime 7x -timeout 20m ./test/cri
 
 .PHONY: lint
 lint: ## golangci-lint, with the import rules of the architecture

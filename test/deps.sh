@@ -10,7 +10,7 @@ for group in "$@"; do
     run) packages+=(qemu-system-x86 busybox-static) ;;
     # To build the programs: the agent needs a C compiler and libseccomp. The
     # image builder unpacks Debian's kernel package.
-    build) packages+=(gcc libc6-dev libseccomp-dev make git ca-certificates dpkg xz-utils) ;;
+    build) packages+=(gcc libc6-dev libseccomp-dev pkg-config make git ca-certificates dpkg xz-utils) ;;
     # To compile the guest kernel.
     kernel) packages+=(flex bison bc libelf-dev perl-base) ;;
     # What tests and benchmarks compare with, and the callers that tests drive.

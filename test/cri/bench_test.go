@@ -15,10 +15,10 @@ import (
 // ready on its network, with each handler alternately, and reports the medians
 // and their ratio.
 func BenchmarkRunPodSandbox(b *testing.B) {
-	k := newKubelet(b)
+	k := newKubelet(b, containerd(1))
 	took := map[string][]time.Duration{}
 	round := func(number int) {
-		for _, handler := range handlers() {
+		for _, handler := range k.handlers() {
 			config := k.podConfig(fmt.Sprintf("pod%d-%s", number, handler))
 			request := &runtime.RunPodSandboxRequest{Config: config, RuntimeHandler: handler}
 			begin := time.Now()
@@ -32,12 +32,43 @@ func BenchmarkRunPodSandbox(b *testing.B) {
 	for number := 1; b.Loop(); number++ {
 		round(number)
 	}
-	median := func(handler string) float64 {
-		sorted := slices.Sorted(slices.Values(took[handler]))
-		return float64(sorted[len(sorted)/2].Milliseconds())
-	}
 	b.ReportMetric(0, "ns/op") // of both together: says nothing
-	b.ReportMetric(median("runc"), "runc-ms")
-	b.ReportMetric(median("kata"), "kata-ms")
-	b.ReportMetric(median("kata")/median("runc"), "ratio")
+	b.ReportMetric(median(took["runc"]), "runc-ms")
+	b.ReportMetric(median(took["kata"]), "kata-ms")
+	b.ReportMetric(median(took["kata"])/median(took["runc"]), "ratio")
+}
+
+// median returns the middle in milliseconds.
+func median(took []time.Duration) float64 {
+	sorted := slices.Sorted(slices.Values(took))
+	return float64(sorted[len(sorted)/2].Milliseconds())
+}
+
+// BenchmarkCRIO measures what a pod and its container take with CRI-O.
+func BenchmarkCRIO(b *testing.B) {
+	k := newKubelet(b, &crio{})
+	took := map[string][]time.Duration{}
+	measure := func(what string, f func()) {
+		begin := time.Now()
+		f()
+		took[what] = append(took[what], time.Since(begin))
+	}
+	round := func(number int) {
+		var p *pod
+		var c *container
+		config := k.podConfig(fmt.Sprintf("pod%d", number))
+		measure("pod", func() { p = k.run(handler, config) })
+		measure("container", func() { c = p.start("main", "sleep 100000") })
+		measure("exec", func() { c.output("true") })
+		p.remove()
+	}
+	round(0) // fills the page cache
+	clear(took)
+	for number := 1; b.Loop(); number++ {
+		round(number)
+	}
+	b.ReportMetric(0, "ns/op") // of all together: says nothing
+	for what, times := range took {
+		b.ReportMetric(median(times), what+"-ms")
+	}
 }

@@ -22,8 +22,8 @@ const (
 // TestContainerd2 takes pods through a containerd 2, with a runc that has what
 // this containerd asks for.
 func TestContainerd2(t *testing.T) {
-	k := newKubeletOf(t, 2)
-	for _, handler := range handlers() {
+	k := newKubelet(t, containerd(2))
+	for _, handler := range k.handlers() {
 		t.Run(handler, func(t *testing.T) {
 			if os.Getenv("KATA_TEST_FULL") != "" {
 				testPod(t, k.in(t), handler)

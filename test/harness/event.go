@@ -3,6 +3,7 @@ package harness
 import (
 	"errors"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -118,4 +119,32 @@ func signalOf(state *os.ProcessState) (int, bool) {
 		return 0, false
 	}
 	return int(status.Signal()), true
+}
+
+// ReapOrphans reaps, until the end of the test, the processes of these names that
+// end after they were orphaned to this one, as the first process of a system
+// does: the end of a PID namespace waits for each of its processes to be reaped,
+// and one that entered it belongs to a parent outside. What the test starts
+// itself has other names.
+func (h *Host) ReapOrphans(names ...string) {
+	h.T.Helper()
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, unix.SIGCHLD)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ended:
+				h.reap(names...)
+			case <-stop:
+				return
+			}
+		}
+	}()
+	h.T.Cleanup(func() {
+		signal.Stop(ended)
+		close(stop)
+		<-done
+	})
 }

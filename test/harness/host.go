@@ -194,10 +194,11 @@ func othersOwn(entry string) bool {
 }
 
 // reap collects the orphans that became this process's children, as the first
-// process of a PID namespace must. They have ended.
-func (h *Host) reap() {
+// process of a PID namespace must: those that have ended, and have one of the
+// names if there are any.
+func (h *Host) reap(names ...string) {
 	for _, p := range h.newProcesses() {
-		if p.State == "Z" && p.PPID == os.Getpid() {
+		if p.State == "Z" && p.PPID == os.Getpid() && (len(names) == 0 || slices.Contains(names, strings.Trim(p.Command, "[]"))) {
 			_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
 		}
 	}
