@@ -20,7 +20,7 @@ import (
 // with a runc that has what this asks for.
 type containerd int
 
-func (c containerd) handlers() []string { return []string{"runc", handler} }
+func (c containerd) handlers() []string { return []string{"runc", handler, shimHandler} }
 
 func (c containerd) socket() string { return "/run/containerd/containerd.sock" }
 
@@ -104,6 +104,19 @@ func (c containerd) handler(k *kubelet) string {
 	if harness.OnSystemd() {
 		text += "    SystemdCgroup = true\n" // the last table is that of the options
 	}
+	return text + c.shim()
+}
+
+// shim is the configuration of the handler that has a shim of its own.
+func (c containerd) shim() string {
+	table := `plugins."io.containerd.grpc.v1.cri".containerd.runtimes.` + shimHandler
+	if c == 2 {
+		table = `plugins."io.containerd.cri.v1.runtime".containerd.runtimes.` + shimHandler
+	}
+	text := "[" + table + "]\n  runtime_type = \"io.containerd.kata.v2\"\n"
+	if harness.OnSystemd() {
+		text += "  [" + table + ".options]\n    SystemdCgroup = true\n"
+	}
 	return text
 }
 
@@ -122,7 +135,8 @@ func (c containerd) command(k *kubelet) *exec.Cmd {
 		program, path = tool(k.t, "containerd", program), tool(k.t, "containerd")+":"+path // with a shim of its own
 	}
 	command := exec.Command(program, "--config", k.config) //nolint:noctx // ends after the pods
-	command.Env = append(os.Environ(), "PATH="+path, "KATA_CONF_FILE="+k.runtimeConfig())
+	command.Env = append(os.Environ(), "PATH="+filepath.Join(harness.Repository(k.t), "bin")+":"+path, "KATA_CONF_FILE="+k.runtimeConfig(),
+		"KATA_SHIM_ROOT="+filepath.Join(k.dir, "shim"))
 	return command
 }
 

@@ -17,7 +17,9 @@ import (
 // What deploy/ gives to a node and to a cluster.
 const (
 	handler = "kata"
-	program = "/usr/local/bin/kata-runtime"
+	// shimHandler is the one that has a shim of its own.
+	shimHandler = "kata-shim"
+	program     = "/usr/local/bin/kata-runtime"
 	// measuredMemory is what a pod with a few containers takes on the host
 	// besides its guest's RAM, in MiB, as `make bench` prints it.
 	measuredMemory = 160

@@ -3,12 +3,14 @@ package shim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -16,13 +18,10 @@ import (
 	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/shim/events"
 	"kata-runtime/virtcontainers/shim/stats"
-	"kata-runtime/virtcontainers/shim/taskerror"
 )
 
 // errNoCheckpoint refuses what no VM of ours can do.
-func errNoCheckpoint() error {
-	return taskerror.NotImplemented("a container in a virtual machine is not checkpointed, nor restored")
-}
+var errNoCheckpoint = fmt.Errorf("%w: a container in a virtual machine is not checkpointed, nor restored", errdefs.ErrNotImplemented)
 
 // State implements the task API.
 func (s *service) State(_ context.Context, request *taskapi.StateRequest) (*taskapi.StateResponse, error) {
@@ -109,7 +108,7 @@ func (s *service) change(id, topic string, do func(*pod.Container) (publishable,
 
 // Checkpoint implements the task API.
 func (*service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return nil, errNoCheckpoint()
+	return nil, errNoCheckpoint
 }
 
 // Kill implements the task API.
@@ -119,7 +118,7 @@ func (s *service) Kill(ctx context.Context, request *taskapi.KillRequest) (*empt
 		err = p.kill(ctx, request.GetSignal(), request.GetAll())
 	}
 	if err != nil {
-		return nil, taskerror.EncodeGone(err)
+		return nil, err
 	}
 	return &emptypb.Empty{}, nil
 }

@@ -32,7 +32,7 @@ import (
 // the pod.
 func (s *service) Create(ctx context.Context, request *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if request.GetCheckpoint() != "" || request.GetParentCheckpoint() != "" {
-		return nil, errNoCheckpoint()
+		return nil, errNoCheckpoint
 	}
 	if err := oci.ValidateID(request.GetID()); err != nil {
 		return nil, err

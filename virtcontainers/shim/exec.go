@@ -41,7 +41,7 @@ type execution struct {
 }
 
 // Exec implements the task API.
-func (s *service) Exec(ctx context.Context, request *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
+func (s *service) Exec(_ context.Context, request *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
 	t, err := s.task(request.GetID())
 	if err != nil {
 		return nil, err

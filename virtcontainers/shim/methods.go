@@ -15,11 +15,12 @@ func taskServices() []string {
 	return []string{"containerd.task.v2.Task", "containerd.task.v3.Task"}
 }
 
-// method makes a ttrpc method of a function.
+// method makes a ttrpc method of a function, whose errors encode gives the codes
+// that containerd knows.
 func method[Request any, Response proto.Message, Pointer interface {
 	*Request
 	proto.Message
-}](call func(context.Context, Pointer) (Response, error)) ttrpc.Method {
+}](call func(context.Context, Pointer) (Response, error), encode func(error) error) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
 		request := Pointer(new(Request))
 		if err := unmarshal(request); err != nil {
@@ -27,7 +28,7 @@ func method[Request any, Response proto.Message, Pointer interface {
 		}
 		response, err := call(ctx, request)
 		if err != nil {
-			return nil, taskerror.Encode(err)
+			return nil, encode(err)
 		}
 		return response, nil
 	}
@@ -37,23 +38,23 @@ func method[Request any, Response proto.Message, Pointer interface {
 func (s *service) register(server *ttrpc.Server) {
 	for _, name := range taskServices() {
 		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
-			"State":      method(s.State),
-			"Create":     method(s.Create),
-			"Start":      method(s.Start),
-			"Delete":     method(s.Delete),
-			"Pids":       method(s.Pids),
-			"Pause":      method(s.Pause),
-			"Resume":     method(s.Resume),
-			"Checkpoint": method(s.Checkpoint),
-			"Kill":       method(s.Kill),
-			"Exec":       method(s.Exec),
-			"ResizePty":  method(s.ResizePty),
-			"CloseIO":    method(s.CloseIO),
-			"Update":     method(s.Update),
-			"Wait":       method(s.Wait),
-			"Stats":      method(s.Stats),
-			"Connect":    method(s.Connect),
-			"Shutdown":   method(s.Shutdown),
+			"State":      method(s.State, taskerror.Encode),
+			"Create":     method(s.Create, taskerror.Encode),
+			"Start":      method(s.Start, taskerror.Encode),
+			"Delete":     method(s.Delete, taskerror.Encode),
+			"Pids":       method(s.Pids, taskerror.Encode),
+			"Pause":      method(s.Pause, taskerror.Encode),
+			"Resume":     method(s.Resume, taskerror.Encode),
+			"Checkpoint": method(s.Checkpoint, taskerror.Encode),
+			"Kill":       method(s.Kill, taskerror.EncodeGone),
+			"Exec":       method(s.Exec, taskerror.Encode),
+			"ResizePty":  method(s.ResizePty, taskerror.Encode),
+			"CloseIO":    method(s.CloseIO, taskerror.Encode),
+			"Update":     method(s.Update, taskerror.Encode),
+			"Wait":       method(s.Wait, taskerror.Encode),
+			"Stats":      method(s.Stats, taskerror.EncodeGone),
+			"Connect":    method(s.Connect, taskerror.Encode),
+			"Shutdown":   method(s.Shutdown, taskerror.Encode),
 		}})
 	}
 }
