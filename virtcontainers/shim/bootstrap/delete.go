@@ -24,8 +24,10 @@ const (
 	// deleteTimeout is less than what containerd gives a delete
 	// (io.containerd.timeout.shim.cleanup, 5 s).
 	deleteTimeout = 4 * time.Second
-	// serverPatience bounds the wait for a server that containerd has lost.
+	// serverPatience bounds the wait for the answers of a server that containerd
+	// has lost, endPatience the one for its end.
 	serverPatience = time.Second
+	endPatience    = 2 * time.Second
 )
 
 // killed is the exit status of a process that SIGKILL has ended.
@@ -150,7 +152,7 @@ func endServer(ctx context.Context, state store.State) error {
 		if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("end the server, process %d: %w", state.SupervisorPID, err)
 		}
-		patience, cancel := context.WithTimeout(ctx, serverPatience)
+		patience, cancel := context.WithTimeout(ctx, endPatience)
 		err = store.AwaitEnd(patience, pidfd)
 		cancel()
 		if err == nil {
