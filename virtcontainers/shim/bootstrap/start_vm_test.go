@@ -29,6 +29,8 @@ import (
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -55,6 +57,9 @@ type fake struct {
 	server Server
 	entry  *store.Entry
 	end    context.CancelFunc
+
+	mu      sync.Mutex
+	deleted bool // and the pod goes on
 }
 
 func serveFake(ctx context.Context, s Server) error {
@@ -90,7 +95,12 @@ func serveFake(ctx context.Context, s Server) error {
 	return server.Close()
 }
 
-func (f *fake) State(context.Context, *task.StateRequest) (*task.StateResponse, error) {
+func (f *fake) State(_ context.Context, r *task.StateRequest) (*task.StateResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.deleted && r.GetID() != "" {
+		return nil, status.Error(codes.NotFound, "it was deleted")
+	}
 	given := f.server
 	given.Listener, given.HostMounts, given.Log = nil, nil, nil
 	data, err := json.Marshal(given)
@@ -123,7 +133,10 @@ func (f *fake) Wait(context.Context, *task.WaitRequest) (*task.WaitResponse, err
 }
 
 func (f *fake) Delete(context.Context, *task.DeleteRequest) (*task.DeleteResponse, error) {
-	return &task.DeleteResponse{}, f.entry.Remove()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deleted = true // the entry remains the pod's
+	return &task.DeleteResponse{}, nil
 }
 
 func (f *fake) Shutdown(context.Context, *task.ShutdownRequest) (*emptypb.Empty, error) {
@@ -609,12 +622,16 @@ func TestDeleteByProgram(t *testing.T) {
 					t.Errorf("%+v", got)
 				}
 			}
+			if name == "reachable" { // it deletes the container, and may have others
+				if _, still := w.given(address); still != pid {
+					t.Errorf("%d serves, want %d", still, pid)
+				}
+				return
+			}
+			w.awaitEnd(pid)
+			w.isGone(address)
 			if left, _ := os.ReadDir(filepath.Join(w.root, "k8s.io")); len(left) > 0 {
 				t.Errorf("left: %v", left)
-			}
-			if name != "reachable" { // which deletes the container, and may have others
-				w.awaitEnd(pid)
-				w.isGone(address)
 			}
 		})
 	}
