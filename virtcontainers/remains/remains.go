@@ -11,6 +11,7 @@ package remains
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"kata-runtime/virtcontainers"
@@ -61,6 +62,31 @@ func Remove(ctx context.Context, states *store.Store, entry *store.Entry, state 
 	there := !errors.Is(err, virtcontainers.ErrNotFound) // nobody else has removed it
 	err = errors.Join(entry.Remove(), removePod(ctx, states, state.SandboxID))
 	return there && err == nil, err
+}
+
+// Clear removes what a supervisor that has died left under an id, which is free
+// then. While the supervisor lives, the id is taken: virtcontainers.ErrExists.
+func Clear(ctx context.Context, states *store.Store, id string) error {
+	entry, err := states.Lookup(id)
+	if errors.Is(err, virtcontainers.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	state, err := entry.Load()
+	switch {
+	case errors.Is(err, virtcontainers.ErrNotFound):
+		return nil
+	case errors.Is(err, store.ErrDamaged):
+		return entry.Remove()
+	case err != nil:
+		return err
+	case store.Alive(state.SupervisorPID, state.SupervisorStartTime):
+		return fmt.Errorf("%w: %s", virtcontainers.ErrExists, id)
+	}
+	_, err = Remove(ctx, states, entry, state)
+	return err
 }
 
 // restoreNetwork removes from the network namespace of a pod whose supervisor

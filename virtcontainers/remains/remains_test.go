@@ -3,6 +3,7 @@ package remains
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"testing"
 	"time"
@@ -108,5 +109,34 @@ func TestAwaitEndsWithContext(t *testing.T) {
 	process.Process.Kill()
 	if removed, err := Await(t.Context(), states, entry, state); !removed || err != nil {
 		t.Errorf("removed %v, %v", removed, err)
+	}
+}
+
+func TestClear(t *testing.T) {
+	states := open(t)
+	if err := Clear(t.Context(), states, "one"); err != nil {
+		t.Errorf("of an id that is free: %v", err)
+	}
+	entry, _ := dead(t, states, "one", "one", false)
+	if err := Clear(t.Context(), states, "one"); err != nil {
+		t.Error(err)
+	}
+	if ids := known(t, states); len(ids) != 0 {
+		t.Errorf("left: %v", ids)
+	}
+	if _, err := states.Reserve("one"); err != nil { // by this process
+		t.Fatal(err)
+	}
+	if err := Clear(t.Context(), states, "one"); !errors.Is(err, virtcontainers.ErrExists) {
+		t.Errorf("of a living one: %v", err)
+	}
+	if err := os.WriteFile(entry.Path("json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Clear(t.Context(), states, "one"); err != nil {
+		t.Errorf("of a damaged state: %v", err)
+	}
+	if ids := known(t, states); len(ids) != 0 {
+		t.Errorf("left: %v", ids)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/pod"
+	"kata-runtime/virtcontainers/remains"
 	"kata-runtime/virtcontainers/sizing"
 	"kata-runtime/virtcontainers/store"
 )
@@ -56,7 +57,7 @@ func (s *service) newHome(ctx context.Context, b *bundle.Bundle, settings *confi
 			err = errors.Join(err, h.undo(context.WithoutCancel(ctx)))
 		}
 	}()
-	entry, err := s.reserve(b)
+	entry, err := s.reserve(ctx, b)
 	if err != nil {
 		return nil, err
 	}
@@ -137,9 +138,13 @@ func (h *home) close(ctx context.Context) error {
 }
 
 // reserve writes down whose the pod is, before there is anything of it.
-func (s *service) reserve(b *bundle.Bundle) (*store.Entry, error) {
+func (s *service) reserve(ctx context.Context, b *bundle.Bundle) (*store.Entry, error) {
 	states, err := store.Open(s.options.Root)
 	if err != nil {
+		return nil, err
+	}
+	// What a shim that was killed has left, and delete did not remove in time.
+	if err := remains.Clear(ctx, states, s.options.ID); err != nil {
 		return nil, err
 	}
 	entry, err := states.Reserve(s.options.ID)

@@ -12,6 +12,8 @@ import (
 	task "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -24,8 +26,12 @@ const (
 	// deleteTimeout is less than what containerd gives a delete
 	// (io.containerd.timeout.shim.cleanup, 5 s).
 	deleteTimeout = 4 * time.Second
-	// serverPatience bounds the wait for a server that containerd has lost.
+	// serverPatience bounds the wait for a first answer of a server that
+	// containerd has lost, deletePatience the one for the end of a container, and
+	// endPatience the one for the server's own.
 	serverPatience = time.Second
+	deletePatience = 3 * time.Second
+	endPatience    = 2 * time.Second
 )
 
 // killed is the exit status of a process that SIGKILL has ended.
@@ -93,9 +99,11 @@ func (p Program) removeContainer(ctx context.Context, inv invocation, bundle str
 	case alive && state.Deleted:
 		return state, nil // the pod lives on
 	case alive:
-		if err := askServer(ctx, bundle, inv); err == nil {
+		reached, err := askServer(ctx, bundle, inv)
+		switch {
+		case err == nil:
 			return state, nil
-		} else if state.SandboxID != state.ID && state.SandboxID != "" {
+		case reached, state.SandboxID != state.ID && state.SandboxID != "":
 			return state, fmt.Errorf("the pod's server, process %d, is there and does not delete it: %w", state.SupervisorPID, err)
 		}
 		if err := endServer(ctx, state); err != nil {
@@ -106,30 +114,43 @@ func (p Program) removeContainer(ctx context.Context, inv invocation, bundle str
 	return state, err
 }
 
-// askServer lets a server that still runs delete a container.
-func askServer(ctx context.Context, bundle string, inv invocation) error {
-	ctx, cancel := context.WithTimeout(ctx, serverPatience)
-	defer cancel()
+// askServer lets a server that still runs delete a container. reached tells that
+// it has answered: it serves its pod.
+func askServer(ctx context.Context, bundle string, inv invocation) (reached bool, err error) {
 	path, ok := readAddress(bundle)
 	if !ok {
-		return errors.New("its address is not known")
+		return false, errors.New("its address is not known")
 	}
+	ctx = ttrpc.WithMetadata(ctx, ttrpc.MD{"containerd-namespace-ttrpc": {inv.namespace}})
+	ctx, cancel := context.WithTimeout(ctx, deletePatience)
+	defer cancel()
+	first, cancelFirst := context.WithTimeout(ctx, serverPatience)
+	defer cancelFirst()
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", path)
+	conn, err := dialer.DialContext(first, "unix", path)
 	if err != nil {
-		return err
+		return false, err
 	}
 	client := ttrpc.NewClient(conn)
 	defer client.Close()
 	server := task.NewTTRPCTaskClient(client)
-	ctx = ttrpc.WithMetadata(ctx, ttrpc.MD{"containerd-namespace-ttrpc": {inv.namespace}})
-	// The process may have ended already.
-	_, killErr := server.Kill(ctx, &task.KillRequest{ID: inv.id, Signal: uint32(unix.SIGKILL), All: true})
-	if _, err := server.Wait(ctx, &task.WaitRequest{ID: inv.id}); err != nil {
-		return errors.Join(killErr, err)
+	_, err = server.State(first, &task.StateRequest{ID: inv.id})
+	if _, said := status.FromError(err); !said {
+		return false, err // it was none of the server's
 	}
-	_, err = server.Delete(ctx, &task.DeleteRequest{ID: inv.id})
-	return err
+	if err == nil {
+		_, err = server.Kill(ctx, &task.KillRequest{ID: inv.id, Signal: uint32(unix.SIGKILL), All: true})
+	}
+	if err == nil || status.Code(err) == codes.NotFound { // as for a process that has ended
+		_, err = server.Wait(ctx, &task.WaitRequest{ID: inv.id})
+	}
+	if err == nil {
+		_, err = server.Delete(ctx, &task.DeleteRequest{ID: inv.id})
+	}
+	if status.Code(err) == codes.NotFound { // deleted already
+		err = nil
+	}
+	return true, err
 }
 
 // endServer ends the server of a pod that nobody reaches.
@@ -150,7 +171,7 @@ func endServer(ctx context.Context, state store.State) error {
 		if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("end the server, process %d: %w", state.SupervisorPID, err)
 		}
-		patience, cancel := context.WithTimeout(ctx, serverPatience)
+		patience, cancel := context.WithTimeout(ctx, endPatience)
 		err = store.AwaitEnd(patience, pidfd)
 		cancel()
 		if err == nil {

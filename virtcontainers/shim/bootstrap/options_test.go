@@ -162,7 +162,7 @@ func TestReadInput(t *testing.T) {
 	if got := readInput(closed, time.Minute); len(got) > 0 {
 		t.Errorf("closed: %q", got)
 	}
-	pipe := func(write func(w *os.File)) []byte {
+	pipe := func(patience time.Duration, write func(w *os.File)) []byte {
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
@@ -173,17 +173,17 @@ func TestReadInput(t *testing.T) {
 		return readInput(r, patience)
 	}
 	long := bytes.Repeat([]byte("0123456789"), 20_000) // more than a pipe holds
-	if got := pipe(func(w *os.File) { w.Write(long); w.Close() }); !bytes.Equal(got, long) {
+	if got := pipe(time.Minute, func(w *os.File) { w.Write(long); w.Close() }); !bytes.Equal(got, long) {
 		t.Errorf("read %d bytes of %d", len(got), len(long))
 	}
-	if got := pipe(func(w *os.File) { w.WriteString("half") }); string(got) != "half" {
+	if got := pipe(patience, func(w *os.File) { w.WriteString("half") }); string(got) != "half" {
 		t.Errorf("of a pipe that stays open: %q", got)
 	}
-	if got := pipe(func(*os.File) {}); len(got) > 0 {
+	if got := pipe(patience, func(*os.File) {}); len(got) > 0 {
 		t.Errorf("of a pipe to which nobody writes: %q", got)
 	}
 	endless := make(chan struct{})
-	if got := pipe(func(w *os.File) {
+	if got := pipe(time.Minute, func(w *os.File) {
 		defer close(endless)
 		for {
 			if _, err := w.Write(long); err != nil {

@@ -44,6 +44,8 @@ func (p Program) serve(ctx context.Context, inv invocation) (err error) {
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
+	stopTelling := context.AfterFunc(ctx, func() { log.Info("the server is to end", "cause", context.Cause(ctx)) })
+	defer stopTelling()
 	var listener *net.UnixListener
 	socket := inv.socket
 	if socket != "" {
@@ -89,9 +91,6 @@ func (p Program) serve(ctx context.Context, inv invocation) (err error) {
 		return errors.New("this build of the program serves nothing")
 	}
 	if err := p.Serve(ctx, s); err != nil {
-		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
-			err = fmt.Errorf("%w (%w)", err, cause)
-		}
 		return err
 	}
 	s.Log.Debug("the server has ended")
@@ -155,7 +154,6 @@ func handleSignals(end context.CancelCauseFunc, log *slog.Logger) (stop func()) 
 				stacks := make([]byte, 1<<20)
 				log.Info("goroutines", "stacks", string(stacks[:runtime.Stack(stacks, true)]))
 			default:
-				log.Info("asked to end", "signal", s)
 				end(fmt.Errorf("signal %v", s))
 			}
 		}

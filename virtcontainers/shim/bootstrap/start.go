@@ -125,7 +125,10 @@ func findServer(ctx context.Context, inv invocation, membership oci.Pod, dirs []
 			return "", err
 		}
 		listens, err := serves(ctx, path)
-		if err == nil && listens {
+		if err != nil {
+			return "", fmt.Errorf("join the pod of sandbox %q, as annotation %s says: %w", membership.Sandbox, membership.Annotation, err)
+		}
+		if listens {
 			return scheme + path, nil
 		}
 		tried = append(tried, path)
