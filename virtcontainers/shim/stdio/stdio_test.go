@@ -352,11 +352,11 @@ func TestReaderThatNeverReads(t *testing.T) {
 func TestRemovedFifo(t *testing.T) {
 	out := makeFifo(t)
 	a, g, logged := attachedFor(t, time.Hour, Config{Stdout: out})
-	say(t, g.stdout, "unheard")
-	g.stdout.Close()
 	if err := os.Remove(out); err != nil {
 		t.Fatal(err)
 	}
+	say(t, g.stdout, "unheard")
+	g.stdout.Close()
 	a.Close(virtcontainers.Exit{})
 	if !strings.Contains(logged.String(), "7 bytes are lost") {
 		t.Error(logged)
@@ -416,6 +416,26 @@ func TestGuestThatDoesNotEnd(t *testing.T) {
 	hearEnd(t, stdout, "")
 	if n := strings.Count(logged.String(), "the guest does not end it"); n != 2 {
 		t.Errorf("logged %d times: %s", n, logged)
+	}
+}
+
+// Nor does one that sends and sends.
+func TestGuestThatFloods(t *testing.T) {
+	out := makeFifo(t)
+	a, g, logged := attachedFor(t, time.Minute, Config{Stdout: out})
+	done := drainAll(reader(t, out))
+	go func() {
+		data := make([]byte, largeBuffer)
+		for {
+			if _, err := g.stdout.Write(data); err != nil {
+				return
+			}
+		}
+	}()
+	a.Close(virtcontainers.Exit{})
+	<-done
+	if !strings.Contains(logged.String(), "bytes after the process's end") {
+		t.Error(logged)
 	}
 }
 
