@@ -50,16 +50,16 @@ func (c *containerd) start() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.mu.Lock()
+	c.server = server
+	c.mu.Unlock()
 	_ = os.Remove(c.address)
 	listener, err := net.Listen("unix", c.address)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	eventsapi.RegisterTTRPCEventsService(server, c)
+	eventsapi.RegisterTTRPCEventsService(server, service{c, server})
 	go func() { _ = server.Serve(context.Background(), listener) }()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.server = server
 }
 
 func (c *containerd) stop() {
@@ -72,7 +72,13 @@ func (c *containerd) stop() {
 	}
 }
 
-func (c *containerd) Forward(ctx context.Context, request *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
+// service is a containerd from one start to its stop.
+type service struct {
+	*containerd
+	server *ttrpc.Server
+}
+
+func (c service) Forward(ctx context.Context, request *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
 	if c.answer != nil {
 		if err := c.answer(request.GetEnvelope()); err != nil {
 			return nil, err
@@ -83,6 +89,10 @@ func (c *containerd) Forward(ctx context.Context, request *eventsapi.ForwardRequ
 		c.t.Errorf("the call names the namespaces %q", got)
 	}
 	c.mu.Lock()
+	if c.containerd.server != c.server {
+		c.mu.Unlock()
+		return nil, errors.New("stopped") // what is left of it takes nothing
+	}
 	c.got = append(c.got, request.GetEnvelope())
 	c.mu.Unlock()
 	select {
@@ -124,6 +134,12 @@ func (c *containerd) await(number int) {
 	for len(c.ids()) < number {
 		<-c.came
 	}
+}
+
+func (p *Publisher) waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pending
 }
 
 type log struct {
@@ -249,6 +265,9 @@ func TestRestartWhileIdle(t *testing.T) {
 		c.start()
 		p.Publish(exit(fmt.Sprint(i)))
 		c.await(i + 1)
+		for p.waiting() > 0 { // the answer is on its way
+			<-time.After(time.Millisecond)
+		}
 		c.stop()
 	}
 	if got := c.ids(); !slices.Equal(got, numbers(0, 3)) {

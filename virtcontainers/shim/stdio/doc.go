@@ -16,8 +16,8 @@
 //	   └───Close──────────────────────────────────────►
 //
 // Draining ends with the output. It is bounded on both sides: a guest that keeps a
-// stream open is waited for ten seconds in all, since what the process has written
-// is there when its exit is told of; and a reader that takes nothing for ten
+// stream open is waited for ten seconds in all, and may send 64 MiB, since what the
+// process has written is there when its exit is told of; and a reader that takes nothing for ten
 // seconds, or that does not come for what is left in its fifo, loses the rest. A
 // reader that takes its time may. Abandon ends the waiting at once.
 //

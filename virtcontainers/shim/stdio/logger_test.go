@@ -128,6 +128,7 @@ func TestLoggerThatEndsAtOnce(t *testing.T) {
 			break
 		}
 	}
+	g.stderr.Close()
 	a.Close(virtcontainers.Exit{})
 	if !strings.Contains(logged.String(), "exit status 1") {
 		t.Error(logged)

@@ -20,10 +20,17 @@ const (
 	// pipeSize is asked for a fifo through which much goes, in bytes; the kernel may
 	// give less (/proc/sys/fs/pipe-max-size).
 	pipeSize = 1 << 20
+	// maxRest is more than a process can have left behind, in bytes: what is in its
+	// pipe, and on the way here.
+	maxRest = 64 << 20
 )
 
-// errNotTaken says that the reader took nothing for as long as it may.
-var errNotTaken = errors.New("its reader takes nothing: what is left is lost")
+var (
+	// errNotTaken says that the reader took nothing for as long as it may.
+	errNotTaken = errors.New("its reader takes nothing: what is left is lost")
+	// errTooMuch says that the guest goes on after the process.
+	errTooMuch = fmt.Errorf("the guest sends more than %d bytes after the process's end", maxRest)
+)
 
 // output copies one of a process's output streams.
 type output struct {
@@ -42,6 +49,7 @@ type output struct {
 	patience            time.Duration
 	draining, abandoned bool
 	silence             time.Duration // that is left to the guest
+	rest                uint64        // bytes that have come since
 	reading             bool          // the guest is waited for
 	since               time.Time     // when reading began, or draining
 }
@@ -51,10 +59,13 @@ func (o *output) run(settle func() (context.Context, context.CancelFunc)) {
 	defer o.to.Close()
 	err := o.copy()
 	o.from.Close() // the container's next write fails, as on a broken pipe
-	if err == nil || isEnd(err) {
+	if isEnd(err) {
+		err = nil
+	}
+	if !errors.Is(err, errNotTaken) {
 		ctx, cancel := settle()
 		defer cancel()
-		err = o.to.deliver(ctx, o.passed > 0)
+		err = errors.Join(err, o.to.deliver(ctx, o.passed > 0))
 	}
 	if err != nil {
 		o.log.Warn("output of a process", "stream", o.name, "to", o.to.Name(), "error", err)
@@ -98,7 +109,9 @@ func (o *output) explain(err error) error {
 // Write passes on what has been read. It is an io.Writer for connections that
 // write themselves.
 func (o *output) Write(p []byte) (int, error) {
-	o.read()
+	if err := o.read(len(p)); err != nil {
+		return 0, err
+	}
 	defer o.wrote()
 	for rest := p; len(rest) > 0; {
 		n, err := o.to.Write(rest)
@@ -129,14 +142,20 @@ func (o *output) Write(p []byte) (int, error) {
 }
 
 // read notes that bytes have come and are to be written.
-func (o *output) read() {
+func (o *output) read(n int) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.draining && o.reading {
-		o.silence -= time.Since(o.since)
+	if o.draining {
+		if o.rest += uint64(n); o.rest > maxRest {
+			return errTooMuch
+		}
+		if o.reading {
+			o.silence -= time.Since(o.since)
+		}
 	}
 	o.reading = false
 	o.boundWrite()
+	return nil
 }
 
 // wrote notes that the next bytes are waited for.

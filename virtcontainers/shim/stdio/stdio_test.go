@@ -3,11 +3,11 @@ package stdio
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"io"
 	"log/slog"
-	"math/rand"
 	"net"
 	"os"
 	"path/filepath"
@@ -77,10 +77,13 @@ func (l *log) String() string {
 	return l.text.String()
 }
 
-// attached opens the config and begins, with the patience of a test.
+// short is the patience where it is to end.
+const short = 200 * time.Millisecond
+
+// attached opens the config and begins. It is not in a hurry.
 func attached(t testing.TB, config Config) (*Attachment, *guest, *log) {
 	t.Helper()
-	return attachedFor(t, 200*time.Millisecond, config)
+	return attachedFor(t, time.Minute, config)
 }
 
 func attachedFor(t testing.TB, patience time.Duration, config Config) (*Attachment, *guest, *log) {
@@ -179,8 +182,7 @@ func stillWaits(t testing.TB, done <-chan struct{}, duration time.Duration) {
 // random returns bytes and their hash.
 func random(size int) ([]byte, [32]byte) {
 	data := make([]byte, size)
-	source := rand.New(rand.NewSource(1))
-	_, _ = source.Read(data)
+	_, _ = rand.Read(data) // never fails
 	return data, sha256.Sum256(data)
 }
 
@@ -262,7 +264,7 @@ func TestRefused(t *testing.T) {
 func TestLateReader(t *testing.T) {
 	for _, text := range []string{"", "early words"} {
 		out := makeFifo(t)
-		a, g, logged := attachedFor(t, time.Minute, Config{Stdout: out})
+		a, g, logged := attached(t, Config{Stdout: out})
 		say(t, g.stdout, text)
 		g.stdout.Close()
 		done := closing(a)
@@ -299,7 +301,7 @@ func TestReaderAndWriterComeBack(t *testing.T) {
 // The reader is gone when the process ends, comes back, and has lost nothing.
 func TestReaderComesBackAfterTheEnd(t *testing.T) {
 	out := makeFifo(t)
-	a, g, _ := attachedFor(t, time.Minute, Config{Stdout: out})
+	a, g, _ := attached(t, Config{Stdout: out})
 	first := reader(t, out)
 	say(t, g.stdout, "one")
 	hear(t, first, "one")
@@ -322,7 +324,7 @@ func TestReaderComesBackAfterTheEnd(t *testing.T) {
 func TestNoReader(t *testing.T) {
 	for _, size := range []int{0, 10, 3 << 20} {
 		out := makeFifo(t)
-		a, g, logged := attached(t, Config{Stdout: out})
+		a, g, logged := attachedFor(t, short, Config{Stdout: out})
 		data, _ := random(size)
 		go func() {
 			_, _ = g.stdout.Write(data)
@@ -338,7 +340,7 @@ func TestNoReader(t *testing.T) {
 // A reader that is there and does not read, likewise.
 func TestReaderThatNeverReads(t *testing.T) {
 	out := makeFifo(t)
-	a, g, logged := attached(t, Config{Stdout: out})
+	a, g, logged := attachedFor(t, short, Config{Stdout: out})
 	reader(t, out)
 	data, _ := random(3 << 20)
 	go func() { _, _ = g.stdout.Write(data) }()
@@ -352,11 +354,11 @@ func TestReaderThatNeverReads(t *testing.T) {
 func TestRemovedFifo(t *testing.T) {
 	out := makeFifo(t)
 	a, g, logged := attachedFor(t, time.Hour, Config{Stdout: out})
-	say(t, g.stdout, "unheard")
-	g.stdout.Close()
 	if err := os.Remove(out); err != nil {
 		t.Fatal(err)
 	}
+	say(t, g.stdout, "unheard")
+	g.stdout.Close()
 	a.Close(virtcontainers.Exit{})
 	if !strings.Contains(logged.String(), "7 bytes are lost") {
 		t.Error(logged)
@@ -366,7 +368,7 @@ func TestRemovedFifo(t *testing.T) {
 // A slow reader may take its time, as long as it takes something.
 func TestSlowReader(t *testing.T) {
 	out := makeFifo(t)
-	a, g, logged := attached(t, Config{Stdout: out})
+	a, g, logged := attachedFor(t, time.Second, Config{Stdout: out})
 	data, want := random(3 << 20)
 	go func() {
 		_, _ = g.stdout.Write(data)
@@ -383,7 +385,7 @@ func TestSlowReader(t *testing.T) {
 			break
 		}
 		if n > 0 {
-			<-time.After(a.patience / 8)
+			<-time.After(a.patience / 16)
 		}
 	}
 	<-done
@@ -396,7 +398,7 @@ func TestSlowReader(t *testing.T) {
 // time, however the reader reads.
 func TestGuestThatDoesNotEnd(t *testing.T) {
 	out, file := makeFifo(t), filepath.Join(t.TempDir(), "log")
-	a, g, logged := attached(t, Config{Stdout: out, Stderr: "file://" + file})
+	a, g, logged := attachedFor(t, short, Config{Stdout: out, Stderr: "file://" + file})
 	stdout := reader(t, out)
 	say(t, g.stdout, "last words")
 	hear(t, stdout, "last words")
@@ -416,6 +418,26 @@ func TestGuestThatDoesNotEnd(t *testing.T) {
 	hearEnd(t, stdout, "")
 	if n := strings.Count(logged.String(), "the guest does not end it"); n != 2 {
 		t.Errorf("logged %d times: %s", n, logged)
+	}
+}
+
+// Nor does one that sends and sends.
+func TestGuestThatFloods(t *testing.T) {
+	out := makeFifo(t)
+	a, g, logged := attached(t, Config{Stdout: out})
+	done := drainAll(reader(t, out))
+	go func() {
+		data := make([]byte, largeBuffer)
+		for {
+			if _, err := g.stdout.Write(data); err != nil {
+				return
+			}
+		}
+	}()
+	a.Close(virtcontainers.Exit{})
+	<-done
+	if !strings.Contains(logged.String(), "bytes after the process's end") {
+		t.Error(logged)
 	}
 }
 
@@ -611,7 +633,7 @@ func (c writingConn) WriteTo(w io.Writer) (int64, error) {
 func TestConnectionThatWritesItself(t *testing.T) {
 	out := makeFifo(t)
 	config := Config{Stdout: out, Log: slog.New(slog.DiscardHandler)}
-	a, err := open(t.Context(), config, 200*time.Millisecond)
+	a, err := open(t.Context(), config, 2*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
