@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -257,7 +256,26 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%v: %v, want %q", test.options.Namespaces, err, test.want)
 		}
 	}
-	runtime.KeepAlive(cancelled)
+}
+
+// What is reported of a process in the guest is no process of the host.
+func TestGuestPID(t *testing.T) {
+	limit, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var maximum uint64
+	if _, err := fmt.Sscan(string(limit), &maximum); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range []uint64{0, 1, 1 << 22, 1<<64 - 1} {
+		if got := uint64(holder.GuestPID(pid)); got < maximum || got > 1<<31-1 {
+			t.Errorf("%d is reported as %d, of at most %d", pid, got, maximum)
+		}
+	}
+	if holder.GuestPID(1) == holder.GuestPID(2) {
+		t.Error("two have the same")
+	}
 }
 
 // A pod has several of them: they must be small.
