@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -190,29 +190,33 @@ func (r *Runtime) NextOOM(ctx context.Context) (string, error) {
 }
 
 // oomKills returns how many processes were killed in the container so far.
-func (c *container) oomKills() uint64 {
+func (c *container) oomKills() uint64 { return c.memoryEvents()["oom_kill"] }
+
+// memoryEvents are the counters of the container's cgroup.
+func (c *container) memoryEvents() map[string]uint64 {
 	dir := c.cgroupDir()
 	if dir == "" {
-		return 0
+		return nil
 	}
-	return readOOMKills(dir)
+	return readMemoryEvents(dir)
 }
 
-// readOOMKills reads the counter of a cgroup; a cgroup that is gone, or has no
-// memory controller, counts none.
-func readOOMKills(dir string) uint64 {
+// readMemoryEvents reads the counters of a cgroup; a cgroup that is gone, or has
+// no memory controller, has none.
+func readMemoryEvents(dir string) map[string]uint64 {
 	data, err := os.ReadFile(filepath.Join(dir, "memory.events"))
 	if err != nil {
-		return 0
+		return nil
 	}
-	for line := range bytes.Lines(data) {
-		if value, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
-			n, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 10, 64)
-			if err != nil {
-				return 0
-			}
-			return n
+	events := map[string]uint64{}
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
+			events[name] = n
 		}
 	}
-	return 0
+	return events
 }
+
+// readOOMKills reads the counter of a cgroup.
+func readOOMKills(dir string) uint64 { return readMemoryEvents(dir)["oom_kill"] }

@@ -8,9 +8,18 @@ import (
 	"github.com/opencontainers/runc/types"
 )
 
+// containerStats are runc's, and what it leaves out.
+type containerStats struct {
+	*types.Stats
+
+	// MemoryEvents are the cgroup's memory.events: how often it came to its limits,
+	// and what that has cost.
+	MemoryEvents map[string]uint64 `json:"memory_events,omitempty"`
+}
+
 // Stats returns the container's resource usage as the JSON of runc's
-// types.Stats, which "events --stats" prints. Network counters are the pod's,
-// and not part of it.
+// types.Stats, which "events --stats" prints, with the events of memory added.
+// Network counters are the pod's, and not part of it.
 func (r *Runtime) Stats(id string) ([]byte, error) {
 	c, err := r.get(id)
 	if err != nil {
@@ -20,7 +29,7 @@ func (r *Runtime) Stats(id string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("statistics of container %q: %w", id, err)
 	}
-	data, err := json.Marshal(eventStats(stats.CgroupStats))
+	data, err := json.Marshal(containerStats{eventStats(stats.CgroupStats), c.memoryEvents()})
 	if err != nil {
 		return nil, fmt.Errorf("statistics of container %q: %w", id, err)
 	}

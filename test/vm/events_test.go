@@ -26,7 +26,8 @@ type eventLine struct {
 		Memory struct {
 			Usage struct{ Usage, Limit uint64 }
 		}
-		Pids struct{ Current, Limit uint64 }
+		MemoryEvents map[string]uint64 `json:"memory_events"`
+		Pids         struct{ Current, Limit uint64 }
 	}
 }
 
@@ -63,6 +64,10 @@ func TestOutOfMemory(t *testing.T) {
 	wantCode(t, h.Run(append([]string{"exec", id}, strings.Fields(takeMemory)...)...), 137)
 	if !nextEvent(t, lines, "oom", id) {
 		t.Error("no event when a process ran out of memory")
+	}
+	decode(h, h.Must("events", "--stats", id), &stats)
+	if events := stats.Data.MemoryEvents; events["oom_kill"] != 1 || events["oom"] == 0 || events["max"] == 0 {
+		t.Errorf("events of memory: %v", events)
 	}
 	if s := stateOf(h, id); s.Status != "running" {
 		t.Errorf("status %q after another process ran out of memory", s.Status)

@@ -1,22 +1,3 @@
-// Package holder owns the namespace holder: a small host process that is in the
-// namespaces which a container's specification asks for, and does nothing. Its
-// pid is what a front end without stand-ins (package standin) reports as the
-// container's.
-//
-// Callers follow it into /proc/PID/ns. containerd's CRI writes the sandbox's net,
-// ipc, uts and pid namespaces into the specifications of the pod's containers, and
-// the pid namespace of a container that another one targets (kubectl debug); docker
-// sets up the network of a container there. So a pod has one for its sandbox, and
-// one more for each container that has a PID namespace of its own: see Needed.
-//
-// Its mount namespace holds an empty read-only file system. The root file system
-// of the container need not be there, as it is in a stand-in: a task API's caller
-// has mounted that itself, and takes files from its own mount. But whoever does go
-// through /proc/PID/root must find nothing, rather than the host.
-//
-// It ignores all signals that can be ignored: they are for the container, whose
-// front end forwards them. It ends when the process that started it does, or calls
-// Stop.
 package holder
 
 import (
@@ -27,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -76,16 +58,28 @@ type Holder struct {
 }
 
 // Needed tells whether a container that joins a pod needs a holder of its own: it
-// has a PID namespace of its own, which another container may name. All others
-// report the pid of the pod's.
+// has a namespace of its own that another container may name. All others report
+// the pid of the pod's.
 func Needed(namespaces []specs.LinuxNamespace) bool {
-	for _, n := range namespaces {
-		if n.Type == specs.PIDNamespace {
+	return slices.ContainsFunc(namespaces, func(n specs.LinuxNamespace) bool {
+		switch n.Type {
+		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace:
 			return n.Path == ""
+		case specs.NetworkNamespace, // the pod's, for all
+			specs.MountNamespace, specs.UserNamespace, specs.CgroupNamespace, specs.TimeNamespace: // the guest's alone
 		}
-	}
-	return false
+		return false
+	})
 }
+
+// firstBeyond is the lowest number that is no process's of the host: PID_MAX_LIMIT
+// of include/linux/threads.h.
+const firstBeyond = 1 << 22
+
+// GuestPID is what is reported as the pid of a process that has none on the host,
+// made from the guest's number for it: one that is not 0, not the pid of a holder,
+// and that no process of the host has or will have.
+func GuestPID(inGuest uint64) uint32 { return firstBeyond + uint32(inGuest%firstBeyond) }
 
 // Start forks a holder from this program, whose main function calls Run for
 // Command. When it returns, the holder is in its place. Stop ends it.
@@ -95,6 +89,9 @@ func Start(ctx context.Context, options Options) (_ *Holder, err error) {
 			err = fmt.Errorf("start a namespace holder: %w", err)
 		}
 	}()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	theirLife, life, err := os.Pipe()
 	if err != nil {
 		return nil, err

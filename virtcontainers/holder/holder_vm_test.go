@@ -10,7 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,8 +45,13 @@ func TestMain(m *testing.M) {
 
 func all() []specs.LinuxNamespace {
 	return []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
-		{Type: specs.CgroupNamespace}, {Type: specs.MountNamespace}, {Type: specs.UserNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.NetworkNamespace},
+		{Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.CgroupNamespace},
+		{Type: specs.MountNamespace},
+		{Type: specs.UserNamespace},
 	}
 }
 
@@ -87,7 +92,8 @@ func TestNamespaces(t *testing.T) {
 		return specs.LinuxNamespace{Type: kind, Path: namespace.OfProcess(sandbox.PID(), kind)}
 	}
 	container := start(t, holder.Options{ID: "container", Hostname: "unused", Namespaces: []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.MountNamespace},
 		path(specs.NetworkNamespace), path(specs.IPCNamespace), path(specs.UTSNamespace),
 	}})
 	for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace} {
@@ -168,10 +174,12 @@ func TestNothingOfTheHost(t *testing.T) {
 // Signals are the container's, and nothing to the holder.
 func TestSignals(t *testing.T) {
 	h := start(t, holder.Options{ID: "c1", Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}}})
+	keep := []syscall.Signal{ // the kernel's, faults, and the C library's
+		unix.SIGKILL, unix.SIGSTOP, unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGSYS, 32, 33, 34,
+	}
 	for number := syscall.Signal(1); number < 65; number++ {
-		switch number {
-		case unix.SIGKILL, unix.SIGSTOP, unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGSYS, 32, 33, 34:
-			continue // the kernel's, faults, and the C library's
+		if slices.Contains(keep, number) {
+			continue
 		}
 		if err := unix.Kill(h.PID(), number); err != nil {
 			t.Fatal(err)
@@ -257,7 +265,26 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%v: %v, want %q", test.options.Namespaces, err, test.want)
 		}
 	}
-	runtime.KeepAlive(cancelled)
+}
+
+// What is reported of a process in the guest is no process of the host.
+func TestGuestPID(t *testing.T) {
+	limit, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var maximum uint64
+	if _, err := fmt.Sscan(string(limit), &maximum); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range []uint64{0, 1, 1 << 22, 1<<64 - 1} {
+		if got := uint64(holder.GuestPID(pid)); got < maximum || got > 1<<31-1 {
+			t.Errorf("%d is reported as %d, of at most %d", pid, got, maximum)
+		}
+	}
+	if holder.GuestPID(1) == holder.GuestPID(2) {
+		t.Error("two have the same")
+	}
 }
 
 // A pod has several of them: they must be small.

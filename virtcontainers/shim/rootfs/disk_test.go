@@ -15,13 +15,19 @@ func TestAsDisk(t *testing.T) {
 		want   *rootfs.Disk
 	}{
 		{nil, nil},
-		{[]*types.Mount{{Type: "ext4", Source: "/dev/mapper/x", Options: []string{"discard"}}},
-			&rootfs.Disk{Source: "/dev/mapper/x", Type: "ext4", Options: []string{"discard"}}},
-		{[]*types.Mount{{Type: "xfs", Source: "/dev/mapper/x", Options: []string{"nouuid", "ro"}}},
-			&rootfs.Disk{Source: "/dev/mapper/x", Type: "xfs", ReadOnly: true, Options: []string{"nouuid"}}},
+		{
+			[]*types.Mount{{Type: "ext4", Source: "/dev/mapper/x", Options: []string{"discard"}}},
+			&rootfs.Disk{Source: "/dev/mapper/x", Type: "ext4", Options: []string{"discard"}},
+		},
+		{
+			[]*types.Mount{{Type: "xfs", Source: "/dev/mapper/x", Options: []string{"nouuid", "ro"}}},
+			&rootfs.Disk{Source: "/dev/mapper/x", Type: "xfs", ReadOnly: true, Options: []string{"nouuid"}},
+		},
 		{[]*types.Mount{{Type: "ext4", Source: "/var/image", Options: []string{"loop"}}}, &rootfs.Disk{Source: "/var/image", Loop: true, Type: "ext4"}},
-		{[]*types.Mount{{Type: "erofs", Source: "/var/layer", Options: []string{"loop"}}},
-			&rootfs.Disk{Source: "/var/layer", Loop: true, Type: "erofs", ReadOnly: true}},
+		{
+			[]*types.Mount{{Type: "erofs", Source: "/var/layer", Options: []string{"loop"}}},
+			&rootfs.Disk{Source: "/var/layer", Loop: true, Type: "erofs", ReadOnly: true},
+		},
 		{[]*types.Mount{{Type: "erofs", Source: "/var/layer"}}, nil},
 		{[]*types.Mount{{Type: "ext4", Source: "/dev/x", Options: []string{"uidmap=0:1:1", "gidmap=0:1:1"}}}, nil},
 		{[]*types.Mount{{Type: "bind", Source: "/dev/x"}}, nil},

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -99,7 +100,7 @@ func parseOptions(list []string) (options, error) {
 		}
 	}
 	if (o.uids == nil) != (o.gids == nil) {
-		return options{}, fmt.Errorf("of the options uidmap and gidmap one is missing")
+		return options{}, errors.New("of the options uidmap and gidmap one is missing")
 	}
 	return o, nil
 }
@@ -117,9 +118,9 @@ func (o *options) add(option string) error {
 	case option == "direct-io":
 		o.directIO = true
 	case option == "remount":
-		return fmt.Errorf("there is nothing yet to mount again")
+		return errors.New("there is nothing yet to mount again")
 	case strings.HasPrefix(option, "X-containerd."):
-		return fmt.Errorf("it is for containerd's mount manager, which has not resolved it")
+		return errors.New("it is for containerd's mount manager, which has not resolved it")
 	default:
 		o.data = append(o.data, option)
 	}

@@ -83,7 +83,8 @@ func rename(o *options) error {
 		}
 		data = append(data, option)
 	}
-	o.data = append(data, "lowerdir="+strings.Join(names, ":"))
+	data = append(data, "lowerdir="+strings.Join(names, ":"))
+	o.data = data
 	return nil
 }
 

@@ -271,8 +271,18 @@ func TestImageFile(t *testing.T) {
 		}
 		t.Error("a loop device is left")
 	})
-	b.mount(&types.Mount{Type: "ext4", Source: image, Options: []string{"loop"}})
+	mount := &types.Mount{Type: "ext4", Source: image, Options: []string{"loop"}}
+	b.mount(mount)
 	b.wantWrite(nil)
+	if err := rootfs.Unmount(b.target); err != nil {
+		t.Fatal(err)
+	}
+	mount.Options = append(mount.Options, "ro")
+	if err := rootfs.Mount([]*types.Mount{mount}, b.target); err != nil {
+		t.Fatal(err)
+	}
+	b.want("new", "")
+	b.wantWrite(unix.EROFS)
 }
 
 // With user namespaces, containerd asks for layers whose owners are moved.

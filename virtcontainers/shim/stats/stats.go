@@ -9,6 +9,7 @@ package stats
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -91,7 +92,7 @@ func Metrics(data []byte) (*stats.Metrics, error) {
 		return nil, fmt.Errorf("the container's statistics are %d bytes long, more than the %d that they may be", len(data), maxSize)
 	}
 	if !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		return nil, fmt.Errorf("the container's statistics are no JSON object")
+		return nil, errors.New("the container's statistics are no JSON object")
 	}
 	var from runcStats
 	if err := json.Unmarshal(data, &from); err != nil {
