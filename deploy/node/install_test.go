@@ -137,7 +137,9 @@ func killAt(w *world, n int, do func() error) (was bool, err error) {
 // TestKilled ends installations, upgrades and removals before each of their
 // changes: what comes next finishes or undoes them.
 func TestKilled(t *testing.T) {
-	for name, node := range nodes() {
+	all := nodes()
+	for _, name := range []string{"1.6", "1.6 without a file", "2.4 with imports", "CRI-O"} { // a way each
+		node := all[name]
 		t.Run(name, func(t *testing.T) {
 			whole := newWorld(t, node.version, node.files)
 			before := whole.state(t)
