@@ -8,4 +8,4 @@ import _ "embed"
 // Configuration is the runtime's configuration file for a node, configuration.toml.
 //
 //go:embed configuration.toml
-var Configuration string //nolint:gochecknoglobals // the form that go:embed has
+var Configuration string

@@ -22,6 +22,7 @@ import (
 	"kata-runtime/deploy/node"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/machine"
+	"kata-runtime/virtcontainers/sizing"
 )
 
 func text(t *testing.T, name string) string {
@@ -147,7 +148,7 @@ func TestClass(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := machine.Overhead(settings, false)
+	want := sizing.OverheadOf(settings.Hypervisor.DefaultMemoryMiB, machine.OverheadMiB(false))
 	memory, cpu := class.Overhead.PodFixed[core.ResourceMemory], class.Overhead.PodFixed[core.ResourceCPU]
 	if memory.Value() != int64(want.MemoryMiB)<<20 || cpu.MilliValue() != int64(want.MilliCPUs) {
 		t.Errorf("its overhead is %v and %v, and `node overhead` says %+v", &memory, &cpu, want)
@@ -157,7 +158,7 @@ func TestClass(t *testing.T) {
 	if want.MemoryMiB < settings.Hypervisor.DefaultMemoryMiB+measured {
 		t.Errorf("%d MiB are less than what was measured", want.MemoryMiB)
 	}
-	if emulated := machine.Overhead(settings, true); emulated.MemoryMiB <= want.MemoryMiB {
+	if emulated := sizing.OverheadOf(settings.Hypervisor.DefaultMemoryMiB, machine.OverheadMiB(true)); emulated.MemoryMiB <= want.MemoryMiB {
 		t.Errorf("without hardware virtualization it is %d MiB, not more than %d", emulated.MemoryMiB, want.MemoryMiB)
 	}
 	for key, value := range class.Scheduling.NodeSelector {

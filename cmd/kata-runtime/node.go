@@ -14,6 +14,7 @@ import (
 	"kata-runtime/deploy/node"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/machine"
+	"kata-runtime/virtcontainers/sizing"
 )
 
 func nodeCommand() *cli.Command {
@@ -156,7 +157,7 @@ func nodeOverheadCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			overhead := machine.Overhead(settings, c.Bool("emulated"))
+			overhead := sizing.OverheadOf(settings.Hypervisor.DefaultMemoryMiB, machine.OverheadMiB(c.Bool("emulated")))
 			memory, cpu := fmt.Sprintf("%dMi", overhead.MemoryMiB), fmt.Sprintf("%dm", overhead.MilliCPUs)
 			switch format := c.String("format"); format {
 			case "json":

@@ -20,7 +20,7 @@ var errBlock = errors.New("the marks of kata-runtime's block do not come in one 
 // splitBlock takes our block out of a file. before and after are what was there
 // without it; body is nil when there is no block.
 func splitBlock(text string) (before string, body *string, after string, err error) {
-	var begin, end, bodyBegin, bodyEnd = -1, -1, 0, 0
+	begin, end, bodyBegin, bodyEnd := -1, -1, 0, 0
 	joined := false
 	offset := 0
 	for line := range strings.Lines(text) {

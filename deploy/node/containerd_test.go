@@ -79,37 +79,40 @@ func testRealContainerd(t *testing.T, program string, files map[string]string, f
 		t.Fatal(err)
 	}
 	err = Install(t.Context(), w.options)
-	if want != "" {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v, want %q", err, want)
-		}
-	} else if err != nil {
-		t.Fatal(err)
-	} else {
-		node.found = true
-		changed, err := node.dump(t.Context(), "/"+configPath)
-		if err != nil {
-			t.Fatal(err)
-		}
-		state := w.state(t)
-		w.install(t)
-		sameState(t, "a second installation", w.state(t), state)
-		kata := at(changed.runtimes, "kata")
-		systemd, _ := at(kata, "options")["SystemdCgroup"].(bool)
-		switch {
-		case kata["runtime_type"] != w.options.Handler.runtimeType(), at(changed.runtimes, "runc")["runtime_type"] != runcType,
-			frontEnd == FrontEndOCI && (at(kata, "options")["BinaryName"] != "/usr/local/bin/kata-runtime" || systemd != original.systemdCgroup()):
-			t.Errorf("the runtimes are %v", changed.runtimes)
-		}
-		for name, was := range original.values {
-			if is := changed.values[name]; !strings.Contains(name, `"kata"`) && name != `"imports"` && !reflect.DeepEqual(is, was) {
-				t.Errorf("%s was %v and is %v", name, was, is)
-			}
-		}
+	switch {
+	case want == "" && err == nil:
+		w.checkReal(t, &node, original)
+	case err == nil || !strings.Contains(err.Error(), want) || want == "":
+		t.Errorf("%v, want %q", err, want)
 	}
 	w.remove(t)
 	sameState(t, "removed", w.state(t), before)
 	if _, err := os.Stat(filepath.Join(w.root, receiptDir)); !os.IsNotExist(err) {
 		t.Error(err)
+	}
+}
+
+// checkReal compares what containerd makes of the configuration with the one before.
+func (w *world) checkReal(t *testing.T, node *containerd, original *dump) {
+	t.Helper()
+	node.found = true
+	changed, err := node.dump(t.Context(), "/"+configPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := w.state(t)
+	w.install(t)
+	sameState(t, "a second installation", w.state(t), state)
+	kata := at(changed.runtimes, "kata")
+	systemd, _ := at(kata, "options")["SystemdCgroup"].(bool)
+	switch {
+	case kata["runtime_type"] != w.options.Handler.runtimeType(), at(changed.runtimes, "runc")["runtime_type"] != runcType,
+		w.options.Handler.FrontEnd == FrontEndOCI && (at(kata, "options")["BinaryName"] != "/usr/local/bin/kata-runtime" || systemd != original.systemdCgroup()):
+		t.Errorf("the runtimes are %v", changed.runtimes)
+	}
+	for name, was := range original.values {
+		if is := changed.values[name]; !strings.Contains(name, `"kata"`) && name != `"imports"` && !reflect.DeepEqual(is, was) {
+			t.Errorf("%s was %v and is %v", name, was, is)
+		}
 	}
 }

@@ -56,7 +56,7 @@ func newWorld(t *testing.T, version string, files map[string]string) *world {
 // memoryDir is a directory in which it takes no time that data is to last.
 func memoryDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "node-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "node-test-") //nolint:usetesting // its directories are on disks
 	if err != nil {
 		return t.TempDir()
 	}

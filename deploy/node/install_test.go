@@ -340,13 +340,19 @@ func TestLabel(t *testing.T) {
 	w.options.Label, w.options.NodeName = "kata-runtime/installed=true", "node-1"
 	var calls []string
 	w.options.Labeler = func(_ context.Context, node, key string, value *string) error {
-		_, err := os.Stat(filepath.Join(w.root, "usr/local/bin/kata-runtime"))
-		calls = append(calls, fmt.Sprint(node, " ", key, " ", value != nil && *value == "true", " ", err == nil, " ", len(w.restarted)))
+		what := "taken away"
+		if value != nil && *value == "true" {
+			what = "set"
+		}
+		if _, err := os.Stat(filepath.Join(w.root, "usr/local/bin/kata-runtime")); err == nil {
+			what += ", programs there"
+		}
+		calls = append(calls, fmt.Sprintf("%s %s %s, %d restarts", node, key, what, len(w.restarted)))
 		return nil
 	}
 	w.install(t)
 	w.remove(t)
-	if want := []string{"node-1 kata-runtime/installed true true 1", "node-1 kata-runtime/installed false true 1"}; !slices.Equal(calls, want) {
+	if want := []string{"node-1 kata-runtime/installed set, programs there, 1 restarts", "node-1 kata-runtime/installed taken away, programs there, 1 restarts"}; !slices.Equal(calls, want) {
 		t.Errorf("%q, want %q", calls, want)
 	}
 }

@@ -3,16 +3,13 @@ package machine
 import (
 	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/qemu"
-	"kata-runtime/virtcontainers/config"
-	"kata-runtime/virtcontainers/sizing"
 )
 
-// Overhead is what a pod takes beyond its containers with a configuration, with
-// hardware virtualization or, where emulated says so, without.
-func Overhead(settings *config.Config, emulated bool) sizing.Overhead {
-	accelerator := accel.KVM
+// OverheadMiB is the memory that a machine's VMM takes beyond what any does, with
+// hardware virtualization or without.
+func OverheadMiB(emulated bool) int {
 	if emulated {
-		accelerator = accel.TCG
+		return qemu.OverheadMiB(accel.TCG)
 	}
-	return sizing.OverheadOf(settings.Hypervisor.DefaultMemoryMiB, qemu.OverheadMiB(accelerator))
+	return qemu.OverheadMiB(accel.KVM)
 }
