@@ -60,6 +60,14 @@ image-debian: build
 	$(GO) run ./rootfs-builder -agent bin/kata-agent -modules $(SHARE)/debian/modules \
 	  -o $(SHARE)/debian/initrd.img -manifest $(SHARE)/debian/initrd.manifest.json
 
+# What the manifests of deploy/ name. There is no registry: each node imports it.
+NODE_IMAGE := localhost/kata-runtime-node:$(VERSION)
+
+.PHONY: deploy-image
+deploy-image: build image ## the image that installs everything on Kubernetes nodes, an OCI archive in build/
+	@mkdir -p build
+	$(GO) run ./deploy/image -name '$(NODE_IMAGE)' -version '$(VERSION)' -o build/kata-runtime-node.tar
+
 .PHONY: demo
 demo: ## build everything and run a container in a VM, without compiling a kernel
 	@test/deps.sh run build

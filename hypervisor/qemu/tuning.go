@@ -1,5 +1,7 @@
 package qemu
 
+import "kata-runtime/hypervisor/accel"
+
 // What a VM's start costs was measured with QEMU 7.2 under TCG on two cores that
 // were busy otherwise: CPU time of a whole run, from QEMU's start to a power-off
 // by the first process of the guest, the least of 5 to 8 runs, in all 1.2-1.5 s.
@@ -24,6 +26,14 @@ package qemu
 // default is 1024, all of which a guest that runs long enough fills: the host
 // pays for it. When the cache is full QEMU starts it afresh.
 const translationMiB = 256
+
+// OverheadMiB is a VM's hypervisor.Info.OverheadMiB with an accelerator.
+func OverheadMiB(accelerator string) int {
+	if accelerator == accel.TCG {
+		return translationMiB
+	}
+	return 0
+}
 
 // emulatedX86 is the CPU model under TCG: all that QEMU emulates, but for what is
 // slower than doing without. ERMS and FSRM make Linux copy and clear memory by

@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"kata-runtime/hypervisor"
-	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/child"
 	"kata-runtime/hypervisor/qmp"
 )
@@ -88,11 +87,8 @@ func New(o Options) (*VM, error) {
 		devices:   make(map[string]*attached),
 		slots:     slots(&o),
 		info: hypervisor.Info{
-			Driver: "qemu", Accelerator: o.Accelerator, Size: o.Size,
+			Driver: "qemu", Accelerator: o.Accelerator, Size: o.Size, OverheadMiB: OverheadMiB(o.Accelerator),
 		},
-	}
-	if o.Accelerator == accel.TCG {
-		vm.info.OverheadMiB = translationMiB
 	}
 	devices := make([]hypervisor.Device, 0, len(o.Devices))
 	for _, d := range o.Devices {

@@ -26,6 +26,16 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
 
+// The handlers under test, beside runc.
+const (
+	// handler is kata-runtime, by runc's shim or by CRI-O.
+	handler = "kata"
+	// shimHandler is the one that has a shim of its own.
+	shimHandler = "kata-shim"
+	// program is where deploy/ has the runtime.
+	program = "/usr/local/bin/kata-runtime"
+)
+
 // The names of what the test's managers have.
 const (
 	image   = "localhost/busybox:test"

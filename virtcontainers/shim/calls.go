@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/shim/events"
 	"kata-runtime/virtcontainers/shim/stats"
@@ -34,19 +35,19 @@ func (s *service) State(_ context.Context, request *taskapi.StateRequest) (*task
 
 // Start implements the task API.
 func (s *service) Start(ctx context.Context, request *taskapi.StartRequest) (*taskapi.StartResponse, error) {
-	t, p, err := s.find(request.GetID(), request.GetExecID())
+	_, p, err := s.find(request.GetID(), request.GetExecID())
 	if err == nil {
 		err = p.start(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &taskapi.StartResponse{Pid: t.pid()}, nil
+	return &taskapi.StartResponse{Pid: p.reportedPID()}, nil
 }
 
 // Delete implements the task API.
 func (s *service) Delete(ctx context.Context, request *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
-	t, p, err := s.find(request.GetID(), request.GetExecID())
+	_, p, err := s.find(request.GetID(), request.GetExecID())
 	if err != nil {
 		return nil, err
 	}
@@ -54,10 +55,11 @@ func (s *service) Delete(ctx context.Context, request *taskapi.DeleteRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &taskapi.DeleteResponse{Pid: t.pid(), ExitStatus: code, ExitedAt: timestamppb.New(at)}, nil
+	return &taskapi.DeleteResponse{Pid: p.reportedPID(), ExitStatus: code, ExitedAt: timestamppb.New(at)}, nil
 }
 
-// Pids implements the task API: the pids are the guest's.
+// Pids implements the task API. The first process's is the task's; the others are
+// made from the guest's numbers: see package holder.
 func (s *service) Pids(ctx context.Context, request *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
 	t, err := s.task(request.GetID())
 	if err != nil {
@@ -67,11 +69,9 @@ func (s *service) Pids(ctx context.Context, request *taskapi.PidsRequest) (*task
 	if err != nil {
 		return nil, err
 	}
-	response := &taskapi.PidsResponse{}
-	for _, p := range processes {
-		if pid := p.GetPid(); pid > 0 {
-			response.Processes = append(response.Processes, &tasktypes.ProcessInfo{Pid: uint32(pid)})
-		}
+	response := &taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: t.pid()}}}
+	for _, p := range processes[min(1, len(processes)):] {
+		response.Processes = append(response.Processes, &tasktypes.ProcessInfo{Pid: holder.GuestPID(uint64(p.GetPid()))})
 	}
 	return response, nil
 }

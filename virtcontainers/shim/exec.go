@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/shim/events"
@@ -29,6 +30,8 @@ type execution struct {
 	request *taskapi.ExecProcessRequest
 	process []byte // the guest's view, as JSON
 	io      *stdio.Attachment
+	// pid is what is reported as its pid: none of the host's.
+	pid uint32
 	// told is closed when its end was told.
 	told chan struct{}
 	// starting is held by start and remove.
@@ -52,7 +55,7 @@ func (s *service) Exec(_ context.Context, request *taskapi.ExecProcessRequest) (
 	if err := oci.ValidateID(request.GetExecID()); err != nil {
 		return nil, err
 	}
-	e := &execution{task: t, request: request, told: make(chan struct{})}
+	e := &execution{task: t, request: request, pid: holder.GuestPID(s.execs.Add(1)), told: make(chan struct{})}
 	if e.process, err = e.translate(); err != nil {
 		return nil, err
 	}
@@ -137,7 +140,7 @@ func (e *execution) start(ctx context.Context) error {
 	e.running = running
 	rows, columns := e.rows, e.columns
 	e.mu.Unlock()
-	e.task.publish(events.TopicExecStarted, &eventsapi.TaskExecStarted{ContainerID: e.task.id, ExecID: e.request.GetExecID(), Pid: e.task.pid()})
+	e.task.publish(events.TopicExecStarted, &eventsapi.TaskExecStarted{ContainerID: e.task.id, ExecID: e.request.GetExecID(), Pid: e.pid})
 	e.task.service.background.Go(func() { e.watch(running) })
 	if rows > 0 || columns > 0 {
 		if err := running.Resize(ctx, rows, columns); err != nil {
@@ -153,14 +156,16 @@ func (e *execution) watch(running *pod.Exec) {
 	<-running.Finished()
 	exit := running.Exit()
 	e.task.publish(events.TopicExit, &eventsapi.TaskExit{
-		ContainerID: e.task.id, ID: e.request.GetExecID(), Pid: e.task.pid(),
+		ContainerID: e.task.id, ID: e.request.GetExecID(), Pid: e.pid,
 		ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At),
 	})
 }
 
+func (e *execution) reportedPID() uint32 { return e.pid }
+
 func (e *execution) state() *taskapi.StateResponse {
 	response := &taskapi.StateResponse{
-		ID: e.task.id, ExecID: e.request.GetExecID(), Bundle: e.task.request.GetBundle(), Pid: e.task.pid(),
+		ID: e.task.id, ExecID: e.request.GetExecID(), Bundle: e.task.request.GetBundle(), Pid: e.pid,
 		Status: tasktypes.Status_CREATED,
 		Stdin:  e.request.GetStdin(), Stdout: e.request.GetStdout(), Stderr: e.request.GetStderr(), Terminal: e.request.GetTerminal(),
 	}

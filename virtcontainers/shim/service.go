@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -32,6 +33,8 @@ type service struct {
 	once sync.Once
 
 	background sync.WaitGroup
+
+	execs atomic.Uint64 // how many processes were added
 
 	// booting is held while the pod is made.
 	booting sync.Mutex

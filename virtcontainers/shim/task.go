@@ -144,6 +144,7 @@ func (t *task) awaitExecs() {
 
 // process is what calls act on: a task's first process, or one that was added.
 type process interface {
+	reportedPID() uint32
 	state() *taskapi.StateResponse
 	kill(ctx context.Context, signal uint32, all bool) error
 	resize(ctx context.Context, rows, columns uint16) error
@@ -210,6 +211,8 @@ func (t *task) start(ctx context.Context) error {
 	t.publish(events.TopicStart, &eventsapi.TaskStart{ContainerID: t.id, Pid: t.pid()})
 	return nil
 }
+
+func (t *task) reportedPID() uint32 { return t.pid() }
 
 func (t *task) streams() *stdio.Attachment { return t.io }
 
