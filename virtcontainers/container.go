@@ -79,7 +79,7 @@ type Container struct {
 }
 
 // CreateContainer makes a container whose program waits for Start. It may be
-// called while the machine still boots. An error is a *StageError, or wraps
+// called once the sandbox was assigned, while the machine still boots. An error is a *StageError, or wraps
 // ErrExists; nothing of the container is left then.
 func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions) (*Container, error) {
 	c := &Container{id: options.ID, shareName: cmp.Or(options.ShareName, options.ID), sandbox: s, status: StatusCreating, startBound: startBound(options.Spec)}
@@ -99,12 +99,17 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		closeTrees(options.Mounts)
 		return s.callFailure(StagePrepare, ErrMachineEnded)
 	}
+	assignment, err := s.assignedTo()
+	if err != nil {
+		closeTrees(options.Mounts)
+		return &StageError{Stage: StagePrepare, Err: err}
+	}
 	done := s.watch.begin(StagePrepare)
 	c.sockets, err = s.findSockets(options) // before the share closes the trees
 	if err != nil {
 		closeTrees(options.Mounts)
 	} else {
-		err = s.options.Share.Add(c.shareName, options.Mounts)
+		err = assignment.Share.Add(c.shareName, options.Mounts)
 	}
 	done()
 	if err != nil {
@@ -114,7 +119,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	defer func() {
 		if err != nil {
 			c.sockets.Close()
-			err = errors.Join(err, s.options.Share.Remove(c.shareName))
+			err = errors.Join(err, assignment.Share.Remove(c.shareName))
 		}
 	}()
 	if err := s.Ready(ctx); err != nil {
@@ -191,7 +196,7 @@ func (s *Sandbox) detachTemporary(c *Container, mounts []share.Mount) {
 		if !mount.Temporary {
 			continue
 		}
-		if err := s.options.Share.Detach(c.shareName, mount.Name); err != nil {
+		if err := s.assignment.Share.Detach(c.shareName, mount.Name); err != nil {
 			s.log.Warn("the guest still sees what it has copied", "container", c.id, "error", err)
 		}
 	}
@@ -353,7 +358,7 @@ func (c *Container) undo(ctx context.Context, guestErr error) error {
 	c.sockets.Close()
 	c.sandbox.unplug(ctx, c.id)
 	c.sandbox.unfit(c.id)
-	errs = append(errs, c.sandbox.options.Share.Remove(c.shareName))
+	errs = append(errs, c.sandbox.assignment.Share.Remove(c.shareName))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}

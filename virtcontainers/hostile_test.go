@@ -215,7 +215,9 @@ func TestTheAgentsWordsDoNotFillTheLog(t *testing.T) {
 	guest := sandboxtest.NewGuest()
 	guest.Refuse("DestroySandbox", status.Error(codes.Unknown, strings.Repeat("never ", 1<<19)))
 	var log bytes.Buffer
-	sandbox := startedSandbox(t, guest, func(o *virtcontainers.SandboxOptions) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	sandbox := startedSandbox(t, guest, func(o *virtcontainers.SandboxOptions, _ *virtcontainers.Assignment) {
+		o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	})
 	if err := errors.Join(sandbox.Ready(t.Context()), sandbox.Stop(t.Context())); err != nil {
 		t.Fatal(err)
 	}

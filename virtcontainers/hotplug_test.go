@@ -37,7 +37,7 @@ func sizedSandbox(t *testing.T, guest *sandboxtest.Guest, options virtcontainers
 	size := hypervisor.Size{VCPUs: 1, MemoryMiB: 2048}
 	guest.Machine.SetSize(size)
 	options.Policy = sizing.Policy{Default: size, Max: hypervisor.Size{VCPUs: 6, MemoryMiB: 8192}}
-	return startedSandbox(t, guest, func(o *virtcontainers.SandboxOptions) { o.Sizing = options })
+	return startedSandbox(t, guest, func(_ *virtcontainers.SandboxOptions, a *virtcontainers.Assignment) { a.Sizing = options })
 }
 
 func TestTheMachineGrowsWithItsContainers(t *testing.T) {

@@ -29,7 +29,7 @@ type NetworkOptions struct {
 // JoinNetwork puts the machine on the network of a namespace, which it takes
 // over: what the namespace has is connected, and appears in the guest with the
 // first container. The host's own namespace is refused: everything that reaches the
-// host would go into the machine. It may be called while the machine boots, and once. When the
+// host would go into the machine. It may be called after Assign, while the machine boots, and once. When the
 // namespace changes later, changed is called before the guest is told: it may
 // call SetLoopbackServices.
 func (s *Sandbox) JoinNetwork(pods *network.Namespace, changed func()) error {
@@ -55,7 +55,11 @@ func (s *Sandbox) joinNetwork(pods *network.Namespace, changed func()) error {
 	if err := namespace.RefuseHost(specs.NetworkNamespace, pods.File()); err != nil {
 		return errors.Join(err, pods.Close())
 	}
-	options := s.options.Network
+	assignment, err := s.assignedTo()
+	if err != nil {
+		return errors.Join(err, pods.Close())
+	}
+	options := assignment.Network
 	joined, err := network.Join(pods, network.Options{
 		Machine: s.options.Machine, Model: options.Model, Queues: options.Queues, Vhost: options.Vhost, Spare: options.Spare,
 		Tell: s.setNetwork, Services: s.toldServices, Changed: changed, Log: s.log,
@@ -90,7 +94,7 @@ func (s *Sandbox) setNetwork(ctx context.Context, request *protocol.SetNetworkRe
 // first time on it follows changes. The machine must be ready.
 func (s *Sandbox) syncNetwork(ctx context.Context) error {
 	s.mu.Lock()
-	joined, fixed := s.network, s.options.Network.Fixed
+	joined, fixed := s.network, s.assignment.Network.Fixed
 	s.mu.Unlock()
 	if fixed != nil {
 		return s.fixNetwork(ctx)
@@ -115,7 +119,7 @@ func (s *Sandbox) syncNetwork(ctx context.Context) error {
 // fixNetwork tells the agent of a network that never changes, but for its
 // loopback services.
 func (s *Sandbox) fixNetwork(ctx context.Context) error {
-	request := proto.CloneOf(s.options.Network.Fixed)
+	request := proto.CloneOf(s.assignment.Network.Fixed)
 	request.LoopbackServices = s.toldServices()
 	s.fixing.Lock()
 	defer s.fixing.Unlock()
@@ -138,8 +142,10 @@ func (s *Sandbox) leaveNetwork() error {
 	if joined != nil {
 		errs = append(errs, joined.Close())
 	}
-	for _, tap := range s.options.Network.Spare {
-		errs = append(errs, tap.Close())
+	if assignment, err := s.assignedTo(); err == nil {
+		for _, tap := range assignment.Network.Spare {
+			errs = append(errs, tap.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

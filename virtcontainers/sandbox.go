@@ -6,15 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/agent"
-	"kata-runtime/virtcontainers/clock"
 	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/network"
@@ -58,26 +54,17 @@ type Share interface {
 	Close() error
 }
 
-// SandboxOptions are what NewSandbox needs.
+// SandboxOptions are what a sandbox is made of before it is known whose it will
+// be.
 type SandboxOptions struct {
-	ID       string
-	Hostname string // of the pod; empty: each container's own
-	Machine  Machine
-	Share    Share
+	Machine Machine
 	// Token is the one-time secret of the ready message, which the machine's
 	// kernel parameters carry too.
 	Token string
 	// BootTimeout bounds the time from the machine's start to the agent's
 	// answer.
 	BootTimeout time.Duration
-	Sizing      SizingOptions
-	Network     NetworkOptions
-	// RelaySockets lets containers connect to the host's unix sockets that
-	// their bind mounts show.
-	RelaySockets bool
-	// Ceilings are the host's, for the guest to have them at least.
-	Ceilings []*protocol.CeilingValue
-	Log      *slog.Logger
+	Log         *slog.Logger
 }
 
 // Sandbox is a pod: one machine and the containers in it.
@@ -85,10 +72,6 @@ type Sandbox struct {
 	options SandboxOptions
 	log     *slog.Logger
 	watch   *stopwatch
-	sockets *sockets.Relay // nil without RelaySockets
-	// socketPort is the one that the guest dials for sockets; boot writes and reads
-	// it.
-	socketPort uint32
 	// loopbackToken is the secret of StartLoopback, which the agent is told.
 	loopbackToken string
 
@@ -100,13 +83,23 @@ type Sandbox struct {
 
 	booted  chan struct{} // closed when boot has succeeded or failed
 	bootErr error         // written before booted is closed
+	agent   *agent.Client // likewise; nil after a failure
+
+	assigned   chan struct{}  // closed by Assign
+	assignment Assignment     // written before assigned is closed, as what follows
+	sockets    *sockets.Relay // nil without RelaySockets
+	sizer      sizer
+
+	ready    chan struct{} // closed when containers can be created, or never will
+	readyErr error         // written before ready is closed
+
 	devices *device.Manager
-	sizer   sizer
-	agent   *agent.Client // likewise
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*Container
-	started    bool
+	started    bool               // Boot was called
+	given      bool               // Assign was called
+	stopped    bool               // Stop was called: nothing is assigned any more
 	network    *network.Network   // nil before JoinNetwork, or without a network
 	following  bool               // the guest's network follows the namespace's
 	loopback   *loopback.Loopback // nil before StartLoopback
@@ -126,53 +119,22 @@ type Sandbox struct {
 	stopErr  error
 }
 
-// NewSandbox makes a sandbox. Stop releases the machine and the share.
+// NewSandbox makes a sandbox of a machine that was not started. Stop releases the
+// machine, and what Assign has brought.
 func NewSandbox(options SandboxOptions) *Sandbox {
 	life, end := context.WithCancelCause(context.Background())
-	var relay *sockets.Relay
-	if options.RelaySockets {
-		relay = sockets.New(options.Log)
-	}
 	return &Sandbox{
-		sockets:    relay,
-		options:    options,
-		log:        options.Log,
-		watch:      newStopwatch(),
-		life:       life,
-		end:        end,
-		booted:     make(chan struct{}),
-		containers: make(map[string]*Container),
-		devices:    device.New(options.Machine, device.Open),
-		sizer:      sizer{options: options.Sizing, resources: make(map[string]*specs.LinuxResources)},
-
+		options:       options,
+		log:           options.Log,
+		watch:         newStopwatch(),
 		loopbackToken: loopback.NewToken(),
-	}
-}
-
-// Start begins to boot the machine and returns at once: what follows goes side
-// by side with the boot. Ready reports the outcome. Once only.
-func (s *Sandbox) Start() {
-	s.mu.Lock()
-	s.started = true
-	s.mu.Unlock()
-	s.background.Go(func() {
-		defer close(s.booted)
-		s.bootErr = s.boot()
-		if s.bootErr != nil {
-			s.log.Error("sandbox did not boot", "error", s.bootErr)
-			s.end(s.bootErr)
-		}
-	})
-}
-
-// Ready waits until the agent answers, and returns a *StageError when it never
-// will.
-func (s *Sandbox) Ready(ctx context.Context) error {
-	select {
-	case <-s.booted:
-		return s.bootErr
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the sandbox: %w", context.Cause(ctx))
+		life:          life,
+		end:           end,
+		booted:        make(chan struct{}),
+		assigned:      make(chan struct{}),
+		ready:         make(chan struct{}),
+		devices:       device.New(options.Machine, device.Open),
+		containers:    make(map[string]*Container),
 	}
 }
 
@@ -180,7 +142,7 @@ func (s *Sandbox) Ready(ctx context.Context) error {
 // context tells why.
 func (s *Sandbox) Ended() <-chan struct{} { return s.life.Done() }
 
-// Guest is what the agent said of itself; nil before Ready has returned nil.
+// Guest is what the agent said of itself; nil before Booted has returned nil.
 func (s *Sandbox) Guest() *protocol.HelloResponse {
 	select {
 	case <-s.booted:
@@ -197,118 +159,6 @@ func (s *Sandbox) Machine() hypervisor.Info { return s.options.Machine.Info() }
 
 // Timings returns how long each stage has taken so far.
 func (s *Sandbox) Timings() []Timing { return s.watch.all() }
-
-func (s *Sandbox) boot() error {
-	ctx, cancel := context.WithTimeoutCause(s.life, s.options.BootTimeout,
-		fmt.Errorf("the guest did not answer within %v (dial_timeout)", s.options.BootTimeout))
-	defer cancel()
-	machine := s.options.Machine
-
-	ready := machine.Ready()
-	defer ready.Close()
-	if err := s.serveSockets(); err != nil {
-		return &StageError{Stage: StagePrepare, Err: err}
-	}
-	done := s.watch.begin(StageStartVMM)
-	err := machine.Start(ctx)
-	done()
-	if err != nil {
-		return &StageError{Stage: StageStartVMM, Err: err}
-	}
-	s.background.Go(s.watchMachine)
-
-	stage := s.watchConsole(ctx)
-	started := s.watch.begin(StageStartAgent)
-	if err := agent.AwaitReady(ctx, ready, s.options.Token); err != nil {
-		return s.bootFailure(ctx, stage(), err)
-	}
-	if err := s.connect(ctx); err != nil {
-		return s.bootFailure(ctx, StageStartAgent, err)
-	}
-	started()
-	s.background.Go(s.keepClock)
-	s.background.Go(s.dispatchOOM)
-	return nil
-}
-
-// keepClock sets the guest's clock after each jump of the host's.
-func (s *Sandbox) keepClock() {
-	err := clock.Watch(s.life, func(ctx context.Context) {
-		ctx, cancel := s.call(ctx)
-		defer cancel()
-		if _, err := s.agent.SetClock(ctx, &protocol.SetClockRequest{UnixNanos: time.Now().UnixNano()}); err != nil {
-			s.log.Warn("guest's clock was not corrected", "error", plain(err))
-		}
-	})
-	if err != nil {
-		s.log.Warn("guest's clock will not follow the host's", "error", err)
-	}
-}
-
-// watchConsole waits in the background for the line that the guest's PID 1
-// writes first. The returned function tells, by whether it was seen, which
-// stage the boot is in.
-func (s *Sandbox) watchConsole(ctx context.Context) func() Stage {
-	done := s.watch.begin(StageBootKernel)
-	var seen atomic.Bool
-	s.background.Go(func() {
-		if err := s.options.Machine.AwaitConsole(ctx, protocol.InitMarker); err == nil {
-			seen.Store(true)
-			done()
-		}
-	})
-	return func() Stage {
-		if seen.Load() {
-			return StageStartAgent
-		}
-		return StageBootKernel
-	}
-}
-
-func (s *Sandbox) connect(ctx context.Context) error {
-	client, err := agent.Connect(ctx, s.options.Machine)
-	if err != nil {
-		return plain(err)
-	}
-	stop := context.AfterFunc(ctx, func() { client.Close() }) // a call that the guest does not take does not look at ctx
-	request := &protocol.CreateSandboxRequest{
-		SandboxId:      s.options.ID,
-		Hostname:       s.options.Hostname,
-		ClockUnixNanos: time.Now().UnixNano(),
-		Shares:         []*protocol.Share{s.options.Machine.Share()},
-		KeepNics:       s.options.Network.Keep,
-		Ceilings:       s.options.Ceilings,
-	}
-	if s.sockets != nil {
-		request.SocketPort, request.SocketToken = s.socketPort, s.sockets.Token()
-	}
-	s.mu.Lock()
-	loopback, err := s.listenLoopback()
-	s.mu.Unlock()
-	if err != nil {
-		stop()
-		return errors.Join(err, client.Close())
-	}
-	request.LoopbackPort, request.LoopbackToken = loopback.GuestPort(), s.loopbackToken
-	_, err = client.CreateSandbox(ctx, request)
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		client.Close()
-		return fmt.Errorf("set up the guest: %w", plain(err))
-	}
-	s.agent = client
-	return nil
-}
-
-// bootFailure prefers the machine's own end to the error that it caused.
-func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error {
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	return &StageError{Stage: stage, Err: err, Console: s.options.Machine.ConsoleTail()}
-}
 
 // watchMachine turns the machine's end into the sandbox's, and the sandbox's
 // into the machine's, whoever has ended it: nobody would see what goes on in a
@@ -365,35 +215,42 @@ func (s *Sandbox) Containers() int {
 }
 
 // Stop ends the machine, and with it every container, and releases what the
-// sandbox holds. Nothing that the guest does keeps it from that. Idempotent:
-// later calls wait and return the same error.
+// sandbox holds, in whatever state it is. Nothing that the guest does keeps it from
+// that. Idempotent: later calls wait and return the same error.
 func (s *Sandbox) Stop(ctx context.Context) error {
 	s.stopping.Do(func() {
-		booting := s.farewell(ctx)
+		s.mu.Lock()
+		s.stopped = true
+		s.mu.Unlock()
+		booting := s.endGuest(ctx)
 		s.end(ErrMachineEnded)
 		errs := []error{s.stopMachine(ctx)}
 		if booting {
-			<-s.booted
+			<-s.ready
 			errs = append(errs, s.stopMachine(ctx)) // it may have started meanwhile
 		}
-		if s.agent != nil { // written before booted is closed, see farewell
+		if s.agent != nil { // written before ready is closed, see endGuest
 			errs = append(errs, s.agent.Close())
 		}
-		if s.sockets != nil {
+		assignment, err := s.assignedTo()
+		if err == nil && s.sockets != nil {
 			s.sockets.Close()
 		}
 		errs = append(errs, s.stopLoopback())
 		s.background.Wait()
-		errs = append(errs, s.leaveNetwork(), s.options.Share.Close())
+		errs = append(errs, s.leaveNetwork())
+		if err == nil {
+			errs = append(errs, assignment.Share.Close())
+		}
 		s.stopErr = errors.Join(errs...)
 	})
 	return s.stopErr
 }
 
-// farewell lets a healthy guest flush its file systems, and waits for a boot
+// endGuest lets a healthy guest flush its file systems, and waits for a boot
 // that is under way to give up. It tells whether the boot goes on all the same:
 // then it waits for the machine.
-func (s *Sandbox) farewell(ctx context.Context) (booting bool) {
+func (s *Sandbox) endGuest(ctx context.Context) (booting bool) {
 	s.mu.Lock()
 	started := s.started
 	s.mu.Unlock()
@@ -403,16 +260,16 @@ func (s *Sandbox) farewell(ctx context.Context) (booting bool) {
 	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
 	defer cancel()
 	select {
-	case <-s.booted:
+	case <-s.ready:
 	default:
 		s.end(ErrMachineEnded)
 		select {
-		case <-s.booted:
+		case <-s.ready:
 		case <-ctx.Done():
 			return true
 		}
 	}
-	if s.agent == nil || s.life.Err() != nil {
+	if s.readyErr != nil || s.life.Err() != nil {
 		return false
 	}
 	// A call that the guest does not take does not look at ctx.

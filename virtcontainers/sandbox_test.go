@@ -21,9 +21,11 @@ import (
 	"kata-runtime/virtcontainers/share"
 )
 
-type option func(*virtcontainers.SandboxOptions)
+type option func(*virtcontainers.SandboxOptions, *virtcontainers.Assignment)
 
-func impatient(o *virtcontainers.SandboxOptions) { o.BootTimeout = time.Millisecond }
+func impatient(o *virtcontainers.SandboxOptions, _ *virtcontainers.Assignment) {
+	o.BootTimeout = time.Millisecond
+}
 
 func TestContainerRunsToItsEnd(t *testing.T) {
 	guest := sandboxtest.NewGuest()
@@ -138,8 +140,7 @@ func TestTheGuestsRefusalLeavesNothing(t *testing.T) {
 func TestAMachineThatEndsDuringTheBoot(t *testing.T) {
 	guest := sandboxtest.NewGuest()
 	guest.Silent = true
-	sandbox := newSandbox(t, guest)
-	sandbox.Start()
+	sandbox := startedSandbox(t, guest)
 	<-guest.Machine.Started()
 	guest.Machine.Fail(&hypervisor.ExitError{VMM: "qemu", Status: "exit status 1", Stderr: "no such kernel"})
 	err := sandbox.Ready(t.Context())
@@ -183,23 +184,16 @@ func TestTheMachinesEndIsTheContainers(t *testing.T) {
 	}
 }
 
-func TestStopWithoutStart(t *testing.T) {
-	sandbox := newSandbox(t, sandboxtest.NewGuest())
-	for range 2 {
-		if err := sandbox.Stop(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func newSandbox(t *testing.T, guest *sandboxtest.Guest, options ...option) *virtcontainers.Sandbox {
+// newSandbox's machine was not started, and belongs to nobody: the second result is to
+// be assigned.
+func newSandbox(t *testing.T, guest *sandboxtest.Guest, options ...option) (*virtcontainers.Sandbox, virtcontainers.Assignment) {
 	t.Helper()
 	o := virtcontainers.SandboxOptions{
-		ID: "pod", Machine: guest.Machine, Share: guest.Share, Token: sandboxtest.Token,
-		BootTimeout: time.Minute, Log: slog.New(slog.DiscardHandler),
+		Machine: guest.Machine, Token: sandboxtest.Token, BootTimeout: time.Minute, Log: slog.New(slog.DiscardHandler),
 	}
+	assignment := virtcontainers.Assignment{ID: "pod", Share: guest.Share}
 	for _, option := range options {
-		option(&o)
+		option(&o, &assignment)
 	}
 	sandbox := virtcontainers.NewSandbox(o)
 	t.Cleanup(func() {
@@ -207,18 +201,21 @@ func newSandbox(t *testing.T, guest *sandboxtest.Guest, options ...option) *virt
 			t.Error(err)
 		}
 	})
-	return sandbox
+	return sandbox, assignment
 }
 
-// startedSandbox's machine boots.
+// startedSandbox's machine boots, for a pod.
 func startedSandbox(t *testing.T, guest *sandboxtest.Guest, options ...option) *virtcontainers.Sandbox {
 	t.Helper()
-	sandbox := newSandbox(t, guest, options...)
-	sandbox.Start()
+	sandbox, assignment := newSandbox(t, guest, options...)
+	sandbox.Boot()
+	if err := sandbox.Assign(assignment); err != nil {
+		t.Fatal(err)
+	}
 	return sandbox
 }
 
-// startSandbox's machine has booted.
+// startSandbox's machine has booted, and was set up.
 func startSandbox(t *testing.T, guest *sandboxtest.Guest, options ...option) *virtcontainers.Sandbox {
 	t.Helper()
 	sandbox := startedSandbox(t, guest, options...)

@@ -8,23 +8,23 @@ import (
 	"kata-runtime/virtcontainers/sockets"
 )
 
-// serveSockets takes the guest's connections to the host's unix sockets.
-func (s *Sandbox) serveSockets() error {
+// serveSockets takes the guest's connections to the host's unix sockets, and
+// returns the port that they are made to; 0: none.
+func (s *Sandbox) serveSockets() (port uint32, err error) {
 	if s.sockets == nil {
-		return nil
+		return 0, nil
 	}
 	listener, err := s.options.Machine.Listen(protocol.SocketPort)
 	if err != nil {
-		return fmt.Errorf("relay unix sockets: %w", err)
+		return 0, fmt.Errorf("relay unix sockets: %w", err)
 	}
-	s.socketPort = listener.GuestPort()
 	s.background.Go(func() {
 		// The machine's end ends its listeners.
 		if err := s.sockets.Serve(listener); err != nil && s.life.Err() == nil {
 			s.log.Error("unix sockets of the host are relayed no more", "error", err)
 		}
 	})
-	return nil
+	return listener.GuestPort(), nil
 }
 
 // findSockets looks for sockets in the mounts of a container.

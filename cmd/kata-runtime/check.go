@@ -98,7 +98,7 @@ func checkAssets(settings *config.Config) []machine.Finding {
 		err = settings.ResolveAssets(executable)
 	}
 	if err != nil {
-		kernel.Status, kernel.Detail, kernel.NextStep = machine.StatusMissing, err.Error(), "make build image, or set kernel and initrd in [hypervisor.qemu]"
+		kernel.Status, kernel.Detail, kernel.NextStep = machine.StatusMissing, err.Error(), "make build image, or set kernel and initrd in [hypervisor]"
 		image.Status, image.NextStep = machine.StatusMissing, kernel.NextStep
 		return []machine.Finding{kernel, image}
 	}

@@ -234,8 +234,7 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 	}
 	response, err := n.client.Create(ctx, &api.CreateContainerRequest{
 		ContainerId: n.id, SpecJson: p.guest, ConfigJson: p.config, Mounts: mounts,
-		Terminal: p.bundle.Spec.Process.Terminal,
-		Stdin:    p.stdio.wanted[0], Stdout: p.stdio.wanted[1], Stderr: p.stdio.wanted[2],
+		Stdin: p.stdio.wanted[0], Stdout: p.stdio.wanted[1], Stderr: p.stdio.wanted[2],
 		MemoryVolumes: memoryVolumes(p.bundle.Guest), MemoryDirectories: memoryDirectories(p.bundle.Guest),
 		BlockDevices: blockDevices(p.bundle.Guest),
 		ResolvConf:   p.bundle.ResolvConf(),

@@ -270,7 +270,6 @@ type CreateSandboxRequest struct {
 	Hostname       string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`                                      // empty: the container's own spec decides
 	ClockUnixNanos int64                  `protobuf:"varint,3,opt,name=clock_unix_nanos,json=clockUnixNanos,proto3" json:"clock_unix_nanos,omitempty"` // host's real time at sending; 0: leave the clock
 	Shares         []*Share               `protobuf:"bytes,4,rep,name=shares,proto3" json:"shares,omitempty"`
-	Dns            []string               `protobuf:"bytes,5,rep,name=dns,proto3" json:"dns,omitempty"` // lines of resolv.conf, for later use
 	// The host's vsock port that relays connections to its unix sockets, and the
 	// token that each connection there begins with. 0: nothing is relayed.
 	SocketPort  uint32 `protobuf:"varint,100,opt,name=socket_port,json=socketPort,proto3" json:"socket_port,omitempty"`
@@ -280,8 +279,11 @@ type CreateSandboxRequest struct {
 	LoopbackToken string `protobuf:"bytes,111,opt,name=loopback_token,json=loopbackToken,proto3" json:"loopback_token,omitempty"`
 	// The permanent addresses of the NICs that SetNetwork will ask for at once;
 	// others are hidden until then.
-	KeepNics      [][]byte        `protobuf:"bytes,112,rep,name=keep_nics,json=keepNics,proto3" json:"keep_nics,omitempty"`
-	Ceilings      []*CeilingValue `protobuf:"bytes,45,rep,name=ceilings,proto3" json:"ceilings,omitempty"` // the host's
+	KeepNics [][]byte        `protobuf:"bytes,112,rep,name=keep_nics,json=keepNics,proto3" json:"keep_nics,omitempty"`
+	Ceilings []*CeilingValue `protobuf:"bytes,45,rep,name=ceilings,proto3" json:"ceilings,omitempty"` // the host's
+	// Random bytes of the host: guests that began as copies of one another, or
+	// waited for their pod, then draw what nobody else knows.
+	Entropy       []byte `protobuf:"bytes,46,opt,name=entropy,proto3" json:"entropy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,13 +346,6 @@ func (x *CreateSandboxRequest) GetShares() []*Share {
 	return nil
 }
 
-func (x *CreateSandboxRequest) GetDns() []string {
-	if x != nil {
-		return x.Dns
-	}
-	return nil
-}
-
 func (x *CreateSandboxRequest) GetSocketPort() uint32 {
 	if x != nil {
 		return x.SocketPort
@@ -389,6 +384,13 @@ func (x *CreateSandboxRequest) GetKeepNics() [][]byte {
 func (x *CreateSandboxRequest) GetCeilings() []*CeilingValue {
 	if x != nil {
 		return x.Ceilings
+	}
+	return nil
+}
+
+func (x *CreateSandboxRequest) GetEntropy() []byte {
+	if x != nil {
+		return x.Entropy
 	}
 	return nil
 }
@@ -485,7 +487,6 @@ func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
 
 type DestroySandboxRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	PowerOff      bool                   `protobuf:"varint,1,opt,name=power_off,json=powerOff,proto3" json:"power_off,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -518,13 +519,6 @@ func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DestroySandboxRequest.ProtoReflect.Descriptor instead.
 func (*DestroySandboxRequest) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *DestroySandboxRequest) GetPowerOff() bool {
-	if x != nil {
-		return x.PowerOff
-	}
-	return false
 }
 
 type SetClockRequest struct {
@@ -2666,27 +2660,26 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xa1\x03\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xaf\x03\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12(\n" +
 	"\x10clock_unix_nanos\x18\x03 \x01(\x03R\x0eclockUnixNanos\x12,\n" +
-	"\x06shares\x18\x04 \x03(\v2\x14.kata.guest.v1.ShareR\x06shares\x12\x10\n" +
-	"\x03dns\x18\x05 \x03(\tR\x03dns\x12\x1f\n" +
+	"\x06shares\x18\x04 \x03(\v2\x14.kata.guest.v1.ShareR\x06shares\x12\x1f\n" +
 	"\vsocket_port\x18d \x01(\rR\n" +
 	"socketPort\x12!\n" +
 	"\fsocket_token\x18e \x01(\tR\vsocketToken\x12#\n" +
 	"\rloopback_port\x18n \x01(\rR\floopbackPort\x12%\n" +
 	"\x0eloopback_token\x18o \x01(\tR\rloopbackToken\x12\x1b\n" +
 	"\tkeep_nics\x18p \x03(\fR\bkeepNics\x127\n" +
-	"\bceilings\x18- \x03(\v2\x1b.kata.guest.v1.CeilingValueR\bceilings\"8\n" +
+	"\bceilings\x18- \x03(\v2\x1b.kata.guest.v1.CeilingValueR\bceilings\x12\x18\n" +
+	"\aentropy\x18. \x01(\fR\aentropyJ\x04\b\x05\x10\x06\"8\n" +
 	"\fCeilingValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value\"\x17\n" +
-	"\x15CreateSandboxResponse\"4\n" +
-	"\x15DestroySandboxRequest\x12\x1b\n" +
-	"\tpower_off\x18\x01 \x01(\bR\bpowerOff\"0\n" +
+	"\x15CreateSandboxResponse\"\x1d\n" +
+	"\x15DestroySandboxRequestJ\x04\b\x01\x10\x02\"0\n" +
 	"\x0fSetClockRequest\x12\x1d\n" +
 	"\n" +
 	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xe9\x01\n" +

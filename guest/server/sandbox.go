@@ -33,7 +33,6 @@ type sandbox struct {
 	sockets  *sockets.Relay
 	loopback *loopback.Services
 	network  Network
-	end      func() // ends the agent
 
 	mu      sync.Mutex // guards what follows
 	created bool
@@ -44,9 +43,9 @@ type sandbox struct {
 
 var _ protocol.AgentService = (*sandbox)(nil)
 
-func newSandbox(cfg Config, runtime *container.Runtime, relay *sockets.Relay, end func()) *sandbox {
+func newSandbox(cfg Config, runtime *container.Runtime, relay *sockets.Relay) *sandbox {
 	return &sandbox{
-		log: cfg.Log, version: cfg.Version, runtime: runtime, sockets: relay, network: cfg.Network, end: end,
+		log: cfg.Log, version: cfg.Version, runtime: runtime, sockets: relay, network: cfg.Network,
 	}
 }
 
@@ -89,8 +88,8 @@ func (s *sandbox) Hello(_ context.Context, req *protocol.HelloRequest) (*protoco
 	return describeGuest(s.version)
 }
 
-// CreateSandbox sets the clock, the host name and kernel parameters, and mounts
-// the shares.
+// CreateSandbox sets the clock, the host name and kernel parameters, stirs the
+// random generator, and mounts the shares.
 func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRequest) (*protocol.CreateSandboxResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,6 +97,9 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		return nil, fmt.Errorf("create sandbox %q: %w: it was created before", req.GetSandboxId(), errSandboxState)
 	}
 	if err := setClock(req.GetClockUnixNanos()); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	if err := stir(req.GetEntropy()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	if name := req.GetHostname(); name != "" {
@@ -133,7 +135,7 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 }
 
 // DestroySandbox removes every container and flushes the shares.
-func (s *sandbox) DestroySandbox(ctx context.Context, req *protocol.DestroySandboxRequest) (*protocol.Empty, error) {
+func (s *sandbox) DestroySandbox(ctx context.Context, _ *protocol.DestroySandboxRequest) (*protocol.Empty, error) {
 	err := s.runtime.RemoveAll(ctx)
 	s.mu.Lock()
 	shares := s.shares
@@ -142,9 +144,6 @@ func (s *sandbox) DestroySandbox(ctx context.Context, req *protocol.DestroySandb
 		if flushErr := storage.Flush(share); flushErr != nil {
 			err = errors.Join(err, flushErr)
 		}
-	}
-	if req.GetPowerOff() {
-		s.end()
 	}
 	return &protocol.Empty{}, err
 }

@@ -39,12 +39,9 @@ type Config struct {
 	Announce func(ctx context.Context) error
 }
 
-// Run serves until ctx ends, the host asks for the guest's end, or a listener
-// fails. It returns nil in the first two cases, after every container was
-// removed and every goroutine has ended.
+// Run serves until ctx ends, and then returns nil, or a listener fails: after every
+// container was removed and every goroutine has ended.
 func Run(ctx context.Context, cfg Config) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	registry := stream.NewRegistry(cfg.Log)
 	relay := sockets.New(cfg.Log, cfg.SocketDir, cfg.DialHost)
 	runtime, err := container.New(cfg.Log, cfg.StateDir, registry, relay)
@@ -57,7 +54,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}()
 	services := loopback.NewServices(cfg.Log, loopback.Dial(cfg.DialHost))
 	defer services.Close()
-	sandbox := newSandbox(cfg, runtime, relay, cancel)
+	sandbox := newSandbox(cfg, runtime, relay)
 	sandbox.loopback = services
 	defer sandbox.close()
 

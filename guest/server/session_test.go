@@ -58,19 +58,13 @@ func serve(t *testing.T) (socket string, done chan error) {
 
 func dial(t *testing.T, socket string) protocol.AgentService {
 	t.Helper()
-	client, _ := dialClient(t, socket)
-	return client
-}
-
-func dialClient(t *testing.T, socket string) (protocol.AgentService, *ttrpc.Client) {
-	t.Helper()
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client := ttrpc.NewClient(conn)
 	t.Cleanup(func() { client.Close() })
-	return protocol.NewAgentClient(client), client
+	return protocol.NewAgentClient(client)
 }
 
 func wantCode(t *testing.T, err error, code codes.Code, text string) {
@@ -141,21 +135,6 @@ func TestBadRequests(t *testing.T) {
 	wantCode(t, err, codes.NotFound, "does not exist")
 	_, err = client.WaitProcess(ctx, &protocol.ProcessRequest{ContainerId: "c"})
 	wantCode(t, err, codes.NotFound, "does not exist")
-}
-
-func TestPowerOffEndsTheAgent(t *testing.T) {
-	socket, done := serve(t)
-	client, conn := dialClient(t, socket)
-	if _, err := client.Hello(t.Context(), &protocol.HelloRequest{Version: protocol.Version}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := client.DestroySandbox(t.Context(), &protocol.DestroySandboxRequest{PowerOff: true}); err != nil {
-		t.Errorf("the answer to DestroySandbox was lost: %v", err)
-	}
-	conn.Close()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestWaitingCallsEndWithTheirConnection(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/internal/confined"
 )
 
 // mountDirectory mounts what is at a path in the directory root on target, which
@@ -96,24 +98,8 @@ func makeDirectory(parent *os.File, name string, mode uint32) error {
 	return unix.Fchmod(int(dir.Fd()), mode) // whatever the umask
 }
 
-// resolveAttempts is how often a path is resolved before the guest is taken for
-// too busy.
-const resolveAttempts = 1000
-
-// openIn opens a path as a process would whose root is given.
+// openIn opens a path as a process would whose root is given, on root's own file
+// system.
 func openIn(root *os.File, name string) (*os.File, error) {
-	var fd int
-	err := error(unix.EAGAIN)
-	// The kernel gives up on a link with ".." when anything was renamed or mounted
-	// meanwhile (openat2(2), EAGAIN).
-	for try := 0; try < resolveAttempts && errors.Is(err, unix.EAGAIN); try++ {
-		fd, err = unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-		})
-	}
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
+	return confined.Open(root, name, unix.RESOLVE_NO_XDEV)
 }

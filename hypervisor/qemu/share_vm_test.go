@@ -82,8 +82,8 @@ func TestShares(t *testing.T) {
 		t.Errorf("detach a device of the start: %v", err)
 	}
 	// The daemons follow their VMM.
-	cold.CloseSocket()
-	hot.CloseSocket()
+	_ = cold.Socket().Close()
+	_ = hot.Socket().Close()
 	if err := vm.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}

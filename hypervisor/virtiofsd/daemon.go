@@ -40,8 +40,7 @@ type Options struct {
 // hung up. Its methods are safe for concurrent use.
 type Daemon struct {
 	*child.Helper
-	installation Installation
-	socket       *os.File
+	socket *os.File
 }
 
 // Start starts a daemon and returns with its socket connected; whether the
@@ -82,7 +81,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, errors.Join(err, connected.Close())
 	}
-	return &Daemon{Helper: helper, installation: installation, socket: connected}, nil
+	return &Daemon{Helper: helper, socket: connected}, nil
 }
 
 // keepCapabilities lets the daemon keep its capabilities when it takes on the
@@ -107,15 +106,8 @@ func socketIn(dir string) (listening, connected *os.File, err error) {
 
 // Socket returns the connected vhost-user socket for the VMM. It belongs to the
 // Daemon, which closes it in Stop; a VMM gets a duplicate. The daemon ends when
-// every copy of it is closed, so that after the VMM has it, CloseSocket lets
-// the daemon follow the VMM.
+// every copy of it is closed.
 func (d *Daemon) Socket() *os.File { return d.socket }
-
-// CloseSocket closes this process's copy of the socket. Idempotent.
-func (d *Daemon) CloseSocket() { _ = d.socket.Close() }
-
-// Installation tells which daemon it is.
-func (d *Daemon) Installation() Installation { return d.installation }
 
 // Stop kills the daemon, waits for its end, and closes the socket. Idempotent.
 func (d *Daemon) Stop() error {

@@ -64,7 +64,7 @@ func TestDaemonAnswers(t *testing.T) {
 // TestDaemonFollowsTheVMM closes the socket, as a VMM's end does.
 func TestDaemonFollowsTheVMM(t *testing.T) {
 	d := start(t)
-	d.CloseSocket()
+	_ = d.Socket().Close()
 	var exit *hypervisor.ExitError
 	if err := d.Wait(t.Context()); err != nil && !errors.As(err, &exit) {
 		t.Errorf("got %v", err)

@@ -29,9 +29,6 @@ type Host interface {
 	Device() *hypervisor.Vsock
 	// Kind is "vhost" or "user".
 	Kind() string
-	// Err returns why the device has ended, nil while it has not and after
-	// Close. With "vhost" it is always nil.
-	Err() error
 	// Close ends every connection and every listener, and waits for the Host's
 	// goroutines. It is idempotent.
 	Close() error

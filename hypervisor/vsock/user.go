@@ -97,13 +97,6 @@ func (u *user) Device() *hypervisor.Vsock {
 
 func (u *user) Kind() string { return string(ModeUser) }
 
-func (u *user) Err() error {
-	if err := u.device.Err(); !errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return nil
-}
-
 func (u *user) Close() error {
 	err := errors.Join(u.device.Close(), u.server.Close())
 	u.serving.Wait()

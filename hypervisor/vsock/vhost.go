@@ -148,8 +148,6 @@ func (v *vhost) Device() *hypervisor.Vsock {
 
 func (v *vhost) Kind() string { return string(ModeVhost) }
 
-func (v *vhost) Err() error { return nil }
-
 func (v *vhost) Close() error {
 	v.mu.Lock()
 	if v.closed {

@@ -288,9 +288,6 @@ func TestQEMU(t *testing.T) {
 	t.Run("still works", func(t *testing.T) { v.echoes(t, 10, 1<<20) })
 	t.Run("reboot", func(t *testing.T) { testReboot(t, v) })
 	logMemory(t)
-	if err := v.host.Err(); err != nil {
-		t.Error(err)
-	}
 	v.command(t, `{"execute":"quit"}`)
 	if n, err := io.Copy(io.Discard, v.ready); !errors.Is(err, syscall.ECONNRESET) || n != int64(len("ready\n")) {
 		t.Errorf("connection after QEMU's end: %d bytes and %v, want 6 and ECONNRESET", n, err)

@@ -258,11 +258,11 @@ func (b *bench) networkVM(
 		return nil, err
 	}
 	return qemu.New(qemu.Options{
-		Path: settings.Path, Name: "kata-bench-network", Accelerator: choice.Name,
+		Path: settings.QEMU.Path, Name: "kata-bench-network", Accelerator: choice.Name,
 		Kernel: settings.Kernel, Initrd: initrd, KernelParams: strings.Fields(settings.KernelParams),
 		Size:    hypervisor.Size{VCPUs: settings.DefaultVCPUs, MemoryMiB: settings.DefaultMemoryMiB},
 		MaxSize: hypervisor.Size{VCPUs: settings.MaxVCPUs(), MemoryMiB: settings.MaxMemoryMiB()},
-		Devices: []hypervisor.Device{tap.NIC("nic0")}, RootPorts: settings.PCIeRootPorts, Bridges: settings.Bridges,
+		Devices: []hypervisor.Device{tap.NIC("nic0")}, RootPorts: settings.QEMU.PCIeRootPorts, Bridges: settings.QEMU.Bridges,
 		Console: console, Starter: starter, Log: slog.New(slog.DiscardHandler),
 	})
 }

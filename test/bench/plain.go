@@ -140,7 +140,7 @@ func (p *plain) run(ctx context.Context) (result rates, err error) {
 
 func (p *plain) machine(host vsock.Host, listener hypervisor.Listener, daemon *virtiofsd.Daemon, starter *child.Starter, console io.Writer) (*qemu.VM, error) {
 	return qemu.New(qemu.Options{
-		Path: p.settings.Path, Name: "kata-bench-plain", Accelerator: p.accelerator,
+		Path: p.settings.QEMU.Path, Name: "kata-bench-plain", Accelerator: p.accelerator,
 		Kernel: p.settings.Kernel, Initrd: p.initrd,
 		KernelParams: append(strings.Fields(p.settings.KernelParams),
 			"BENCH_PORT="+strconv.Itoa(int(listener.GuestPort())),
@@ -150,7 +150,7 @@ func (p *plain) machine(host vsock.Host, listener hypervisor.Listener, daemon *v
 		Devices: []hypervisor.Device{
 			host.Device(), &hypervisor.Share{ID: "share0", Tag: plainTag, Socket: daemon.Socket()},
 		},
-		Vsock: host, RootPorts: p.settings.PCIeRootPorts, Bridges: p.settings.Bridges,
+		Vsock: host, RootPorts: p.settings.QEMU.PCIeRootPorts, Bridges: p.settings.QEMU.Bridges,
 		Console: console, Starter: starter,
 	})
 }

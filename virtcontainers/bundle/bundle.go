@@ -98,7 +98,7 @@ func (b *Bundle) Prepare(options Options) error {
 	}
 	b.ShareName = share.NewName(options.ID)
 	guest := oci.GuestOptions{
-		ContainerID: options.ID, SharePath: filepath.Join(protocol.ShareMountPoint, b.ShareName), Rootfs: b.Rootfs, BundleDir: b.Dir,
+		ContainerID: options.ID, SharePath: filepath.Join(protocol.ShareMountPoint, b.ShareName), BundleDir: b.Dir,
 		Sandbox: options.Sandbox, Hostname: callers, Rlimits: rlimits,
 	}
 	if options.Pod != nil {

@@ -82,5 +82,5 @@ func noAssetsError(sets []assets) error {
 		looked = append(looked, fmt.Sprintf("%s with %s", set.kernel, filepath.Base(set.initrd)))
 	}
 	return fmt.Errorf("%w (looked for %s): run `make build image` in the checkout, "+
-		"or set kernel and initrd in [%s] of the configuration", ErrNoAssets, strings.Join(looked, ", "), qemuTable)
+		"or set kernel and initrd in [%s] of the configuration", ErrNoAssets, strings.Join(looked, ", "), machineTable)
 }

@@ -10,7 +10,7 @@ import (
 // Config is the effective configuration: defaults, overridden by the main file
 // and then by its drop-ins. docs/configuration.md says what each option means.
 type Config struct {
-	// Hypervisor is the table [hypervisor.qemu].
+	// Hypervisor is the table [hypervisor] with those of its drivers.
 	Hypervisor Hypervisor
 	// Agent is the table [agent.kata].
 	Agent Agent
@@ -20,10 +20,30 @@ type Config struct {
 	Files []string
 }
 
-// Hypervisor says which programs and files make a VM, and how large it is.
+// Hypervisor says which driver makes a VM, and of what.
 type Hypervisor struct {
+	// Driver is DriverQEMU.
+	Driver string `toml:"driver"`
+	Machine
+	// QEMU is the table [hypervisor.qemu].
+	QEMU QEMU `toml:"qemu"`
+}
+
+// QEMU is what only that driver has.
+type QEMU struct {
 	// Path is QEMU's program, absolute.
 	Path string `toml:"path"`
+	// PCIeRootPorts is how many devices can be plugged into PCI Express ports
+	// of a running VM, 0-32.
+	PCIeRootPorts int `toml:"pcie_root_port"`
+	// Bridges is how many PCI bridges, with room for 31 devices each, a VM has,
+	// 0-4.
+	Bridges int `toml:"default_bridges"`
+}
+
+// Machine is what a VM of every driver has: which files make it, how large it is,
+// and how it is connected with the host.
+type Machine struct {
 	// Kernel and Initrd are the guest's, absolute. Both are set or none is;
 	// ResolveAssets fills empty ones.
 	Kernel string `toml:"kernel"`
@@ -46,12 +66,6 @@ type Hypervisor struct {
 	// DefaultMaxMemoryMiB bounds the memory of a VM, in MiB; 0 stands for the
 	// host's memory.
 	DefaultMaxMemoryMiB int `toml:"default_maxmemory"`
-	// PCIeRootPorts is how many devices can be plugged into PCI Express ports
-	// of a running VM, 0-32.
-	PCIeRootPorts int `toml:"pcie_root_port"`
-	// Bridges is how many PCI bridges, with room for 31 devices each, a VM has,
-	// 0-4.
-	Bridges int `toml:"default_bridges"`
 	// SharedFS is SharedFSAuto, SharedFSVirtioFS or SharedFS9P.
 	SharedFS string `toml:"shared_fs"`
 	// VirtioFSDaemon is virtiofsd's program, absolute; empty: it is searched
@@ -62,7 +76,7 @@ type Hypervisor struct {
 	VirtioFSCache string `toml:"virtio_fs_cache"`
 	// VirtioFSExtraArgs are appended to virtiofsd's arguments.
 	VirtioFSExtraArgs []string `toml:"virtio_fs_extra_args"`
-	// DisableVhostNet leaves the work of network interfaces to QEMU.
+	// DisableVhostNet leaves the work of network interfaces to the VMM.
 	DisableVhostNet bool `toml:"disable_vhost_net"`
 }
 
@@ -99,21 +113,24 @@ type Runtime struct {
 	LoopbackPorts []string `toml:"loopback_ports"`
 }
 
-// Values of Hypervisor.Accelerator.
+// DriverQEMU is the value of Hypervisor.Driver.
+const DriverQEMU = "qemu"
+
+// Values of Machine.Accelerator.
 const (
 	AcceleratorAuto = "auto"
 	AcceleratorKVM  = "kvm"
 	AcceleratorTCG  = "tcg"
 )
 
-// Values of Hypervisor.Vsock.
+// Values of Machine.Vsock.
 const (
 	VsockAuto  = "auto"
 	VsockVhost = "vhost"
 	VsockUser  = "user"
 )
 
-// Values of Hypervisor.SharedFS.
+// Values of Machine.SharedFS.
 const (
 	SharedFSAuto     = "auto"
 	SharedFSVirtioFS = "virtio-fs"
@@ -137,14 +154,16 @@ const (
 func Default() *Config {
 	return &Config{
 		Hypervisor: Hypervisor{
-			Path:             "/usr/bin/qemu-system-x86_64",
-			Accelerator:      AcceleratorAuto,
-			Vsock:            VsockAuto,
-			DefaultVCPUs:     1,
-			DefaultMemoryMiB: 2048,
-			Bridges:          1,
-			SharedFS:         SharedFSAuto,
-			VirtioFSCache:    "auto",
+			Driver: DriverQEMU,
+			Machine: Machine{
+				Accelerator:      AcceleratorAuto,
+				Vsock:            VsockAuto,
+				DefaultVCPUs:     1,
+				DefaultMemoryMiB: 2048,
+				SharedFS:         SharedFSAuto,
+				VirtioFSCache:    "auto",
+			},
+			QEMU: QEMU{Path: "/usr/bin/qemu-system-x86_64", Bridges: 1},
 		},
 		Agent: Agent{DialTimeout: 60 * time.Second},
 		Runtime: Runtime{
@@ -156,21 +175,21 @@ func Default() *Config {
 
 // MaxMemoryMiB is the bound of a VM's memory: DefaultMaxMemoryMiB or, when that
 // is 0, the host's memory, and never less than DefaultMemoryMiB.
-func (h *Hypervisor) MaxMemoryMiB() int {
-	bound := h.DefaultMaxMemoryMiB
+func (m *Machine) MaxMemoryMiB() int {
+	bound := m.DefaultMaxMemoryMiB
 	var info unix.Sysinfo_t
 	if bound == 0 && unix.Sysinfo(&info) == nil {
 		bound = int(min(info.Totalram*uint64(info.Unit)>>20, maxMemoryMiB))
 	}
-	return max(bound, h.DefaultMemoryMiB)
+	return max(bound, m.DefaultMemoryMiB)
 }
 
 // MaxVCPUs is the bound of a VM's vCPUs: DefaultMaxVCPUs or, when that is 0,
 // the host's CPUs, and never less than DefaultVCPUs.
-func (h *Hypervisor) MaxVCPUs() int {
-	bound := h.DefaultMaxVCPUs
+func (m *Machine) MaxVCPUs() int {
+	bound := m.DefaultMaxVCPUs
 	if bound == 0 {
 		bound = min(runtime.NumCPU(), maxVCPUs)
 	}
-	return max(bound, h.DefaultVCPUs)
+	return max(bound, m.DefaultVCPUs)
 }

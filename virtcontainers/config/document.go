@@ -17,7 +17,7 @@ No configuration file is needed. Where one exists, it is a TOML file:
 %s
 **Drop-ins.** The files ` + "`config.d/*.toml`" + ` beside the main file are read after it, sorted by name. Each key that a drop-in sets replaces the key's earlier value; everything else stays. Without a main file, drop-ins are read from ` + "`%s`" + `.
 
-**Errors.** An unknown key, a value of the wrong type and a value outside its range are errors that name the file, the key and what is allowed. Keys bear Kata Containers' names where the meaning is the same; keys of Kata Containers that are not listed here are unknown.
+**Errors.** An unknown key, a value of the wrong type and a value outside its range are errors that name the file, the key and what is allowed. Keys bear Kata Containers' names where the meaning is the same; keys of Kata Containers that are not listed here are unknown. Kata Containers has all keys of ` + "`[hypervisor]`" + ` but ` + "`driver`" + ` in the driver's table: in ` + "`[hypervisor.qemu]`" + ` they are read too, and mean the same. A file that sets a key in both tables is an error.
 
 ` + "`kata-runtime env`" + ` prints the effective configuration and the files that it came from.
 `

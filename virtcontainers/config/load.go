@@ -55,17 +55,17 @@ func load(ctx context.Context, path string, search []string) (*Config, error) {
 		return nil, err
 	}
 	config := Default()
-	origin := make(map[string]string)
+	from := make(origins)
 	for _, file := range files {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("read configuration: %w", err)
 		}
-		if err := config.readFile(file, origin); err != nil {
+		if err := config.readFile(file, from); err != nil {
 			return nil, err
 		}
 		config.Files = append(config.Files, file)
 	}
-	if err := config.validate(origin); err != nil {
+	if err := config.validate(from); err != nil {
 		return nil, err
 	}
 	return config, nil
@@ -131,13 +131,14 @@ func findDropIns(dir string) ([]string, error) {
 func knownKeys() map[string]bool {
 	known := make(map[string]bool)
 	for _, option := range Options() {
-		name := option.Name()
-		for i := range name {
-			if name[i] == '.' {
-				known[name[:i]] = true
+		for _, name := range []string{option.Name(), option.KataName()} {
+			for i := range name {
+				if name[i] == '.' {
+					known[name[:i]] = true
+				}
 			}
+			known[name] = true
 		}
-		known[name] = true
 	}
 	return known
 }
@@ -146,7 +147,12 @@ func knownKeys() map[string]bool {
 // that decoding leaves what the file does not set as it is.
 type document struct {
 	Hypervisor struct {
-		QEMU *Hypervisor `toml:"qemu"`
+		Driver *string `toml:"driver"`
+		*Machine
+		QEMU struct {
+			*QEMU
+			*Machine // Kata Containers has these keys here
+		} `toml:"qemu"`
 	} `toml:"hypervisor"`
 	Agent struct {
 		Kata agentTableShape `toml:"kata"`
@@ -161,13 +167,40 @@ type agentTableShape struct {
 
 func (c *Config) document() *document {
 	doc := &document{Runtime: &c.Runtime}
-	doc.Hypervisor.QEMU = &c.Hypervisor
+	doc.Hypervisor.Driver, doc.Hypervisor.Machine = &c.Hypervisor.Driver, &c.Hypervisor.Machine
+	doc.Hypervisor.QEMU.QEMU, doc.Hypervisor.QEMU.Machine = &c.Hypervisor.QEMU, &c.Hypervisor.Machine
 	doc.Agent.Kata.DialTimeout = int64(c.Agent.DialTimeout / time.Second)
 	return doc
 }
 
-// readFile merges one file into c and notes in origin which file set each key.
-func (c *Config) readFile(path string, origin map[string]string) error {
+// origins tells by an option's name which key of which file has set it.
+type origins map[string]origin
+
+type origin struct{ file, key string }
+
+// note enters the keys of one file, which may set each option by one of its names
+// alone.
+func (o origins) note(file string, keys []toml.Key) error {
+	set := make(map[string]bool)
+	for _, key := range keys {
+		set[key.String()] = true
+	}
+	for _, option := range Options() {
+		name, kata := option.Name(), option.KataName()
+		switch {
+		case set[name] && set[kata]:
+			return fmt.Errorf("%s: %s and %s are the same option: set one of them", file, name, kata)
+		case set[name]:
+			o[name] = origin{file, name}
+		case set[kata]:
+			o[name] = origin{file, kata}
+		}
+	}
+	return nil
+}
+
+// readFile merges one file into c and notes in from which file set each key.
+func (c *Config) readFile(path string, from origins) error {
 	text, err := readBounded(path)
 	if err != nil {
 		return err
@@ -195,10 +228,7 @@ func (c *Config) readFile(path string, origin map[string]string) error {
 		return fmt.Errorf("%s: agent.kata.dial_timeout = %d: must be 1-%d", path, seconds, maxDialTimeout)
 	}
 	c.Agent.DialTimeout = time.Duration(seconds) * time.Second
-	for _, key := range meta.Keys() {
-		origin[key.String()] = path
-	}
-	return nil
+	return from.note(path, meta.Keys())
 }
 
 func readBounded(path string) (text string, err error) {
@@ -218,17 +248,17 @@ func readBounded(path string) (text string, err error) {
 }
 
 // validate checks each option's value.
-func (c *Config) validate(origin map[string]string) error {
+func (c *Config) validate(from origins) error {
 	for _, option := range Options() {
 		wrong := option.check(c)
 		if wrong == "" {
 			continue
 		}
-		file := origin[option.Name()]
-		if file == "" {
-			file = "default configuration"
+		at, ok := from[option.Name()]
+		if !ok {
+			at = origin{"default configuration", option.Name()}
 		}
-		return fmt.Errorf("%s: %s = %s: %s", file, option.Name(), tomlValue(option.get(c)), wrong)
+		return fmt.Errorf("%s: %s = %s: %s", at.file, at.key, tomlValue(option.get(c)), wrong)
 	}
 	return nil
 }

@@ -37,8 +37,8 @@ func loadText(t *testing.T, text string) (*Config, error) {
 
 func TestLoadEveryOption(t *testing.T) {
 	got, err := loadText(t, `
-[hypervisor.qemu]
-path = "/opt/qemu"
+[hypervisor]
+driver = "qemu"
 kernel = "/k"
 initrd = "/i"
 kernel_params = "a=b c"
@@ -48,13 +48,15 @@ default_vcpus = 2
 default_maxvcpus = 4
 default_memory = 256
 default_maxmemory = 512
-pcie_root_port = 3
-default_bridges = 2
 shared_fs = "virtio-9p"
 virtio_fs_daemon = "/opt/virtiofsd"
 virtio_fs_cache = "never"
 virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
+[hypervisor.qemu]
+path = "/opt/qemu"
+pcie_root_port = 3
+default_bridges = 2
 [agent.kata]
 dial_timeout = 5
 [runtime]
@@ -73,12 +75,14 @@ host_network_udp_ports = "all"
 	}
 	want := &Config{
 		Hypervisor: Hypervisor{
-			Path: "/opt/qemu", Kernel: "/k", Initrd: "/i", KernelParams: "a=b c",
-			Accelerator: "tcg", Vsock: "user",
-			DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
-			PCIeRootPorts: 3, Bridges: 2, SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd",
-			VirtioFSCache: "never", VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"},
-			DisableVhostNet: true,
+			Driver: DriverQEMU,
+			Machine: Machine{
+				Kernel: "/k", Initrd: "/i", KernelParams: "a=b c", Accelerator: "tcg", Vsock: "user",
+				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
+				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never",
+				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
+			},
+			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
 		Agent: Agent{DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
@@ -90,6 +94,59 @@ host_network_udp_ports = "all"
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestLoadKatasKeys loads one file as Kata Containers has it, with all of a VM's
+// keys in the driver's table, and the same in the tables that they have here.
+func TestLoadKatasKeys(t *testing.T) {
+	shared := `
+kernel = "/k"
+initrd = "/i"
+kernel_params = "a=b c"
+accelerator = "tcg"
+vsock = "user"
+default_vcpus = 2
+default_maxvcpus = 4
+default_memory = 256
+default_maxmemory = 512
+shared_fs = "virtio-9p"
+virtio_fs_daemon = "/opt/virtiofsd"
+virtio_fs_cache = "never"
+virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
+disable_vhost_net = true
+`
+	for _, option := range Options() {
+		if option.KataName() != "" && !strings.Contains(shared, "\n"+option.Key+" = ") {
+			t.Errorf("the file lacks %s", option.Key)
+		}
+	}
+	own := "path = \"/opt/qemu\"\npcie_root_port = 3\ndefault_bridges = 2\n"
+	old, err := loadText(t, "[hypervisor.qemu]"+shared+own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	current, err := loadText(t, "[hypervisor]"+shared+"[hypervisor.qemu]\n"+own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Files, current.Files = nil, nil
+	if diff := cmp.Diff(current, old); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Of two files the later one wins, by whichever name each has the key.
+func TestDropInsSetKatasKeys(t *testing.T) {
+	for _, names := range [][2]string{{"hypervisor", "hypervisor.qemu"}, {"hypervisor.qemu", "hypervisor"}} {
+		dir := write(t, map[string]string{
+			"configuration.toml": "[" + names[0] + "]\ndefault_memory = 300\n",
+			"config.d/x.toml":    "[" + names[1] + "]\ndefault_memory = 400\n",
+		})
+		got, err := Load(t.Context(), filepath.Join(dir, "configuration.toml"))
+		if err != nil || got.Hypervisor.DefaultMemoryMiB != 400 {
+			t.Errorf("%v: %+v, %v", names, got, err)
+		}
 	}
 }
 
@@ -174,6 +231,11 @@ func TestLoadErrors(t *testing.T) {
 		{"key of another case", qemu + "Default_VCPUs = 2", []string{"unknown key", "hypervisor.qemu.default_vcpus?"}},
 		{"wrong table", "[runtime]\ndial_timeout = 2", []string{"unknown key runtime.dial_timeout", "agent.kata.dial_timeout?"}},
 		{"unknown table", "[hypervisor.qmu]\npath = '/x'", []string{"unknown key hypervisor.qmu", "hypervisor.qemu"}},
+		{"driver", "[hypervisor]\ndriver = 'bochs'", []string{`hypervisor.driver = "bochs"`, `"qemu"`}},
+		{"driver in a driver's table", qemu + "driver = 'qemu'", []string{"unknown key hypervisor.qemu.driver", "hypervisor.driver?"}},
+		{"two names", "[hypervisor]\nvsock = 'user'\n" + qemu + "vsock = 'user'", []string{"hypervisor.vsock and hypervisor.qemu.vsock", "set one of them"}},
+		{"a driver's key", "[hypervisor]\npath = '/x'", []string{"unknown key hypervisor.path", "hypervisor.qemu.path?"}},
+		{"value of every driver", "[hypervisor]\ndefault_vcpus = 0", []string{"hypervisor.default_vcpus = 0", "must be 1-255"}},
 		{"syntax", qemu + "path = '/x", []string{"line 2"}},
 		{"type", qemu + "\ndefault_vcpus = 'two'", []string{"line 3", "default_vcpus", "string", "integer"}},
 		{"table for a value", "runtime = 3", []string{"runtime"}},

@@ -15,9 +15,11 @@ func unknownKeyError(file, key string) error {
 func nearestKey(key string) string {
 	best, bestScore := "", -1
 	for _, option := range Options() {
-		score := 1000*distance(lastPart(key), option.Key) + distance(key, option.Name())
-		if bestScore < 0 || score < bestScore {
-			best, bestScore = option.Name(), score
+		for _, name := range []string{option.Name(), option.KataName()} {
+			score := 1000*distance(lastPart(key), option.Key) + distance(key, name)
+			if name != "" && (bestScore < 0 || score < bestScore) {
+				best, bestScore = name, score
+			}
 		}
 	}
 	return best

@@ -33,9 +33,9 @@ func networkOptions() []Option {
 func nicOptions() []Option {
 	return []Option{
 		{
-			Table: qemuTable, Key: "disable_vhost_net",
+			Table: machineTable, Key: "disable_vhost_net",
 			Values: "`true` or `false`",
-			Meaning: "Let QEMU work the queues of network interfaces even where the host's kernel can (`/dev/vhost-net`), " +
+			Meaning: "Let the VMM work the queues of network interfaces even where the host's kernel can (`/dev/vhost-net`), " +
 				"which is faster.",
 			get:   func(c *Config) any { return c.Hypervisor.DisableVhostNet },
 			check: func(*Config) string { return "" },

@@ -50,9 +50,19 @@ type Option struct {
 // Name is the option's full key: "hypervisor.qemu.path".
 func (o *Option) Name() string { return o.Table + "." + o.Key }
 
+// KataName is the full key that Kata Containers has for an option of every
+// driver, in a driver's table: "hypervisor.qemu.kernel". It is read too. Empty for
+// other options.
+func (o *Option) KataName() string {
+	if o.Table != machineTable || o.Key == driverKey {
+		return ""
+	}
+	return qemuTable + "." + o.Key
+}
+
 // Options lists every option, in the order of the documentation.
 func Options() []Option {
-	options := slices.Concat(programOptions(), vmOptions(), sharingOptions(), nicOptions(), otherOptions(), networkOptions())
+	options := slices.Concat(machineOptions(), sizeOptions(), sharingOptions(), nicOptions(), qemuOptions(), otherOptions(), networkOptions())
 	defaults := Default()
 	for i := range options {
 		options[i].Default = options[i].get(defaults)
@@ -61,22 +71,24 @@ func Options() []Option {
 }
 
 const (
+	machineTable = "hypervisor"
+	driverKey    = "driver"
 	qemuTable    = "hypervisor.qemu"
 	agentTable   = "agent.kata"
 	runtimeTable = "runtime"
 )
 
-func programOptions() []Option {
+func machineOptions() []Option {
 	return []Option{
 		{
-			Table: qemuTable, Key: "path",
-			Values:  "an absolute path",
-			Meaning: "QEMU's program.",
-			get:     func(c *Config) any { return c.Hypervisor.Path },
-			check:   func(c *Config) string { return absolute(c.Hypervisor.Path) },
+			Table: machineTable, Key: driverKey,
+			Values:  oneOfText(drivers()),
+			Meaning: "The virtual machine monitor. What is its alone is in a table of its own, such as `[hypervisor.qemu]`.",
+			get:     func(c *Config) any { return c.Hypervisor.Driver },
+			check:   func(c *Config) string { return oneOf(c.Hypervisor.Driver, drivers()) },
 		},
 		{
-			Table: qemuTable, Key: "kernel",
+			Table: machineTable, Key: "kernel",
 			Values: "empty, or an absolute path",
 			Meaning: "The guest's kernel: an uncompressed `vmlinux` with a PVH entry point, or a bzImage. " +
 				"Empty: the first complete pair of kernel and initrd is taken, see [Kernel and initrd](#kernel-and-initrd). " +
@@ -87,7 +99,7 @@ func programOptions() []Option {
 			},
 		},
 		{
-			Table: qemuTable, Key: "initrd",
+			Table: machineTable, Key: "initrd",
 			Values:  "empty, or an absolute path",
 			Meaning: "The guest's initrd, which holds the agent. Is set together with `kernel`.",
 			get:     func(c *Config) any { return c.Hypervisor.Initrd },
@@ -96,14 +108,14 @@ func programOptions() []Option {
 			},
 		},
 		{
-			Table: qemuTable, Key: "kernel_params",
+			Table: machineTable, Key: "kernel_params",
 			Values:  fmt.Sprintf("up to %d printable ASCII characters", maxKernelParams),
 			Meaning: "Parameters that are appended to the guest kernel's command line, separated by spaces.",
 			get:     func(c *Config) any { return c.Hypervisor.KernelParams },
 			check:   func(c *Config) string { return kernelParams(c.Hypervisor.KernelParams) },
 		},
 		{
-			Table: qemuTable, Key: "accelerator",
+			Table: machineTable, Key: "accelerator",
 			Values: oneOfText(accelerators()),
 			Meaning: "How the VM's CPUs run. `kvm` is hardware virtualization, `tcg` is QEMU's emulation, slower by an order of magnitude. " +
 				"`auto` takes KVM where it is known to run an unmodified guest, and TCG, with a warning, elsewhere.",
@@ -111,7 +123,7 @@ func programOptions() []Option {
 			check: func(c *Config) string { return oneOf(c.Hypervisor.Accelerator, accelerators()) },
 		},
 		{
-			Table: qemuTable, Key: "vsock",
+			Table: machineTable, Key: "vsock",
 			Values: oneOfText(vsocks()),
 			Meaning: "The host's end of the channel to the guest. `vhost` is the kernel's `/dev/vhost-vsock`, " +
 				"`user` is a device inside the runtime, which needs nothing of the host. " +
@@ -122,10 +134,10 @@ func programOptions() []Option {
 	}
 }
 
-func vmOptions() []Option {
+func sizeOptions() []Option {
 	return []Option{
 		{
-			Table: qemuTable, Key: "default_vcpus",
+			Table: machineTable, Key: "default_vcpus",
 			Values:  rangeText(1, maxVCPUs),
 			Meaning: "The vCPUs that a VM has besides those that the limits of its containers ask for.",
 			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultVCPUs) },
@@ -134,7 +146,7 @@ func vmOptions() []Option {
 			},
 		},
 		{
-			Table: qemuTable, Key: "default_maxvcpus",
+			Table: machineTable, Key: "default_maxvcpus",
 			Values:  rangeText(0, maxVCPUs),
 			Meaning: "The most vCPUs that a VM can grow to. 0: as many as the host has CPUs. Otherwise not below `default_vcpus`.",
 			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultMaxVCPUs) },
@@ -145,7 +157,7 @@ func vmOptions() []Option {
 			},
 		},
 		{
-			Table: qemuTable, Key: "default_memory",
+			Table: machineTable, Key: "default_memory",
 			Values:  rangeText(minMemoryMiB, maxMemoryMiB) + " (MiB)",
 			Meaning: "The memory that a VM has besides what the limits of its containers ask for, in MiB. The host gives it page by page, as the guest uses it.",
 			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultMemoryMiB) },
@@ -154,7 +166,7 @@ func vmOptions() []Option {
 			},
 		},
 		{
-			Table: qemuTable, Key: "default_maxmemory",
+			Table: machineTable, Key: "default_maxmemory",
 			Values:  fmt.Sprintf("0, or %s (MiB)", rangeText(minMemoryMiB, maxMemoryMiB)),
 			Meaning: "The most memory that a VM can grow to, in MiB. 0: as much as the host has. Otherwise not below `default_memory`.",
 			get:     func(c *Config) any { return int64(c.Hypervisor.DefaultMaxMemoryMiB) },
@@ -167,29 +179,13 @@ func vmOptions() []Option {
 					zeroOrNotBelow(h.DefaultMaxMemoryMiB, h.DefaultMemoryMiB, "default_memory"))
 			},
 		},
-		{
-			Table: qemuTable, Key: "pcie_root_port",
-			Values: rangeText(0, maxRootPorts),
-			Meaning: "How many devices can be plugged into PCI Express ports of a running VM, besides those on bridges. " +
-				"The ports exist from the start, and each makes the boot a little longer.",
-			get:   func(c *Config) any { return int64(c.Hypervisor.PCIeRootPorts) },
-			check: func(c *Config) string { return inRange(c.Hypervisor.PCIeRootPorts, 0, maxRootPorts) },
-		},
-		{
-			Table: qemuTable, Key: "default_bridges",
-			Values: rangeText(0, maxBridges),
-			Meaning: "How many PCI bridges a VM has. Into each, 31 devices (block devices, network interfaces) can be plugged while the VM runs. " +
-				"A bridge makes the boot longer by as much as four root ports do.",
-			get:   func(c *Config) any { return int64(c.Hypervisor.Bridges) },
-			check: func(c *Config) string { return inRange(c.Hypervisor.Bridges, 0, maxBridges) },
-		},
 	}
 }
 
 func sharingOptions() []Option {
 	return []Option{
 		{
-			Table: qemuTable, Key: "shared_fs",
+			Table: machineTable, Key: "shared_fs",
 			Values: oneOfText(sharedFileSystems()),
 			Meaning: "How root file systems and volumes reach the guest. `virtio-fs` needs a virtiofsd on the host; " +
 				"`virtio-9p` is built into QEMU, and slower. `auto` takes `virtio-fs` where a virtiofsd is installed, and `virtio-9p` elsewhere.",
@@ -197,7 +193,7 @@ func sharingOptions() []Option {
 			check: func(c *Config) string { return oneOf(c.Hypervisor.SharedFS, sharedFileSystems()) },
 		},
 		{
-			Table: qemuTable, Key: "virtio_fs_daemon",
+			Table: machineTable, Key: "virtio_fs_daemon",
 			Values:  "empty, or an absolute path",
 			Meaning: "virtiofsd's program. Empty: it is searched where distributions install it.",
 			get:     func(c *Config) any { return c.Hypervisor.VirtioFSDaemon },
@@ -209,7 +205,7 @@ func sharingOptions() []Option {
 			},
 		},
 		{
-			Table: qemuTable, Key: "virtio_fs_cache",
+			Table: machineTable, Key: "virtio_fs_cache",
 			Values: oneOfText(cacheModes()),
 			Meaning: "What the guest may cache of shared files. `never`: nothing, so that every change on the host is seen at once; programs cannot map such files as shared memory then (`ENODEV`). " +
 				"`auto`: data and names, for about a second. `metadata`: names and attributes but no data (not every virtiofsd knows it). " +
@@ -218,11 +214,39 @@ func sharingOptions() []Option {
 			check: func(c *Config) string { return oneOf(c.Hypervisor.VirtioFSCache, cacheModes()) },
 		},
 		{
-			Table: qemuTable, Key: "virtio_fs_extra_args",
+			Table: machineTable, Key: "virtio_fs_extra_args",
 			Values:  "a list of strings",
 			Meaning: "Arguments that are appended to virtiofsd's own, such as `[\"--thread-pool-size=1\"]`.",
 			get:     func(c *Config) any { return c.Hypervisor.VirtioFSExtraArgs },
 			check:   func(c *Config) string { return extraArgs(c.Hypervisor.VirtioFSExtraArgs) },
+		},
+	}
+}
+
+func qemuOptions() []Option {
+	return []Option{
+		{
+			Table: qemuTable, Key: "path",
+			Values:  "an absolute path",
+			Meaning: "QEMU's program.",
+			get:     func(c *Config) any { return c.Hypervisor.QEMU.Path },
+			check:   func(c *Config) string { return absolute(c.Hypervisor.QEMU.Path) },
+		},
+		{
+			Table: qemuTable, Key: "pcie_root_port",
+			Values: rangeText(0, maxRootPorts),
+			Meaning: "How many devices can be plugged into PCI Express ports of a running VM, besides those on bridges. " +
+				"The ports exist from the start, and each makes the boot a little longer.",
+			get:   func(c *Config) any { return int64(c.Hypervisor.QEMU.PCIeRootPorts) },
+			check: func(c *Config) string { return inRange(c.Hypervisor.QEMU.PCIeRootPorts, 0, maxRootPorts) },
+		},
+		{
+			Table: qemuTable, Key: "default_bridges",
+			Values: rangeText(0, maxBridges),
+			Meaning: "How many PCI bridges a VM has. Into each, 31 devices (block devices, network interfaces) can be plugged while the VM runs. " +
+				"A bridge makes the boot longer by as much as four root ports do.",
+			get:   func(c *Config) any { return int64(c.Hypervisor.QEMU.Bridges) },
+			check: func(c *Config) string { return inRange(c.Hypervisor.QEMU.Bridges, 0, maxBridges) },
 		},
 	}
 }
@@ -291,6 +315,7 @@ func otherOptions() []Option {
 	}
 }
 
+func drivers() []string      { return []string{DriverQEMU} }
 func accelerators() []string { return []string{AcceleratorAuto, AcceleratorKVM, AcceleratorTCG} }
 func vsocks() []string       { return []string{VsockAuto, VsockVhost, VsockUser} }
 func cacheModes() []string   { return []string{"never", "metadata", "auto", "always"} }

@@ -18,9 +18,10 @@ import (
 // TestOptionsCoverTheStruct walks Config by reflection: each field is an
 // option, and each option is a field.
 func TestOptionsCoverTheStruct(t *testing.T) {
-	var want []string
+	want := []string{machineTable + "." + driverKey}
 	tables := map[string]reflect.Type{
-		qemuTable:    reflect.TypeFor[Hypervisor](),
+		machineTable: reflect.TypeFor[Machine](),
+		qemuTable:    reflect.TypeFor[QEMU](),
 		runtimeTable: reflect.TypeFor[Runtime](),
 		agentTable:   reflect.TypeFor[agentTableShape](),
 	}
@@ -41,8 +42,11 @@ func TestOptionsCoverTheStruct(t *testing.T) {
 	if agent := reflect.TypeFor[Agent](); agent.NumField() != reflect.TypeFor[agentTableShape]().NumField() {
 		t.Error("Agent and agentTableShape differ")
 	}
-	if n := reflect.TypeFor[Config]().NumField(); n != len(tables)+1 {
-		t.Errorf("Config has %d fields, of which %d tables and Files are known", n, len(tables))
+	if n := reflect.TypeFor[Config]().NumField(); n != 4 { // and Files
+		t.Errorf("Config has %d fields, of which three tables and Files are known", n)
+	}
+	if n := reflect.TypeFor[Hypervisor]().NumField(); n != 3 {
+		t.Errorf("Hypervisor has %d fields, of which the driver and two tables are known", n)
 	}
 }
 
@@ -50,20 +54,21 @@ func TestOptionsCoverTheStruct(t *testing.T) {
 // expects that option and no other to differ from the default.
 func TestEachOptionIsReadAndWritten(t *testing.T) {
 	values := map[string]string{
+		"hypervisor.driver":                    `"qemu"`,
 		"hypervisor.qemu.path":                 `"/x"`,
-		"hypervisor.qemu.kernel_params":        `"quiet \"x\""`,
-		"hypervisor.qemu.accelerator":          `"kvm"`,
-		"hypervisor.qemu.vsock":                `"vhost"`,
-		"hypervisor.qemu.default_vcpus":        `3`,
-		"hypervisor.qemu.default_maxvcpus":     `4`,
-		"hypervisor.qemu.default_memory":       `1000`,
-		"hypervisor.qemu.default_maxmemory":    `4000`,
+		"hypervisor.kernel_params":             `"quiet \"x\""`,
+		"hypervisor.accelerator":               `"kvm"`,
+		"hypervisor.vsock":                     `"vhost"`,
+		"hypervisor.default_vcpus":             `3`,
+		"hypervisor.default_maxvcpus":          `4`,
+		"hypervisor.default_memory":            `1000`,
+		"hypervisor.default_maxmemory":         `4000`,
 		"hypervisor.qemu.pcie_root_port":       `4`,
 		"hypervisor.qemu.default_bridges":      `2`,
-		"hypervisor.qemu.shared_fs":            `"virtio-fs"`,
-		"hypervisor.qemu.virtio_fs_daemon":     `"/v"`,
-		"hypervisor.qemu.virtio_fs_cache":      `"always"`,
-		"hypervisor.qemu.virtio_fs_extra_args": `["a", "b c"]`,
+		"hypervisor.shared_fs":                 `"virtio-fs"`,
+		"hypervisor.virtio_fs_daemon":          `"/v"`,
+		"hypervisor.virtio_fs_cache":           `"always"`,
+		"hypervisor.virtio_fs_extra_args":      `["a", "b c"]`,
 		"agent.kata.dial_timeout":              `9`,
 		"runtime.enable_debug":                 `true`,
 		"runtime.overhead_memory":              `640`,
@@ -74,7 +79,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"runtime.host_network":                 `"passt"`,
 		"runtime.host_network_tcp_ports":       `"80,8000-8010"`,
 		"runtime.host_network_udp_ports":       `"all"`,
-		"hypervisor.qemu.disable_vhost_net":    `true`,
+		"hypervisor.disable_vhost_net":         `true`,
 		"runtime.loopback_ports":               `["tcp:8080", "udp:127.0.0.11:53"]`,
 	}
 	for _, option := range Options() {
@@ -157,11 +162,11 @@ func TestDefaultIsValidAndEncodes(t *testing.T) {
 }
 
 func TestMaxVCPUs(t *testing.T) {
-	h := Hypervisor{DefaultVCPUs: 1, DefaultMaxVCPUs: 7}
+	h := Machine{DefaultVCPUs: 1, DefaultMaxVCPUs: 7}
 	if got := h.MaxVCPUs(); got != 7 {
 		t.Errorf("MaxVCPUs() = %d, want the configured 7", got)
 	}
-	h = Hypervisor{DefaultVCPUs: 200}
+	h = Machine{DefaultVCPUs: 200}
 	if got := h.MaxVCPUs(); got < 200 || got > maxVCPUs {
 		t.Errorf("MaxVCPUs() = %d, want at least the 200 that a VM starts with", got)
 	}

@@ -84,11 +84,16 @@ func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock
 		return nil, "", errors.Join(err, made.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
 	}
 	sandbox = virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-		ID: spec.ID, Hostname: spec.Hostname, Machine: made, Share: shared, Token: token,
-		BootTimeout: spec.Config.Agent.DialTimeout, Sizing: sizes, Network: networking, Log: spec.Log,
+		Machine: made, Token: token, BootTimeout: spec.Config.Agent.DialTimeout, Log: spec.Log,
+	})
+	sandbox.Boot()
+	err = sandbox.Assign(virtcontainers.Assignment{
+		ID: spec.ID, Hostname: spec.Hostname, Share: shared, Sizing: sizes, Network: networking,
 		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, Ceilings: ceilings,
 	})
-	sandbox.Start()
+	if err != nil {
+		return nil, "", errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
+	}
 	return sandbox, made.Vsock(), nil
 }
 

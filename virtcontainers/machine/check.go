@@ -43,7 +43,7 @@ const (
 func Check(ctx context.Context, settings *config.Config) []Finding {
 	return []Finding{
 		checkAccelerator(ctx, settings.Hypervisor),
-		checkQEMU(ctx, settings.Hypervisor),
+		checkDriver(ctx, settings.Hypervisor),
 		checkShare(settings.Hypervisor),
 		checkVsock(ctx, settings.Hypervisor),
 		checkNetwork(settings.Runtime),
@@ -64,7 +64,19 @@ func checkAccelerator(ctx context.Context, settings config.Hypervisor) Finding {
 	return f
 }
 
-func checkQEMU(ctx context.Context, settings config.Hypervisor) Finding {
+func checkDriver(ctx context.Context, settings config.Hypervisor) Finding {
+	switch settings.Driver {
+	case config.DriverQEMU:
+		return checkQEMU(ctx, settings.QEMU)
+	default:
+		return Finding{
+			Name: "driver", Status: StatusMissing, Value: settings.Driver,
+			Detail: "there is no such driver", NextStep: "set driver in [hypervisor]",
+		}
+	}
+}
+
+func checkQEMU(ctx context.Context, settings config.QEMU) Finding {
 	f := Finding{Name: "qemu", Status: StatusOK}
 	path, err := qemu.Find(settings.Path)
 	if err == nil {

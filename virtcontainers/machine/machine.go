@@ -83,20 +83,34 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	vm, err := qemu.New(qemu.Options{
-		Path: settings.Path, Name: "kata-" + spec.ID, Accelerator: choice.Name,
-		Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: m.kernelParams(spec),
-		Size: spec.Size, MaxSize: spec.MaxSize,
-		Devices:   devices,
-		Vsock:     m.vsock,
-		RootPorts: settings.PCIeRootPorts, Bridges: settings.Bridges,
-		Console: m.console, Starter: m.starter, Log: spec.Log,
-	})
-	if err != nil {
+	if m.VM, err = m.newVM(spec, choice.Name, devices); err != nil {
 		return nil, err
 	}
-	m.VM = vm
 	return m, nil
+}
+
+// newVM lets the configured driver make the VM. It gets what every driver has, and
+// its own table.
+func (m *Machine) newVM(spec Spec, accelerator string, devices []hypervisor.Device) (hypervisor.VM, error) {
+	settings := spec.Config.Hypervisor
+	switch settings.Driver {
+	case config.DriverQEMU:
+		vm, err := qemu.New(qemu.Options{
+			Path: settings.QEMU.Path, Name: "kata-" + spec.ID, Accelerator: accelerator,
+			Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: m.kernelParams(spec),
+			Size: spec.Size, MaxSize: spec.MaxSize,
+			Devices:   devices,
+			Vsock:     m.vsock,
+			RootPorts: settings.QEMU.PCIeRootPorts, Bridges: settings.QEMU.Bridges,
+			Console: m.console, Starter: m.starter, Log: spec.Log,
+		})
+		if err != nil {
+			return nil, err // not vm, which would be no nil interface
+		}
+		return vm, nil
+	default:
+		return nil, fmt.Errorf("make a VM: there is no driver %q", settings.Driver)
+	}
 }
 
 // startHelpers starts the daemons, and returns what the VM has from the start.

@@ -13,11 +13,11 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/internal/confined"
 	"kata-runtime/virtcontainers/osthread"
 	"kata-runtime/virtcontainers/share"
 )
@@ -312,25 +312,12 @@ func describe(err error, kind, name string) error {
 	}
 }
 
-// resolveAttempts is how often a path is resolved before the host is taken for
-// too busy.
-const resolveAttempts = 1000
-
 // Open opens a path with O_PATH as a container would whose root is given,
 // without ever leaving root: the guest can have put symbolic links in its way.
 func Open(root *os.File, name string) (*os.File, error) {
-	var fd int
-	err := error(unix.EAGAIN)
-	// The kernel gives up on a path with ".." when anything on the host was
-	// renamed or mounted meanwhile (openat2(2), EAGAIN).
-	for try := 0; try < resolveAttempts && errors.Is(err, unix.EAGAIN); try++ {
-		fd, err = unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
-	}
+	file, err := confined.Open(root, name, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s in the container: %w", name, err)
 	}
-	return os.NewFile(uintptr(fd), filepath.Clean(name)), nil
+	return file, nil
 }

@@ -25,8 +25,6 @@ const (
 	ModelTC Model = "tcfilter"
 	// ModelMacvtap is a macvtap interface in passthru mode.
 	ModelMacvtap Model = "macvtap"
-	// ModelNone connects nothing.
-	ModelNone Model = "none"
 )
 
 // Machine plugs NICs into a running VM, as hypervisor.VM does.
@@ -83,9 +81,6 @@ func Join(namespace *Namespace, options Options) (*Network, error) {
 		endpoints: map[int]*endpoint{}, spare: slices.Clone(options.Spare), told: &protocol.SetNetworkRequest{},
 	}, nil
 }
-
-// Namespace is the one that was joined; it stays this Network's.
-func (n *Network) Namespace() *Namespace { return n.namespace }
 
 // Prepare connects as many interfaces as there are spare NICs: that needs no
 // running VM. An interface that cannot be connected is an error that names it.

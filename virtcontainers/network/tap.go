@@ -23,8 +23,6 @@ const (
 	// spareName is a tap's name in its own namespace, where it is alone but for
 	// loopback.
 	spareName = "kata0"
-	// MaxQueues is the most queue pairs that a tap can have.
-	MaxQueues = 256
 )
 
 // ErrNoTap says that this host cannot make taps: there is no /dev/net/tun.
@@ -50,7 +48,7 @@ type Tap struct {
 	mark      *os.File // tells other runtimes that the macvtap is used
 }
 
-// NewTap makes a tap with this many queues, 1 to MaxQueues, which are worked by
+// NewTap makes a tap with this many queues, 1 to 256, which are worked by
 // the host's kernel if vhost is set and it can. Offloads are negotiated by the
 // VMM (IFF_VNET_HDR). It wraps ErrNoTap on a host without taps; it needs
 // CAP_SYS_ADMIN and CAP_NET_ADMIN.

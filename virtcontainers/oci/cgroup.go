@@ -12,7 +12,6 @@ import (
 // limits reach the guest as they are.
 func transformCgroup(t *translation) error {
 	linux := t.spec().Linux
-	t.guest.CgroupsPath = linux.CgroupsPath
 	if linux.CgroupsPath != "" {
 		t.drop("linux.cgroupsPath", linux.CgroupsPath)
 		linux.CgroupsPath = ""

@@ -215,7 +215,7 @@ func FuzzLoadSpec(f *testing.F) {
 			return
 		}
 		options := testOptions()
-		options.Rootfs, options.BundleDir = "", dir
+		options.BundleDir = dir
 		guest, err := Transform(spec, options)
 		if err != nil {
 			return

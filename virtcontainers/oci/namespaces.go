@@ -52,7 +52,6 @@ func transformNamespaces(t *translation) error {
 	if !present[specs.PIDNamespace] {
 		return fmt.Errorf("linux.namespaces: the host's processes (no pid namespace) are %w", ErrUnsupported)
 	}
-	t.guest.Namespaces = slices.Clone(linux.Namespaces)
 	for i := range linux.Namespaces {
 		ns := &linux.Namespaces[i]
 		if ns.Path, err = t.guestNamespace(*ns, present[specs.UserNamespace]); err != nil {

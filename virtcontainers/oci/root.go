@@ -11,10 +11,6 @@ import (
 // share.
 func transformRoot(t *translation) error {
 	spec := t.spec()
-	t.guest.Rootfs = t.options.Rootfs
-	if t.guest.Rootfs == "" {
-		t.guest.Rootfs = RootfsPath(t.options.BundleDir, spec)
-	}
 	spec.Root.Path = path.Join(t.options.SharePath, "rootfs")
 	if spec.Root.Readonly {
 		fillDev(spec)

@@ -21,9 +21,6 @@ type GuestOptions struct {
 	// SharePath is the guest's absolute path of the container's directory in
 	// the share: rootfs and mounts/N are below it.
 	SharePath string
-	// Rootfs is the host's absolute path of the root file system. Empty:
-	// RootfsPath of BundleDir.
-	Rootfs string
 	// BundleDir is the host's absolute path of the bundle.
 	BundleDir string
 	// Owner is set for a container that joins a pod whose VM runs: it finds the
@@ -46,24 +43,14 @@ type GuestOptions struct {
 type GuestSpec struct {
 	// Spec is the guest's, a deep copy.
 	Spec *specs.Spec
-	// Rootfs is the host's absolute path of the root file system, to appear in
-	// the guest at Spec.Root.Path.
-	Rootfs string
 	// Binds are the host's files and directories that the guest's mounts name.
 	Binds []Bind
 	// BlockDevices are the host's block devices that the container has.
 	BlockDevices []BlockDevice
-	// HostHooks are the hooks that run on the host: all but startContainer.
-	// Never nil.
-	HostHooks *specs.Hooks
 	// Memory are file systems in the guest's memory that the guest's mounts name.
 	Memory []MemoryVolume
 	// MemoryDirectories are parts of Memory that the guest's mounts name.
 	MemoryDirectories []MemoryDirectory
-	// Namespaces are those of the original, host paths included.
-	Namespaces []specs.LinuxNamespace
-	// CgroupsPath is the host's.
-	CgroupsPath string
 	// Dropped lists, for a debug log, each field whose value stays on the host:
 	// "process.apparmorProfile: docker-default".
 	Dropped []string
@@ -154,7 +141,7 @@ func transform(spec *specs.Spec, options GuestOptions, host host) (*GuestSpec, e
 	}
 	t := &translation{
 		options: options, host: host,
-		guest: &GuestSpec{Spec: clone, HostHooks: &specs.Hooks{}},
+		guest: &GuestSpec{Spec: clone},
 	}
 	for _, transformer := range transformers() {
 		if err := transformer(t); err != nil {

@@ -27,9 +27,12 @@ func newPod(t *testing.T, change ...func(*pod.Options)) *fixture {
 	guest := sandboxtest.NewGuest()
 	log := slog.New(slog.DiscardHandler)
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-		ID: "pod", Machine: guest.Machine, Share: guest.Share, Token: sandboxtest.Token, BootTimeout: time.Minute, Log: log,
+		Machine: guest.Machine, Token: sandboxtest.Token, BootTimeout: time.Minute, Log: log,
 	})
-	sandbox.Start()
+	sandbox.Boot()
+	if err := sandbox.Assign(virtcontainers.Assignment{ID: "pod", Share: guest.Share}); err != nil {
+		t.Fatal(err)
+	}
 	options := pod.Options{Sandbox: sandbox, Network: pod.NetworkNone, Log: log}
 	for _, c := range change {
 		c(&options)

@@ -6,8 +6,10 @@
 //
 //	guest := sandboxtest.NewGuest()
 //	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-//		Machine: guest.Machine, Share: guest.Share, Token: sandboxtest.Token, ...
+//		Machine: guest.Machine, Token: sandboxtest.Token, ...
 //	})
+//	sandbox.Boot()
+//	err := sandbox.Assign(virtcontainers.Assignment{ID: "pod", Share: guest.Share, ...})
 //
 // What a test wants of a guest that is not well behaved it says by Guest.On, and
 // by the fields of Guest and Machine, which are set before the sandbox boots. The

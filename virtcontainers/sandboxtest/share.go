@@ -16,6 +16,14 @@ type Share struct {
 	mu         sync.Mutex // guards what follows
 	containers map[string]bool
 	detached   []string
+	closed     bool
+}
+
+// Closed tells whether the sandbox has released it.
+func (s *Share) Closed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 // Containers returns how many containers are shared.
@@ -63,4 +71,9 @@ func (s *Share) Remove(container string) error {
 }
 
 // Close implements virtcontainers.Share.
-func (*Share) Close() error { return nil }
+func (s *Share) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	return nil
+}

@@ -40,10 +40,7 @@ func (p *peerCredit) free(count uint32) int {
 	return 0
 }
 
-var (
-	_ net.Conn    = (*Conn)(nil)
-	_ io.WriterTo = (*Conn)(nil)
-)
+var _ net.Conn = (*Conn)(nil)
 
 // Conn is the host's end of a connection. It is safe for concurrent use; of
 // several readers, or writers, one works at a time.

@@ -30,30 +30,6 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo: data goes to w without being copied once
-// more, and the guest gets credit when w has taken it.
-func (c *Conn) WriteTo(w io.Writer) (int64, error) {
-	c.readLock.Lock()
-	defer c.readLock.Unlock()
-	total := int64(0)
-	for {
-		chunk, err := c.fetch(true)
-		if err == io.EOF { //nolint:errorlint // fetch returns it as it is.
-			return total, nil
-		}
-		if err != nil {
-			return total, c.opError("read", err)
-		}
-		n, err := w.Write(chunk.bytes())
-		chunk.from += n
-		total += int64(n)
-		c.took(n)
-		if err != nil {
-			return total, err
-		}
-	}
-}
-
 // fetch returns the chunk to read from, which has data. If there is no data it
 // waits, or returns nil. The caller holds readLock.
 func (c *Conn) fetch(wait bool) (*chunk, error) {

@@ -237,7 +237,6 @@ type CreateContainerRequest struct {
 	Channel           string                 `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`                   // token of the channel that carried the files
 	SpecJson          []byte                 `protobuf:"bytes,3,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"` // for the guest
 	Mounts            []*Mount               `protobuf:"bytes,4,rep,name=mounts,proto3" json:"mounts,omitempty"`
-	Terminal          bool                   `protobuf:"varint,5,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	Stdin             bool                   `protobuf:"varint,6,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	Stdout            bool                   `protobuf:"varint,7,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr            bool                   `protobuf:"varint,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
@@ -308,13 +307,6 @@ func (x *CreateContainerRequest) GetMounts() []*Mount {
 		return x.Mounts
 	}
 	return nil
-}
-
-func (x *CreateContainerRequest) GetTerminal() bool {
-	if x != nil {
-		return x.Terminal
-	}
-	return false
 }
 
 func (x *CreateContainerRequest) GetStdin() bool {
@@ -1535,13 +1527,12 @@ const file_supervisor_proto_rawDesc = "" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
 	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x1c\n" +
-	"\ttemporary\x182 \x01(\bR\ttemporary\"\xea\x04\n" +
+	"\ttemporary\x182 \x01(\bR\ttemporary\"\xd4\x04\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
 	"\tspec_json\x18\x03 \x01(\fR\bspecJson\x121\n" +
-	"\x06mounts\x18\x04 \x03(\v2\x19.kata.supervisor.v1.MountR\x06mounts\x12\x1a\n" +
-	"\bterminal\x18\x05 \x01(\bR\bterminal\x12\x14\n" +
+	"\x06mounts\x18\x04 \x03(\v2\x19.kata.supervisor.v1.MountR\x06mounts\x12\x14\n" +
 	"\x05stdin\x18\x06 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\a \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\b \x01(\bR\x06stderr\x12\x1d\n" +
@@ -1556,7 +1547,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\vresolv_conf\x18x \x01(\tR\n" +
 	"resolvConf\x12\x1d\n" +
 	"\n" +
-	"share_name\x18y \x01(\tR\tshareName\"\x96\x01\n" +
+	"share_name\x18y \x01(\tR\tshareNameJ\x04\b\x05\x10\x06\"\x96\x01\n" +
 	"\x17ReserveContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1d\n" +

@@ -1,0 +1,147 @@
+package virtcontainers
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/clock"
+	"kata-runtime/virtcontainers/sockets"
+)
+
+// Assignment is all that a sandbox learns of the pod that it is for.
+type Assignment struct {
+	ID       string
+	Hostname string // empty: each container's own
+	Share    Share
+	Network  NetworkOptions
+	Sizing   SizingOptions
+	// Ceilings are the host's, for the guest to have them at least.
+	Ceilings []*protocol.CeilingValue
+	// RelaySockets lets containers connect to the host's unix sockets that
+	// their bind mounts show.
+	RelaySockets bool
+}
+
+// entropySize is how many bytes of the host's randomness a guest is given: as much
+// as its generator's key and nonce have.
+const entropySize = 64
+
+// errUnassigned wraps ErrState.
+var errUnassigned = fmt.Errorf("%w: the machine belongs to no pod yet", ErrState)
+
+// Assign gives the sandbox to a pod, before, while or after it boots, and returns
+// at once: the guest is set up as soon as both are there, see Ready. From then on
+// the assignment's Share and Spare taps are the sandbox's, which Stop closes.
+// Unless Assign returns an error: then they stay the caller's. It wraps ErrState
+// when it was called before, and ErrMachineEnded when the sandbox has ended.
+func (s *Sandbox) Assign(assignment Assignment) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.given:
+		return fmt.Errorf("assign the machine to pod %s: %w: it belongs to pod %s", assignment.ID, ErrState, s.assignment.ID)
+	case s.stopped, s.life.Err() != nil:
+		return fmt.Errorf("assign the machine to pod %s: %w", assignment.ID, ErrMachineEnded)
+	}
+	s.given = true
+	s.assignment = assignment
+	s.sizer = sizer{options: assignment.Sizing, resources: make(map[string]*specs.LinuxResources)}
+	if assignment.RelaySockets {
+		s.sockets = sockets.New(s.log)
+	}
+	close(s.assigned)
+	return nil
+}
+
+// assignedTo returns what Assign was given. It wraps ErrState before.
+func (s *Sandbox) assignedTo() (*Assignment, error) {
+	select {
+	case <-s.assigned:
+		return &s.assignment, nil
+	default:
+		return nil, errUnassigned
+	}
+}
+
+// setUp waits for the assignment of the booted machine and tells the agent of it,
+// in one call.
+func (s *Sandbox) setUp() error {
+	select {
+	case <-s.assigned:
+	case <-s.life.Done():
+		return &StageError{Stage: StageAssign, Err: context.Cause(s.life)}
+	}
+	done := s.watch.begin(StageAssign)
+	defer done()
+	ctx, cancel := s.call(s.life)
+	defer cancel()
+	request, err := s.describePod()
+	if err != nil {
+		return s.bootFailure(ctx, StageAssign, err)
+	}
+	// A call that the guest does not take does not look at ctx.
+	stop := context.AfterFunc(ctx, func() { s.agent.Close() })
+	_, err = s.agent.CreateSandbox(ctx, request)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return s.bootFailure(ctx, StageAssign, fmt.Errorf("set up the guest: %w", plain(err)))
+	}
+	s.background.Go(s.keepClock)
+	s.background.Go(s.dispatchOOM)
+	return nil
+}
+
+// describePod makes the agent's view of the assignment, and listens on the ports
+// that it names.
+func (s *Sandbox) describePod() (*protocol.CreateSandboxRequest, error) {
+	entropy := make([]byte, entropySize)
+	if _, err := rand.Read(entropy); err != nil {
+		return nil, fmt.Errorf("draw the guest's entropy: %w", err)
+	}
+	socketPort, err := s.serveSockets()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	loopback, err := s.listenLoopback()
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	request := &protocol.CreateSandboxRequest{
+		SandboxId:     s.assignment.ID,
+		Hostname:      s.assignment.Hostname,
+		Shares:        []*protocol.Share{s.options.Machine.Share()},
+		KeepNics:      s.assignment.Network.Keep,
+		Ceilings:      s.assignment.Ceilings,
+		LoopbackPort:  loopback.GuestPort(),
+		LoopbackToken: s.loopbackToken,
+		Entropy:       entropy,
+	}
+	if s.sockets != nil {
+		request.SocketPort, request.SocketToken = socketPort, s.sockets.Token()
+	}
+	request.ClockUnixNanos = time.Now().UnixNano() // last: it gets old
+	return request, nil
+}
+
+// keepClock sets the guest's clock after each jump of the host's.
+func (s *Sandbox) keepClock() {
+	err := clock.Watch(s.life, func(ctx context.Context) {
+		ctx, cancel := s.call(ctx)
+		defer cancel()
+		if _, err := s.agent.SetClock(ctx, &protocol.SetClockRequest{UnixNanos: time.Now().UnixNano()}); err != nil {
+			s.log.Warn("guest's clock was not corrected", "error", plain(err))
+		}
+	})
+	if err != nil {
+		s.log.Warn("guest's clock will not follow the host's", "error", err)
+	}
+}

@@ -1,0 +1,115 @@
+package virtcontainers
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/agent"
+)
+
+// Boot begins to boot the machine and returns at once: what follows goes side by
+// side with the boot. Booted reports the outcome, and Ready also that of Assign,
+// before or after which it may be called. Once only.
+func (s *Sandbox) Boot() {
+	s.mu.Lock()
+	s.started = true
+	s.mu.Unlock()
+	s.background.Go(func() {
+		defer close(s.ready)
+		s.readyErr = s.boot()
+		s.bootErr = s.readyErr
+		close(s.booted)
+		if s.readyErr == nil {
+			s.readyErr = s.setUp()
+		}
+		if s.readyErr != nil {
+			if s.life.Err() == nil {
+				s.log.Error("sandbox did not start", "error", s.readyErr)
+			}
+			s.end(s.readyErr)
+		}
+	})
+}
+
+// Booted waits until the agent answers, for whomever the machine will be, and
+// returns a *StageError when it never will.
+func (s *Sandbox) Booted(ctx context.Context) error {
+	select {
+	case <-s.booted:
+		return s.bootErr
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the sandbox's boot: %w", context.Cause(ctx))
+	}
+}
+
+// Ready waits until the sandbox has booted, was assigned, and the guest is set up
+// for its pod. It returns a *StageError when that never comes.
+func (s *Sandbox) Ready(ctx context.Context) error {
+	select {
+	case <-s.ready:
+		return s.readyErr
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the sandbox: %w", context.Cause(ctx))
+	}
+}
+
+// boot starts the machine and greets its agent. It knows nothing of a pod.
+func (s *Sandbox) boot() error {
+	ctx, cancel := context.WithTimeoutCause(s.life, s.options.BootTimeout,
+		fmt.Errorf("the guest did not answer within %v (dial_timeout)", s.options.BootTimeout))
+	defer cancel()
+	machine := s.options.Machine
+
+	ready := machine.Ready()
+	defer ready.Close()
+	done := s.watch.begin(StageStartVMM)
+	err := machine.Start(ctx)
+	done()
+	if err != nil {
+		return &StageError{Stage: StageStartVMM, Err: err}
+	}
+	s.background.Go(s.watchMachine)
+
+	stage := s.watchConsole(ctx)
+	started := s.watch.begin(StageStartAgent)
+	if err := agent.AwaitReady(ctx, ready, s.options.Token); err != nil {
+		return s.bootFailure(ctx, stage(), err)
+	}
+	client, err := agent.Connect(ctx, machine)
+	if err != nil {
+		return s.bootFailure(ctx, StageStartAgent, plain(err))
+	}
+	started()
+	s.agent = client
+	return nil
+}
+
+// watchConsole waits in the background for the line that the guest's PID 1
+// writes first. The returned function tells, by whether it was seen, which
+// stage the boot is in.
+func (s *Sandbox) watchConsole(ctx context.Context) func() Stage {
+	done := s.watch.begin(StageBootKernel)
+	var seen atomic.Bool
+	s.background.Go(func() {
+		if err := s.options.Machine.AwaitConsole(ctx, protocol.InitMarker); err == nil {
+			seen.Store(true)
+			done()
+		}
+	})
+	return func() Stage {
+		if seen.Load() {
+			return StageStartAgent
+		}
+		return StageBootKernel
+	}
+}
+
+// bootFailure prefers the machine's own end to the error that it caused.
+func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error {
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return &StageError{Stage: stage, Err: err, Console: s.options.Machine.ConsoleTail()}
+}
