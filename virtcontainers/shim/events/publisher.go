@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -72,10 +73,11 @@ type Publisher struct {
 
 	mu      sync.Mutex // guards what follows
 	queue   []*types.Envelope
-	dropped int           // since it was last logged
-	closed  bool          // no more is taken
-	wake    chan struct{} // has a token when queue or closed have changed
-	pending int           // events that are not answered for: the queue and what is being sent
+	kinds   [importances]int // of queue's events, by their importance
+	dropped int              // since it was last logged
+	closed  bool             // no more is taken
+	wake    chan struct{}    // has a token when queue or closed have changed
+	pending int              // events that are not answered for: the queue and what is being sent
 }
 
 // New starts a publisher. Close must follow.
@@ -115,9 +117,11 @@ func (p *Publisher) Publish(topic string, event proto.Message) {
 	if len(p.queue) >= p.size {
 		p.drop()
 	}
-	p.queue = append(p.queue, &types.Envelope{
+	envelope := &types.Envelope{
 		Timestamp: timestamppb.Now(), Namespace: p.options.Namespace, Topic: topic, Event: data,
-	})
+	}
+	p.queue = append(p.queue, envelope)
+	p.kinds[importance(envelope)]++
 	p.pending++
 	p.notify()
 }
@@ -130,24 +134,22 @@ func (p *Publisher) notify() {
 	}
 }
 
-// drop makes room for an event; mu is held.
+// drop makes room for an event: the oldest of the least important ones goes; mu is
+// held.
 func (p *Publisher) drop() {
-	least := 0
-	for i, e := range p.queue {
-		if importance(e) < importance(p.queue[least]) {
-			least = i
-		}
-		if importance(p.queue[least]) == 0 {
-			break
-		}
-	}
-	p.queue = append(p.queue[:least], p.queue[least+1:]...)
+	least := slices.IndexFunc(p.kinds[:], func(number int) bool { return number > 0 })
+	oldest := slices.IndexFunc(p.queue, func(e *types.Envelope) bool { return importance(e) == least })
+	p.queue = slices.Delete(p.queue, oldest, oldest+1)
+	p.kinds[least]--
 	p.pending--
 	if p.dropped == 0 {
 		p.options.Log.Error("containerd takes no events: the oldest are dropped", "kept", p.size)
 	}
 	p.dropped++
 }
+
+// importances is how many values importance has.
+const importances = 3
 
 func importance(event *types.Envelope) int {
 	switch event.GetTopic() {
@@ -222,6 +224,7 @@ func (p *Publisher) next() (event *types.Envelope, more bool) {
 	event = p.queue[0]
 	p.queue[0] = nil
 	p.queue = p.queue[1:]
+	p.kinds[importance(event)]--
 	return event, true
 }
 

@@ -173,11 +173,17 @@ func newPublisherTo(t *testing.T, address string, size int) (*Publisher, *log) {
 	return p, logged
 }
 
-func exit(id string) (string, *events.TaskExit) { return TopicExit, &events.TaskExit{ContainerID: id} }
+func exit(id string) (string, *events.TaskExit) {
+	return TopicExit, &events.TaskExit{ContainerID: id}
+}
+
 func start(id string) (string, *events.TaskStart) {
 	return TopicStart, &events.TaskStart{ContainerID: id}
 }
-func oom(id string) (string, *events.TaskOOM) { return TopicOOM, &events.TaskOOM{ContainerID: id} }
+
+func oom(id string) (string, *events.TaskOOM) {
+	return TopicOOM, &events.TaskOOM{ContainerID: id}
+}
 
 func numbers(from, to int) []string {
 	var ids []string

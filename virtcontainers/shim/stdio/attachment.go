@@ -90,7 +90,10 @@ func open(ctx context.Context, config Config, patience time.Duration) (_ *Attach
 			stderr = stdout // as with runc's shim: the program gets both
 		}
 	}
-	return a, a.openOutputs(ctx, config, stdout, stderr)
+	if err := a.openOutputs(ctx, config, stdout, stderr); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 func (a *Attachment) openOutputs(ctx context.Context, config Config, stdout, stderr target) error {

@@ -20,6 +20,7 @@ func drainAll(from io.Reader) <-chan int64 {
 }
 
 func flood(b *testing.B, to io.WriteCloser) {
+	b.Helper()
 	data := make([]byte, 256<<10)
 	for range benchmarked / len(data) {
 		if _, err := to.Write(data); err != nil {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ type guest struct {
 }
 
 func newGuest(t testing.TB, want virtcontainers.IO) *guest {
+	t.Helper()
 	g := &guest{process: &virtcontainers.Process{}}
 	if want.Stdin {
 		g.process.Streams.Stdin, g.stdin = connection(t)
@@ -519,7 +521,7 @@ func TestCloseStdinOfASlowProcess(t *testing.T) {
 	<-written
 	<-time.After(lateWriter + 200*time.Millisecond) // stdin stays open meanwhile
 	rest, err := io.ReadAll(g.stdin)
-	if err != nil || !bytes.Equal(append(first, rest...), data) {
+	if err != nil || !bytes.Equal(slices.Concat(first, rest), data) {
 		t.Errorf("%d bytes of %d came, %v", len(first)+len(rest), len(data), err)
 	}
 }
