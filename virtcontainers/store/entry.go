@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -125,7 +126,7 @@ func (e *Entry) removeFiles() error {
 // exclusively runs action with the container's directory locked. what says in
 // errors what was attempted.
 func (e *Entry) exclusively(what string, action func() error) error {
-	dir, err := LockDirectory(e.dir, lockPatience)
+	dir, err := LockDirectory(context.Background(), e.dir, lockPatience)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %s", virtcontainers.ErrNotFound, e.id)
 	}

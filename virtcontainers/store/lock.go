@@ -130,7 +130,7 @@ const lockPatience = 30 * time.Second
 // LockDirectory opens a directory and locks it, unless somebody else has the lock
 // for longer than patience. Closing it unlocks. A directory that is not there, or
 // not any more once the lock is taken, is fs.ErrNotExist.
-func LockDirectory(path string, patience time.Duration) (*os.File, error) {
+func LockDirectory(ctx context.Context, path string, patience time.Duration) (*os.File, error) {
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
@@ -139,7 +139,7 @@ func LockDirectory(path string, patience time.Duration) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, fmt.Errorf("not free after %v", patience))
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not free after %v", patience))
 	defer cancel()
 	if err := flockContext(ctx, dir); err != nil {
 		if ctx.Err() != nil {

@@ -129,18 +129,18 @@ func TestLockAfterInterruptedRemove(t *testing.T) {
 
 func TestDirectoryThatIsLockedForLong(t *testing.T) {
 	dir := t.TempDir()
-	held, err := LockDirectory(dir, time.Minute)
+	held, err := LockDirectory(t.Context(), dir, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = LockDirectory(dir, 10*time.Millisecond)
+	_, err = LockDirectory(t.Context(), dir, 10*time.Millisecond)
 	if want := fmt.Sprintf("process %d (", os.Getpid()); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "not free after 10ms") {
 		t.Errorf("error %v, want %q in it", err, want)
 	}
 	if err := held.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := LockDirectory(dir, time.Minute)
+	again, err := LockDirectory(t.Context(), dir, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

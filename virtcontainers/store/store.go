@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func (s *Store) Reserve(id string) (*Entry, error) {
 				return nil, fmt.Errorf("reserve container %s: %w", id, err)
 			}
 		}
-		dir, err := LockDirectory(entry.dir, lockPatience)
+		dir, err := LockDirectory(context.Background(), entry.dir, lockPatience)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a Remove was faster
 		}

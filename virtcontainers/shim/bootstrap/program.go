@@ -25,9 +25,10 @@ const (
 	runtimeName = "io.containerd.kata.v2"
 
 	// DefaultRoot holds the state of pods, in a directory for each namespace of
-	// containerd's. RootVariable names another one; containerd hands its
-	// environment on.
-	DefaultRoot  = "/run/kata-containers/shim"
+	// containerd's.
+	DefaultRoot = "/run/kata-containers/shim"
+	// RootVariable is the environment variable that names another root; containerd
+	// hands its environment on.
 	RootVariable = "KATA_SHIM_ROOT"
 	// DefaultSocketDir is where containerd's shims have their sockets.
 	DefaultSocketDir = "/run/containerd/s"

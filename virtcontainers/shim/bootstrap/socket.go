@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,7 +35,7 @@ var errListens = errors.New("somebody listens on the socket already")
 // in a directory that may be that of all of them.
 func socketPath(dir, address, namespace, id string) (string, error) {
 	name := sha256.Sum256([]byte(filepath.Join(address, namespace, id)))
-	path := filepath.Join(dir, fmt.Sprintf("%x", name))
+	path := filepath.Join(dir, hex.EncodeToString(name[:]))
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("the directory for the socket is %q, no absolute path", dir)
 	}
@@ -57,7 +58,7 @@ func listen(ctx context.Context, path string) (*net.UnixListener, error) {
 		return fail(err)
 	}
 	// Between bind(2) and listen(2) a socket looks as if it were left over.
-	lock, err := store.LockDirectory(dir, lockPatience)
+	lock, err := store.LockDirectory(ctx, dir, lockPatience)
 	if err != nil {
 		return fail(err)
 	}
@@ -120,7 +121,7 @@ func serves(ctx context.Context, path string) (bool, error) {
 // server has put in its place stays.
 func removeStale(ctx context.Context, path string) error {
 	err := func() error {
-		lock, err := store.LockDirectory(filepath.Dir(path), lockPatience)
+		lock, err := store.LockDirectory(ctx, filepath.Dir(path), lockPatience)
 		if err != nil {
 			return err
 		}

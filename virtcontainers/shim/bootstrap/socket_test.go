@@ -16,7 +16,7 @@ import (
 // shortDir is a directory whose name leaves room for a socket's.
 func shortDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "s")
+	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // whose directory has a long name
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestBusySocketIsInUse(t *testing.T) {
 		if err != nil {
 			break
 		}
-		defer conn.Close()
+		t.Cleanup(func() { conn.Close() })
 	}
 	if listens, err := serves(t.Context(), path); !listens || err != nil {
 		t.Errorf("%v, %v", listens, err)

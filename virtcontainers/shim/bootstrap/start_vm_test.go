@@ -148,7 +148,6 @@ func (f *fake) Shutdown(context.Context, *task.ShutdownRequest) (*emptypb.Empty,
 type world struct {
 	t                      *testing.T
 	sockets, bundles, root string
-	stdin                  io.Reader
 }
 
 func newWorld(t *testing.T) *world {
@@ -380,10 +379,8 @@ func TestStdin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { // after the parallel tests
-		open.Close()
-		writer.Close()
-	})
+	defer open.Close()
+	defer writer.Close()
 	tests := map[string]struct {
 		stdin  io.Reader
 		config string
@@ -398,7 +395,6 @@ func TestStdin(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			w := newWorld(t)
 			w.bundle("pod", sandboxOf)
 			address := w.start("pod", test.stdin)
@@ -611,7 +607,6 @@ func TestDeleteByProgram(t *testing.T) {
 		"reachable": func(*world, int) {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			w := newWorld(t)
 			w.bundle("pod", sandboxOf)
 			address := w.start("pod", nil)
@@ -652,7 +647,7 @@ func TestMounts(t *testing.T) {
 		if err := unix.Mount("test", dir, "tmpfs", 0, ""); err != nil {
 			t.Fatal(err)
 		}
-		defer unix.Unmount(dir, unix.MNT_DETACH)
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }) // else it goes with the thread
 		if err := unix.Mount("", dir, "", propagation, ""); err != nil {
 			t.Fatal(err)
 		}
