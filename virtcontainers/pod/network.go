@@ -20,11 +20,11 @@ import (
 type Network int
 
 const (
-	// NetworkOwn: the namespace of the pod's first container, or of JoinNetwork.
+	// NetworkOwn is the namespace of the pod's first container, or of JoinNetwork.
 	NetworkOwn Network = iota
-	// NetworkNone: nothing.
+	// NetworkNone is nothing.
 	NetworkNone
-	// NetworkHost: the host's, by way of a network in user space; of the host's
+	// NetworkHost is the host's, by way of a network in user space; of the host's
 	// loopback only what the configuration names.
 	NetworkHost
 )

@@ -26,7 +26,7 @@ var errNoCheckpoint = fmt.Errorf("%w: a container in a virtual machine is not ch
 
 // State implements the task API.
 func (s *service) State(_ context.Context, request *taskapi.StateRequest) (*taskapi.StateResponse, error) {
-	_, p, err := s.find(request.GetID(), request.GetExecID())
+	p, err := s.find(request.GetID(), request.GetExecID())
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (s *service) State(_ context.Context, request *taskapi.StateRequest) (*task
 
 // Start implements the task API.
 func (s *service) Start(ctx context.Context, request *taskapi.StartRequest) (*taskapi.StartResponse, error) {
-	_, p, err := s.find(request.GetID(), request.GetExecID())
+	p, err := s.find(request.GetID(), request.GetExecID())
 	if err == nil {
 		err = p.start(ctx)
 	}
@@ -47,7 +47,7 @@ func (s *service) Start(ctx context.Context, request *taskapi.StartRequest) (*ta
 
 // Delete implements the task API.
 func (s *service) Delete(ctx context.Context, request *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
-	_, p, err := s.find(request.GetID(), request.GetExecID())
+	p, err := s.find(request.GetID(), request.GetExecID())
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func (*service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*em
 
 // Kill implements the task API.
 func (s *service) Kill(ctx context.Context, request *taskapi.KillRequest) (*emptypb.Empty, error) {
-	_, p, err := s.find(request.GetID(), request.GetExecID())
+	p, err := s.find(request.GetID(), request.GetExecID())
 	if err == nil {
 		err = p.kill(ctx, request.GetSignal(), request.GetAll())
 	}
@@ -125,7 +125,7 @@ func (s *service) Kill(ctx context.Context, request *taskapi.KillRequest) (*empt
 
 // ResizePty implements the task API.
 func (s *service) ResizePty(ctx context.Context, request *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
-	_, p, err := s.find(request.GetID(), request.GetExecID())
+	p, err := s.find(request.GetID(), request.GetExecID())
 	if err == nil {
 		err = p.resize(ctx, uint16(min(request.GetHeight(), math.MaxUint16)), uint16(min(request.GetWidth(), math.MaxUint16)))
 	}
@@ -137,7 +137,7 @@ func (s *service) ResizePty(ctx context.Context, request *taskapi.ResizePtyReque
 
 // CloseIO implements the task API.
 func (s *service) CloseIO(_ context.Context, request *taskapi.CloseIORequest) (*emptypb.Empty, error) {
-	_, p, err := s.find(request.GetID(), request.GetExecID())
+	p, err := s.find(request.GetID(), request.GetExecID())
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func (s *service) Update(ctx context.Context, request *taskapi.UpdateTaskRequest
 
 // Wait implements the task API.
 func (s *service) Wait(ctx context.Context, request *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
-	_, p, err := s.find(request.GetID(), request.GetExecID())
+	p, err := s.find(request.GetID(), request.GetExecID())
 	if err != nil {
 		return nil, err
 	}

@@ -159,7 +159,10 @@ func loadConfig(ctx context.Context, path string) (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program's own path: %w", err)
 	}
-	return settings, settings.ResolveAssets(executable)
+	if err := settings.ResolveAssets(executable); err != nil {
+		return nil, err
+	}
+	return settings, nil
 }
 
 // make lets the pod create the container.

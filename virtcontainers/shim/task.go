@@ -155,21 +155,21 @@ type process interface {
 }
 
 // find returns a task's process: the first one without execID.
-func (s *service) find(id, execID string) (*task, process, error) {
+func (s *service) find(id, execID string) (process, error) {
 	t, err := s.task(id)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if execID == "" {
-		return t, t, nil
+		return t, nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.execs[execID]
 	if !ok {
-		return nil, nil, fmt.Errorf("process %q of task %q: %w", execID, id, virtcontainers.ErrNotFound)
+		return nil, fmt.Errorf("process %q of task %q: %w", execID, id, virtcontainers.ErrNotFound)
 	}
-	return t, e, nil
+	return e, nil
 }
 
 func (t *task) state() *taskapi.StateResponse {

@@ -14,9 +14,6 @@ import (
 	"kata-runtime/virtcontainers/supervisor/api"
 )
 
-// errGone says that another call deletes the container already.
-var errGone = virtcontainers.ErrNotFound
-
 // Hello implements api.SupervisorService.
 func (s *server) Hello(_ context.Context, request *api.HelloRequest) (*api.HelloResponse, error) {
 	version := min(request.GetNewest(), newestVersion)
