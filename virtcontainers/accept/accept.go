@@ -68,6 +68,9 @@ func (l *Listener) Close() error {
 // passes tells whether an error of accept(2) is the connection's, or about
 // something that is lacking.
 func passes(err error) bool {
+	if errors.Is(err, net.ErrClosed) {
+		return false // for whatever reason, which may be the VMM's end
+	}
 	for _, errno := range []error{
 		unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN,
 		unix.ECONNABORTED, unix.ECONNRESET, unix.EPROTO, unix.EPERM, // EPERM: a firewall's

@@ -2,6 +2,7 @@ package accept
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"net"
@@ -66,6 +67,16 @@ func TestErrorThatStays(t *testing.T) {
 	l := Patiently(&script{errs: []error{unix.EINVAL}}, slog.New(slog.DiscardHandler))
 	if _, err := l.Accept(); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A listener that has ended with its VMM tells how that showed, which may look
+// like a connection's failure.
+func TestEndThatLooksTransient(t *testing.T) {
+	closed := fmt.Errorf("%w: the VMM has ended: %w", net.ErrClosed, unix.ECONNRESET)
+	s := &script{errs: []error{closed}, closed: make(chan struct{})}
+	if _, err := Patiently(s, slog.New(slog.DiscardHandler)).Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("%v", err)
 	}
 }
 
