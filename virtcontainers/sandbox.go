@@ -307,7 +307,11 @@ func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return &StageError{Stage: stage, Err: err, Console: s.options.Machine.ConsoleTail()}
+	console := s.options.Machine.ConsoleTail()
+	if stage == StageBootKernel && console == "" && !errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("%w; the guest's kernel has said nothing (kernel_params = \"debug\" lets it tell all that it does)", err)
+	}
+	return &StageError{Stage: stage, Err: err, Console: console}
 }
 
 // watchMachine turns the machine's end into the sandbox's, and the sandbox's

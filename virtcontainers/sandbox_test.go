@@ -156,6 +156,21 @@ func TestAMachineThatEndsDuringTheBoot(t *testing.T) {
 	}
 }
 
+// An error that can quote nothing says how to learn more.
+func TestAKernelThatSaysNothing(t *testing.T) {
+	guest := newFakeGuest(t)
+	guest.silent = true
+	sandbox := newSandbox(t, guest)
+	guest.machine.mute = true
+	sandbox.Start()
+	<-guest.machine.started
+	guest.machine.fail(hypervisor.ErrGuestReset)
+	err := sandbox.Ready(t.Context())
+	if !errors.Is(err, hypervisor.ErrGuestReset) || !strings.Contains(err.Error(), `kernel_params = "debug"`) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestAGuestThatNeverAnswers(t *testing.T) {
 	guest := newFakeGuest(t)
 	guest.silent = true
@@ -408,6 +423,7 @@ type fakeMachine struct {
 	started chan struct{}
 	ready   chan net.Conn
 	stuck   bool // Start returns only with the machine's end
+	mute    bool // nothing on the console
 
 	stopping sync.Once
 	stopped  chan struct{} // closed by Stop
@@ -520,7 +536,12 @@ func (m *fakeMachine) Listen(port uint32) (hypervisor.Listener, error) {
 	return &pipeListener{conns: m.ready, closed: make(chan struct{}), port: port}, nil
 }
 
-func (m *fakeMachine) ConsoleTail() string    { return "last words" }
+func (m *fakeMachine) ConsoleTail() string {
+	if m.mute {
+		return ""
+	}
+	return "last words"
+}
 func (m *fakeMachine) Share() *protocol.Share { return &protocol.Share{} }
 func (m *fakeMachine) AwaitConsole(ctx context.Context, _ string) error {
 	<-ctx.Done()
