@@ -2,6 +2,7 @@ package virtcontainers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -111,5 +112,9 @@ func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return &StageError{Stage: stage, Err: err, Console: s.options.Machine.ConsoleTail()}
+	console := s.options.Machine.ConsoleTail()
+	if stage == StageBootKernel && console == "" && !errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("%w; the guest's kernel has said nothing (kernel_params = \"debug\" lets it tell all that it does)", err)
+	}
+	return &StageError{Stage: stage, Err: err, Console: console}
 }

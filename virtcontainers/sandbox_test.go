@@ -155,6 +155,19 @@ func TestAMachineThatEndsDuringTheBoot(t *testing.T) {
 	}
 }
 
+// An error that can quote nothing says how to learn more.
+func TestAKernelThatSaysNothing(t *testing.T) {
+	guest := sandboxtest.NewGuest()
+	guest.Silent, guest.Machine.Mute = true, true
+	sandbox := startedSandbox(t, guest)
+	<-guest.Machine.Started()
+	guest.Machine.Fail(hypervisor.ErrGuestReset)
+	err := sandbox.Ready(t.Context())
+	if !errors.Is(err, hypervisor.ErrGuestReset) || !strings.Contains(err.Error(), `kernel_params = "debug"`) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestAGuestThatNeverAnswers(t *testing.T) {
 	guest := sandboxtest.NewGuest()
 	guest.Silent = true

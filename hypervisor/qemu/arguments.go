@@ -120,7 +120,7 @@ func machineType(o *Options) string {
 		}
 		return "virt"
 	}
-	machine := "q35,graphics=off,usb=off,sata=off,smbus=off,vmport=off,i8042=off,smm=off"
+	machine := "q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,smm=off"
 	if o.Accelerator == accel.KVM {
 		// KVM tells the guest its clock's frequency. Under emulation the guest
 		// has to measure it, and needs a clock to measure against: without
@@ -150,16 +150,12 @@ func cpuModel(o *Options) string {
 func (l *commandLine) channels(o *Options, c Channels) {
 	l.add("-chardev", "socket,id=qmp,fd="+l.inherit(c.QMP))
 	l.add("-mon", "chardev=qmp,mode=control")
-	console := "socket,id=console,fd=" + l.inherit(c.Console)
-	if o.SerialConsole {
-		console += ",mux=on"
-	}
-	l.add("-chardev", console)
+	l.add("-chardev", "socket,id=console,mux=on,fd="+l.inherit(c.Console))
 	l.add("-device", "virtio-serial-pci,disable-legacy=on,max_ports=1")
 	l.add("-device", "virtconsole,chardev=console")
-	if o.SerialConsole {
-		l.add("-serial", "chardev:console")
-	}
+	// What the kernel says before the virtio console is there. A byte costs exits
+	// of the VM, so that nothing else is to come this way.
+	l.add("-serial", "chardev:console")
 	l.add("-object", "rng-random,id=entropy,filename=/dev/urandom")
 	l.add("-device", "virtio-rng-pci,disable-legacy=on,rng=entropy")
 }
@@ -250,6 +246,9 @@ func MachineParams(architecture string) []string {
 	}
 	if architecture == "amd64" {
 		params = append(params,
+			// Warnings come by the serial port until hvc0 is there: without it, a
+			// kernel that ends early says nothing.
+			"earlyprintk=ttyS0",
 			// Calibrating against timers of a VM is slow and proves nothing.
 			"tsc=reliable", "no_timer_check",
 			"i8042.noaux=1", "i8042.noprobe=1",

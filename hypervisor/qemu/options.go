@@ -57,13 +57,10 @@ type Options struct {
 	// Bridges is how many PCI bridges there are, 0-4, each with room for 31
 	// more devices. On "arm64" there are none.
 	Bridges int
-	// Console gets what the guest writes to its console, in order, until the
-	// VM ends. A Write that blocks makes the guest's console wait; its error
-	// is ignored. Nil: the output is dropped.
+	// Console gets what the guest writes to its console and to its serial port,
+	// in order, until the VM ends. A Write that blocks makes the guest's console
+	// wait; its error is ignored. Nil: the output is dropped.
 	Console io.Writer
-	// SerialConsole adds a serial port that writes to Console too, for
-	// kernels whose virtio console is a module. It slows the boot.
-	SerialConsole bool
 	// Starter forks QEMU. Nil: the VM makes one for itself.
 	Starter *child.Starter
 	// Log gets debug messages. Nil: none.

@@ -25,7 +25,7 @@ func TestSerialConsole(t *testing.T) {
 	}
 	console := tail.New(0)
 	o := options(t, hypervisortest.BuildGuest(t), openVsock(t))
-	o.Kernel, o.Console, o.SerialConsole = vmlinuz, console, true
+	o.Kernel, o.Console = vmlinuz, console
 	o.KernelParams = append(o.KernelParams, "console=ttyS0")
 	vm, err := qemu.New(o)
 	if err != nil {

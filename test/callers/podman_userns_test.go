@@ -33,8 +33,9 @@ func subordinateIDs(p *caller) {
 }
 
 // remove removes a container or a pod. podman of that time leaves one with a user
-// namespace half removed now and then, since it finds its /dev/shm still mounted
-// (podman issue 11594), and removes the rest when it is asked again.
+// namespace half removed now and then, and removes the rest when it is asked again:
+// conmon's clean-up, if it comes first, unmounts /dev/shm in a mount namespace of
+// conmon's own, and podman takes that for done (findings/podman-userns-shm.sh).
 func (c *caller) remove(kind, name string) {
 	c.t.Helper()
 	args := []string{kind, "rm", "--force", "--time", "0", name}

@@ -42,7 +42,7 @@ func main() {
 	flag.StringVar(&pattern, "sets", ".", "only the sets whose `names` match")
 	flag.StringVar(&o.run, "run", "", "of each set only the tests that match the `pattern`, instead of the set's own")
 	flag.IntVar(&o.count, "count", 1, "run each test so many `times`")
-	flag.DurationVar(&o.limit, "limit", 100*time.Minute, "end the machine after this `time`")
+	flag.DurationVar(&o.limit, "limit", 4*time.Hour, "end the machine after this `time`")
 	flag.BoolVar(&o.build, "build", false, "build the machine's disk, unless it is in the cache, and no more")
 	flag.Parse()
 	var err error

@@ -58,6 +58,8 @@ func (r *report) say(text string) {
 // receive takes the machine's messages in order.
 func (r *report) receive(ctx context.Context, message wire.Message) error {
 	switch {
+	case message.Alive:
+		return nil
 	case message.Failure != "":
 		return errors.New(message.Failure)
 	case message.Ready != "":
@@ -102,11 +104,14 @@ func (r *report) fail(why string) error {
 	return err
 }
 
+// errUnfinished: the machine did not fail and yet did not all that was planned.
+var errUnfinished = errors.New("the machine ended under a test")
+
 // finish ends the report with the machine's own end, and tells whether that was
 // as it should be.
 func (r *report) finish(err error) bool {
 	if r.current != nil { // the machine went away under a test
-		err = errors.Join(err, r.fail("the machine has ended"))
+		err = errors.Join(err, errUnfinished, r.fail("the machine has ended"))
 	}
 	if err == nil && r.next < len(r.sets) {
 		err = fmt.Errorf("the machine ended before %s", r.sets[r.next].name)

@@ -152,6 +152,14 @@ func TestBadMachines(t *testing.T) {
 			"agent.kata.dial_timeout = 8",
 		}
 	}
+	// A machine that has no memory: the kernel finds that before it has
+	// hvc0, and before it knows that it is to end by its panic.
+	early := func(a assets) []string {
+		return []string{
+			key("kernel", a.kernel), key("initrd", a.initrd), key("kernel_params", "memmap=exactmap"),
+			"agent.kata.dial_timeout = 8",
+		}
+	}
 	for _, c := range []struct {
 		name   string
 		config func(h *harness.Host) []string
@@ -177,6 +185,12 @@ func TestBadMachines(t *testing.T) {
 		{"initrd that is none", func(h *harness.Host) []string {
 			return []string{key("kernel", builtAssets(t).kernel), key("initrd", text(h))}
 		}, []string{"boot kernel", "panic"}},
+		{"kernel that panics at once", func(*harness.Host) []string {
+			return early(builtAssets(t))
+		}, []string{"boot kernel", "Invalid user supplied memory map"}},
+		{"Debian's kernel that panics at once", func(*harness.Host) []string {
+			return early(debianAssets(t))
+		}, []string{"boot kernel", "Invalid user supplied memory map"}},
 		{"guest that panics", func(h *harness.Host) []string {
 			return image(h, "echo last words; exit 1\n")
 		}, []string{"boot kernel", "last words", "panic"}},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -42,8 +43,12 @@ func TestResources(t *testing.T) {
 		if text := fmt.Sprintf("%d\n%d\n%s\n%s\n%s\n1\n", want.cpus, want.blocks, want.memory, want.maximum, want.set); got != text {
 			t.Errorf("%s: the guest has %q, want %q", what, got, text)
 		}
-		if threads := vcpuAffinity(h); len(threads) != want.cpus || slices.ContainsFunc(threads, func(set string) bool { return set != want.set }) {
-			t.Errorf("%s: the vCPUs run on the host's CPUs %q, want %d on %s", what, threads, want.cpus, want.set)
+		set := want.set
+		if runtime.NumCPU() == 1 {
+			set = "0" // the host, as in the lab, has no other one
+		}
+		if threads := vcpuAffinity(h); len(threads) != want.cpus || slices.ContainsFunc(threads, func(got string) bool { return got != set }) {
+			t.Errorf("%s: the vCPUs run on the host's CPUs %q, want %d on %s", what, threads, want.cpus, set)
 		}
 	}
 	check("at the start", size{3, 3, "134217728", "150000 100000", "0"})

@@ -22,6 +22,8 @@ const Console = "last words"
 type Machine struct {
 	// Stuck: Start returns only with the machine's end.
 	Stuck bool
+	// Mute: nothing is on its console.
+	Mute bool
 	// Slots is how many devices can be attached at a time.
 	Slots int
 
@@ -277,7 +279,12 @@ func (m *Machine) Resize(_ context.Context, size hypervisor.Size) (hypervisor.Si
 func (m *Machine) Ready() net.Listener { return m.ready }
 
 // ConsoleTail implements virtcontainers.Machine.
-func (*Machine) ConsoleTail() string { return Console }
+func (m *Machine) ConsoleTail() string {
+	if m.Mute {
+		return ""
+	}
+	return Console
+}
 
 // AwaitConsole implements virtcontainers.Machine: the line never comes.
 func (*Machine) AwaitConsole(ctx context.Context, _ string) error {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,11 @@ func main() {
 		os.Exit(1)
 	}
 	out := &messages{encoder: json.NewEncoder(port)}
+	go func() {
+		for range time.Tick(wire.AliveEvery) {
+			out.send(wire.Message{Alive: true})
+		}
+	}()
 	if err := follow(out); err != nil {
 		out.send(wire.Message{Failure: err.Error()})
 		fmt.Fprintln(os.Stderr, err)

@@ -14,8 +14,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"kata-runtime/hypervisor/child"
+	"kata-runtime/hypervisor/qmp"
 	"kata-runtime/hypervisor/tail"
 	"kata-runtime/test/lab/internal/disk"
 	"kata-runtime/test/lab/internal/wire"
@@ -31,7 +33,14 @@ type Options struct {
 }
 
 const (
-	vcpus     = "2"
+	// With two processors, each emulated by a thread, QEMU before 8.1 may keep
+	// the translation of code that one of them changes while the other
+	// translates it. Linux changes its own code whenever the first VM is made,
+	// the last one goes, a group gets a quota, and the like: both processors
+	// then run for ever a breakpoint that is in memory no more. The second one,
+	// which never comes, makes QEMU heed the machine's memory barriers, for its
+	// devices' sake.
+	vcpus     = "cpus=1,maxcpus=2"
 	memory    = "6G"
 	translate = "1024" // MiB of translated code to keep
 	// idle are modules that udev would load for what nobody uses here.
@@ -40,6 +49,7 @@ const (
 
 func (o Options) console() string { return filepath.Join(o.Work, "console") }
 func (o Options) socket() string  { return filepath.Join(o.Work, "messages") }
+func (o Options) monitor() string { return filepath.Join(o.Work, "monitor") }
 
 func (o Options) arguments() []string {
 	share := func(path, tag string) string {
@@ -47,7 +57,7 @@ func (o Options) arguments() []string {
 	}
 	return []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "q35,sata=off,smbus=off,i8042=off,vmport=off", "-accel", "tcg,thread=multi,tb-size=" + translate, "-cpu", "max",
+		"-machine", "q35,sata=off,smbus=off,i8042=off,vmport=off", "-accel", "tcg,tb-size=" + translate, "-cpu", "max",
 		"-smp", vcpus, "-m", memory,
 		"-kernel", o.Disk.Kernel, "-initrd", o.Disk.Initrd,
 		"-append", "root=/dev/vda rw console=ttyS0 mitigations=off nokaslr panic=-1 systemd.show_status=0 module_blacklist=" + idle,
@@ -56,6 +66,7 @@ func (o Options) arguments() []string {
 		"-virtfs", share(o.Share, wire.Share), "-virtfs", share(o.Tree, wire.Tree),
 		"-device", "virtio-rng-pci",
 		"-serial", "file:" + o.console(),
+		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + o.monitor(), "-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=messages,path=" + o.socket(),
 		"-device", "virtserialport,chardev=messages,name=" + wire.Port,
 	}
@@ -81,7 +92,12 @@ func Run(ctx context.Context, o Options, receive func(wire.Message) error) error
 		return fmt.Errorf("start QEMU: %w", err)
 	}
 	received, messages := make(chan struct{}), 0
+	silence := time.AfterFunc(wire.SilentFor, func() {
+		cancel(fmt.Errorf("it hangs: no sign of life for %s\n%s", wire.SilentFor, registers(ctx, o.monitor())))
+	})
+	defer silence.Stop()
 	count := func(message wire.Message) error {
+		silence.Reset(wire.SilentFor)
 		messages++
 		return receive(message)
 	}
@@ -125,6 +141,32 @@ func accept(listener *net.UnixListener, receive func(wire.Message) error) error 
 			return err
 		}
 	}
+}
+
+// registers tells what the processors of a machine that hangs are at.
+func registers(ctx context.Context, monitor string) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	text, err := ask(ctx, monitor, "info registers -a")
+	if err != nil {
+		return err.Error()
+	}
+	return text
+}
+
+func ask(ctx context.Context, monitor, command string) (text string, err error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", monitor)
+	if err != nil {
+		return "", fmt.Errorf("ask QEMU: %w", err)
+	}
+	client, err := qmp.New(ctx, conn, func(qmp.Event) {})
+	if err != nil {
+		return "", fmt.Errorf("ask QEMU: %w", err)
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	err = client.Execute(ctx, "human-monitor-command", map[string]string{"command-line": command}, &text)
+	return text, err
 }
 
 // lastWords is the end of the console's output, made harmless.

@@ -3,6 +3,8 @@
 // virtio console port.
 package wire
 
+import "time"
+
 // Port is the name of the port, and Share and Tree are those of the shared
 // directories: of what was prepared for one boot, and the source tree.
 const (
@@ -21,6 +23,14 @@ const (
 	Programs = "programs"
 	// Systemd is the archive that make systemd makes.
 	Systemd = "systemd.tar"
+)
+
+// AliveEvery is how often the inside says that it is alive. SilentFor is how
+// long nothing may come before the machine is given up: however busy it is, its
+// kernel does not run a program any more.
+const (
+	AliveEvery = 20 * time.Second
+	SilentFor  = 4 * time.Minute
 )
 
 // Plan is what the machine does.
@@ -53,4 +63,6 @@ type Message struct {
 	Exit *int `json:",omitempty"`
 	// Failure says why the machine could not do what was planned.
 	Failure string `json:",omitempty"`
+	// Alive says nothing else: the machine still runs programs.
+	Alive bool `json:",omitempty"`
 }
