@@ -91,7 +91,7 @@ func (s *Sandbox) setUp() error {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return s.bootFailure(ctx, StageAssign, fmt.Errorf("set up the guest: %w", plain(err)))
+		return s.bootFailure(ctx, StageAssign, fmt.Errorf("set up the guest: %w", agentErr(err)))
 	}
 	s.background.Go(s.keepClock)
 	s.background.Go(s.dispatchOOM)
@@ -138,7 +138,7 @@ func (s *Sandbox) keepClock() {
 		ctx, cancel := s.call(ctx)
 		defer cancel()
 		if _, err := s.agent.SetClock(ctx, &protocol.SetClockRequest{UnixNanos: time.Now().UnixNano()}); err != nil {
-			s.log.Warn("guest's clock was not corrected", "error", plain(err))
+			s.log.Warn("guest's clock was not corrected", "error", agentErr(err))
 		}
 	})
 	if err != nil {

@@ -80,7 +80,7 @@ func (s *Sandbox) boot() error {
 	}
 	client, err := agent.Connect(ctx, machine)
 	if err != nil {
-		return s.bootFailure(ctx, StageStartAgent, plain(err))
+		return s.bootFailure(ctx, StageStartAgent, agentErr(err))
 	}
 	started()
 	s.agent = client

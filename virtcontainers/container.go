@@ -135,12 +135,12 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	defer func() {
 		if err != nil {
 			s.unplug(ctx, c.id)
-			s.unfit(c.id)
+			s.forgetSize(c.id)
 		}
 	}()
 	resources, err := linuxResources(options.Spec)
 	if err == nil {
-		err = s.fit(ctx, c.id, resources)
+		err = s.growFor(ctx, c.id, resources)
 	}
 	if err != nil {
 		return s.callFailure(StageCreateContainer, err)
@@ -174,7 +174,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	s.followSockets(c)
 	s.background.Go(func() {
 		process.await(s)
-		c.oom.settle(process.exit)
+		c.oom.end(process.exit)
 		c.setStatus(StatusStopped)
 		close(process.done)
 	})
@@ -346,7 +346,7 @@ func (c *Container) removeInGuest(ctx context.Context) error {
 	defer cancel()
 	_, err := c.sandbox.agent.RemoveContainer(ctx, &protocol.ContainerRequest{ContainerId: c.id})
 	if err != nil && grpcstatus.Code(err) != codes.NotFound && c.sandbox.life.Err() == nil {
-		return fmt.Errorf("remove the container in the guest: %w", plain(err))
+		return fmt.Errorf("remove the container in the guest: %w", agentErr(err))
 	}
 	return nil
 }
@@ -357,7 +357,7 @@ func (c *Container) undo(ctx context.Context, guestErr error) error {
 	errs := []error{guestErr}
 	c.sockets.Close()
 	c.sandbox.unplug(ctx, c.id)
-	c.sandbox.unfit(c.id)
+	c.sandbox.forgetSize(c.id)
 	errs = append(errs, c.sandbox.assignment.Share.Remove(c.shareName))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
@@ -395,7 +395,7 @@ func (s *Sandbox) callFailure(stage Stage, err error) error {
 	if s.life.Err() != nil {
 		return &StageError{Stage: stage, Err: context.Cause(s.life), Console: s.options.Machine.ConsoleTail()}
 	}
-	return &StageError{Stage: stage, Err: plain(err)}
+	return &StageError{Stage: stage, Err: agentErr(err)}
 }
 
 func closeTrees(mounts []share.Mount) {

@@ -85,7 +85,7 @@ func (s *Sandbox) setNetwork(ctx context.Context, request *protocol.SetNetworkRe
 		if s.life.Err() != nil {
 			err = context.Cause(s.life) //nolint:contextcheck // the machine's end is the reason
 		}
-		return fmt.Errorf("set the network in the guest: %w", plain(err))
+		return fmt.Errorf("set the network in the guest: %w", agentErr(err))
 	}
 	return nil
 }

@@ -75,10 +75,10 @@ func (w *oomWatchers) deliver() {
 	}
 }
 
-// settle ends the watch with the container's. The news of its end may have
+// end ends the watch with the container's. The news of its end may have
 // overtaken that of the lack of memory which caused it: then that is told
 // first.
-func (w *oomWatchers) settle(exit Exit) {
+func (w *oomWatchers) end(exit Exit) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if exit.oomEvents > w.seen {
@@ -97,7 +97,7 @@ func (s *Sandbox) dispatchOOM() {
 		event, err := s.agent.NextOOM(s.life, &protocol.Empty{})
 		if err != nil {
 			if s.life.Err() == nil {
-				s.log.Warn("lack of memory in the guest will not be reported", "error", plain(err))
+				s.log.Warn("lack of memory in the guest will not be reported", "error", agentErr(err))
 			}
 			return
 		}

@@ -154,7 +154,7 @@ func (c *Container) Exec(ctx context.Context, options ExecOptions) (*Process, er
 	})
 	if err != nil {
 		process.Streams.Close()
-		return nil, fmt.Errorf("exec failed: %w", plain(err))
+		return nil, fmt.Errorf("exec failed: %w", agentErr(err))
 	}
 	s.background.Go(func() {
 		process.await(s)
@@ -170,7 +170,7 @@ func (p *Process) await(s *Sandbox) {
 	if err != nil {
 		// An agent that breaks the connection, or answers nonsense, cannot be
 		// worked with any longer: the machine goes.
-		s.giveUp(fmt.Errorf("%w: wait for a process: %w", ErrMachineEnded, plain(err)))
+		s.giveUp(fmt.Errorf("%w: wait for a process: %w", ErrMachineEnded, agentErr(err)))
 		p.exit.Code, p.exit.Reason = killedExit, context.Cause(s.life)
 		return
 	}
@@ -200,9 +200,9 @@ func (p *Process) signal(ctx context.Context, signal syscall.Signal, all bool) e
 	case err == nil:
 		return nil
 	case status.Code(err) == codes.NotFound, status.Code(err) == codes.FailedPrecondition, p.sandbox.life.Err() != nil:
-		return fmt.Errorf("%w: %w", ErrNotRunning, plain(err))
+		return fmt.Errorf("%w: %w", ErrNotRunning, agentErr(err))
 	default:
-		return fmt.Errorf("send signal %d: %w", signal, plain(err))
+		return fmt.Errorf("send signal %d: %w", signal, agentErr(err))
 	}
 }
 
@@ -214,14 +214,14 @@ func (p *Process) Resize(ctx context.Context, rows, columns uint16) error {
 		ContainerId: p.container, ProcessId: p.id, Rows: uint32(rows), Columns: uint32(columns),
 	})
 	if err != nil {
-		return fmt.Errorf("resize the terminal: %w", plain(err))
+		return fmt.Errorf("resize the terminal: %w", agentErr(err))
 	}
 	return nil
 }
 
-// plain strips the transport's wording from an error of the agent: its text is
+// agentErr strips the transport's wording from an error of the agent: its text is
 // for the person who reads it.
-func plain(err error) error {
+func agentErr(err error) error {
 	if s, ok := status.FromError(err); ok && s.Code() != codes.OK {
 		return &agentError{code: s.Code(), text: harmless(s.Message()), cause: err}
 	}

@@ -44,7 +44,7 @@ func (c *Container) switchStatus(ctx context.Context, from, to Status, verb stri
 	ctx, cancel := c.sandbox.call(ctx)
 	defer cancel()
 	if err := call(ctx, &protocol.ContainerRequest{ContainerId: c.id}); err != nil {
-		return fmt.Errorf("%s the container: %w", verb, plain(err))
+		return fmt.Errorf("%s the container: %w", verb, agentErr(err))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,7 +96,7 @@ func (c *Container) Update(ctx context.Context, resources []byte) error {
 	previous := c.sandbox.resourcesOf(c.id)
 	merged, err := sizing.Merge(previous, resources)
 	if err == nil {
-		err = c.sandbox.fit(ctx, c.id, merged)
+		err = c.sandbox.growFor(ctx, c.id, merged)
 	}
 	if err != nil {
 		return fmt.Errorf("update the container's resources: %w", err)
@@ -106,8 +106,8 @@ func (c *Container) Update(ctx context.Context, resources []byte) error {
 	})
 	if err != nil {
 		// What it has already is enough: the machine need not grow.
-		return errors.Join(fmt.Errorf("update the container's resources: %w", plain(err)),
-			c.sandbox.fit(ctx, c.id, previous))
+		return errors.Join(fmt.Errorf("update the container's resources: %w", agentErr(err)),
+			c.sandbox.growFor(ctx, c.id, previous))
 	}
 	return nil
 }
@@ -122,7 +122,7 @@ func (c *Container) Stats(ctx context.Context) ([]byte, error) {
 	defer cancel()
 	response, err := c.sandbox.agent.StatsContainer(ctx, &protocol.ContainerRequest{ContainerId: c.id})
 	if err != nil {
-		return nil, fmt.Errorf("read the container's statistics: %w", plain(err))
+		return nil, fmt.Errorf("read the container's statistics: %w", agentErr(err))
 	}
 	return response.GetStatsJson(), nil
 }
@@ -136,7 +136,7 @@ func (c *Container) Processes(ctx context.Context) ([]*protocol.ProcessInfo, err
 	defer cancel()
 	response, err := c.sandbox.agent.ListProcesses(ctx, &protocol.ContainerRequest{ContainerId: c.id})
 	if err != nil {
-		return nil, fmt.Errorf("list the container's processes: %w", plain(err))
+		return nil, fmt.Errorf("list the container's processes: %w", agentErr(err))
 	}
 	return response.GetProcesses(), nil
 }

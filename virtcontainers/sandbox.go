@@ -279,7 +279,7 @@ func (s *Sandbox) endGuest(ctx context.Context) (booting bool) {
 	})
 	defer stop()
 	if _, err := s.agent.DestroySandbox(ctx, &protocol.DestroySandboxRequest{}); err != nil {
-		s.log.Warn("guest did not flush its file systems", "error", plain(err))
+		s.log.Warn("guest did not flush its file systems", "error", agentErr(err))
 	}
 	return false
 }

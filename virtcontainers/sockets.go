@@ -46,7 +46,7 @@ func (s *Sandbox) followSockets(c *Container) {
 			ctx, cancel := s.call(ctx)
 			defer cancel()
 			if _, err := s.agent.UpdateSockets(ctx, update); err != nil {
-				return fmt.Errorf("update the sockets: %w", plain(err))
+				return fmt.Errorf("update the sockets: %w", agentErr(err))
 			}
 			return nil
 		})

@@ -3,101 +3,17 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"text/tabwriter"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
-	"kata-runtime/hypervisor/tail"
-	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
 )
-
-// withSupervisor runs a command's one call on the container that it names.
-func withSupervisor(c *cli.Context, id string, call func(context.Context, *supervisor.Client, store.State) error) error {
-	entry, state, err := openContainerID(c, id)
-	if err != nil {
-		return err
-	}
-	if state.Status == virtcontainers.StatusStopped {
-		return virtcontainers.ErrNotRunning
-	}
-	client, err := connect(c.Context, c.String("root"), state)
-	if err != nil {
-		return inCallersWords(entry, err)
-	}
-	defer client.Close()
-	return inCallersWords(entry, call(c.Context, client, state))
-}
-
-func pauseCommand() *cli.Command {
-	return simpleCommand("pause", "freeze the processes of a container",
-		func(ctx context.Context, client *supervisor.Client, state store.State) error {
-			return client.Pause(ctx, state.ID)
-		})
-}
-
-func resumeCommand() *cli.Command {
-	return simpleCommand("resume", "let the processes of a paused container go on",
-		func(ctx context.Context, client *supervisor.Client, state store.State) error {
-			return client.Resume(ctx, state.ID)
-		})
-}
-
-func simpleCommand(name, usage string, call func(context.Context, *supervisor.Client, store.State) error) *cli.Command {
-	return &cli.Command{
-		Name: name, Usage: usage, ArgsUsage: "ID",
-		Action: func(c *cli.Context) error {
-			id, err := containerID(c)
-			if err != nil {
-				return err
-			}
-			return withSupervisor(c, id, call)
-		},
-	}
-}
-
-func psCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "ps",
-		Usage:     "list the processes of a container",
-		ArgsUsage: "ID",
-		Flags: []cli.Flag{&cli.StringFlag{
-			Name: "format", Aliases: []string{"f"}, Value: "table",
-			Usage: "`FORMAT`: table has the guest's processes, json the host's pids that stand for them",
-		}},
-		Action: func(c *cli.Context) error {
-			format := c.String("format")
-			if format != "table" && format != "json" {
-				return fmt.Errorf("--format is %q, not table or json", format)
-			}
-			if c.NArg() < 1 { // options of ps(1) may follow the id
-				return errors.New("ps needs a container's id")
-			}
-			return withSupervisor(c, c.Args().First(), func(ctx context.Context, client *supervisor.Client, state store.State) error {
-				list, err := client.Processes(ctx, state.ID)
-				if err != nil {
-					return err
-				}
-				if format == "json" {
-					return json.NewEncoder(c.App.Writer).Encode(list.GetStandInPids())
-				}
-				table := tabwriter.NewWriter(c.App.Writer, 0, 1, 2, ' ', 0)
-				fmt.Fprintln(table, "UID\tPID\tPPID\tTIME\tCMD")
-				for _, p := range list.GetProcesses() {
-					fmt.Fprintf(table, "%s\t%d\t%d\t%s\t%s\n", tail.Line(p.GetUser()), p.GetPid(), p.GetPpid(), tail.Line(p.GetTime()), tail.Line(p.GetCommand()))
-				}
-				return table.Flush()
-			})
-		},
-	}
-}
 
 func updateCommand() *cli.Command {
 	return &cli.Command{

@@ -7,20 +7,14 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
-	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/sizing"
 )
-
-// unplugTimeout bounds how long a container's deletion waits for the guest to
-// let go of its disks. A guest that keeps them hurts nobody but itself.
-const unplugTimeout = 10 * time.Second
 
 // SizingOptions say how the machine follows what its containers ask for.
 type SizingOptions struct {
@@ -61,9 +55,9 @@ func linuxResources(spec []byte) (*specs.LinuxResources, error) {
 	return only.Linux.Resources, nil
 }
 
-// fit lets the machine grow, before a container is to have these resources, and
+// growFor lets the machine grow, before a container is to have these resources, and
 // notes them. It never shrinks.
-func (s *Sandbox) fit(ctx context.Context, container string, resources *specs.LinuxResources) error {
+func (s *Sandbox) growFor(ctx context.Context, container string, resources *specs.LinuxResources) error {
 	s.sizer.mu.Lock()
 	defer s.sizer.mu.Unlock()
 	previous, had := s.sizer.resources[container]
@@ -79,15 +73,15 @@ func (s *Sandbox) fit(ctx context.Context, container string, resources *specs.Li
 	return nil
 }
 
-// resourcesOf returns what was noted by fit.
+// resourcesOf returns what was noted by growFor.
 func (s *Sandbox) resourcesOf(container string) *specs.LinuxResources {
 	s.sizer.mu.Lock()
 	defer s.sizer.mu.Unlock()
 	return s.sizer.resources[container]
 }
 
-// unfit forgets a container's resources.
-func (s *Sandbox) unfit(container string) {
+// forgetSize forgets a container's resources.
+func (s *Sandbox) forgetSize(container string) {
 	s.sizer.mu.Lock()
 	defer s.sizer.mu.Unlock()
 	delete(s.sizer.resources, container)
@@ -132,7 +126,7 @@ func (s *Sandbox) grow(ctx context.Context) error {
 		Vcpus: uint32(got.VCPUs), MemoryMib: uint64(got.MemoryMiB),
 	})
 	if err != nil {
-		return fmt.Errorf("bring what was plugged in on line: %w", plain(err))
+		return fmt.Errorf("bring what was plugged in on line: %w", agentErr(err))
 	}
 	return nil
 }
@@ -163,29 +157,5 @@ func (s *Sandbox) pin() {
 	set := sizing.Union(lists, *s.sizer.everything)
 	if err := sizing.Pin(s.options.Machine.Info().VCPUThreads, set); err != nil && s.life.Err() == nil {
 		s.log.Warn("the machine's vCPUs are not pinned", "cpusets", lists, "error", err)
-	}
-}
-
-// plugIn gives the machine what devices a container needs.
-func (s *Sandbox) plugIn(ctx context.Context, container string, blocks []device.Block) ([]*protocol.BlockDevice, error) {
-	s.devices.Reserve(container, blocks)
-	disks, err := s.devices.MapToGuest(ctx, container)
-	if err != nil {
-		return nil, err
-	}
-	result := make([]*protocol.BlockDevice, len(disks))
-	for i, d := range disks {
-		result[i] = &protocol.BlockDevice{Serial: d.Serial, HostMajor: int64(d.Major), HostMinor: int64(d.Minor)}
-	}
-	return result, nil
-}
-
-// unplug takes back what no other container needs. What the guest keeps goes
-// with the machine, or with a later container.
-func (s *Sandbox) unplug(ctx context.Context, container string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unplugTimeout)
-	defer cancel()
-	if err := s.devices.UnmapFromGuest(ctx, container); err != nil && s.life.Err() == nil {
-		s.log.Warn("a block device stays in the machine for now", "container", container, "error", err)
 	}
 }
