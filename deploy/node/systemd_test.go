@@ -38,7 +38,7 @@ func TestRestart(t *testing.T) {
 	socket := filepath.Join(dir, "bus")
 	config := filepath.Join(dir, "bus.conf")
 	write(t, dir, map[string]string{"bus.conf": `<busconfig><listen>unix:path=` + socket + `</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`})
+<policy context="default"><allow eavesdrop="true"/><allow own="*"/><allow send_destination="*"/></policy></busconfig>`})
 	daemon := exec.Command("dbus-daemon", "--config-file="+config, "--nofork", "--print-address=1")
 	output, err := daemon.StdoutPipe()
 	if err != nil {
