@@ -116,8 +116,8 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 .PHONY: bench
 bench: deps-test build kernel image crio ## measure start time, memory, calls, throughput and network, and print the tables
 	@$(GO) run ./test/bench
-	@echo; echo "RunPodSandbox through containerd's CRI, on a bridge, medians of 7, alternating"
-	@$(GO) test -tags vm -run '^$$' -bench '^BenchmarkRunPodSandbox$$' -benchtime 7x -timeout 20m ./test/cri
+	@echo; echo "Pods through containerd's CRI, on a bridge, by its shim for runc and by ours, medians of 7, alternating"
+	@$(GO) test -tags vm -run '^$$' -bench '^BenchmarkFrontEnds$$' -benchtime 7x -timeout 20m ./test/cri
 	@echo; echo "A pod, a container's creation and start, and exec through CRI-O, medians of 7"
 	@$(GO) test -tags vm -run '^$$' -bench '^BenchmarkCRIO$$' -benchtime 7x -timeout 20m ./test/cri
 

@@ -139,7 +139,7 @@ func TestCRIO(t *testing.T) {
 		return
 	}
 	t.Run("host network by passt", func(t *testing.T) { testHostNetworkServed(k.in(t)) })
-	t.Run("pod after pod", func(t *testing.T) { testManyPods(k.in(t), 10) })
+	t.Run("pod after pod", func(t *testing.T) { testManyPods(t, k.in(t), handler, 10, 1) })
 	t.Run("sandbox container kept", func(t *testing.T) {
 		k := k.in(t)
 		server.keepInfra = true
