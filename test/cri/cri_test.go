@@ -154,7 +154,7 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 		c := p.in(t).start("logging", "echo out; echo err >&2; printf unfinished; exit 0").await("out")
 		c.stop(60)
 		c.ended(0, "Completed")
-		want := []string{"stderr F err", "stdout F out", c.answers().unfinished}
+		want := []string{"stderr F err", "stdout F out", "stdout P unfinished"}
 		if got := c.logged(); !slices.Equal(got, want) {
 			t.Errorf("log %q, want %q", got, want)
 		}
@@ -224,13 +224,18 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 	})
 	t.Run("failure", func(t *testing.T) {
 		p := p.in(t)
-		c := p.create("missing", "", func(config *runtime.ContainerConfig) { config.Command = []string{"/nonexistent"} })
-		_, err := p.StartContainer(p.bounded(), &runtime.StartContainerRequest{ContainerId: c.id})
+		config := p.containerConfig("missing", "")
+		config.Command = []string{"/nonexistent"}
+		created, err := p.CreateContainer(p.bounded(), &runtime.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+		if err == nil { // containerd asks the runtime only now, and keeps the container
+			c := &container{pod: p, id: created.ContainerId}
+			_, err = p.StartContainer(p.bounded(), &runtime.StartContainerRequest{ContainerId: c.id})
+			c.ended(128, "StartError")
+			c.remove()
+		}
 		if err == nil || !strings.Contains(err.Error(), "no such file or directory") {
 			t.Errorf("start of a program that is not there: %v", err)
 		}
-		c.ended(c.answers().failed.ExitCode, c.answers().failed.Reason)
-		c.remove()
 	})
 	if handler == shimHandler { // runc's shim asks the host's control group, which knows nothing
 		t.Run("out of memory", func(t *testing.T) {

@@ -5,6 +5,7 @@ package cri
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -106,24 +108,26 @@ func (c *crio) load(k *kubelet, layer string, command ...string) {
 	k.call("podman", podman...)
 }
 
-func (c *crio) answers() answers {
-	return answers{
-		timeout:    "command timed out", // no error
-		failed:     runtime.ContainerStatus{ExitCode: -1, Reason: "Error"},
-		unfinished: "stdout P unfinished",
-		patient:    true,
-	}
-}
+// answers has the timeout in an answer that is no error.
+func (c *crio) answers() answers { return answers{timeout: "command timed out", patient: true} }
 
 func (c *crio) ended(k *kubelet) {
 	k.t.Helper()
-	for _, pattern := range []string{crioRun + "/namespaces/*/*", crioRun + "/attach/*", "/run/kata-runtime/*/"} {
+	for _, pattern := range []string{crioRun + "/namespaces/*/*", "/run/kata-runtime/*/"} {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
 			k.t.Errorf("left behind: %v, %v", left, err)
 		}
 	}
+	// kubelet removes those of each monitor with the pod's.
+	for _, hierarchy := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
+		monitors, err := filepath.Glob(hierarchy + k.parent + "/crio-conmon-*")
+		k.must("find the monitors' control groups", err)
+		for _, dir := range monitors {
+			k.removeEmpty(dir)
+		}
+	}
 	k.checkMounts(crioRun)
-	k.removeTree(crioRun)
+	k.removeTree(crioRun) // with a link for each container's monitor
 	k.removeTree("/run/kata-runtime")
 }
 
@@ -221,6 +225,7 @@ func (k *kubelet) checkNoPod() {
 // servers, which are there too.
 func testHostNetworkServed(k *kubelet) {
 	k.t.Helper()
+	k.addDefaultRoute()
 	k.configureRuntime("[runtime]\nhost_network = \"passt\"\nhost_network_tcp_ports = \"8081\"\n")
 	defer k.configureRuntime("")
 	config := k.hostNetwork("served")
@@ -240,6 +245,24 @@ func testHostNetworkServed(k *kubelet) {
 	c.exits(session, 6)
 	p.testForward(8081, "server")
 	p.remove()
+}
+
+// addDefaultRoute gives the test's host a way out, without which there is nothing
+// that a pod on its network could have.
+func (k *kubelet) addDefaultRoute() {
+	k.t.Helper()
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "world0"}, PeerName: "world1"}
+	k.must("make an interface", netlink.LinkAdd(link))
+	k.t.Cleanup(func() { _ = netlink.LinkDel(link) }) // what is left is reported
+	peer, err := netlink.LinkByName(link.PeerName)
+	k.must("find its peer", err)
+	address, err := netlink.ParseAddr("10.80.0.1/24")
+	k.must("parse an address", err)
+	k.must("give it an address", netlink.AddrAdd(link, address))
+	for _, l := range []netlink.Link{link, peer} {
+		k.must("bring an interface up", netlink.LinkSetUp(l))
+	}
+	k.must("make a route", netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("10.80.0.2"), Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}}))
 }
 
 // testInfraDropped runs a pod by a handler whose name does not say that there is

@@ -75,10 +75,6 @@ type manager interface {
 type answers struct {
 	// timeout is how an exec ends that is not done in its time.
 	timeout string
-	// failed is how a container ended whose start failed.
-	failed runtime.ContainerStatus
-	// unfinished is the log of a last line without an end.
-	unfinished string
 	// patient says that a pod's end waits for what ignores TERM.
 	patient bool
 }
@@ -98,6 +94,7 @@ type server struct {
 	config string
 	parent string // the cgroup of all pods
 	log    string
+	before []byte // the logs of what has ended
 	daemon *exec.Cmd
 }
 
@@ -226,6 +223,9 @@ func (k *kubelet) start() {
 	k.must("listen", err)
 	defer os.Remove(notify)
 	defer listener.Close()
+	if data, err := os.ReadFile(k.log); err == nil {
+		k.before = append(k.before, data...) // what it says now is waited for
+	}
 	log, err := os.Create(k.log)
 	k.must("make the log", err)
 	defer log.Close()
@@ -253,7 +253,7 @@ func (k *kubelet) end() {
 
 func (k *kubelet) logged() string {
 	text, _ := os.ReadFile(k.log)
-	return string(text)
+	return string(k.before) + string(text)
 }
 
 // cleanUp ends the manager and removes what it, the CNI plugins and kubelet
@@ -270,6 +270,7 @@ func (k *kubelet) cleanUp() {
 	if err := k.Close(); err != nil {
 		k.t.Error(err)
 	}
+	k.ended(k)
 	k.removeParent()
 	if link, err := netlink.LinkByName(bridge); err == nil {
 		if err := netlink.LinkDel(link); err != nil {
@@ -281,7 +282,6 @@ func (k *kubelet) cleanUp() {
 	if left, err := filepath.Glob(filepath.Join(addresses, "10.*")); err != nil || len(left) > 0 {
 		k.t.Errorf("an address is left: %v, %v", left, err)
 	}
-	k.ended(k)
 	k.checkMounts(k.dir)
 	k.removeTree("/run/cni-addresses")
 }
