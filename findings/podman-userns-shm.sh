@@ -51,7 +51,7 @@ podman import image.tar localhost/image >/dev/null 2>&1 || exit 1
 removals() { # NAME RUNTIME OPTION...
 	local name=$1 runtime=$2 i
 	shift 2
-	for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
+	for i in 1 2 3 4 5 6 7 8; do
 		podman --runtime "$runtime" run --detach --name c --network none --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 \
 			"$@" localhost/image /bin/busybox sleep 1000 >/dev/null || exit 1
 		podman --runtime "$runtime" rm --force --time 0 c >/dev/null 2>errors || {

@@ -39,7 +39,7 @@ func Arguments(o Options, c Channels) ([]string, []*os.File, error) {
 	line.add("-no-reboot")
 	line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	line.machine(&o)
-	line.channels(&o, c)
+	line.channels(c)
 	line.rootPorts(o.RootPorts)
 	line.bridges(o.Bridges)
 	for i, d := range o.Devices {
@@ -147,7 +147,7 @@ func cpuModel(o *Options) string {
 	return "max"
 }
 
-func (l *commandLine) channels(o *Options, c Channels) {
+func (l *commandLine) channels(c Channels) {
 	l.add("-chardev", "socket,id=qmp,fd="+l.inherit(c.QMP))
 	l.add("-mon", "chardev=qmp,mode=control")
 	l.add("-chardev", "socket,id=console,mux=on,fd="+l.inherit(c.Console))

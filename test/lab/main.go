@@ -120,7 +120,7 @@ func lab(ctx context.Context, o options) (good bool, err error) {
 		return false, fmt.Errorf("make a directory for the lab: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	boot := machine.Options{Disk: system, Share: filepath.Join(dir, "share"), Tree: tree, Work: filepath.Join(dir, "work")}
+	boot := machine.Options{Disk: system, Share: filepath.Join(dir, "share"), Tree: tree, Work: filepath.Join(dir, "work"), Silence: wire.SilentFor}
 	for _, d := range []string{boot.Share, boot.Work} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return false, fmt.Errorf("make a directory for the lab: %w", err)

@@ -30,6 +30,8 @@ type Options struct {
 	Share, Tree string
 	// Work is an empty directory for the boot's own files.
 	Work string
+	// Silence is how long no message may come before the machine is given up.
+	Silence time.Duration
 }
 
 const (
@@ -92,12 +94,12 @@ func Run(ctx context.Context, o Options, receive func(wire.Message) error) error
 		return fmt.Errorf("start QEMU: %w", err)
 	}
 	received, messages := make(chan struct{}), 0
-	silence := time.AfterFunc(wire.SilentFor, func() {
-		cancel(fmt.Errorf("it hangs: no sign of life for %s\n%s", wire.SilentFor, registers(ctx, o.monitor())))
+	silence := time.AfterFunc(o.Silence, func() {
+		cancel(fmt.Errorf("it hangs: no sign of life for %s\n%s", o.Silence, registers(ctx, o.monitor())))
 	})
 	defer silence.Stop()
 	count := func(message wire.Message) error {
-		silence.Reset(wire.SilentFor)
+		silence.Reset(o.Silence)
 		messages++
 		return receive(message)
 	}
