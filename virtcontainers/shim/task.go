@@ -229,12 +229,13 @@ func (t *task) wait(ctx context.Context) (uint32, time.Time, error) {
 
 // remove deletes a task that has ended, or was never started.
 func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
-	switch status := t.container.Status(); status {
-	case virtcontainers.StatusRunning, virtcontainers.StatusPaused:
+	status := t.container.Status()
+	if status == virtcontainers.StatusRunning || status == virtcontainers.StatusPaused {
 		return 0, time.Time{}, fmt.Errorf("%w: cannot delete a task that is %s", virtcontainers.ErrState, status)
-	case virtcontainers.StatusCreating, virtcontainers.StatusCreated, virtcontainers.StatusStopped:
 	}
-	removal, err := t.home.pod.Remove(ctx, t.id, true)
+	// Force ends what was never started. What has stopped is not worth the machine of
+	// the others, if the guest has a reason to refuse.
+	removal, err := t.home.pod.Remove(ctx, t.id, status != virtcontainers.StatusStopped)
 	if err != nil {
 		return 0, time.Time{}, err
 	}
