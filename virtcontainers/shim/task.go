@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -16,7 +18,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/lifecycle"
 	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/shim/events"
@@ -35,7 +36,10 @@ type task struct {
 	home    *home
 	io      *stdio.Attachment
 	hooks   *lifecycle.Hooks
-	holder  *holder.Holder // its own; nil: the pod's stands for it
+	holder  Holder // its own; nil: the pod's stands for it
+
+	cancel  context.CancelCauseFunc // ends its creation
+	settled chan struct{}           // closed when its creation has ended
 
 	// container is written before created is set.
 	container *pod.Container
@@ -51,11 +55,17 @@ type task struct {
 	execs map[string]*execution
 }
 
-func (s *service) newTask(request *taskapi.CreateTaskRequest) *task {
+func (s *service) newTask(request *taskapi.CreateTaskRequest, cancel context.CancelCauseFunc) *task {
 	return &task{
-		id: request.GetID(), service: s, request: request,
+		id: request.GetID(), service: s, request: request, cancel: cancel, settled: make(chan struct{}),
 		told: make(chan struct{}), execs: make(map[string]*execution),
 	}
+}
+
+func (t *task) isCreated() bool {
+	t.service.mu.Lock()
+	defer t.service.mu.Unlock()
+	return t.created
 }
 
 // Claim implements pod.Keeper: the pod's entry in the state directory is enough
@@ -127,19 +137,20 @@ func (t *task) watch() {
 	})
 }
 
-// awaitExecs waits until the ends of the other processes were told.
+// awaitExecs waits until the ends of the other processes were told, once the
+// container takes no more of them.
 func (t *task) awaitExecs() {
-	t.mu.Lock()
-	var started []*execution
-	for _, e := range t.execs {
-		if e.hasStarted() {
-			started = append(started, e)
+	for _, e := range t.executions() {
+		if e.isLaunched() {
+			<-e.told
 		}
 	}
-	t.mu.Unlock()
-	for _, e := range started {
-		<-e.told
-	}
+}
+
+func (t *task) executions() []*execution {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Values(t.execs))
 }
 
 // process is what calls act on: a task's first process, or one that was added.
@@ -148,7 +159,7 @@ type process interface {
 	state() *taskapi.StateResponse
 	kill(ctx context.Context, signal uint32, all bool) error
 	resize(ctx context.Context, rows, columns uint16) error
-	streams() *stdio.Attachment
+	closeStdin()
 	wait(ctx context.Context) (code uint32, at time.Time, err error)
 	start(ctx context.Context) error
 	remove(ctx context.Context) (code uint32, at time.Time, err error)
@@ -202,10 +213,19 @@ func taskStatus(status virtcontainers.Status) tasktypes.Status {
 func (t *task) start(ctx context.Context) error {
 	t.ordering.Lock()
 	defer t.ordering.Unlock()
-	if err := t.container.Start(ctx); err != nil {
-		return err
+	err := t.container.Start(ctx)
+	ends := err != nil && t.hooks.EndsContainer(err)
+	if err == nil {
+		err = t.hooks.Poststart(ctx)
+		ends = err != nil
 	}
-	if err := t.hooks.Poststart(ctx); err != nil {
+	if ends { // as with runc; containerd deletes it
+		killErr := t.container.Signal(context.WithoutCancel(ctx), syscall.SIGKILL, true)
+		if killErr != nil && !errors.Is(killErr, virtcontainers.ErrNotRunning) {
+			err = errors.Join(err, killErr)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	t.publish(events.TopicStart, &eventsapi.TaskStart{ContainerID: t.id, Pid: t.pid()})
@@ -214,16 +234,30 @@ func (t *task) start(ctx context.Context) error {
 
 func (t *task) reportedPID() uint32 { return t.pid() }
 
-func (t *task) streams() *stdio.Attachment { return t.io }
+func (t *task) closeStdin() { t.io.CloseStdin() }
 
 // wait waits for the task's end, also of its output.
 func (t *task) wait(ctx context.Context) (uint32, time.Time, error) {
+	if err := await(ctx, t.told); err != nil {
+		return 0, time.Time{}, err
+	}
+	exit := t.container.Init().Exit()
+	return uint32(exit.Code), exit.At, nil
+}
+
+// await waits for a channel to be closed. One that is closed is no error, whatever
+// ctx says.
+func await(ctx context.Context, closed <-chan struct{}) error {
 	select {
-	case <-t.told:
-		exit := t.container.Init().Exit()
-		return uint32(exit.Code), exit.At, nil
+	case <-closed:
+		return nil
 	case <-ctx.Done():
-		return 0, time.Time{}, context.Cause(ctx)
+	}
+	select {
+	case <-closed:
+		return nil
+	default:
+		return context.Cause(ctx)
 	}
 }
 
@@ -234,21 +268,35 @@ func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
 		return 0, time.Time{}, fmt.Errorf("%w: cannot delete a task that is %s", virtcontainers.ErrState, status)
 	case virtcontainers.StatusCreating, virtcontainers.StatusCreated, virtcontainers.StatusStopped:
 	}
-	removal, err := t.home.pod.Remove(ctx, t.id, true)
-	if err != nil {
-		return 0, time.Time{}, err
+	if _, err := t.home.pod.Remove(ctx, t.id, true); err != nil {
+		if errors.Is(err, virtcontainers.ErrNotFound) || !t.isGone() {
+			return 0, time.Time{}, err
+		}
+		// Nobody could try again: what is left goes with this process.
+		t.service.options.Log.Error("something is left of a container", "container", t.id, "error", err)
 	}
 	<-t.told
+	for _, e := range t.executions() {
+		e.forget()
+	}
 	t.hooks.Poststop(context.WithoutCancel(ctx))
 	t.service.drop(t)
 	exit := t.container.Init().Exit()
 	t.publish(events.TopicDelete, &eventsapi.TaskDelete{
 		ContainerID: t.id, Pid: t.pid(), ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At),
 	})
-	if removal.Last {
+	select {
+	case <-t.home.pod.Done(): // it was the last
 		<-t.home.closed // when containerd hears of it, nothing is left
+	default:
 	}
 	return uint32(exit.Code), exit.At, nil
+}
+
+// isGone tells that the pod does not know the container any more.
+func (t *task) isGone() bool {
+	_, err := t.home.pod.Container(t.id)
+	return errors.Is(err, virtcontainers.ErrNotFound)
 }
 
 func (t *task) kill(ctx context.Context, signal uint32, all bool) error {
