@@ -40,6 +40,6 @@ func dispatch(args []string) int {
 func serve(ctx context.Context, s bootstrap.Server) error {
 	return shim.Serve(ctx, shim.Options{
 		Listener: s.Listener, Namespace: s.Namespace, ID: s.ID, EventsAddress: s.TTRPCAddress, Root: s.StateRoot,
-		Rlimits: s.Rlimits, Log: s.Log,
+		HostMounts: s.HostMounts, Rlimits: s.Rlimits, Log: s.Log,
 	})
 }

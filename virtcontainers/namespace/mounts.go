@@ -35,3 +35,17 @@ func WithMounts(mounts *os.File, f func() error) error {
 		return f()
 	})
 }
+
+// InCopyOfMounts is WithMounts in a copy of that mount namespace: what f mounts
+// shows nowhere else, and goes when it returns.
+func InCopyOfMounts(mounts *os.File, f func() error) error {
+	return WithMounts(mounts, func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("copy the mount namespace %s: %w", mounts.Name(), err)
+		}
+		if err := SlaveMounts(); err != nil {
+			return err
+		}
+		return f()
+	})
+}

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -11,6 +12,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -23,6 +25,9 @@ import (
 
 // errNoCheckpoint refuses what no VM of ours can do.
 var errNoCheckpoint = fmt.Errorf("%w: a container in a virtual machine is not checkpointed, nor restored", errdefs.ErrNotImplemented)
+
+// invalid says that an error is the caller's.
+func invalid(err error) error { return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err) }
 
 // State implements the task API.
 func (s *service) State(_ context.Context, request *taskapi.StateRequest) (*taskapi.StateResponse, error) {
@@ -47,6 +52,11 @@ func (s *service) Start(ctx context.Context, request *taskapi.StartRequest) (*ta
 
 // Delete implements the task API.
 func (s *service) Delete(ctx context.Context, request *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	if request.GetExecID() == "" {
+		if err := s.endCreation(ctx, request.GetID()); err != nil {
+			return nil, err
+		}
+	}
 	p, err := s.find(request.GetID(), request.GetExecID())
 	if err != nil {
 		return nil, err
@@ -66,7 +76,8 @@ func (s *service) Pids(ctx context.Context, request *taskapi.PidsRequest) (*task
 		return nil, err
 	}
 	processes, err := t.container.Processes(ctx)
-	if err != nil {
+	// A containerd that is restarted asks, and deletes a task without any.
+	if err != nil && t.container.Status() != virtcontainers.StatusStopped {
 		return nil, err
 	}
 	response := &taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: t.pid()}}}
@@ -141,8 +152,8 @@ func (s *service) CloseIO(_ context.Context, request *taskapi.CloseIORequest) (*
 	if err != nil {
 		return nil, err
 	}
-	if io := p.streams(); io != nil && request.GetStdin() {
-		io.CloseStdin()
+	if request.GetStdin() {
+		p.closeStdin()
 	}
 	return &emptypb.Empty{}, nil
 }
@@ -157,6 +168,9 @@ func (s *service) Update(ctx context.Context, request *taskapi.UpdateTaskRequest
 		return &emptypb.Empty{}, nil
 	}
 	// The type is that of the specification's LinuxResources, whose form is JSON.
+	if err := json.Unmarshal(request.GetResources().GetValue(), &specs.LinuxResources{}); err != nil {
+		return nil, invalid(fmt.Errorf("decode the resources: %w", err))
+	}
 	if err := t.container.Update(ctx, request.GetResources().GetValue()); err != nil {
 		return nil, err
 	}

@@ -37,10 +37,13 @@ func (s *service) Create(ctx context.Context, request *taskapi.CreateTaskRequest
 	if err := oci.ValidateID(request.GetID()); err != nil {
 		return nil, err
 	}
-	t := s.newTask(request)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t := s.newTask(request, cancel)
 	if err := s.add(t); err != nil {
 		return nil, err
 	}
+	defer close(t.settled)
 	if err := s.create(ctx, t); err != nil {
 		s.drop(t)
 		return nil, err
@@ -61,19 +64,18 @@ func (s *service) Create(ctx context.Context, request *taskapi.CreateTaskRequest
 func (s *service) create(ctx context.Context, t *task) (err error) {
 	options, err := bootstrap.DecodeOptions(t.request.GetOptions())
 	if err != nil {
-		return err
+		return invalid(err)
 	}
-	if err := t.mount(); err != nil {
-		return err
-	}
-	keep := false
 	defer func() {
-		if !keep {
+		if err != nil { // whoever else has done so: it can be repeated
 			err = errors.Join(err, t.unmount())
 		}
 	}()
 	b, err := bundle.Read(t.request.GetBundle())
 	if err != nil {
+		return invalid(err)
+	}
+	if err := t.mount(); err != nil {
 		return err
 	}
 	b.Spec.Process.Terminal = t.request.GetTerminal()
@@ -81,7 +83,6 @@ func (s *service) create(ctx context.Context, t *task) (err error) {
 	if err != nil {
 		return err
 	}
-	keep = true // the container's release unmounts
 	if err := t.make(ctx, b, first); err != nil {
 		if first {
 			err = errors.Join(err, s.leavePod(context.WithoutCancel(ctx), t.home))
@@ -107,7 +108,9 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 				membership.Sandbox, membership.Annotation, virtcontainers.ErrNotFound)
 		}
 		t.home = h
-		return false, b.Prepare(bundle.Options{ID: t.id, Pod: h, HostNetwork: hostNetwork(h.config), Rlimits: s.options.Rlimits})
+		return false, t.seeing(func() error {
+			return b.Prepare(bundle.Options{ID: t.id, Pod: h, HostNetwork: hostNetwork(h.config), Rlimits: s.options.Rlimits})
+		})
 	}
 	if h != nil {
 		return false, fmt.Errorf("this shim has the pod %q: %q would be another: %w", h.id, t.id, virtcontainers.ErrExists)
@@ -116,7 +119,11 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 	if err != nil {
 		return false, err
 	}
-	err = b.Prepare(bundle.Options{ID: t.id, Sandbox: membership.Declared, HostNetwork: hostNetwork(settings), Rlimits: s.options.Rlimits})
+	err = t.seeing(func() error {
+		return b.Prepare(bundle.Options{
+			ID: t.id, Sandbox: membership.Declared, HostNetwork: hostNetwork(settings), Rlimits: s.options.Rlimits,
+		})
+	})
 	if err != nil {
 		return false, err
 	}
@@ -183,15 +190,18 @@ func (t *task) make(ctx context.Context, b *bundle.Bundle, first bool) (err erro
 	}
 	t.hooks = t.newHooks(b)
 	request, err := t.podRequest(ctx, b, first)
+	if err == nil {
+		err = t.container.Create(ctx, request)
+	} else if _, removeErr := t.home.pod.Remove(context.WithoutCancel(ctx), t.id, true); removeErr != nil {
+		err = errors.Join(err, removeErr)
+	}
 	if err != nil {
-		_, removeErr := t.home.pod.Remove(context.WithoutCancel(ctx), t.id, true)
-		return errors.Join(err, removeErr)
-	}
-	if err := t.container.Create(ctx, request); err != nil {
+		if t.io != nil { // the pod has closed it, or has not come to it
+			t.io.Close(virtcontainers.Exit{Code: killedExit})
+		}
 		t.hooks.Poststop(context.WithoutCancel(ctx))
-		return err
 	}
-	return nil
+	return err
 }
 
 // hold starts the container's own holder, if it needs one.
@@ -199,7 +209,7 @@ func (t *task) hold(ctx context.Context, b *bundle.Bundle) (err error) {
 	if t.id == t.home.id || !holder.Needed(b.Spec.Linux.Namespaces) {
 		return nil
 	}
-	t.holder, err = holder.Start(ctx, holder.Options{ID: t.id, Hostname: b.Spec.Hostname, Namespaces: b.Spec.Linux.Namespaces})
+	t.holder, err = t.service.options.StartHolder(ctx, holder.Options{ID: t.id, Hostname: b.Spec.Hostname, Namespaces: b.Spec.Linux.Namespaces})
 	if err != nil {
 		return err
 	}
@@ -217,9 +227,8 @@ func (t *task) newHooks(b *bundle.Bundle) *lifecycle.Hooks {
 	return h
 }
 
-func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (_ pod.Request, err error) {
+func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (pod.Request, error) {
 	if err := t.hooks.Create(ctx, lifecycle.OwnHostname(b.Spec)); err != nil {
-		t.hooks.Poststop(context.WithoutCancel(ctx))
 		return pod.Request{}, &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
 	}
 	guest, _, err := b.Encode()
@@ -237,18 +246,17 @@ func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (_ 
 	if err != nil {
 		return pod.Request{}, err
 	}
-	defer func() {
-		if err != nil {
-			t.io.Close(virtcontainers.Exit{Code: killedExit})
-		}
-	}()
 	var joined *network.Namespace
 	if first {
 		if joined, err = t.home.network(); err != nil {
 			return pod.Request{}, err
 		}
 	}
-	trees, err := b.OpenTrees()
+	var trees *bundle.Trees
+	err = t.seeing(func() (err error) {
+		trees, err = b.OpenTrees()
+		return err
+	})
 	if err != nil {
 		if joined != nil {
 			err = errors.Join(err, joined.Close())

@@ -38,10 +38,21 @@ type execution struct {
 	starting sync.Mutex
 
 	mu            sync.Mutex // guards what follows
-	running       *pod.Exec  // nil until it was started
+	begun         bool       // start was called
+	launched      bool       // the guest was asked for it: the task's end comes after its
+	running       *pod.Exec  // nil until it runs
 	removed       bool
-	rows, columns uint16 // asked for before it was started
+	stdinClosed   bool   // asked for before it was started, as
+	rows, columns uint16 // these
+
+	// How a process has ended that never ran; written before told is closed.
+	code uint32
+	at   time.Time
 }
+
+// unknownExit is the exit code of a process that could not be started: containerd's
+// for one that it does not know (UnknownExitStatus).
+const unknownExit = 255
 
 // Exec implements the task API.
 func (s *service) Exec(_ context.Context, request *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
@@ -50,14 +61,17 @@ func (s *service) Exec(_ context.Context, request *taskapi.ExecProcessRequest) (
 		return nil, err
 	}
 	if request.GetExecID() == "" {
-		return nil, fmt.Errorf("a process of task %q needs an id", t.id)
+		return nil, invalid(fmt.Errorf("a process of task %q needs an id", t.id))
 	}
 	if err := oci.ValidateID(request.GetExecID()); err != nil {
-		return nil, err
+		return nil, invalid(err)
+	}
+	if status := t.container.Status(); status == virtcontainers.StatusStopped {
+		return nil, fmt.Errorf("%w: cannot exec in a container that is %s", virtcontainers.ErrNotRunning, status)
 	}
 	e := &execution{task: t, request: request, pid: holder.GuestPID(s.execs.Add(1)), told: make(chan struct{})}
 	if e.process, err = e.translate(); err != nil {
-		return nil, err
+		return nil, invalid(err)
 	}
 	t.mu.Lock()
 	if _, taken := t.execs[request.GetExecID()]; taken {
@@ -100,23 +114,66 @@ func (e *execution) current() *pod.Exec {
 	return e.running
 }
 
-func (e *execution) hasStarted() bool { return e.current() != nil }
+func (e *execution) isLaunched() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.launched
+}
+
+// end says that the process will never run. The caller holds mu, once.
+func (e *execution) end(code uint32) {
+	e.code, e.at = code, time.Now()
+	close(e.told)
+}
+
+// forget ends what was never started, with its task.
+func (e *execution) forget() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.begun && !e.removed {
+		e.removed = true
+		e.end(killedExit)
+	}
+}
 
 // errNotStarted says that a process has nothing yet that could be acted on.
 var errNotStarted = fmt.Errorf("%w: the process was not started", virtcontainers.ErrState)
+
+func (e *execution) notFound() error {
+	return fmt.Errorf("process %q of task %q: %w", e.request.GetExecID(), e.task.id, virtcontainers.ErrNotFound)
+}
 
 func (e *execution) start(ctx context.Context) error {
 	e.starting.Lock()
 	defer e.starting.Unlock()
 	e.mu.Lock()
-	started, removed := e.running != nil, e.removed
+	begun, removed := e.begun, e.removed
+	e.begun = true
 	e.mu.Unlock()
 	switch {
 	case removed:
-		return fmt.Errorf("process %q of task %q: %w", e.request.GetExecID(), e.task.id, virtcontainers.ErrNotFound)
-	case started:
+		return e.notFound()
+	case begun:
 		return fmt.Errorf("%w: the process was started", virtcontainers.ErrState)
 	}
+	err := e.run(ctx)
+	if err != nil { // it cannot be tried again, and nobody is to wait for it
+		e.mu.Lock()
+		e.end(unknownExit)
+		e.mu.Unlock()
+	}
+	return err
+}
+
+// launch notes that the guest is asked for the process.
+func (e *execution) launch(context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.launched = true
+	return nil
+}
+
+func (e *execution) run(ctx context.Context) error {
 	log := e.task.service.options.Log
 	io, err := stdio.Open(ctx, stdio.Config{
 		ID: e.task.id, Namespace: e.task.service.options.Namespace, Terminal: e.request.GetTerminal(),
@@ -127,10 +184,13 @@ func (e *execution) start(ctx context.Context) error {
 	}
 	e.mu.Lock()
 	e.io = io
+	if e.stdinClosed {
+		io.CloseStdin()
+	}
 	e.mu.Unlock()
 	running, err := e.task.container.Exec(ctx, pod.ExecRequest{
 		ExecOptions: virtcontainers.ExecOptions{ID: e.request.GetExecID(), Process: e.process, IO: io.IO()},
-		Attachment:  io,
+		Attachment:  io, Prepare: e.launch,
 	})
 	if err != nil {
 		io.Close(virtcontainers.Exit{Code: killedExit})
@@ -178,13 +238,28 @@ func (e *execution) state() *taskapi.StateResponse {
 			response.ExitStatus, response.ExitedAt = uint32(exit.Code), timestamppb.New(exit.At)
 		default:
 		}
+	} else if e.hasEnded() {
+		response.Status = tasktypes.Status_STOPPED
+		response.ExitStatus, response.ExitedAt = e.code, timestamppb.New(e.at)
 	}
 	return response
 }
 
+func (e *execution) hasEnded() bool {
+	select {
+	case <-e.told:
+		return true
+	default:
+		return false
+	}
+}
+
 func (e *execution) kill(ctx context.Context, signal uint32, _ bool) error {
 	running := e.current()
-	if running == nil {
+	switch {
+	case running == nil && e.hasEnded():
+		return virtcontainers.ErrNotRunning
+	case running == nil:
 		return errNotStarted
 	}
 	return running.Signal(ctx, syscall.Signal(signal))
@@ -203,21 +278,22 @@ func (e *execution) resize(ctx context.Context, rows, columns uint16) error {
 	return running.Resize(ctx, rows, columns)
 }
 
-func (e *execution) streams() *stdio.Attachment {
+func (e *execution) closeStdin() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.io
+	e.stdinClosed = true
+	if e.io != nil {
+		e.io.CloseStdin()
+	}
 }
 
 func (e *execution) wait(ctx context.Context) (uint32, time.Time, error) {
-	select {
-	case <-e.told:
-	case <-ctx.Done():
-		return 0, time.Time{}, context.Cause(ctx)
+	if err := await(ctx, e.told); err != nil {
+		return 0, time.Time{}, err
 	}
 	running := e.current()
-	if running == nil { // it was removed before it was started
-		return killedExit, time.Now(), nil
+	if running == nil {
+		return e.code, e.at, nil
 	}
 	exit := running.Exit()
 	return uint32(exit.Code), exit.At, nil
@@ -234,21 +310,19 @@ func (e *execution) remove(ctx context.Context) (uint32, time.Time, error) {
 		default:
 			return 0, time.Time{}, fmt.Errorf("%w: cannot delete a running process", virtcontainers.ErrState)
 		}
-		select {
-		case <-e.told:
-		case <-ctx.Done():
-			return 0, time.Time{}, context.Cause(ctx)
+		if err := await(ctx, e.told); err != nil {
+			return 0, time.Time{}, err
 		}
 	}
 	e.mu.Lock()
 	again := e.removed
 	e.removed = true
+	if !e.begun && !again {
+		e.end(killedExit)
+	}
 	e.mu.Unlock()
 	if again {
-		return 0, time.Time{}, fmt.Errorf("process %q of task %q: %w", e.request.GetExecID(), e.task.id, virtcontainers.ErrNotFound)
-	}
-	if running == nil {
-		close(e.told)
+		return 0, time.Time{}, e.notFound()
 	}
 	e.task.mu.Lock()
 	delete(e.task.execs, e.request.GetExecID())

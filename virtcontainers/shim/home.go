@@ -31,7 +31,7 @@ type home struct {
 	id      string
 	pod     *pod.Pod
 	sandbox *virtcontainers.Sandbox
-	holder  *holder.Holder
+	holder  Holder
 	config  *config.Config
 	// networked: the machine is connected with the holder's network namespace.
 	networked bool
@@ -66,7 +66,7 @@ func (s *service) newHome(ctx context.Context, b *bundle.Bundle, settings *confi
 	if err != nil {
 		return nil, err
 	}
-	h.holder, err = holder.Start(ctx, holder.Options{ID: h.id, Hostname: b.Spec.Hostname, Namespaces: b.Spec.Linux.Namespaces})
+	h.holder, err = s.options.StartHolder(ctx, holder.Options{ID: h.id, Hostname: b.Spec.Hostname, Namespaces: b.Spec.Linux.Namespaces})
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (s *service) newHome(ctx context.Context, b *bundle.Bundle, settings *confi
 	if err != nil {
 		return nil, fmt.Errorf("loopback_ports: %w", err)
 	}
-	h.sandbox, _, err = factory.New(ctx, factory.Spec{
+	h.sandbox, _, err = s.options.NewSandbox(ctx, factory.Spec{
 		ID: h.id, Dir: entry.Dir(), ShareDir: entry.Path("share"), Hostname: b.Hostname, Group: group,
 		Demand: sizing.Of(b.Guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(b.Spec.Annotations),
 		Interfaces: b.Interfaces, HostNetwork: b.HostNetwork, Config: settings, Log: s.options.Log,

@@ -6,12 +6,23 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/factory"
+	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/shim/events"
 )
+
+// Holder is a process that is in a container's namespaces on the host, as
+// *holder.Holder is.
+type Holder interface {
+	PID() int
+	Stop()
+}
 
 // Options are what Serve needs.
 type Options struct {
@@ -23,39 +34,62 @@ type Options struct {
 	EventsAddress string
 	// Root is the directory that keeps what is known of pods.
 	Root string
+	// HostMounts is containerd's mount namespace; nil: this process's own is as good.
+	HostMounts *os.File
 	// Rlimits are containerd's, which a container has that names none.
 	Rlimits []specs.POSIXRlimit
 	Log     *slog.Logger
+
+	// NewSandbox makes the pod's machine; nil: factory.New.
+	NewSandbox func(context.Context, factory.Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error)
+	// StartHolder starts the process that stands for a container; nil: holder.Start.
+	StartHolder func(context.Context, holder.Options) (Holder, error)
+}
+
+func startHolder(ctx context.Context, options holder.Options) (Holder, error) {
+	h, err := holder.Start(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 // Serve is the shim's life: it answers until containerd has asked it to shut
 // down and no task is left, or ctx ends. The mount namespace must be this
-// process's own. Everything that the pod held is released then.
+// process's own. Everything that the pod held is released then, and nothing goes
+// on in the background.
 func Serve(ctx context.Context, options Options) (err error) {
+	if options.NewSandbox == nil {
+		options.NewSandbox = factory.New
+	}
+	if options.StartHolder == nil {
+		options.StartHolder = startHolder
+	}
 	publisher := events.New(events.Options{Address: options.EventsAddress, Namespace: options.Namespace, Log: options.Log})
 	defer func() { err = errors.Join(err, publisher.Close(context.WithoutCancel(ctx))) }()
 	s := newService(options, publisher)
-	server, err := ttrpc.NewServer()
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(s.intercept))
 	if err != nil {
 		return fmt.Errorf("make the ttrpc server: %w", err)
 	}
 	s.register(server)
 	served := make(chan error, 1)
+	asked := ctx.Done()
+	cause := func() error { return context.Cause(ctx) }
+	ctx = context.WithoutCancel(ctx) // whoever waits for a task is told of its end
 	go func() { served <- server.Serve(ctx, options.Listener) }()
 	select {
 	case <-s.done:
-	case <-ctx.Done():
-		options.Log.Info("asked to end", "cause", context.Cause(ctx))
+	case <-asked:
+		options.Log.Info("asked to end", "cause", cause())
 	case err = <-served:
-		served <- err
 		err = fmt.Errorf("serve containerd: %w", err)
+		served <- nil
 	}
-	ctx = context.WithoutCancel(ctx)
 	err = errors.Join(err, s.stop(ctx), shutdown(ctx, server))
 	if serveErr := <-served; !errors.Is(serveErr, ttrpc.ErrServerClosed) {
 		err = errors.Join(err, serveErr)
 	}
-	s.background.Wait()
 	return err
 }
 

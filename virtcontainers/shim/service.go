@@ -2,19 +2,33 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"path"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/shim/taskerror"
 )
 
 // answerTimeout bounds how long an ending shim waits for containerd to take its
 // answers.
 const answerTimeout = 3 * time.Second
+
+var (
+	// errStopping is why calls end, and fail, when the shim does.
+	errStopping = fmt.Errorf("%w: the shim is ending", errdefs.ErrUnavailable)
+	// errDeleted is why a creation fails during which containerd deletes the task.
+	errDeleted = fmt.Errorf("%w: the task was deleted while it was being created", context.Canceled)
+)
 
 // publishable is an event.
 type publishable = proto.Message
@@ -36,19 +50,59 @@ type service struct {
 
 	execs atomic.Uint64 // how many processes were added
 
+	calls sync.WaitGroup // that are under way
+
 	// booting is held while the pod is made.
 	booting sync.Mutex
 
-	mu    sync.Mutex // guards what follows
-	tasks map[string]*task
-	home  *home // the pod; nil before the first task, and after the last
+	mu       sync.Mutex // guards what follows
+	tasks    map[string]*task
+	home     *home                              // the pod; nil before the first task, and after the last
+	stopping bool                               // no call is taken any more
+	underWay map[uint64]context.CancelCauseFunc // of calls, by their number
+	lastCall uint64
 }
 
 func newService(options Options, publisher Publisher) *service {
 	return &service{
 		options: options, publisher: publisher,
-		done: make(chan struct{}), tasks: make(map[string]*task),
+		done: make(chan struct{}), tasks: make(map[string]*task), underWay: make(map[uint64]context.CancelCauseFunc),
 	}
+}
+
+// intercept takes a call, which ends when the shim does. Who asks an ending shim to
+// end is content.
+func (s *service) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	if path.Base(info.FullMethod) == "Shutdown" {
+		return method(ctx, unmarshal)
+	}
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return nil, taskerror.Encode(err)
+	}
+	defer end()
+	return method(ctx, unmarshal)
+}
+
+// begin notes a call until end, which is called once.
+func (s *service) begin(ctx context.Context) (_ context.Context, end func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return nil, nil, errStopping
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	s.lastCall++
+	number := s.lastCall
+	s.underWay[number] = cancel
+	s.calls.Add(1)
+	return ctx, func() {
+		s.mu.Lock()
+		delete(s.underWay, number)
+		s.mu.Unlock()
+		cancel(nil)
+		s.calls.Done()
+	}, nil
 }
 
 // add claims a task's id.
@@ -86,10 +140,60 @@ func (s *service) pod() *home {
 	return s.home
 }
 
-// stop ends the pod, whatever is left of it.
-func (s *service) stop(ctx context.Context) error {
-	if h := s.pod(); h != nil {
-		return h.close(ctx)
+// endCreation ends the creation of a task that is under way: its Create fails, and
+// nothing is left when endCreation returns. One that completes meanwhile is a task.
+func (s *service) endCreation(ctx context.Context, id string) error {
+	s.mu.Lock()
+	t, ok := s.tasks[id]
+	if !ok || t.created {
+		s.mu.Unlock()
+		return nil
 	}
-	return nil
+	s.mu.Unlock()
+	t.cancel(errDeleted)
+	select {
+	case <-t.settled:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the end of the task's creation: %w", context.Cause(ctx))
+	}
+}
+
+// stop ends the pod, whatever is left of it, and all calls. Those that wait for a
+// task's end are told of it. Once only.
+func (s *service) stop(ctx context.Context) error {
+	s.mu.Lock()
+	s.stopping = true
+	tasks := slices.Collect(maps.Values(s.tasks))
+	for _, t := range tasks {
+		if !t.created {
+			t.cancel(errStopping)
+		}
+	}
+	h := s.home
+	s.mu.Unlock()
+	var errs []error
+	if h != nil { // ends also what does not look at a context
+		errs = append(errs, h.pod.Stop(ctx))
+	}
+	for _, t := range tasks {
+		<-t.settled
+	}
+	if h = s.pod(); h != nil {
+		errs = append(errs, h.close(ctx))
+	}
+	for _, t := range tasks {
+		if t.isCreated() {
+			<-t.told
+			errs = append(errs, t.Release(ctx, false))
+		}
+	}
+	s.mu.Lock()
+	for _, cancel := range s.underWay {
+		cancel(errStopping)
+	}
+	s.mu.Unlock()
+	s.calls.Wait()
+	s.background.Wait()
+	return errors.Join(errs...)
 }

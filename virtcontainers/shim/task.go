@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -13,12 +15,14 @@ import (
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/lifecycle"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/pod"
+	"kata-runtime/virtcontainers/share"
 	"kata-runtime/virtcontainers/shim/events"
 	"kata-runtime/virtcontainers/shim/rootfs"
 	"kata-runtime/virtcontainers/shim/stdio"
@@ -35,7 +39,10 @@ type task struct {
 	home    *home
 	io      *stdio.Attachment
 	hooks   *lifecycle.Hooks
-	holder  *holder.Holder // its own; nil: the pod's stands for it
+	holder  Holder // its own; nil: the pod's stands for it
+
+	cancel  context.CancelCauseFunc // ends its creation
+	settled chan struct{}           // closed when its creation has ended
 
 	// container is written before created is set.
 	container *pod.Container
@@ -51,11 +58,17 @@ type task struct {
 	execs map[string]*execution
 }
 
-func (s *service) newTask(request *taskapi.CreateTaskRequest) *task {
+func (s *service) newTask(request *taskapi.CreateTaskRequest, cancel context.CancelCauseFunc) *task {
 	return &task{
-		id: request.GetID(), service: s, request: request,
+		id: request.GetID(), service: s, request: request, cancel: cancel, settled: make(chan struct{}),
 		told: make(chan struct{}), execs: make(map[string]*execution),
 	}
+}
+
+func (t *task) isCreated() bool {
+	t.service.mu.Lock()
+	defer t.service.mu.Unlock()
+	return t.created
 }
 
 // Claim implements pod.Keeper: the pod's entry in the state directory is enough
@@ -89,6 +102,40 @@ func (t *task) mount() error {
 		return fmt.Errorf("make the directory of the root file system: %w", err)
 	}
 	return rootfs.Mount(t.request.GetRootfs(), t.rootfs())
+}
+
+// seeing calls f where paths mean what they mean to containerd now, and the root
+// file system is in its place. What is mounted there stays there. f starts neither
+// goroutines that open paths, nor processes.
+func (t *task) seeing(f func() error) error {
+	if t.service.options.HostMounts == nil {
+		return f()
+	}
+	var root *os.File
+	if len(t.request.GetRootfs()) > 0 {
+		var err error
+		if root, err = share.OpenTree(t.rootfs(), true); err != nil {
+			return fmt.Errorf("root file system: %w", err)
+		}
+		defer root.Close()
+	}
+	return namespace.InCopyOfMounts(t.service.options.HostMounts, func() error {
+		if root != nil {
+			if err := t.attachRoot(root); err != nil {
+				return fmt.Errorf("root file system: %w", err)
+			}
+		}
+		return f()
+	})
+}
+
+func (t *task) attachRoot(tree *os.File) error {
+	target, err := os.OpenFile(t.rootfs(), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	return share.Attach(tree, target)
 }
 
 func (t *task) unmount() error {
@@ -127,19 +174,20 @@ func (t *task) watch() {
 	})
 }
 
-// awaitExecs waits until the ends of the other processes were told.
+// awaitExecs waits until the ends of the other processes were told, once the
+// container takes no more of them.
 func (t *task) awaitExecs() {
-	t.mu.Lock()
-	var started []*execution
-	for _, e := range t.execs {
-		if e.hasStarted() {
-			started = append(started, e)
+	for _, e := range t.executions() {
+		if e.isLaunched() {
+			<-e.told
 		}
 	}
-	t.mu.Unlock()
-	for _, e := range started {
-		<-e.told
-	}
+}
+
+func (t *task) executions() []*execution {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Values(t.execs))
 }
 
 // process is what calls act on: a task's first process, or one that was added.
@@ -148,7 +196,7 @@ type process interface {
 	state() *taskapi.StateResponse
 	kill(ctx context.Context, signal uint32, all bool) error
 	resize(ctx context.Context, rows, columns uint16) error
-	streams() *stdio.Attachment
+	closeStdin()
 	wait(ctx context.Context) (code uint32, at time.Time, err error)
 	start(ctx context.Context) error
 	remove(ctx context.Context) (code uint32, at time.Time, err error)
@@ -202,10 +250,19 @@ func taskStatus(status virtcontainers.Status) tasktypes.Status {
 func (t *task) start(ctx context.Context) error {
 	t.ordering.Lock()
 	defer t.ordering.Unlock()
-	if err := t.container.Start(ctx); err != nil {
-		return err
+	err := t.container.Start(ctx)
+	ends := err != nil && t.hooks.EndsContainer(err)
+	if err == nil {
+		err = t.hooks.Poststart(ctx)
+		ends = err != nil
 	}
-	if err := t.hooks.Poststart(ctx); err != nil {
+	if ends { // as with runc; containerd deletes it
+		killErr := t.container.Signal(context.WithoutCancel(ctx), syscall.SIGKILL, true)
+		if killErr != nil && !errors.Is(killErr, virtcontainers.ErrNotRunning) {
+			err = errors.Join(err, killErr)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	t.publish(events.TopicStart, &eventsapi.TaskStart{ContainerID: t.id, Pid: t.pid()})
@@ -214,16 +271,30 @@ func (t *task) start(ctx context.Context) error {
 
 func (t *task) reportedPID() uint32 { return t.pid() }
 
-func (t *task) streams() *stdio.Attachment { return t.io }
+func (t *task) closeStdin() { t.io.CloseStdin() }
 
 // wait waits for the task's end, also of its output.
 func (t *task) wait(ctx context.Context) (uint32, time.Time, error) {
+	if err := await(ctx, t.told); err != nil {
+		return 0, time.Time{}, err
+	}
+	exit := t.container.Init().Exit()
+	return uint32(exit.Code), exit.At, nil
+}
+
+// await waits for a channel to be closed. One that is closed is no error, whatever
+// ctx says.
+func await(ctx context.Context, closed <-chan struct{}) error {
 	select {
-	case <-t.told:
-		exit := t.container.Init().Exit()
-		return uint32(exit.Code), exit.At, nil
+	case <-closed:
+		return nil
 	case <-ctx.Done():
-		return 0, time.Time{}, context.Cause(ctx)
+	}
+	select {
+	case <-closed:
+		return nil
+	default:
+		return context.Cause(ctx)
 	}
 }
 
@@ -235,21 +306,35 @@ func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
 	}
 	// Force ends what was never started. What has stopped is not worth the machine of
 	// the others, if the guest has a reason to refuse.
-	removal, err := t.home.pod.Remove(ctx, t.id, status != virtcontainers.StatusStopped)
-	if err != nil {
-		return 0, time.Time{}, err
+	if _, err := t.home.pod.Remove(ctx, t.id, status != virtcontainers.StatusStopped); err != nil {
+		if errors.Is(err, virtcontainers.ErrNotFound) || !t.isGone() {
+			return 0, time.Time{}, err
+		}
+		// Nobody could try again: what is left goes with this process.
+		t.service.options.Log.Error("something is left of a container", "container", t.id, "error", err)
 	}
 	<-t.told
+	for _, e := range t.executions() {
+		e.forget()
+	}
 	t.hooks.Poststop(context.WithoutCancel(ctx))
 	t.service.drop(t)
 	exit := t.container.Init().Exit()
 	t.publish(events.TopicDelete, &eventsapi.TaskDelete{
 		ContainerID: t.id, Pid: t.pid(), ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At),
 	})
-	if removal.Last {
+	select {
+	case <-t.home.pod.Done(): // it was the last
 		<-t.home.closed // when containerd hears of it, nothing is left
+	default:
 	}
 	return uint32(exit.Code), exit.At, nil
+}
+
+// isGone tells that the pod does not know the container any more.
+func (t *task) isGone() bool {
+	_, err := t.home.pod.Container(t.id)
+	return errors.Is(err, virtcontainers.ErrNotFound)
 }
 
 func (t *task) kill(ctx context.Context, signal uint32, all bool) error {
