@@ -23,6 +23,7 @@ func (c containerd) handlers() []string { return []string{"runc", handler, shimH
 func (c containerd) socket() string { return "/run/containerd/containerd.sock" }
 
 func (c containerd) programs(t testing.TB) []string {
+	t.Helper()
 	names := []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc"}
 	if c == 2 {
 		names = append(names, tool(t, "containerd", "containerd"))
@@ -132,7 +133,7 @@ func (c containerd) command(k *kubelet) *exec.Cmd {
 	if c == 2 {
 		program, path = tool(k.t, "containerd", program), tool(k.t, "containerd")+":"+path // with a shim of its own
 	}
-	command := exec.Command(program, "--config", k.config) //nolint:noctx // ends after the pods
+	command := exec.Command(program, "--config", k.config)
 	command.Env = append(os.Environ(), "PATH="+filepath.Join(harness.Repository(k.t), "bin")+":"+path, "KATA_CONF_FILE="+k.runtimeConfig(),
 		"KATA_SHIM_ROOT="+filepath.Join(k.dir, "shim"))
 	return command

@@ -42,6 +42,7 @@ func (c *crio) handlers() []string { return []string{handler} }
 func (c *crio) socket() string { return crioRun + "/crio.sock" }
 
 func (c *crio) programs(t testing.TB) []string {
+	t.Helper()
 	return []string{"conmon", "podman", tool(t, "crio", "crio"), tool(t, "crio", "pinns")}
 }
 
@@ -90,7 +91,7 @@ enable_nri = false
 func (c *crio) root(k *kubelet) string { return filepath.Join(k.dir, "root") }
 
 func (c *crio) command(k *kubelet) *exec.Cmd {
-	command := exec.Command(tool(k.t, "crio", "crio"), "--config", k.config, "--config-dir", "") //nolint:noctx // ends after the pods
+	command := exec.Command(tool(k.t, "crio", "crio"), "--config", k.config, "--config-dir", "")
 	command.Env = os.Environ()
 	return command
 }
@@ -106,6 +107,8 @@ func (c *crio) load(k *kubelet, layer string, command ...string) {
 		"--cgroup-manager", "cgroupfs", "import", "--change", "CMD " + string(text), "--change", "ENV PATH=/bin", layer, image,
 	}
 	k.call("podman", podman...)
+	k.removeTree("/run/containers")
+	k.must("remove podman's locks", os.Remove("/dev/shm/libpod_lock"))
 }
 
 // answers has the timeout in an answer that is no error.

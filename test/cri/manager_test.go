@@ -206,6 +206,7 @@ func (k *kubelet) deployed(name string) string {
 // tool returns the path of a program that was built as a pinned tool, or the
 // directory of the tool.
 func tool(t testing.TB, name ...string) string {
+	t.Helper()
 	return filepath.Join(append([]string{harness.Repository(t), "build"}, name...)...)
 }
 
