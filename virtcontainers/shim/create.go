@@ -133,7 +133,7 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 	s.mu.Lock()
 	s.home, t.home = h, h
 	s.mu.Unlock()
-	s.background.Go(func() {
+	s.background.Go(func() { //nolint:contextcheck // the pod outlives the call
 		<-h.pod.Done()
 		_ = s.leavePod(context.Background(), h) // close has logged it
 	})

@@ -147,7 +147,7 @@ func (s *service) reserve(ctx context.Context, b *bundle.Bundle) (*store.Entry, 
 	if err := remains.Clear(ctx, states, s.options.ID); err != nil {
 		return nil, err
 	}
-	entry, err := states.Reserve(s.options.ID)
+	entry, err := states.Reserve(s.options.ID) //nolint:contextcheck // its wait is bounded by itself
 	if err != nil {
 		return nil, err
 	}

@@ -85,7 +85,7 @@ func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 	if err != nil {
 		return err
 	}
-	entry, err := states.Reserve(boot.ID)
+	entry, err := states.Reserve(boot.ID) //nolint:contextcheck // its wait is bounded by itself
 	if err != nil {
 		return err
 	}
