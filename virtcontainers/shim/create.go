@@ -116,6 +116,9 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 	if err != nil {
 		return false, err
 	}
+	if settings, err = settings.ForPod(b.Spec.Annotations); err != nil {
+		return false, err
+	}
 	err = b.Prepare(bundle.Options{ID: t.id, Sandbox: membership.Declared, HostNetwork: hostNetwork(settings), Rlimits: s.options.Rlimits})
 	if err != nil {
 		return false, err
