@@ -10,6 +10,7 @@ import (
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
@@ -117,7 +118,7 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 		return false, err
 	}
 	if settings, err = settings.ForPod(b.Spec.Annotations); err != nil {
-		return false, err
+		return false, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	err = b.Prepare(bundle.Options{ID: t.id, Sandbox: membership.Declared, HostNetwork: hostNetwork(settings), Rlimits: s.options.Rlimits})
 	if err != nil {

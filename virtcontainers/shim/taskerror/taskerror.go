@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/config"
 )
 
 // Encode returns err as a service returns it to containerd; nil for nil.
@@ -42,10 +41,7 @@ func EncodeGone(err error) error {
 func NotImplemented(text string) error { return status.Error(codes.Unimplemented, text) }
 
 func code(err error) codes.Code {
-	var annotation *config.AnnotationError
 	switch {
-	case errors.As(err, &annotation):
-		return codes.InvalidArgument
 	case errors.Is(err, virtcontainers.ErrExists):
 		return codes.AlreadyExists
 	case errors.Is(err, virtcontainers.ErrNotFound):

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/shim/taskerror"
 )
 
@@ -49,8 +48,6 @@ func TestOverTTRPC(t *testing.T) {
 		{fmt.Errorf("read: %w", context.Canceled), context.Canceled, context.Canceled},
 		{fmt.Errorf("options: %w", errdefs.ErrInvalidArgument), errdefs.ErrInvalidArgument, errdefs.ErrInvalidArgument},
 		{fmt.Errorf("exec e1: %w", errdefs.ErrNotImplemented), errdefs.ErrNotImplemented, errdefs.ErrNotImplemented},
-		{&virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: &config.AnnotationError{Annotation: "a", Reason: "is unknown"}},
-			errdefs.ErrInvalidArgument, errdefs.ErrInvalidArgument},
 		{errors.New("something else"), nil, nil},
 		// What the guest calls its error does not count.
 		{fmt.Errorf("signal the process: %w", status.Error(codes.NotFound, "no such thing")), nil, nil},
