@@ -20,6 +20,8 @@ const (
 	annotationsKey        = "enable_annotations"
 	// maxShownValue bounds what an error repeats of a pod's value.
 	maxShownValue = 80
+	// maxShownName is the same for names; Kubernetes has shorter ones.
+	maxShownName = 320
 )
 
 // AnnotationError is why a pod's annotation cannot be followed.
@@ -32,7 +34,11 @@ type AnnotationError struct {
 
 // Error implements error.
 func (e *AnnotationError) Error() string {
-	return fmt.Sprintf("annotation %s: %s", e.Annotation, e.Reason)
+	name := shown(e.Annotation)
+	if quoted := strconv.Quote(e.Annotation); len(e.Annotation) <= maxShownName && len(quoted) == len(e.Annotation)+2 {
+		name = e.Annotation // as it is written in a pod's manifest
+	}
+	return fmt.Sprintf("annotation %s: %s", name, e.Reason)
 }
 
 // podSetting is what a pod may set by an annotation, if the configuration permits
