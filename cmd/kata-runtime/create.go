@@ -149,6 +149,11 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	if p.bundle, pod, err = loadBundle(c.String("bundle"), id, c.String("root"), allowHostNetwork); err != nil {
 		return nil, err
 	}
+	if pod == nil { // a VM that runs has its configuration
+		if settings, err = settings.ForPod(p.bundle.Spec.Annotations); err != nil {
+			return nil, err
+		}
+	}
 	if p.stdio, err = newStdio(c.Context, p.bundle.Spec.Process, c.String("console-socket"), attached); err != nil {
 		return nil, err
 	}

@@ -81,11 +81,11 @@ func (h Handler) Containerd(version int) string {
 	table := h.table(version)
 	var b strings.Builder
 	fmt.Fprintf(&b, "[%s]\n  runtime_type = %q\n", table, h.runtimeType())
+	if h.FrontEnd == FrontEndShim && h.Prefix != DefaultPrefix { // containerd looks in its PATH
+		fmt.Fprintf(&b, "  runtime_path = %q\n", h.program())
+	}
+	fmt.Fprintf(&b, "  pod_annotations = [%q]\n", "io.katacontainers.*")
 	if h.FrontEnd == FrontEndShim {
-		if h.Prefix != DefaultPrefix { // containerd looks in its PATH
-			fmt.Fprintf(&b, "  runtime_path = %q\n", h.program())
-		}
-		fmt.Fprintf(&b, "  pod_annotations = [%q]\n", "io.katacontainers.*")
 		return b.String()
 	}
 	fmt.Fprintf(&b, "  [%s.options]\n    BinaryName = %q\n", table, h.program())

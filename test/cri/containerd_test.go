@@ -112,7 +112,7 @@ func (c containerd) shim() string {
 	if c == 2 {
 		table = `plugins."io.containerd.cri.v1.runtime".containerd.runtimes.` + shimHandler
 	}
-	text := "[" + table + "]\n  runtime_type = \"io.containerd.kata.v2\"\n"
+	text := "[" + table + "]\n  runtime_type = \"io.containerd.kata.v2\"\n  pod_annotations = [\"io.katacontainers.*\"]\n"
 	if harness.OnSystemd() {
 		text += "  [" + table + ".options]\n    SystemdCgroup = true\n"
 	}

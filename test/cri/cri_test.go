@@ -21,6 +21,13 @@ import (
 // logLine is the form of a line of a container's log.
 var logLine = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\S+ (stdout|stderr) [FP] .*\n$`)
 
+// Annotations that change a pod's VM: one that the test's configuration permits,
+// and one that it does not.
+const (
+	kernelParams = "io.katacontainers.config.hypervisor.kernel_params"
+	defaultVCPUs = "io.katacontainers.config.hypervisor.default_vcpus"
+)
+
 // serve is the script of a container that tells its name to who asks, by HTTP.
 // It ends with code 3 when it is told to.
 func serve(address string, port int, name string) string {
@@ -45,6 +52,7 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 	t.Helper()
 	config := k.podConfig("pod-" + handler)
 	config.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "1023"}
+	config.Annotations = map[string]string{kernelParams: "annotated=" + handler}
 	p := k.run(handler, config)
 	server := p.start("server", serve("127.0.0.1", 8080, "server"), limits).await("ready")
 	clientContainer := p.start("client", "echo ready; sleep 100000").await("ready")
@@ -71,6 +79,21 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 		}
 		if got := c.output("cat /etc/resolv.conf"); got != "search cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n" {
 			t.Errorf("/etc/resolv.conf: %q", got)
+		}
+	})
+	t.Run("annotations", func(t *testing.T) {
+		if handler == "runc" {
+			t.Skip("runc has no configuration")
+		}
+		c := clientContainer.in(t)
+		if got := c.output("grep -o 'annotated=[a-z-]*' /proc/cmdline"); got != "annotated="+handler+"\n" {
+			t.Errorf("the guest's command line has %q", got)
+		}
+		config := c.podConfig("refused-" + handler)
+		config.Annotations = map[string]string{defaultVCPUs: "1"}
+		_, err := c.RunPodSandbox(c.bounded(), &runtime.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+		if err == nil || !strings.Contains(err.Error(), defaultVCPUs) || !strings.Contains(err.Error(), "enable_annotations") {
+			t.Errorf("an annotation that is not permitted: %v", err)
 		}
 	})
 	t.Run("exec sync", func(t *testing.T) {

@@ -192,7 +192,8 @@ func (k *kubelet) runtimeConfig() string { return filepath.Join(k.dir, "configur
 // configureRuntime writes the runtime's configuration: that of deploy, and more.
 func (k *kubelet) configureRuntime(text string) {
 	k.t.Helper()
-	k.write(k.runtimeConfig(), fmt.Sprintf("%s\n[agent.kata]\ndial_timeout = %d\n%s", k.deployed("configuration.toml"), harness.DialTimeout, text))
+	// deploy's ends in the table [hypervisor].
+	k.write(k.runtimeConfig(), fmt.Sprintf("%s\nenable_annotations = [\"kernel_params\"]\n[agent.kata]\ndial_timeout = %d\n%s", k.deployed("configuration.toml"), harness.DialTimeout, text))
 }
 
 // deployed returns a file of deploy, with the checkout's program.

@@ -78,6 +78,9 @@ type Machine struct {
 	VirtioFSExtraArgs []string `toml:"virtio_fs_extra_args"`
 	// DisableVhostNet leaves the work of network interfaces to the VMM.
 	DisableVhostNet bool `toml:"disable_vhost_net"`
+	// EnableAnnotations are regular expressions for the names of the annotations
+	// by which a pod may change the configuration, see ForPod.
+	EnableAnnotations []string `toml:"enable_annotations"`
 }
 
 // Agent says how the host talks to the agent in the guest.

@@ -22,6 +22,19 @@ No configuration file is needed. Where one exists, it is a TOML file:
 ` + "`kata-runtime env`" + ` prints the effective configuration and the files that it came from.
 `
 
+const documentAnnotations = `
+## Pod annotations
+
+A pod may change the configuration of its own VM by annotations that begin with ` + "`%s`" + `, as with Kata Containers, where ` + "`%s.%s`" + ` permits it. Each expression of that list has to match a whole name: that of the second column. By default the list is empty, and no pod changes anything: what is set here is counted neither by Kubernetes' scheduler nor by its quotas. These annotations are followed:
+
+| Annotation, after ` + "`%s`" + ` | Name for ` + "`%s`" + ` | Values |
+|---|---|---|
+%s
+Every other annotation of that prefix, one that is not permitted, and one whose value the configuration itself could not have, is an error, and the pod does not start. Never permitted, whatever the list says, are those that name a file, a program or arguments of the host (%s); nor may a pod choose the configuration file (` + "`%s`" + `). Such a choice is a runtime handler with a configuration of its own.
+
+The annotations are those of the pod's sandbox, or of a container on its own. Those of a container that joins a pod are ignored, since the VM runs already.
+`
+
 const documentTail = `
 ## Kernel and initrd
 
@@ -48,6 +61,7 @@ func Document(w io.Writer) error {
 		}
 		fmt.Fprintf(&text, "| `%s` | `%s` | %s | %s |\n", option.Key, tomlValue(option.Default), option.Values, option.Meaning)
 	}
+	text.WriteString(documentedAnnotations())
 	var sets strings.Builder
 	for i, set := range assetSets("DIR/kata-runtime", systemAssets) {
 		fmt.Fprintf(&sets, "%d. `%s`, `%s`\n", i+1, documentPath(set.kernel), documentPath(set.initrd))
@@ -57,6 +71,24 @@ func Document(w io.Writer) error {
 		return fmt.Errorf("write documentation: %w", err)
 	}
 	return nil
+}
+
+func documentedAnnotations() string {
+	var rows strings.Builder
+	for _, setting := range podSettings() {
+		values := ""
+		for _, option := range Options() {
+			if option.Name() == setting.option {
+				values = option.Values
+			}
+		}
+		if setting.values != "" {
+			values += ". " + setting.values
+		}
+		fmt.Fprintf(&rows, "| `%s` | `%s` | %s |\n", setting.name, listedName(setting.name), values)
+	}
+	return fmt.Sprintf(documentAnnotations, AnnotationPrefix, machineTable, annotationsKey,
+		AnnotationPrefix, annotationsKey, rows.String(), "`"+strings.Join(hostAnnotations(), "`, `")+"`", pathAnnotation)
 }
 
 // documentPath undoes filepath.Join's cleaning of DIR/.. for the reader.

@@ -53,6 +53,7 @@ virtio_fs_daemon = "/opt/virtiofsd"
 virtio_fs_cache = "never"
 virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
+enable_annotations = ["kernel_params", "default_.*"]
 [hypervisor.qemu]
 path = "/opt/qemu"
 pcie_root_port = 3
@@ -81,6 +82,7 @@ host_network_udp_ports = "all"
 				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
 				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never",
 				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
+				EnableAnnotations: []string{"kernel_params", "default_.*"},
 			},
 			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
@@ -115,6 +117,7 @@ virtio_fs_daemon = "/opt/virtiofsd"
 virtio_fs_cache = "never"
 virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
+enable_annotations = ["enable_iommu", "kernel_params"]
 `
 	for _, option := range Options() {
 		if option.KataName() != "" && !strings.Contains(shared, "\n"+option.Key+" = ") {
@@ -259,6 +262,7 @@ func TestLoadErrors(t *testing.T) {
 		{"kernel params", qemu + "kernel_params = \"a\\nb\"", []string{"kernel_params", "printable"}},
 		{"long kernel params", qemu + "kernel_params = '" + strings.Repeat("x", 1025) + "'", []string{"at most 1024"}},
 		{"empty argument", qemu + "virtio_fs_extra_args = ['']", []string{"virtio_fs_extra_args", "empty"}},
+		{"annotation's pattern", qemu + "enable_annotations = ['kernel_params', 'a)|(b']", []string{"hypervisor.qemu.enable_annotations", "regular expressions", "a)|(b"}},
 		{"port off loopback", "[runtime]\nloopback_ports = ['tcp:10.0.0.1:80']", []string{"loopback_ports", "tcp:10.0.0.1:80"}},
 		{"timeout zero", "[agent.kata]\ndial_timeout = 0", []string{"agent.kata.dial_timeout = 0", "must be 1-3600"}},
 		{"timeout overflow", "[agent.kata]\ndial_timeout = 9223372036854775807", []string{"dial_timeout", "must be 1-3600"}},

@@ -80,6 +80,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"runtime.host_network_tcp_ports":       `"80,8000-8010"`,
 		"runtime.host_network_udp_ports":       `"all"`,
 		"hypervisor.disable_vhost_net":         `true`,
+		"hypervisor.enable_annotations":        `["default_.*", "runtime\\\\.x"]`,
 		"runtime.loopback_ports":               `["tcp:8080", "udp:127.0.0.11:53"]`,
 	}
 	for _, option := range Options() {
@@ -155,6 +156,7 @@ func TestDefaultIsValidAndEncodes(t *testing.T) {
 	}
 	again.Files = config.Files
 	config.Hypervisor.VirtioFSExtraArgs = []string{}
+	config.Hypervisor.EnableAnnotations = []string{}
 	config.Runtime.LoopbackPorts = []string{}
 	if diff := cmp.Diff(config, again); diff != "" {
 		t.Error(diff)

@@ -10,6 +10,7 @@ import (
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
@@ -118,6 +119,9 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 	settings, err := loadConfig(ctx, options.ConfigPath)
 	if err != nil {
 		return false, err
+	}
+	if settings, err = settings.ForPod(b.Spec.Annotations); err != nil {
+		return false, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	err = t.seeing(func() error {
 		return b.Prepare(bundle.Options{
