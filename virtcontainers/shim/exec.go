@@ -45,7 +45,7 @@ type execution struct {
 	stdinClosed   bool   // asked for before it was started, as
 	rows, columns uint16 // these
 
-	// How a process has ended that never ran; written before told is closed.
+	// How it has ended; written before told is closed.
 	code uint32
 	at   time.Time
 }
@@ -120,9 +120,10 @@ func (e *execution) isLaunched() bool {
 	return e.launched
 }
 
-// end says that the process will never run. The caller holds mu, once.
-func (e *execution) end(code uint32) {
-	e.code, e.at = code, time.Now()
+// end says that the process has ended, or will never run. The caller holds mu,
+// once.
+func (e *execution) end(code uint32, at time.Time) {
+	e.code, e.at = code, at
 	close(e.told)
 }
 
@@ -132,7 +133,7 @@ func (e *execution) forget() {
 	defer e.mu.Unlock()
 	if !e.begun && !e.removed {
 		e.removed = true
-		e.end(killedExit)
+		e.end(killedExit, time.Now())
 	}
 }
 
@@ -159,7 +160,7 @@ func (e *execution) start(ctx context.Context) error {
 	err := e.run(ctx)
 	if err != nil { // it cannot be tried again, and nobody is to wait for it
 		e.mu.Lock()
-		e.end(unknownExit)
+		e.end(unknownExit, time.Now())
 		e.mu.Unlock()
 	}
 	return err
@@ -212,13 +213,20 @@ func (e *execution) run(ctx context.Context) error {
 
 // watch tells containerd of the process's end.
 func (e *execution) watch(running *pod.Exec) {
-	defer close(e.told)
 	<-running.Finished()
-	exit := running.Exit()
+	code, at := uint32(killedExit), time.Now()
+	select {
+	case <-running.Done():
+		code, at = uint32(running.Exit().Code), running.Exit().At
+	default: // the guest says that the task has ended without it
+	}
 	e.task.publish(events.TopicExit, &eventsapi.TaskExit{
 		ContainerID: e.task.id, ID: e.request.GetExecID(), Pid: e.pid,
-		ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At),
+		ExitStatus: code, ExitedAt: timestamppb.New(at),
 	})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.end(code, at)
 }
 
 func (e *execution) reportedPID() uint32 { return e.pid }
@@ -229,7 +237,7 @@ func (e *execution) state() *taskapi.StateResponse {
 		Status: tasktypes.Status_CREATED,
 		Stdin:  e.request.GetStdin(), Stdout: e.request.GetStdout(), Stderr: e.request.GetStderr(), Terminal: e.request.GetTerminal(),
 	}
-	if running := e.current(); running != nil {
+	if running := e.current(); running != nil && !e.hasEnded() {
 		response.Status = tasktypes.Status_RUNNING
 		select {
 		case <-running.Done():
@@ -291,12 +299,7 @@ func (e *execution) wait(ctx context.Context) (uint32, time.Time, error) {
 	if err := await(ctx, e.told); err != nil {
 		return 0, time.Time{}, err
 	}
-	running := e.current()
-	if running == nil {
-		return e.code, e.at, nil
-	}
-	exit := running.Exit()
-	return uint32(exit.Code), exit.At, nil
+	return e.code, e.at, nil
 }
 
 // remove forgets a process that has ended, or was never started.
@@ -304,7 +307,7 @@ func (e *execution) remove(ctx context.Context) (uint32, time.Time, error) {
 	e.starting.Lock()
 	defer e.starting.Unlock()
 	running := e.current()
-	if running != nil {
+	if running != nil && !e.hasEnded() {
 		select {
 		case <-running.Done():
 		default:
@@ -318,7 +321,7 @@ func (e *execution) remove(ctx context.Context) (uint32, time.Time, error) {
 	again := e.removed
 	e.removed = true
 	if !e.begun && !again {
-		e.end(killedExit)
+		e.end(killedExit, time.Now())
 	}
 	e.mu.Unlock()
 	if again {

@@ -1,9 +1,25 @@
 package shim_test
 
 import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"kata-runtime/virtcontainers/sandboxtest"
 )
@@ -11,13 +27,687 @@ import (
 func TestLife(t *testing.T) {
 	f := serve(t)
 	f.run("c1")
+	if _, err := f.Shutdown(f.ctx(), &taskapi.ShutdownRequest{ID: "c1"}); err != nil {
+		t.Error(err) // it has a task: nothing happens
+	}
+	state, err := f.State(f.ctx(), &taskapi.StateRequest{ID: "c1"})
+	if err != nil || state.GetStatus() != tasktypes.Status_RUNNING || state.GetPid() != uint32(os.Getpid()) {
+		t.Errorf("%v, %v", state, err)
+	}
 	f.guest.Exit(sandboxtest.Init("c1"), 7)
 	f.wait("c1", "", 7)
+	f.wait("c1", "", 7)
+	if pids, err := f.Pids(f.ctx(), &taskapi.PidsRequest{ID: "c1"}); err != nil || len(pids.GetProcesses()) != 1 {
+		t.Errorf("pids of a task that has ended: %v, %v", pids, err)
+	}
+	_, err = f.Kill(f.ctx(), &taskapi.KillRequest{ID: "c1", Signal: uint32(unix.SIGKILL)})
+	refused(t, err, codes.NotFound, "process already finished")
+	_, err = f.Exec(f.ctx(), execRequest("c1", "late"))
+	refused(t, err, codes.FailedPrecondition, "stopped")
 	f.remove("c1", "")
 	f.told("create c1", "start c1", "exit c1/c1 7", "delete c1")
 	f.nothingOnHost()
+	_, err = f.Delete(f.ctx(), &taskapi.DeleteRequest{ID: "c1"})
+	refused(t, err, codes.NotFound)
+	_, err = f.Wait(f.ctx(), &taskapi.WaitRequest{ID: "c1"})
+	refused(t, err, codes.NotFound)
 	if _, err := f.Shutdown(f.ctx(), &taskapi.ShutdownRequest{ID: "c1"}); err != nil {
 		t.Error(err)
 	}
 	f.ended()
+}
+
+func TestOrderOfEvents(t *testing.T) {
+	f := serve(t)
+	f.run("c1")
+	f.exec("c1", "e1")
+	f.exec("c1", "e2")
+	for _, id := range []string{"e1", "e2"} {
+		if _, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1", ExecID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.Pause(f.ctx(), &taskapi.PauseRequest{ID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := f.Delete(f.ctx(), &taskapi.DeleteRequest{ID: "c1"})
+	refused(t, err, codes.FailedPrecondition, "paused")
+	if _, err := f.Resume(f.ctx(), &taskapi.ResumeRequest{ID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	f.guest.Exit(sandboxtest.ProcessKey{Container: "c1", Process: "e1"}, 3)
+	f.wait("c1", "e1", 3)
+	f.remove("c1", "e1")
+	f.guest.SetOOMEvents(1) // the news of the end is faster than this
+	f.guest.Exit(sandboxtest.Init("c1"), 137)
+	f.wait("c1", "", 137)
+	f.wait("c1", "e2", 137)
+	f.remove("c1", "")
+	f.events.mu.Lock()
+	got := strings.Join(f.events.got, ",")
+	f.events.mu.Unlock()
+	// What is last does not depend on which of oom and e2's end is first.
+	if strings.Index(got, "oom c1") > strings.Index(got, "exit c1/e2") && strings.Contains(got, "oom c1") {
+		f.told("create c1", "start c1", "exec-added c1/e1", "exec-added c1/e2", "exec-started c1/e1", "exec-started c1/e2",
+			"paused c1", "resumed c1", "exit c1/e1 3", "exit c1/e2 137", "oom c1", "exit c1/c1 137", "delete c1")
+		return
+	}
+	f.told("create c1", "start c1", "exec-added c1/e1", "exec-added c1/e2", "exec-started c1/e1", "exec-started c1/e2",
+		"paused c1", "resumed c1", "exit c1/e1 3", "oom c1", "exit c1/e2 137", "exit c1/c1 137", "delete c1")
+}
+
+// The first process ends while another one is being started: its end is told last.
+func TestEndDuringExec(t *testing.T) {
+	for range 10 {
+		f := serve(t)
+		f.run("c1")
+		f.exec("c1", "e1")
+		f.guest.On("ExecProcess", func(context.Context, any) error {
+			go f.guest.Exit(sandboxtest.Init("c1"), 1)
+			return nil
+		})
+		_, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1", ExecID: "e1"})
+		f.guest.Exit(sandboxtest.ProcessKey{Container: "c1", Process: "e1"}, 137) // if it was late
+		f.wait("c1", "", 1)
+		if err == nil {
+			f.told("create c1", "start c1", "exec-added c1/e1", "exec-started c1/e1", "exit c1/e1 137", "exit c1/c1 1")
+		} else {
+			f.told("create c1", "start c1", "exec-added c1/e1", "exit c1/c1 1")
+		}
+		f.end()
+	}
+}
+
+func TestVersion3(t *testing.T) {
+	f := serve(t)
+	conn := f.dial()
+	defer conn.Close()
+	v3 := taskv3.NewTTRPCTaskClient(conn)
+	request := f.request("c1")
+	if _, err := v3.Create(f.ctx(), &taskv3.CreateTaskRequest{ID: "c1", Bundle: request.GetBundle(), Options: request.GetOptions()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v3.Start(f.ctx(), &taskv3.StartRequest{ID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	connected, err := v3.Connect(f.ctx(), &taskv3.ConnectRequest{ID: "c1"})
+	if err != nil || connected.GetTaskPid() != uint32(os.Getpid()) || connected.GetShimPid() != uint32(os.Getpid()) {
+		t.Errorf("%v, %v", connected, err)
+	}
+	if _, err := v3.Kill(f.ctx(), &taskv3.KillRequest{ID: "c1", Signal: uint32(unix.SIGTERM)}); err != nil {
+		t.Fatal(err)
+	}
+	if ended, err := v3.Wait(f.ctx(), &taskv3.WaitRequest{ID: "c1"}); err != nil || ended.GetExitStatus() != 143 {
+		t.Errorf("%v, %v", ended, err)
+	}
+	if _, err := v3.Delete(f.ctx(), &taskv3.DeleteRequest{ID: "c1"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is not possible has the error by which containerd knows it.
+func TestRefusals(t *testing.T) {
+	f := serve(t)
+	connected, err := f.Connect(f.ctx(), &taskapi.ConnectRequest{ID: "c1"})
+	if err != nil || connected.GetTaskPid() != 0 {
+		t.Errorf("connect before there is a task: %v, %v", connected, err)
+	}
+	_, err = f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1"})
+	refused(t, err, codes.NotFound, "c1")
+	f.run("c1", declared)
+	for _, c := range []struct {
+		name string
+		call func() error
+		code codes.Code
+		text string
+	}{
+		{"create again", func() error {
+			_, err := f.Create(f.ctx(), f.request("c1"))
+			return err
+		}, codes.AlreadyExists, "c1"},
+		{"another pod", func() error {
+			_, err := f.Create(f.ctx(), f.request("c2"))
+			return err
+		}, codes.AlreadyExists, "c1"},
+		{"a container of another pod", func() error {
+			_, err := f.Create(f.ctx(), f.request("c2", joins("other")))
+			return err
+		}, codes.NotFound, `"other"`},
+		{"unknown options", func() error {
+			request := f.request("c2", joins("c1"))
+			request.Options = &anypb.Any{TypeUrl: "types.example.com/Options", Value: []byte("x")}
+			_, err := f.Create(f.ctx(), request)
+			return err
+		}, codes.InvalidArgument, "types.example.com"},
+		{"garbage for options", func() error {
+			request := f.request("c2", joins("c1"))
+			request.Options.Value = []byte("\xff\xff")
+			_, err := f.Create(f.ctx(), request)
+			return err
+		}, codes.InvalidArgument, "runtimeoptions.v1.Options"},
+		{"no bundle", func() error {
+			request := f.request("c2", joins("c1"))
+			request.Bundle = f.path("nowhere")
+			request.Rootfs = []*types.Mount{{Type: "bind", Source: f.dir, Options: []string{"rbind"}}}
+			_, err := f.Create(f.ctx(), request)
+			return err
+		}, codes.InvalidArgument, "nowhere/config.json"},
+		{"an id that is none", func() error {
+			_, err := f.Create(f.ctx(), &taskapi.CreateTaskRequest{ID: "../c2"})
+			return err
+		}, codes.InvalidArgument, "../c2"},
+		{"a checkpoint to restore", func() error {
+			_, err := f.Create(f.ctx(), &taskapi.CreateTaskRequest{ID: "c2", Checkpoint: "/x"})
+			return err
+		}, codes.Unimplemented, ""},
+		{"checkpoint", func() error {
+			_, err := f.Checkpoint(f.ctx(), &taskapi.CheckpointTaskRequest{ID: "c1"})
+			return err
+		}, codes.Unimplemented, "virtual machine"},
+		{"delete what runs", func() error {
+			_, err := f.Delete(f.ctx(), &taskapi.DeleteRequest{ID: "c1"})
+			return err
+		}, codes.FailedPrecondition, "running"},
+		{"start again", func() error {
+			_, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1"})
+			return err
+		}, codes.FailedPrecondition, "running"},
+		{"resume what is not paused", func() error {
+			_, err := f.Resume(f.ctx(), &taskapi.ResumeRequest{ID: "c1"})
+			return err
+		}, codes.FailedPrecondition, ""},
+		{"garbage for resources", func() error {
+			_, err := f.Update(f.ctx(), &taskapi.UpdateTaskRequest{ID: "c1", Resources: &anypb.Any{Value: []byte("{")}})
+			return err
+		}, codes.InvalidArgument, "resources"},
+		{"garbage for a process", func() error {
+			request := execRequest("c1", "e1")
+			request.Spec.Value = []byte("garbage")
+			_, err := f.Exec(f.ctx(), request)
+			return err
+		}, codes.InvalidArgument, "process"},
+		{"a process without a program", func() error {
+			request := execRequest("c1", "e1")
+			request.Spec.Value = []byte(`{"cwd":"/"}`)
+			_, err := f.Exec(f.ctx(), request)
+			return err
+		}, codes.InvalidArgument, "args"},
+		{"a process without an id", func() error {
+			_, err := f.Exec(f.ctx(), execRequest("c1", ""))
+			return err
+		}, codes.InvalidArgument, "id"},
+		{"an exec of no task", func() error {
+			_, err := f.Exec(f.ctx(), execRequest("c9", "e1"))
+			return err
+		}, codes.NotFound, "c9"},
+		{"kill of no process", func() error {
+			_, err := f.Kill(f.ctx(), &taskapi.KillRequest{ID: "c1", ExecID: "e9", Signal: 9})
+			return err
+		}, codes.NotFound, "e9"},
+	} {
+		t.Run(c.name, func(t *testing.T) { refused(t, c.call(), c.code, c.text) })
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), f.dir) {
+		t.Errorf("mounts are left: %s, %v", mounts, err)
+	}
+	f.told("create c1", "start c1")
+}
+
+func TestExec(t *testing.T) {
+	f := serve(t)
+	f.run("c1")
+	f.exec("c1", "e1")
+	_, err := f.Exec(f.ctx(), execRequest("c1", "e1"))
+	refused(t, err, codes.AlreadyExists, "e1")
+	state, err := f.State(f.ctx(), &taskapi.StateRequest{ID: "c1", ExecID: "e1"})
+	if err != nil || state.GetStatus() != tasktypes.Status_CREATED || state.GetPid() == 0 {
+		t.Errorf("%v, %v", state, err)
+	}
+	f.remove("c1", "e1") // before it was started
+	_, err = f.Delete(f.ctx(), &taskapi.DeleteRequest{ID: "c1", ExecID: "e1"})
+	refused(t, err, codes.NotFound, "e1")
+
+	f.exec("c1", "e1") // the id is free
+	early := make(chan uint32, 1)
+	go func() { // before it was started
+		response, err := f.Wait(f.ctx(), &taskapi.WaitRequest{ID: "c1", ExecID: "e1"})
+		if err != nil {
+			t.Error(err)
+		}
+		early <- response.GetExitStatus()
+	}()
+	if _, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1", ExecID: "e1"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1", ExecID: "e1"})
+	refused(t, err, codes.FailedPrecondition, "started")
+	_, err = f.Delete(f.ctx(), &taskapi.DeleteRequest{ID: "c1", ExecID: "e1"})
+	refused(t, err, codes.FailedPrecondition, "running")
+	if _, err := f.Kill(f.ctx(), &taskapi.KillRequest{ID: "c1", ExecID: "e1", Signal: 9}); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-early; code != 137 {
+		t.Errorf("code %d", code)
+	}
+	f.remove("c1", "e1")
+}
+
+// An exec whose start fails is nothing that anybody waits for.
+func TestExecFails(t *testing.T) {
+	f := serve(t)
+	f.run("c1")
+	f.exec("c1", "e1")
+	waited := make(chan error, 1)
+	go func() {
+		_, err := f.Wait(f.ctx(), &taskapi.WaitRequest{ID: "c1", ExecID: "e1"})
+		waited <- err
+	}()
+	f.guest.Refuse("ExecProcess", status.Error(codes.NotFound, "no such program"))
+	_, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1", ExecID: "e1"})
+	refused(t, err, codes.Unknown, "exec failed", "no such program") // not what the guest calls it
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+	f.wait("c1", "e1", 255)
+	state, err := f.State(f.ctx(), &taskapi.StateRequest{ID: "c1", ExecID: "e1"})
+	if err != nil || state.GetStatus() != tasktypes.Status_STOPPED {
+		t.Errorf("%v, %v", state, err)
+	}
+	_, err = f.Kill(f.ctx(), &taskapi.KillRequest{ID: "c1", ExecID: "e1", Signal: 9})
+	refused(t, err, codes.NotFound)
+	f.remove("c1", "e1")
+
+	// One that is never started does not outlive its task, nor do those who wait.
+	f.exec("c1", "e2")
+	go func() {
+		_, err := f.Wait(f.ctx(), &taskapi.WaitRequest{ID: "c1", ExecID: "e2"})
+		waited <- err
+	}()
+	f.guest.Exit(sandboxtest.Init("c1"), 0)
+	f.wait("c1", "", 0)
+	f.remove("c1", "")
+	if err := <-waited; err != nil && status.Code(err) != codes.NotFound {
+		t.Error(err)
+	}
+}
+
+// The input of a process may be closed before it is started.
+func TestCloseIOBeforeStart(t *testing.T) {
+	f := serve(t)
+	f.run("c1")
+	fifo := f.path("stdin")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	request := execRequest("c1", "e1")
+	request.Stdin = fifo
+	if _, err := f.Exec(f.ctx(), request); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.CloseIO(f.ctx(), &taskapi.CloseIORequest{ID: "c1", ExecID: "e1", Stdin: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1", ExecID: "e1"}); err != nil {
+		t.Fatal(err)
+	}
+	// Nobody has it open for reading once it has ended.
+	deadline := time.Now().Add(patience)
+	for {
+		fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+		if errors.Is(err, unix.ENXIO) {
+			break
+		}
+		if err == nil {
+			unix.Close(fd)
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the input is open")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	f.guest.Exit(sandboxtest.ProcessKey{Container: "c1", Process: "e1"}, 0)
+	f.wait("c1", "e1", 0)
+}
+
+// A task that was never started is deleted as it is.
+func TestDeleteCreated(t *testing.T) {
+	f := serve(t)
+	f.create("c1")
+	waited := make(chan *taskapi.WaitResponse, 1)
+	go func() {
+		response, err := f.Wait(f.ctx(), &taskapi.WaitRequest{ID: "c1"})
+		if err != nil {
+			t.Error(err)
+		}
+		waited <- response
+	}()
+	response, err := f.Delete(f.ctx(), &taskapi.DeleteRequest{ID: "c1"})
+	if err != nil || response.GetExitStatus() != 137 {
+		t.Errorf("%v, %v", response, err)
+	}
+	<-waited
+	f.told("create c1", "exit c1/c1 137", "delete c1")
+	f.nothingOnHost()
+}
+
+func TestStartFails(t *testing.T) {
+	f := serve(t)
+	f.create("c1")
+	f.guest.Refuse("StartContainer", status.Error(codes.AlreadyExists, "no such file"))
+	_, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1"})
+	refused(t, err, codes.Unknown, "start container", "no such file")
+	f.remove("c1", "")
+	f.told("create c1", "exit c1/c1 137", "delete c1")
+}
+
+// The guest refuses: nothing is left, and the next Create of the id works.
+func TestCreateFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		fail, mend func(*fixture)
+		texts      []string
+	}{
+		"guest refuses": {
+			func(f *fixture) { f.guest.Refuse("CreateContainer", errors.New("no room in the guest")) },
+			nil, []string{"create container", "no room in the guest"},
+		},
+		"machine ends": {
+			func(f *fixture) {
+				f.guest.On("CreateContainer", func(ctx context.Context, _ any) error {
+					f.guest.Machine.Fail(errors.New("QEMU was killed"))
+					<-ctx.Done()
+					return ctx.Err()
+				})
+			}, nil, []string{"create container", "QEMU was killed", sandboxtest.Console},
+		},
+		"no holder": {
+			func(f *fixture) { f.holders.fail = errors.New("no holder today") },
+			func(f *fixture) { f.holders.fail = nil }, []string{"no holder today"},
+		},
+		"stdout that is not there": {
+			func(*fixture) {}, nil, []string{"stdout", "missing"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := serve(t)
+			c.fail(f)
+			mark := f.path("poststop")
+			request := f.request("c1", func(spec *specs.Spec) {
+				spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/usr/bin/touch", Args: []string{"touch", mark}}}}
+			})
+			request.Rootfs = []*types.Mount{{Type: "bind", Source: f.dir, Options: []string{"rbind"}}}
+			if strings.Contains(name, "stdout") {
+				request.Stdout = f.path("missing")
+			} else {
+				request.Stdout = f.path("stdout")
+				if err := unix.Mkfifo(request.GetStdout(), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := f.Create(f.ctx(), request)
+			if err == nil {
+				t.Fatal("it was created")
+			}
+			refused(t, err, status.Code(err), c.texts...)
+			f.nothingOnHost()
+			if _, err := os.Stat(mark); err != nil && name != "no holder" {
+				t.Errorf("poststop hooks: %v", err)
+			}
+			// Nobody has the output open any more.
+			if fd, err := unix.Open(f.path("stdout"), unix.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
+				unix.Close(fd)
+				t.Error("the fifo is still open")
+			}
+			f.guest = sandboxtest.NewGuest()
+			if c.mend != nil {
+				c.mend(f)
+			}
+			f.run("c1")
+			f.told("create c1", "start c1")
+		})
+	}
+}
+
+// A creation ends with its caller's patience, and with the task's deletion,
+// wherever it is.
+func TestCreateEnds(t *testing.T) {
+	stages := map[string]func(*fixture) (reached <-chan struct{}){
+		"holder": func(f *fixture) <-chan struct{} {
+			f.holders.started = make(chan struct{})
+			return f.holders.started
+		},
+		"boot": func(f *fixture) <-chan struct{} {
+			f.guest.Silent = true
+			return f.guest.Machine.Started()
+		},
+		"guest": func(f *fixture) <-chan struct{} {
+			called, _ := f.guest.Hold("CreateContainer")
+			return called
+		},
+	}
+	ends := map[string]func(f *fixture, cancel context.CancelFunc){
+		"caller's deadline": func(_ *fixture, _ context.CancelFunc) {},
+		"delete": func(f *fixture, _ context.CancelFunc) {
+			_, err := f.Delete(f.ctx(), &taskapi.DeleteRequest{ID: "c1"})
+			refused(f.t, err, codes.NotFound)
+			f.nothingOnHost()
+		},
+		"containerd dies": func(f *fixture, _ context.CancelFunc) { f.conn.Close() },
+		"shim ends":       func(f *fixture, _ context.CancelFunc) { f.end() },
+	}
+	for stage, block := range stages {
+		for how, end := range ends {
+			t.Run(stage+"/"+how, func(t *testing.T) {
+				f := serve(t)
+				reached := block(f)
+				ctx := f.ctx()
+				if how == "caller's deadline" {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, time.Second)
+					defer cancel()
+				}
+				request := f.request("c1")
+				request.Rootfs = []*types.Mount{{Type: "bind", Source: f.dir, Options: []string{"rbind"}}}
+				failed := make(chan error, 1)
+				go func() {
+					_, err := f.Create(ctx, request)
+					failed <- err
+				}()
+				<-reached
+				end(f, nil)
+				if err := <-failed; err == nil {
+					t.Error("it was created")
+				}
+				if how != "shim ends" { // or see serve
+					f.end()
+				}
+				f.nothingOnHost()
+				f.told()
+			})
+		}
+	}
+}
+
+func TestConcurrentCreates(t *testing.T) {
+	f := serve(t)
+	var group sync.WaitGroup
+	codesOf := make(chan codes.Code, 8)
+	requests := make([]*taskapi.CreateTaskRequest, 8)
+	for i := range requests {
+		requests[i] = f.request("c1")
+	}
+	for _, request := range requests {
+		group.Go(func() {
+			_, err := f.Create(f.ctx(), request)
+			codesOf <- status.Code(err)
+		})
+	}
+	group.Wait()
+	close(codesOf)
+	count := map[codes.Code]int{}
+	for code := range codesOf {
+		count[code]++
+	}
+	if count[codes.OK] != 1 || count[codes.AlreadyExists] != 7 {
+		t.Errorf("%v", count)
+	}
+}
+
+// The machine ends in the middle: every task has ended, and can be deleted.
+func TestMachineEnds(t *testing.T) {
+	f := serve(t)
+	f.run("c1", declared)
+	f.run("c2", joins("c1"))
+	f.exec("c2", "e1")
+	if _, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c2", ExecID: "e1"}); err != nil {
+		t.Fatal(err)
+	}
+	f.guest.Machine.Fail(errors.New("QEMU was killed"))
+	f.wait("c1", "", 137)
+	f.wait("c2", "e1", 137)
+	f.wait("c2", "", 137)
+	_, err := f.Stats(f.ctx(), &taskapi.StatsRequest{ID: "c2"})
+	refused(t, err, codes.NotFound)
+	_, err = f.Create(f.ctx(), f.request("c3", joins("c1")))
+	refused(t, err, codes.Unavailable, "QEMU was killed", sandboxtest.Console)
+	f.remove("c2", "e1")
+	f.remove("c2", "")
+	f.remove("c1", "")
+	f.nothingOnHost()
+	f.guest = sandboxtest.NewGuest() // the shim is good for another pod
+	f.run("c1")
+}
+
+// A pod of two, of which each ends alone.
+func TestPod(t *testing.T) {
+	f := serve(t)
+	f.run("c1", declared)
+	f.run("c2", joins("c1"))
+	f.guest.Exit(sandboxtest.Init("c2"), 2)
+	f.wait("c2", "", 2)
+	f.remove("c2", "")
+	if n := f.holders.left(); n != 1 {
+		t.Errorf("%d holders", n)
+	}
+	f.run("c2", joins("c1")) // again
+	f.end()                  // with both
+	f.told("create c1", "start c1", "create c2", "start c2", "exit c2/c2 2", "delete c2", "create c2", "start c2")
+}
+
+// A guest that is silent does not keep the shim from ending: whoever waits is told.
+func TestEndWithSilentGuest(t *testing.T) {
+	for _, method := range []string{"DestroySandbox", "StartContainer", "PauseContainer", "ExecProcess", "RemoveContainer"} {
+		t.Run(method, func(t *testing.T) {
+			f := serve(t)
+			f.create("c1")
+			called, release := f.guest.Hold(method)
+			defer release()
+			failed := make(chan error, 1)
+			go func() {
+				var err error
+				switch method {
+				case "StartContainer":
+					_, err = f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1"})
+				case "PauseContainer":
+					if _, err = f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1"}); err == nil {
+						_, err = f.Pause(f.ctx(), &taskapi.PauseRequest{ID: "c1"})
+					}
+				case "ExecProcess":
+					if _, err = f.Exec(f.ctx(), execRequest("c1", "e1")); err == nil {
+						_, err = f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1", ExecID: "e1"})
+					}
+				}
+				failed <- err
+			}()
+			waited := make(chan error, 1)
+			go func() {
+				response, err := f.Wait(f.ctx(), &taskapi.WaitRequest{ID: "c1"})
+				if err == nil && response.GetExitStatus() != 137 {
+					err = errors.New("another code")
+				}
+				waited <- err
+			}()
+			if method != "DestroySandbox" && method != "RemoveContainer" {
+				<-called
+			} else {
+				<-failed
+				if _, err := f.State(f.ctx(), &taskapi.StateRequest{ID: "c1"}); err != nil {
+					t.Error(err)
+				}
+				go func() { <-called }()
+			}
+			f.guest.Deaf.Store(true)
+			f.stop()
+			// The wait may not have begun yet.
+			if err := <-waited; err != nil && status.Code(err) != codes.Unavailable && !isClosed(err) {
+				t.Error(err)
+			}
+			f.ended()
+			release()
+		})
+	}
+}
+
+func isClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || strings.Contains(err.Error(), "ttrpc: closed")
+}
+
+func TestHooks(t *testing.T) {
+	fails := func(version string, add func(*specs.Hooks, specs.Hook)) func(*specs.Spec) {
+		return func(spec *specs.Spec) {
+			spec.Version, spec.Hooks = version, &specs.Hooks{}
+			add(spec.Hooks, specs.Hook{Path: "/bin/false"})
+		}
+	}
+	t.Run("createRuntime", func(t *testing.T) {
+		f := serve(t)
+		_, err := f.Create(f.ctx(), f.request("c1", fails("1.2.0", func(h *specs.Hooks, hook specs.Hook) { h.CreateRuntime = []specs.Hook{hook} })))
+		refused(t, err, codes.Unknown, "createRuntime", "/bin/false")
+		f.nothingOnHost()
+	})
+	t.Run("poststart", func(t *testing.T) {
+		f := serve(t)
+		f.create("c1", fails("1.3.0", func(h *specs.Hooks, hook specs.Hook) { h.Poststart = []specs.Hook{hook} }))
+		_, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1"})
+		refused(t, err, codes.Unknown, "poststart", "/bin/false")
+		f.wait("c1", "", 137) // as with runc
+		f.remove("c1", "")
+	})
+	t.Run("old poststart", func(t *testing.T) {
+		f := serve(t)
+		f.run("c1", fails("1.2.0", func(h *specs.Hooks, hook specs.Hook) { h.Poststart = []specs.Hook{hook} }))
+	})
+	t.Run("startContainer", func(t *testing.T) {
+		f := serve(t)
+		f.create("c1", fails("1.2.0", func(h *specs.Hooks, hook specs.Hook) { h.StartContainer = []specs.Hook{hook} }))
+		f.guest.Refuse("StartContainer", errors.New("hook failed"))
+		_, err := f.Start(f.ctx(), &taskapi.StartRequest{ID: "c1"})
+		refused(t, err, codes.Unknown, "hook failed")
+		f.wait("c1", "", 137)
+		f.remove("c1", "")
+	})
+}
+
+// The root file system is in the shim's mount namespace as long as the task is
+// there.
+func TestRootfs(t *testing.T) {
+	f := serve(t)
+	source := f.path("image")
+	if err := os.MkdirAll(filepath.Join(source, "etc"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	request := f.request("c1")
+	request.Rootfs = []*types.Mount{{Type: "bind", Source: source, Options: []string{"rbind"}}}
+	if _, err := f.Create(f.ctx(), request); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(request.GetBundle(), "rootfs", "etc")); err != nil {
+		t.Error(err)
+	}
+	f.remove("c1", "")
+	f.nothingOnHost()
+	request.Rootfs[0].Source = f.path("gone")
+	_, err := f.Create(f.ctx(), request)
+	refused(t, err, codes.Unknown, "root file system", "gone", "no such file")
+	f.nothingOnHost()
 }

@@ -16,6 +16,7 @@ import (
 type sink struct {
 	*os.File
 	reader *os.File // of a fifo, so that it does not break when nobody else has it open
+	met    bool     // somebody else had it open for reading when it was opened
 }
 
 func openSink(t target) (*sink, error) {
@@ -29,7 +30,15 @@ func openSink(t target) (*sink, error) {
 	defer n.file.Close()
 	s := &sink{}
 	if n.isFifo() {
-		s.reader, s.File, err = n.openBoth()
+		// Without a reader, this fails.
+		if s.File, err = n.open(unix.O_WRONLY); errors.Is(err, unix.ENXIO) {
+			s.reader, s.File, err = n.openBoth()
+		} else if err == nil {
+			s.met = true
+			if s.reader, err = n.open(unix.O_RDONLY); err != nil {
+				s.File.Close()
+			}
+		}
 	} else {
 		s.File, err = n.open(unix.O_WRONLY | unix.O_APPEND)
 	}
@@ -71,8 +80,8 @@ func (s *sink) deliver(ctx context.Context, wrote bool) error {
 	}
 	left, links := s.look()
 	switch {
-	case left == 0 && wrote:
-		return nil // there was one, who has read it
+	case left == 0 && (wrote || s.met):
+		return nil // there was one, who has read it, or has gone
 	case links == 0:
 		if left == 0 {
 			return nil

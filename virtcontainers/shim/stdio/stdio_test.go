@@ -322,6 +322,16 @@ func TestReaderComesBackAfterTheEnd(t *testing.T) {
 	<-done
 }
 
+// Nobody waits for a reader who has gone, if nothing was written for him.
+func TestReaderHasGone(t *testing.T) {
+	out := makeFifo(t)
+	there := reader(t, out)
+	a, g, _ := attachedFor(t, time.Hour, Config{Stdout: out})
+	there.Close()
+	g.stdout.Close()
+	a.Close(virtcontainers.Exit{})
+}
+
 // A fifo that nobody reads holds nobody up for ever.
 func TestNoReader(t *testing.T) {
 	for _, size := range []int{0, 10, 3 << 20} {
