@@ -101,7 +101,7 @@ func (t *task) mount() error {
 	if err := os.Mkdir(t.rootfs(), 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make the directory of the root file system: %w", err)
 	}
-	return rootfs.Mount(t.request.GetRootfs(), t.rootfs())
+	return rootfs.Mount(t.request.GetRootfs(), t.rootfs(), t.service.options.HostMounts)
 }
 
 // seeing calls f where paths mean what they mean to containerd now, and the root

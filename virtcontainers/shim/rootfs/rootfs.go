@@ -11,18 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/mountpoint"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/osthread"
 	"kata-runtime/virtcontainers/share"
 )
 
 // Mount mounts the list on target, a directory, in the mount namespace of this
-// process. With an empty list, the root file system is in target already, and
+// process. What it names is looked up in the mount namespace host; nil: this
+// process's. With an empty list, the root file system is in target already, and
 // nothing happens. When it fails, nothing is mounted.
-func Mount(mounts []*types.Mount, target string) error {
+func Mount(mounts []*types.Mount, target string, host *os.File) error {
 	if len(mounts) == 0 {
 		return nil
 	}
-	tree, err := Open(mounts, target)
+	tree, err := Open(mounts, target, host)
 	if err != nil {
 		return err
 	}
@@ -55,8 +57,8 @@ func Unmount(target string) error {
 
 // Open puts the list together and returns it as a detached tree, see
 // share.OpenTree. Directory is an existing one, on which it is mounted
-// meanwhile where nobody sees it. The list must not be empty.
-func Open(mounts []*types.Mount, directory string) (tree *os.File, err error) {
+// meanwhile where nobody sees it. The list must not be empty; host is as for Mount.
+func Open(mounts []*types.Mount, directory string, host *os.File) (tree *os.File, err error) {
 	parsed := make([]options, len(mounts))
 	for i, m := range mounts {
 		parsed[i], err = check(m)
@@ -67,7 +69,11 @@ func Open(mounts []*types.Mount, directory string) (tree *os.File, err error) {
 			return nil, fmt.Errorf("mount the root file system: %s: %w", describe(m), err)
 		}
 	}
-	err = osthread.Run(func() error {
+	run := osthread.Run
+	if host != nil {
+		run = func(f func() error) error { return namespace.WithMounts(host, f) }
+	}
+	err = run(func() error {
 		// Without CLONE_FS, a thread cannot have mounts of its own.
 		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 			return fmt.Errorf("a mount namespace for it: %w", err)

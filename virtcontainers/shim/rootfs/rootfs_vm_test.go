@@ -114,7 +114,7 @@ func (b *bundle) make(name string, files ...string) string {
 func (b *bundle) mount(mounts ...*types.Mount) {
 	b.Helper()
 	before := count(b.T)
-	if err := rootfs.Mount(mounts, b.target); err != nil {
+	if err := rootfs.Mount(mounts, b.target, nil); err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
@@ -278,7 +278,7 @@ func TestImageFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	mount.Options = append(mount.Options, "ro")
-	if err := rootfs.Mount([]*types.Mount{mount}, b.target); err != nil {
+	if err := rootfs.Mount([]*types.Mount{mount}, b.target, nil); err != nil {
 		t.Fatal(err)
 	}
 	b.want("new", "")
@@ -338,7 +338,7 @@ func TestRefused(t *testing.T) {
 		{&types.Mount{Type: "ext4", Source: filepath.Join(b.dir, "gone"), Options: []string{"loop"}}, "gone: no such file"},
 	} {
 		before := count(t)
-		err := rootfs.Mount([]*types.Mount{good, test.mount}, b.target)
+		err := rootfs.Mount([]*types.Mount{good, test.mount}, b.target, nil)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%v: %v; want %q", test.mount, err, test.want)
 		}
@@ -346,7 +346,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%v: %d mounts have become %d", test.mount, before, after)
 		}
 	}
-	if err := rootfs.Mount([]*types.Mount{{Type: "bind", Source: source, Target: "x"}}, b.target); err == nil {
+	if err := rootfs.Mount([]*types.Mount{{Type: "bind", Source: source, Target: "x"}}, b.target, nil); err == nil {
 		t.Error("mounted in nothing")
 	}
 }
