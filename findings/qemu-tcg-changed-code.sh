@@ -13,7 +13,8 @@
 #        the last one goes: a guest that makes VMs and switches between processes stands
 #        still after some hundred of them. Once it is made to translate all anew (here:
 #        one instruction at a time), it goes on. With one CPU it does not happen.
-#        QEMU 8.1 locks a page before it translates it.
+#        Newer versions' source (tb_lock_page0) locks a page before it translates it;
+#        they were not tried.
 #
 #        as described: two CPUs: the guest stands still
 #        as described: two CPUs, all translated anew: the guest goes on
