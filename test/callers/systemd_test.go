@@ -13,10 +13,9 @@ import (
 	"kata-runtime/test/program"
 )
 
-// systemdScript waits until systemd can be asked, and until it has started what
-// it is to start; then it runs a unit of its own with a limit.
+// systemdScript waits until systemd has started what it is to start; then it runs
+// a unit of its own with a limit.
 const systemdScript = `
-until test -S /run/systemd/private; do sleep 0.2; done
 systemctl is-system-running --wait
 systemctl --failed --no-legend --plain
 systemd-run --quiet --wait --pipe --property MemoryMax=20M sh -c '
@@ -37,7 +36,9 @@ func TestPodmanSystemd(t *testing.T) {
 	p := newPodman(t)
 	const debian = "localhost/debian"
 	p.must("import", "--change", "VOLUME /sys/fs/cgroup", archive, debian)
-	p.must(p.container("run", "--detach", "--name", "machine", "--memory", "512m", debian, "/sbin/init")...)
+	units := upUnit(t, p.h.File("units"))
+	p.must(p.container("run", "--detach", "--name", "machine", "--memory", "512m", "--volume", units+":"+unitDirectory, debian, "/sbin/init")...)
+	p.h.WaitText(filepath.Join(units, "up"), "up\n")
 
 	p.want(0, "running\n20971520\n", "", "exec", "machine", "sh", "-c", systemdScript)
 
@@ -47,6 +48,30 @@ func TestPodmanSystemd(t *testing.T) {
 	if state := p.must("inspect", "--format", "{{.State.ExitCode}} {{.Config.StopSignal}}", "machine"); state != "0 37" {
 		t.Errorf("after %v: exit code and signal of stop %q, want 0 and 37\n%s", took, state, lastLines(p.must("logs", "machine"), 20))
 	}
+}
+
+// unitDirectory is one where systemd looks for units, and an image has none.
+const unitDirectory = "/usr/local/lib/systemd/system"
+
+// upUnit makes a directory with a unit that writes a file beside it when systemd
+// has come that far. A process of exec's that waits for that is in systemd's own
+// control group: as long as it is, systemd can hand no controller on, with any
+// runtime, and never does if it finds that when it starts.
+func upUnit(t *testing.T, dir string) string {
+	t.Helper()
+	for name, text := range map[string]string{
+		"up.service":                  "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo up > " + unitDirectory + "/up'\n",
+		"multi-user.target.d/up.conf": "[Unit]\nWants=up.service\n",
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 func lastLines(text string, count int) string {

@@ -35,13 +35,12 @@ type Options struct {
 }
 
 const (
-	// With two processors, each emulated by a thread, QEMU before 8.1 may keep
-	// the translation of code that one of them changes while the other
-	// translates it. Linux changes its own code whenever the first VM is made,
-	// the last one goes, a group gets a quota, and the like: both processors
-	// then run for ever a breakpoint that is in memory no more. The second one,
-	// which never comes, makes QEMU heed the machine's memory barriers, for its
-	// devices' sake.
+	// With two processors, each emulated by a thread, QEMU 7.2 may keep the
+	// translation of code that one of them changes while the other translates it.
+	// Linux changes its own code whenever the first VM is made, the last one goes,
+	// a group gets a quota, and the like: both processors then run for ever a
+	// breakpoint that is in memory no more. The second one, which never comes,
+	// makes QEMU heed the machine's memory barriers, for its devices' sake.
 	vcpus     = "cpus=1,maxcpus=2"
 	memory    = "6G"
 	translate = "1024" // MiB of translated code to keep
