@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
@@ -389,9 +390,22 @@ func (s *Sandbox) callWithin(ctx context.Context, extra time.Duration) (context.
 	}
 }
 
+// newsTimeout is how long the news of the machine's end may take when its agent's
+// connection has ended.
+const newsTimeout = 3 * time.Second
+
 // callFailure names the stage of a failed call of the agent, and puts the
 // machine's own end before the error that it caused.
 func (s *Sandbox) callFailure(stage Stage, err error) error {
+	if errors.Is(err, ttrpc.ErrClosed) {
+		// The agent's connection ends a moment before it is known why.
+		timer := time.NewTimer(newsTimeout)
+		defer timer.Stop()
+		select {
+		case <-s.life.Done():
+		case <-timer.C:
+		}
+	}
 	if s.life.Err() != nil {
 		return &StageError{Stage: stage, Err: context.Cause(s.life), Console: s.options.Machine.ConsoleTail()}
 	}

@@ -36,7 +36,7 @@ func (s *service) Create(ctx context.Context, request *taskapi.CreateTaskRequest
 		return nil, errNoCheckpoint
 	}
 	if err := oci.ValidateID(request.GetID()); err != nil {
-		return nil, err
+		return nil, invalid(err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -49,6 +49,8 @@ const patience = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	switch {
+	case len(os.Args) > 1 && os.Args[1] == holder.Command:
+		os.Exit(holder.Run(os.Args[2:]))
 	case os.Geteuid() != 0: // nothing could be mounted
 		os.Exit(0)
 	case os.Getenv(insideVariable) != "":
@@ -115,15 +117,17 @@ func (c *containerd) Forward(_ context.Context, request *eventsapi.ForwardReques
 	return &emptypb.Empty{}, nil
 }
 
-// holders are processes that stand for containers: this one does for all.
+// holders are processes that stand for containers: this one does for all, or real
+// ones.
 type holders struct {
+	real    bool
 	mu      sync.Mutex
 	running int
 	fail    error
 	started chan struct{} // if not nil: one waits here, and then for its context
 }
 
-func (h *holders) start(ctx context.Context, _ holder.Options) (shim.Holder, error) {
+func (h *holders) start(ctx context.Context, options holder.Options) (shim.Holder, error) {
 	h.mu.Lock()
 	fail, started := h.fail, h.started
 	h.mu.Unlock()
@@ -135,10 +139,18 @@ func (h *holders) start(ctx context.Context, _ holder.Options) (shim.Holder, err
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}
+	counted := &countedHolder{holders: h, pid: os.Getpid(), stop: func() {}}
+	if h.real {
+		process, err := holder.Start(ctx, options)
+		if err != nil {
+			return nil, err
+		}
+		counted.pid, counted.stop = process.PID(), process.Stop
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.running++
-	return &fakeHolder{holders: h}, nil
+	return counted, nil
 }
 
 func (h *holders) left() int {
@@ -147,15 +159,18 @@ func (h *holders) left() int {
 	return h.running
 }
 
-type fakeHolder struct {
+type countedHolder struct {
 	holders *holders
+	pid     int
+	stop    func()
 	once    sync.Once
 }
 
-func (*fakeHolder) PID() int { return os.Getpid() }
+func (h *countedHolder) PID() int { return h.pid }
 
-func (h *fakeHolder) Stop() {
+func (h *countedHolder) Stop() {
 	h.once.Do(func() {
+		h.stop()
 		h.holders.mu.Lock()
 		defer h.holders.mu.Unlock()
 		h.holders.running--
@@ -383,6 +398,22 @@ func joins(sandbox string) func(*specs.Spec) {
 	return func(spec *specs.Spec) {
 		spec.Annotations = map[string]string{
 			"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": sandbox,
+		}
+	}
+}
+
+// member makes a specification that of a container of c1's pod, as containerd's CRI
+// does: in the namespaces of a process that stands for the sandbox.
+func (f *fixture) member() func(*specs.Spec) {
+	f.t.Helper()
+	state, err := f.State(f.ctx(), &taskapi.StateRequest{ID: "c1"})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return func(spec *specs.Spec) {
+		joins("c1")(spec)
+		for i, kind := range map[int]string{0: "net", 2: "ipc", 3: "uts"} {
+			spec.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/%s", state.GetPid(), kind)
 		}
 	}
 }

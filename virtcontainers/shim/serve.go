@@ -74,14 +74,13 @@ func Serve(ctx context.Context, options Options) (err error) {
 	}
 	s.register(server)
 	served := make(chan error, 1)
-	asked := ctx.Done()
-	cause := func() error { return context.Cause(ctx) }
+	asked := ctx
 	ctx = context.WithoutCancel(ctx) // whoever waits for a task is told of its end
 	go func() { served <- server.Serve(ctx, options.Listener) }()
 	select {
 	case <-s.done:
-	case <-asked:
-		options.Log.Info("asked to end", "cause", cause())
+	case <-asked.Done():
+		options.Log.Info("asked to end", "cause", context.Cause(asked))
 	case err = <-served:
 		err = fmt.Errorf("serve containerd: %w", err)
 		served <- nil
