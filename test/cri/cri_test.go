@@ -184,9 +184,6 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 		c.remove()
 	})
 	t.Run("log rotation", func(t *testing.T) {
-		if handler == vmHandler {
-			t.Skip("CRI-O does not reopen the log of a runtime of type vm (ReopenContainerLog of its runtimeVM does nothing)")
-		}
 		c := p.in(t).start("rotated", "echo first; while read line; do echo $line; done",
 			func(config *runtime.ContainerConfig) { config.Stdin = true }).await("first")
 		c.must("rename the log", os.Rename(c.log, c.log+".1"))

@@ -35,8 +35,6 @@ const (
 	// namelessHandler is the runtime under test by a name that does not tell CRI-O
 	// that its pods are machines.
 	namelessHandler = "isolated"
-	// vmHandler is the runtime by its own shim, CRI-O's type "vm".
-	vmHandler = "kata-vm"
 )
 
 func (c *crio) handlers() []string { return []string{handler} }
@@ -58,12 +56,6 @@ func (c *crio) settings(k *kubelet, networks string) string {
 	}
 	kata := k.deployed("50-kata.conf") + fmt.Sprintf("monitor_cgroup = %q\nmonitor_env = [%q]\n", monitor, "KATA_CONF_FILE="+k.runtimeConfig())
 	kata += strings.ReplaceAll(kata, "runtimes."+handler, "runtimes."+namelessHandler)
-	kata += fmt.Sprintf(`[crio.runtime.runtimes.`+vmHandler+`]
-runtime_type = "vm"
-runtime_path = %q
-runtime_root = "`+crioRun+`/shims"
-runtime_config_path = %q
-`, filepath.Join(harness.Repository(k.t), "bin", "containerd-shim-kata-v2"), k.runtimeConfig())
 	return fmt.Sprintf(`[crio]
 root = %q
 runroot = "`+crioRun+`/storage"
@@ -100,7 +92,7 @@ func (c *crio) root(k *kubelet) string { return filepath.Join(k.dir, "root") }
 
 func (c *crio) command(k *kubelet) *exec.Cmd {
 	command := exec.Command(tool(k.t, "crio", "crio"), "--config", k.config, "--config-dir", "")
-	command.Env = append(os.Environ(), "KATA_SHIM_ROOT="+filepath.Join(k.dir, "shim"))
+	command.Env = os.Environ()
 	return command
 }
 
@@ -153,7 +145,6 @@ func TestCRIO(t *testing.T) {
 	if os.Getenv("KATA_TEST_FULL") == "" {
 		return
 	}
-	t.Run(vmHandler, func(t *testing.T) { testPod(t, k.in(t), vmHandler) })
 	t.Run("host network by passt", func(t *testing.T) { testHostNetworkServed(k.in(t)) })
 	t.Run("pod after pod", func(t *testing.T) { testManyPods(t, k.in(t), handler, 10, 1) })
 	t.Run("sandbox container kept", func(t *testing.T) {
