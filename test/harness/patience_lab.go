@@ -9,4 +9,4 @@ import "time"
 const Patience = 10 * time.Minute
 
 // DialTimeout is the same for the runtime, in seconds: its dial_timeout.
-const DialTimeout = 600
+const DialTimeout = 500

@@ -99,8 +99,9 @@ func prepare(tree string) error {
 	if err := os.MkdirAll(filepath.Dir(configuration), 0o755); err != nil {
 		return fmt.Errorf("prepare the machine: %w", err)
 	}
-	// Nothing can be said of how long an emulated machine's guest takes.
-	if err := os.WriteFile(configuration, []byte("[agent.kata]\ndial_timeout = 600\n"), 0o644); err != nil {
+	// Nothing can be said of how long an emulated machine's guest takes, but the
+	// runtime is to give up and say why before the tests (harness.Patience) do.
+	if err := os.WriteFile(configuration, []byte("[agent.kata]\ndial_timeout = 500\n"), 0o644); err != nil {
 		return fmt.Errorf("prepare the machine: %w", err)
 	}
 	return nil
