@@ -190,10 +190,16 @@ func TestRefusals(t *testing.T) {
 		{"no bundle", func() error {
 			request := f.request("c2", joins("c1"))
 			request.Bundle = f.path("nowhere")
-			request.Rootfs = []*types.Mount{{Type: "bind", Source: f.dir, Options: []string{"rbind"}}}
 			_, err := f.Create(f.ctx(), request)
 			return err
 		}, codes.InvalidArgument, "nowhere/config.json"},
+		{"a bundle without a specification", func() error {
+			request := f.request("c2", joins("c1"))
+			request.Bundle = t.TempDir()
+			request.Rootfs = []*types.Mount{{Type: "bind", Source: f.dir, Options: []string{"rbind"}}}
+			_, err := f.Create(f.ctx(), request)
+			return err
+		}, codes.InvalidArgument, "config.json"},
 		{"an id that is none", func() error {
 			_, err := f.Create(f.ctx(), &taskapi.CreateTaskRequest{ID: "../c2"})
 			return err
@@ -708,6 +714,9 @@ func TestRootfs(t *testing.T) {
 		t.Fatal(err)
 	}
 	request := f.request("c1")
+	if err := os.Remove(filepath.Join(request.GetBundle(), "rootfs")); err != nil { // not every caller makes it
+		t.Fatal(err)
+	}
 	request.Rootfs = []*types.Mount{{Type: "bind", Source: source, Options: []string{"rbind"}}}
 	if _, err := f.Create(f.ctx(), request); err != nil {
 		t.Fatal(err)
