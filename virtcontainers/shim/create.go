@@ -72,12 +72,12 @@ func (s *service) create(ctx context.Context, t *task) (err error) {
 			err = errors.Join(err, t.unmount())
 		}
 	}()
+	if err := t.mount(); err != nil { // makes its directory too
+		return err
+	}
 	b, err := bundle.Read(t.request.GetBundle())
 	if err != nil {
 		return invalid(err)
-	}
-	if err := t.mount(); err != nil {
-		return err
 	}
 	b.Spec.Process.Terminal = t.request.GetTerminal()
 	first, err := s.enterPod(ctx, t, b, options)

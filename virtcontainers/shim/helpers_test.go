@@ -196,13 +196,8 @@ type fixture struct {
 // serve starts a shim whose first container is c1.
 func serve(t *testing.T) *fixture {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "shim") // short, for sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
 	f := &fixture{
-		t: t, dir: dir, guest: sandboxtest.NewGuest(), holders: &holders{}, served: make(chan error, 1),
+		t: t, dir: t.TempDir(), guest: sandboxtest.NewGuest(), holders: &holders{}, served: make(chan error, 1),
 		events: &containerd{came: make(chan struct{})}, log: &bytes.Buffer{},
 	}
 	stopEvents := f.serveEvents()
@@ -283,7 +278,8 @@ func (f *fixture) newSandbox(_ context.Context, spec factory.Spec) (*virtcontain
 		Machine: f.guest.Machine, Token: sandboxtest.Token, BootTimeout: time.Minute, Log: spec.Log,
 	})
 	sandbox.Boot()
-	return sandbox, "none", sandbox.Assign(virtcontainers.Assignment{ID: spec.ID, Share: f.guest.Share})
+	err := sandbox.Assign(virtcontainers.Assignment{ID: spec.ID, Share: f.guest.Share})
+	return sandbox, "none", err
 }
 
 // end ends the shim, as a signal does.
@@ -314,17 +310,16 @@ func (f *fixture) ended() {
 func (f *fixture) nothingLeft() {
 	f.t.Helper()
 	f.nothingOnHost()
-	deadline := time.Now().Add(patience)
-	for {
-		rest := ours()
-		if rest == "" {
-			return
-		}
-		if time.Now().After(deadline) {
+	look := time.NewTicker(10 * time.Millisecond) // what has returned may still be seen
+	defer look.Stop()
+	timeout := time.After(patience)
+	for rest := ours(); rest != ""; rest = ours() {
+		select {
+		case <-look.C:
+		case <-timeout:
 			f.t.Errorf("goroutines are left:\n%s", rest)
 			return
 		}
-		time.Sleep(10 * time.Millisecond) // what has returned may still be seen
 	}
 }
 

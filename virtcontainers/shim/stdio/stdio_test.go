@@ -325,7 +325,10 @@ func TestReaderComesBackAfterTheEnd(t *testing.T) {
 // Nobody waits for a reader who has gone, if nothing was written for him.
 func TestReaderHasGone(t *testing.T) {
 	out := makeFifo(t)
-	there := reader(t, out)
+	there, err := os.OpenFile(out, os.O_RDONLY|unix.O_NONBLOCK, 0) // there is no writer yet
+	if err != nil {
+		t.Fatal(err)
+	}
 	a, g, _ := attachedFor(t, time.Hour, Config{Stdout: out})
 	there.Close()
 	g.stdout.Close()
