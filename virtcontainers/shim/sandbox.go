@@ -67,7 +67,7 @@ func (s *service) newSandbox(ctx context.Context, request *sandboxapi.CreateSand
 		return nil, err
 	}
 	if settings, err = settings.ForPod(podAnnotations(request, config)); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
 	p, joined, err := planSandbox(request, config, settings, s.options.Runtime.SystemdCgroup)
 	if err != nil {

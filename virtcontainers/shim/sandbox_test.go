@@ -267,6 +267,17 @@ func TestSandboxSharesNoProcesses(t *testing.T) {
 	f.shutdown()
 }
 
+// What the pod's containers use together is the pod's.
+func TestSandboxMetrics(t *testing.T) {
+	f := serveSandbox(t)
+	f.start(cri.NamespaceMode_CONTAINER)
+	metrics, err := f.SandboxMetrics(f.ctx(), &sandboxapi.SandboxMetricsRequest{SandboxID: "c1"})
+	if err != nil || metrics.GetMetrics().GetID() != "c1" || metrics.GetMetrics().GetData().GetTypeUrl() != "io.containerd.cgroups.v2.Metrics" {
+		t.Errorf("%v, %v", metrics, err)
+	}
+	f.shutdown()
+}
+
 // The machine ends of itself.
 func TestSandboxMachineEnds(t *testing.T) {
 	f := serveSandbox(t)
@@ -295,6 +306,9 @@ func TestSandboxRefusals(t *testing.T) {
 		text   string
 	}{
 		{"another sandbox", func(r *sandboxapi.CreateSandboxRequest) { r.SandboxID = "c2" }, codes.InvalidArgument, `"c2"`},
+		{"an annotation that is not allowed", func(r *sandboxapi.CreateSandboxRequest) {
+			r.Annotations = map[string]string{"io.katacontainers.config.hypervisor.kernel": "/mine"}
+		}, codes.InvalidArgument, "kernel"},
 		{"unknown options", func(r *sandboxapi.CreateSandboxRequest) { r.Options.TypeUrl = "example.com/X" }, codes.InvalidArgument, `"X"`},
 		{"the host's network", func(r *sandboxapi.CreateSandboxRequest) { r.NetnsPath = "/proc/self/ns/net" }, codes.Unknown, "host_network"},
 		{"no network", func(r *sandboxapi.CreateSandboxRequest) { r.NetnsPath = "/nowhere" }, codes.Unknown, "/nowhere"},
