@@ -50,9 +50,10 @@ func (s *service) startPause(ctx context.Context, h *home) error {
 	if err := t.container.Start(ctx); err != nil {
 		return fmt.Errorf("start the pod's pause process: %w", err)
 	}
+	later := context.WithoutCancel(ctx)
 	s.background.Go(func() {
 		<-t.container.Finished()
-		if err := h.pod.Stop(context.Background()); err != nil {
+		if err := h.pod.Stop(later); err != nil {
 			h.log.Error("stop the pod, whose pause process has ended", "error", err)
 		}
 	})

@@ -113,14 +113,18 @@ func (t *task) seeing(f func() error) error {
 		return f()
 	}
 	own := t.ownMounts()
-	trees := make([]*os.File, len(own))
-	for i, path := range own {
+	var trees []*os.File
+	defer func() {
+		for _, tree := range trees {
+			tree.Close()
+		}
+	}()
+	for _, path := range own {
 		tree, err := share.OpenTree(path, true)
 		if err != nil {
 			return fmt.Errorf("%s of this process: %w", path, err)
 		}
-		defer tree.Close()
-		trees[i] = tree
+		trees = append(trees, tree)
 	}
 	return namespace.InCopyOfMounts(t.service.options.HostMounts, func() error {
 		for i, path := range own {
