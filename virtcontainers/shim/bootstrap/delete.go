@@ -151,6 +151,9 @@ func askServer(ctx context.Context, bundle string, inv invocation) (reached bool
 	if status.Code(err) == codes.NotFound { // deleted already, or a sandbox and no task
 		_, err = sandbox.NewTTRPCSandboxClient(client).ShutdownSandbox(ctx, &sandbox.ShutdownSandboxRequest{SandboxID: inv.id})
 	}
+	if errors.Is(err, ttrpc.ErrClosed) { // it ends, and was faster than its answer
+		return false, err
+	}
 	if code := status.Code(err); code == codes.NotFound || code == codes.Unimplemented { // no sandbox, or one of an older build
 		err = nil
 	}
