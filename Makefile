@@ -42,7 +42,7 @@ deps-test: ## the above, and what tests and benchmarks drive: runc, podman, cont
 .PHONY: build
 build: ## bin/kata-runtime, bin/containerd-shim-kata-v2 and bin/kata-agent
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kata-runtime ./cmd/kata-runtime
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
+	CGO_ENABLED=0 $(GO) build -trimpath -tags no_grpc -ldflags '$(LDFLAGS)' -o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
 	CGO_ENABLED=1 $(GO) build -trimpath -tags '$(AGENT_TAGS)' -ldflags '$(AGENT_LDFLAGS)' -o bin/kata-agent ./cmd/kata-agent
 
 .PHONY: kernel

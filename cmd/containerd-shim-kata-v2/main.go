@@ -10,6 +10,7 @@ import (
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/shim"
 	"kata-runtime/virtcontainers/shim/bootstrap"
+	"kata-runtime/virtcontainers/shim/pause"
 )
 
 // Stamped by the linker.
@@ -31,6 +32,8 @@ func dispatch(args []string) int {
 			return holder.Run(args[2:])
 		case hooks.Command:
 			return hooks.Become(args[2:])
+		case pause.Command:
+			return pause.Run()
 		}
 	}
 	program := bootstrap.Program{Version: version, Commit: commit, Serve: serve}
@@ -40,6 +43,6 @@ func dispatch(args []string) int {
 func serve(ctx context.Context, s bootstrap.Server) error {
 	return shim.Serve(ctx, shim.Options{
 		Listener: s.Listener, Namespace: s.Namespace, ID: s.ID, EventsAddress: s.TTRPCAddress, Root: s.StateRoot,
-		HostMounts: s.HostMounts, Rlimits: s.Rlimits, Log: s.Log,
+		Runtime: s.Options, HostMounts: s.HostMounts, Rlimits: s.Rlimits, Log: s.Log,
 	})
 }

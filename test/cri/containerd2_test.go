@@ -31,6 +31,17 @@ func TestContainerd2(t *testing.T) {
 			}
 			testContainerd2(k.in(t), handler)
 		})
+		t.Run(handler+" with shared processes", func(t *testing.T) {
+			k := k.in(t)
+			config := k.podConfig("shared-" + handler)
+			config.Linux.SecurityContext.NamespaceOptions.Pid = runtime.NamespaceMode_POD
+			p, first := k.run(handler, config), pause
+			if handler == sandboxHandler { // without a sandbox container
+				first = "/pause"
+			}
+			p.testSharedProcesses(first)
+			p.remove()
+		})
 		t.Run(handler+" in a user namespace", func(t *testing.T) {
 			testUserNamespace(k.in(t), handler)
 		})
@@ -55,6 +66,27 @@ func testContainerd2(k *kubelet, handler string) {
 	c.ended(3, "Error")
 	c.remove()
 	p.remove()
+}
+
+// testSharedProcesses runs containers that see each other's processes, and the
+// first of them, which is the pod's own.
+func (p *pod) testSharedProcesses(first string) {
+	p.t.Helper()
+	share := func(config *runtime.ContainerConfig) {
+		config.Linux.SecurityContext.NamespaceOptions.Pid = runtime.NamespaceMode_POD
+	}
+	other := p.start("seen", "echo ready; sleep 77777", share).await("ready")
+	c := p.start("debugger", "echo ready; sleep 100000", share).await("ready")
+	if got := c.output("cat /proc/1/cmdline | tr '\\0' ' '"); !strings.Contains(got, first) {
+		p.t.Errorf("the first process is %q, not the sandbox's", got)
+	}
+	if got := c.output("ps"); !strings.Contains(got, "sleep 77777") {
+		p.t.Errorf("the other container's processes are not seen: %s", got)
+	}
+	for _, c := range []*container{other, c} {
+		c.stop(0)
+		c.remove()
+	}
 }
 
 // users is what kubelet says of a pod that has hostUsers: false.
@@ -136,7 +168,7 @@ func testUserNamespace(k *kubelet, handler string) {
 	if owner := info.Sys().(*syscall.Stat_t); owner.Uid != 7 || owner.Gid != 8 {
 		k.t.Errorf("on the host the container's file in a mapped volume is %d:%d's", owner.Uid, owner.Gid)
 	}
-	if handler != shimHandler { // whose root file systems are mounted in a namespace of its own
+	if handler != shimHandler && handler != sandboxHandler { // whose root file systems are mounted in a namespace of its own
 		k.checkRoot(first.id)
 	}
 	first.stop(0)

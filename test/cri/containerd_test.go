@@ -18,7 +18,13 @@ import (
 // with a runc that has what this asks for.
 type containerd int
 
-func (c containerd) handlers() []string { return []string{"runc", handler, shimHandler} }
+func (c containerd) handlers() []string {
+	handlers := []string{"runc", handler, shimHandler}
+	if c == 2 {
+		handlers = append(handlers, sandboxHandler)
+	}
+	return handlers
+}
 
 func (c containerd) socket() string { return "/run/containerd/containerd.sock" }
 
@@ -106,13 +112,19 @@ func (c containerd) handler(k *kubelet) string {
 	return text + c.shim()
 }
 
-// shim is the configuration of the handler that has a shim of its own.
+// shim is the configuration of the handlers that have a shim of their own: one
+// whose pods have a sandbox container, and one whose pods have none.
 func (c containerd) shim() string {
-	table := `plugins."io.containerd.grpc.v1.cri".containerd.runtimes.` + shimHandler
-	if c == 2 {
-		table = `plugins."io.containerd.cri.v1.runtime".containerd.runtimes.` + shimHandler
+	if c == 1 {
+		return c.shimTable(`plugins."io.containerd.grpc.v1.cri".containerd.runtimes.`+shimHandler, "")
 	}
-	text := "[" + table + "]\n  runtime_type = \"io.containerd.kata.v2\"\n  pod_annotations = [\"io.katacontainers.*\"]\n"
+	const runtimes = `plugins."io.containerd.cri.v1.runtime".containerd.runtimes.`
+	return c.shimTable(runtimes+shimHandler, "") +
+		c.shimTable(runtimes+sandboxHandler, "  sandboxer = \"shim\"\n  disable_pause_image_pull = true\n")
+}
+
+func (c containerd) shimTable(table, more string) string {
+	text := "[" + table + "]\n  runtime_type = \"io.containerd.kata.v2\"\n  pod_annotations = [\"io.katacontainers.*\"]\n" + more
 	if harness.OnSystemd() {
 		text += "  [" + table + ".options]\n    SystemdCgroup = true\n"
 	}

@@ -32,6 +32,8 @@ const (
 	handler = "kata"
 	// shimHandler is the one that has a shim of its own.
 	shimHandler = "kata-shim"
+	// sandboxHandler is shimHandler by containerd's Sandbox API.
+	sandboxHandler = "kata-sandbox"
 	// program is where deploy/ has the runtime.
 	program = "/usr/local/bin/kata-runtime"
 )

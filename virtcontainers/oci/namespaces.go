@@ -117,5 +117,25 @@ func (t *translation) memberNamespace(ns specs.LinuxNamespace) (string, error) {
 	if owner == "" {
 		return "", fmt.Errorf("joining the %s namespace %s is %w: it is of no running container of the pod", ns.Type, ns.Path, ErrUnsupported)
 	}
+	if owner == PodItself {
+		return podNamespace(ns)
+	}
 	return protocol.ContainerNamespace(owner), nil
+}
+
+// PodItself is what GuestOptions.Owner returns for a namespace of a pod that has
+// no container beside those that join it. It is no container's id.
+const PodItself = "/"
+
+// podNamespace is memberNamespace for a namespace of the pod itself. No process
+// lives in it, so that there is none of those that end with their first one.
+func podNamespace(ns specs.LinuxNamespace) (string, error) {
+	switch ns.Type {
+	case specs.IPCNamespace, specs.UTSNamespace:
+		return protocol.SandboxNamespace, nil
+	case specs.NetworkNamespace:
+		return "", nil
+	case specs.PIDNamespace, specs.UserNamespace, specs.CgroupNamespace, specs.MountNamespace, specs.TimeNamespace:
+	}
+	return "", fmt.Errorf("sharing the %s namespace of a pod that was not made to share it is %w", ns.Type, ErrUnsupported)
 }

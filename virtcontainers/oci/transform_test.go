@@ -98,6 +98,9 @@ func TestTransformNamespaces(t *testing.T) {
 		if strings.HasPrefix(ns.Path, "/proc/7/") || ns == network {
 			return "other", nil
 		}
+		if strings.HasPrefix(ns.Path, "/proc/9/") { // of a pod without a container of its own
+			return PodItself, nil
+		}
 		return "", nil
 	}
 	const alone, sandbox, member = 1, 2, 3
@@ -122,6 +125,15 @@ func TestTransformNamespaces(t *testing.T) {
 			[]specs.LinuxNamespace{theirs(specs.PIDNamespace), theirs(specs.IPCNamespace)},
 			"",
 		},
+		{
+			"those of the pod itself", member,
+			[]specs.LinuxNamespace{
+				pid, namespace(specs.IPCNamespace, "/proc/9/ns/ipc"), namespace(specs.UTSNamespace, "/proc/9/ns/uts"),
+				namespace(specs.NetworkNamespace, "/proc/9/ns/net"),
+			},
+			pods, "",
+		},
+		{"processes of the pod itself", member, []specs.LinuxNamespace{namespace(specs.PIDNamespace, "/proc/9/ns/pid")}, nil, "linux.namespaces[0].path"},
 		{"another pod's", member, []specs.LinuxNamespace{pid, network, namespace(specs.IPCNamespace, "/proc/8/ns/ipc")}, nil, "linux.namespaces[2].path"},
 		{"another network", member, []specs.LinuxNamespace{pid, namespace(specs.NetworkNamespace, "/run/netns/y")}, nil, "linux.namespaces[1].path"},
 		{"a new network in a pod", member, []specs.LinuxNamespace{pid, namespace(specs.NetworkNamespace, "")}, nil, "linux.namespaces[1].path"},

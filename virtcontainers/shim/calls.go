@@ -221,11 +221,12 @@ func (s *service) Connect(_ context.Context, request *taskapi.ConnectRequest) (*
 	return response, nil
 }
 
-// Shutdown implements the task API: the shim ends, unless it has tasks.
+// Shutdown implements the task API: the shim ends, unless it has tasks, or a pod
+// that ShutdownSandbox ends.
 func (s *service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.tasks) == 0 {
+	if len(s.tasks) == 0 && (s.home == nil || s.home.sandboxed == nil) {
 		s.once.Do(func() { close(s.done) })
 	}
 	return &emptypb.Empty{}, nil

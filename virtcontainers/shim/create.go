@@ -109,6 +109,7 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 				membership.Sandbox, membership.Annotation, virtcontainers.ErrNotFound)
 		}
 		t.home = h
+		h.sandboxed.complete(b.Spec)
 		return false, t.seeing(func() error {
 			return b.Prepare(bundle.Options{ID: t.id, Pod: h, HostNetwork: hostNetwork(h.config), Rlimits: s.options.Rlimits})
 		})
@@ -131,7 +132,11 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 	if err != nil {
 		return false, err
 	}
-	if h, err = s.newHome(ctx, b, settings, options.SystemdCgroup); err != nil {
+	p, err := planBundle(b, settings, options.SystemdCgroup)
+	if err != nil {
+		return false, err
+	}
+	if h, err = s.newHome(ctx, p, false); err != nil {
 		return false, err
 	}
 	s.mu.Lock()

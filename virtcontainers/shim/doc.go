@@ -2,6 +2,17 @@
 // one socket, over a pod (package pod) that this process owns. One shim serves the
 // containers of one pod; the first Create boots the machine.
 //
+// Or CreateSandbox does, of containerd's Sandbox API. Such a pod has no container of
+// its own and ends with ShutdownSandbox, not with its last container:
+//
+//	CreateSandbox ─► booting ─StartSandbox─► ready ─StopSandbox, machine ends─► stopped
+//	ShutdownSandbox, from any of them ─► gone, and the shim ends
+//
+// What a sandbox container would bring, the shim does (sandboxed): a plan of the pod,
+// the files in /etc, /dev/shm, kernel parameters. Only where containers share what a
+// process has to live in, their processes or a user namespace, a pause process
+// runs in the guest (package pause).
+//
 // What containerd calls a task is a container of ours. Every task's pid is that
 // of the pod's namespace holder, a process that does nothing but be in the pod's
 // namespaces on the host: containerd and docker enter them by a pid. The processes

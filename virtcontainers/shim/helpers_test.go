@@ -2,6 +2,7 @@ package shim_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,7 @@ import (
 	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/sandboxtest"
 	"kata-runtime/virtcontainers/shim"
+	"kata-runtime/virtcontainers/shim/bootstrap"
 )
 
 // insideVariable tells the test binary that it has a mount namespace of its own, as
@@ -123,6 +125,7 @@ type holders struct {
 	real    bool
 	mu      sync.Mutex
 	running int
+	pid     int // what they report; 0: this process's
 	fail    error
 	started chan struct{} // if not nil: one waits here, and then for its context
 }
@@ -139,7 +142,7 @@ func (h *holders) start(ctx context.Context, options holder.Options) (shim.Holde
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}
-	counted := &countedHolder{holders: h, pid: os.Getpid(), stop: func() {}}
+	counted := &countedHolder{holders: h, pid: cmp.Or(h.pid, os.Getpid()), stop: func() {}}
 	if h.real {
 		process, err := holder.Start(ctx, options)
 		if err != nil {
@@ -207,6 +210,7 @@ func serve(t *testing.T) *fixture {
 	go func() {
 		f.served <- shim.Serve(ctx, shim.Options{
 			Listener: listener, Namespace: "test", ID: "c1", EventsAddress: f.path("events.sock"), Root: f.path("state"),
+			Runtime: bootstrap.RuntimeOptions{ConfigPath: f.path("configuration.toml")},
 			Rlimits: []specs.POSIXRlimit{}, Log: slog.New(slog.NewTextHandler(&lockedWriter{to: f.log}, nil)),
 			NewSandbox: f.newSandbox, StartHolder: f.holders.start,
 		})
@@ -421,16 +425,22 @@ func declared(spec *specs.Spec) {
 // request is what containerd asks for.
 func (f *fixture) request(id string, change ...func(*specs.Spec)) *taskapi.CreateTaskRequest {
 	f.t.Helper()
-	settings := "[hypervisor]\nkernel = \"/kernel\"\ninitrd = \"/initrd\"\n[runtime]\ninternetworking_model = \"none\"\n"
-	if err := os.WriteFile(f.path("configuration.toml"), []byte(settings), 0o600); err != nil {
-		f.t.Fatal(err)
-	}
+	f.configure()
 	options, err := anypb.New(&runtimeoptions.Options{ConfigPath: f.path("configuration.toml")})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	options.TypeUrl = "runtimeoptions.v1.Options"
 	return &taskapi.CreateTaskRequest{ID: id, Bundle: f.bundle(id, change...), Options: options}
+}
+
+// configure writes the configuration of the pod.
+func (f *fixture) configure() {
+	f.t.Helper()
+	settings := "[hypervisor]\nkernel = \"/kernel\"\ninitrd = \"/initrd\"\n[runtime]\ninternetworking_model = \"none\"\n"
+	if err := os.WriteFile(f.path("configuration.toml"), []byte(settings), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 // ctx is a caller's who has patience.

@@ -18,6 +18,7 @@ import (
 	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/namespace"
+	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/remains"
 	"kata-runtime/virtcontainers/sizing"
@@ -35,6 +36,8 @@ type home struct {
 	config  *config.Config
 	// networked: the machine is connected with the holder's network namespace.
 	networked bool
+	// sandboxed is what a pod without a first container has; nil with one.
+	sandboxed *sandboxed
 	log       *slog.Logger
 
 	// release undoes what making it has done, the last first.
@@ -49,24 +52,57 @@ type home struct {
 	err     error         // written before closed is closed
 }
 
-// newHome makes the pod of a container that starts one.
-func (s *service) newHome(ctx context.Context, b *bundle.Bundle, settings *config.Config, systemd bool) (_ *home, err error) {
-	h := &home{id: s.options.ID, config: settings, log: s.options.Log, closed: make(chan struct{})}
+// plan is what a pod is made from: its first container, or what containerd says
+// of a sandbox.
+type plan struct {
+	// dir is containerd's bundle, rootfs the first container's.
+	dir, rootfs string
+	// spec has the pod's annotations, control group and namespaces; config is its
+	// JSON, for who cleans up.
+	spec   *specs.Spec
+	config []byte
+	// namespaces are those of the process that stands for the pod.
+	namespaces []specs.LinuxNamespace
+	// hostname is the guest's.
+	hostname string
+	// demand is the first container's.
+	demand sizing.Demand
+	// interfaces is how many the network namespace has already. hostNetwork: it is
+	// the host's.
+	interfaces  int
+	hostNetwork bool
+	settings    *config.Config
+	systemd     bool // control groups are systemd's
+}
+
+// planBundle plans the pod of a container that starts one.
+func planBundle(b *bundle.Bundle, settings *config.Config, systemd bool) (plan, error) {
+	_, config, err := b.Encode()
+	return plan{
+		dir: b.Dir, rootfs: b.Rootfs, spec: b.Spec, config: config, namespaces: b.Spec.Linux.Namespaces, hostname: b.Hostname,
+		demand: sizing.Of(b.Guest.Spec.Linux.Resources), interfaces: b.Interfaces, hostNetwork: b.HostNetwork,
+		settings: settings, systemd: systemd,
+	}, err
+}
+
+// newHome makes a pod. keepEmpty is pod.Options'.
+func (s *service) newHome(ctx context.Context, p plan, keepEmpty bool) (_ *home, err error) {
+	h := &home{id: s.options.ID, config: p.settings, log: s.options.Log, closed: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.undo(context.WithoutCancel(ctx)))
 		}
 	}()
-	entry, err := s.reserve(ctx, b)
+	entry, err := s.reserve(ctx, p)
 	if err != nil {
 		return nil, err
 	}
 	h.deferred(func(context.Context) error { return entry.Remove() })
-	group, err := h.enterGroup(entry, b, systemd)
+	group, err := h.enterGroup(entry, p)
 	if err != nil {
 		return nil, err
 	}
-	h.holder, err = s.options.StartHolder(ctx, holder.Options{ID: h.id, Hostname: b.Spec.Hostname, Namespaces: b.Spec.Linux.Namespaces})
+	h.holder, err = s.options.StartHolder(ctx, holder.Options{ID: h.id, Hostname: p.spec.Hostname, Namespaces: p.namespaces})
 	if err != nil {
 		return nil, err
 	}
@@ -74,25 +110,25 @@ func (s *service) newHome(ctx context.Context, b *bundle.Bundle, settings *confi
 		h.holder.Stop()
 		return nil
 	})
-	h.sandboxMember = namespace.Member{ID: h.id, PID: h.holder.PID(), Users: namespace.UsersPath(b.Spec)}
+	h.sandboxMember = namespace.Member{ID: h.id, PID: h.holder.PID(), Users: namespace.UsersPath(p.spec)}
 	if err := h.recordHolder(entry); err != nil {
 		return nil, err
 	}
-	services, err := loopback.ParseServices(settings.Runtime.LoopbackPorts)
+	services, err := loopback.ParseServices(p.settings.Runtime.LoopbackPorts)
 	if err != nil {
 		return nil, fmt.Errorf("loopback_ports: %w", err)
 	}
 	h.sandbox, _, err = s.options.NewSandbox(ctx, factory.Spec{
-		ID: h.id, Dir: entry.Dir(), ShareDir: entry.Path("share"), Hostname: b.Hostname, Group: group,
-		Demand: sizing.Of(b.Guest.Spec.Linux.Resources), SandboxDemand: sizing.OfSandbox(b.Spec.Annotations),
-		Interfaces: b.Interfaces, HostNetwork: b.HostNetwork, Config: settings, Log: s.options.Log,
+		ID: h.id, Dir: entry.Dir(), ShareDir: entry.Path("share"), Hostname: p.hostname, Group: group,
+		Demand: p.demand, SandboxDemand: sizing.OfSandbox(p.spec.Annotations),
+		Interfaces: p.interfaces, HostNetwork: p.hostNetwork, Config: p.settings, Log: s.options.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	kind := networkKind(b, settings)
+	kind := p.network()
 	h.networked = kind != pod.NetworkNone
-	h.pod = pod.New(pod.Options{Sandbox: h.sandbox, Network: kind, Loopback: services, Log: s.options.Log})
+	h.pod = pod.New(pod.Options{Sandbox: h.sandbox, Network: kind, Loopback: services, KeepEmpty: keepEmpty, Log: s.options.Log})
 	h.deferred(func(ctx context.Context) error {
 		err := h.pod.Stop(ctx)
 		h.pod.Wait()
@@ -101,11 +137,11 @@ func (s *service) newHome(ctx context.Context, b *bundle.Bundle, settings *confi
 	return h, nil
 }
 
-func networkKind(b *bundle.Bundle, settings *config.Config) pod.Network {
+func (p *plan) network() pod.Network {
 	switch {
-	case b.HostNetwork:
+	case p.hostNetwork:
 		return pod.NetworkHost
-	case settings.Runtime.NetworkModel == config.NetworkNone:
+	case p.settings.Runtime.NetworkModel == config.NetworkNone:
 		return pod.NetworkNone
 	default:
 		return pod.NetworkOwn
@@ -137,8 +173,15 @@ func (h *home) close(ctx context.Context) error {
 	return h.err
 }
 
+// awaitClosed waits for the end of a pod that ends with its last container.
+func (h *home) awaitClosed() {
+	if h.sandboxed == nil {
+		<-h.closed
+	}
+}
+
 // reserve writes down whose the pod is, before there is anything of it.
-func (s *service) reserve(ctx context.Context, b *bundle.Bundle) (*store.Entry, error) {
+func (s *service) reserve(ctx context.Context, p plan) (*store.Entry, error) {
 	states, err := store.Open(s.options.Root)
 	if err != nil {
 		return nil, err
@@ -154,16 +197,13 @@ func (s *service) reserve(ctx context.Context, b *bundle.Bundle) (*store.Entry, 
 	err = entry.ClaimPod(s.options.ID)
 	if err == nil {
 		err = entry.Update(func(state *store.State) error {
-			state.OCIVersion, state.Bundle, state.Rootfs = b.Spec.Version, b.Dir, b.Rootfs
-			state.Annotations = b.Spec.Annotations
+			state.OCIVersion, state.Bundle, state.Rootfs = p.spec.Version, p.dir, p.rootfs
+			state.Annotations = p.spec.Annotations
 			return nil
 		})
 	}
 	if err == nil {
-		var config []byte
-		if _, config, err = b.Encode(); err == nil {
-			err = entry.SaveConfig(config)
-		}
+		err = entry.SaveConfig(p.config)
 	}
 	if err != nil {
 		return nil, errors.Join(err, entry.Remove())
@@ -173,8 +213,8 @@ func (s *service) reserve(ctx context.Context, b *bundle.Bundle) (*store.Entry, 
 
 // enterGroup moves this process into the pod's control group, which is recorded
 // first.
-func (h *home) enterGroup(entry *store.Entry, b *bundle.Bundle, systemd bool) (*cgroup.Group, error) {
-	record, err := cgroup.Resolve(cgroup.Options{ID: h.id, Path: b.Spec.Linux.CgroupsPath, Systemd: systemd})
+func (h *home) enterGroup(entry *store.Entry, p plan) (*cgroup.Group, error) {
+	record, err := cgroup.Resolve(cgroup.Options{ID: h.id, Path: p.spec.Linux.CgroupsPath, Systemd: p.systemd})
 	if err != nil || record == nil {
 		return nil, err
 	}
@@ -205,7 +245,11 @@ func (h *home) Owner(joined specs.LinuxNamespace) (string, error) {
 	h.membersMu.Lock()
 	members := append([]namespace.Member{h.sandboxMember}, h.members...)
 	h.membersMu.Unlock()
-	return namespace.Owner(joined, slices.Values(members))
+	id, err := namespace.Owner(joined, slices.Values(members))
+	if id == h.id && h.sandboxed != nil && !h.sandboxed.needsPause {
+		id = oci.PodItself
+	}
+	return id, err
 }
 
 func (h *home) addMember(member namespace.Member) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -14,6 +15,7 @@ import (
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/factory"
 	"kata-runtime/virtcontainers/holder"
+	"kata-runtime/virtcontainers/shim/bootstrap"
 	"kata-runtime/virtcontainers/shim/events"
 )
 
@@ -34,6 +36,9 @@ type Options struct {
 	EventsAddress string
 	// Root is the directory that keeps what is known of pods.
 	Root string
+	// Runtime are the options that containerd gave to the shim itself, for a
+	// sandbox; each task repeats its own.
+	Runtime bootstrap.RuntimeOptions
 	// HostMounts is containerd's mount namespace; nil: this process's own is as good.
 	HostMounts *os.File
 	// Rlimits are containerd's, which a container has that names none.
@@ -76,16 +81,21 @@ func Serve(ctx context.Context, options Options) (err error) {
 	served := make(chan error, 1)
 	asked := ctx
 	ctx = context.WithoutCancel(ctx) // whoever waits for a task is told of its end
-	go func() { served <- server.Serve(ctx, options.Listener) }()
+	listener := &connections{Listener: options.Listener}
+	go func() { served <- server.Serve(ctx, listener) }()
+	patience := time.Duration(0)
 	select {
 	case <-s.done:
+		patience = goodbyeTimeout // containerd closes its connections once it has the answer
 	case <-asked.Done():
 		options.Log.Info("asked to end", "cause", context.Cause(asked))
 	case err = <-served:
 		err = fmt.Errorf("serve containerd: %w", err)
 		served <- nil
 	}
-	err = errors.Join(err, s.stop(ctx), shutdown(ctx, server))
+	err = errors.Join(err, s.stop(ctx))
+	listener.await(ctx, patience)
+	err = errors.Join(err, shutdown(ctx, server))
 	if serveErr := <-served; !errors.Is(serveErr, ttrpc.ErrServerClosed) {
 		err = errors.Join(err, serveErr)
 	}

@@ -23,6 +23,10 @@ import (
 // answers.
 const answerTimeout = 3 * time.Second
 
+// goodbyeTimeout bounds how long a shim that containerd has asked to end waits for
+// containerd to close its connections.
+const goodbyeTimeout = time.Second
+
 var (
 	// errStopping is why calls end, and fail, when the shim does.
 	errStopping = fmt.Errorf("%w: the shim is ending", errdefs.ErrUnavailable)

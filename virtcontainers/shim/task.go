@@ -104,33 +104,52 @@ func (t *task) mount() error {
 	return rootfs.Mount(t.request.GetRootfs(), t.rootfs(), t.service.options.HostMounts)
 }
 
-// seeing calls f where paths mean what they mean to containerd now, and the root
-// file system is in its place. What is mounted there stays there. f starts neither
+// seeing calls f where paths mean what they mean to containerd now, and what this
+// process has mounted is in its place: the root file system, and what the pod has
+// for all of its containers. What is mounted there stays there. f starts neither
 // goroutines that open paths, nor processes.
 func (t *task) seeing(f func() error) error {
 	if t.service.options.HostMounts == nil {
 		return f()
 	}
-	var root *os.File
-	if len(t.request.GetRootfs()) > 0 {
-		var err error
-		if root, err = share.OpenTree(t.rootfs(), true); err != nil {
-			return fmt.Errorf("root file system: %w", err)
+	own := t.ownMounts()
+	var trees []*os.File
+	defer func() {
+		for _, tree := range trees {
+			tree.Close()
 		}
-		defer root.Close()
+	}()
+	for _, path := range own {
+		tree, err := share.OpenTree(path, true)
+		if err != nil {
+			return fmt.Errorf("%s of this process: %w", path, err)
+		}
+		trees = append(trees, tree)
 	}
 	return namespace.InCopyOfMounts(t.service.options.HostMounts, func() error {
-		if root != nil {
-			if err := t.attachRoot(root); err != nil {
-				return fmt.Errorf("root file system: %w", err)
+		for i, path := range own {
+			if err := attach(trees[i], path); err != nil {
+				return fmt.Errorf("%s of this process: %w", path, err)
 			}
 		}
 		return f()
 	})
 }
 
-func (t *task) attachRoot(tree *os.File) error {
-	target, err := os.OpenFile(t.rootfs(), unix.O_PATH|unix.O_DIRECTORY, 0)
+// ownMounts are what this process has mounted in its own mount namespace.
+func (t *task) ownMounts() []string {
+	var own []string
+	if t.home != nil && t.home.sandboxed != nil {
+		own = append(own, t.home.sandboxed.own...)
+	}
+	if len(t.request.GetRootfs()) > 0 {
+		own = append(own, t.rootfs())
+	}
+	return own
+}
+
+func attach(tree *os.File, path string) error {
+	target, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -325,7 +344,7 @@ func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
 	})
 	select {
 	case <-t.home.pod.Done(): // it was the last
-		<-t.home.closed // when containerd hears of it, nothing is left
+		t.home.awaitClosed() // when containerd hears of it, nothing is left
 	default:
 	}
 	return uint32(exit.Code), exit.At, nil

@@ -105,6 +105,14 @@ const (
 	annotationMemory = "io.kubernetes.cri.sandbox-memory"
 )
 
+// Announce makes the annotations that OfSandbox reads.
+func Announce(period, quota, shares, memoryBytes int64) map[string]string {
+	return map[string]string{
+		annotationPeriod: strconv.FormatInt(period, 10), annotationQuota: strconv.FormatInt(quota, 10),
+		annotationShares: strconv.FormatInt(shares, 10), annotationMemory: strconv.FormatInt(memoryBytes, 10),
+	}
+}
+
 // OfSandbox returns what a sandbox's annotations announce for all of its
 // containers together. CPU shares count where no quota is set: 1024 of them are
 // a requested CPU.

@@ -69,6 +69,16 @@ func TestOfSandbox(t *testing.T) {
 	}
 }
 
+func TestAnnounce(t *testing.T) {
+	want := Demand{MilliCPUs: 1500, MemoryBytes: 7 << 20}
+	if got := OfSandbox(Announce(100000, 150000, 1024, 7<<20)); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := OfSandbox(Announce(0, 0, 2, 0)); got != (Demand{}) {
+		t.Errorf("of nothing: %+v", got)
+	}
+}
+
 func TestSize(t *testing.T) {
 	policy := Policy{Default: hypervisor.Size{VCPUs: 1, MemoryMiB: 2048}, Max: hypervisor.Size{VCPUs: 8, MemoryMiB: 16384}}
 	for name, test := range map[string]struct {

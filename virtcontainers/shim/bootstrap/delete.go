@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	sandbox "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	task "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
@@ -147,7 +148,13 @@ func askServer(ctx context.Context, bundle string, inv invocation) (reached bool
 	if err == nil {
 		_, err = server.Delete(ctx, &task.DeleteRequest{ID: inv.id})
 	}
-	if status.Code(err) == codes.NotFound { // deleted already
+	if status.Code(err) == codes.NotFound { // deleted already, or a sandbox and no task
+		_, err = sandbox.NewTTRPCSandboxClient(client).ShutdownSandbox(ctx, &sandbox.ShutdownSandboxRequest{SandboxID: inv.id})
+	}
+	if errors.Is(err, ttrpc.ErrClosed) { // it ends, and was faster than its answer
+		return false, err
+	}
+	if code := status.Code(err); code == codes.NotFound || code == codes.Unimplemented { // no sandbox, or one of an older build
 		err = nil
 	}
 	return true, err

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	boot "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	sandbox "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	task "github.com/containerd/containerd/api/runtime/task/v2"
 	runc "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -54,9 +55,10 @@ func TestMain(m *testing.M) {
 type fake struct {
 	task.TTRPCTaskService // what a test does not need panics
 
-	server Server
-	entry  *store.Entry
-	end    context.CancelFunc
+	server  Server
+	entry   *store.Entry
+	end     context.CancelFunc
+	sandbox bool // there is no task of its id
 
 	mu      sync.Mutex
 	deleted bool // and the pod goes on
@@ -88,7 +90,12 @@ func serveFake(ctx context.Context, s Server) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	task.RegisterTTRPCTaskService(server, &fake{server: s, entry: entry, end: cancel})
+	f := &fake{server: s, entry: entry, end: cancel}
+	if _, err := os.Stat(filepath.Join(s.Bundle, "config.json")); errors.Is(err, fs.ErrNotExist) {
+		f.sandbox = true
+		sandbox.RegisterTTRPCSandboxService(server, fakeSandbox{end: cancel})
+	}
+	task.RegisterTTRPCTaskService(server, f)
 	go server.Serve(ctx, s.Listener)
 	s.Log.Info("serves", "id", s.ID)
 	<-ctx.Done()
@@ -98,7 +105,7 @@ func serveFake(ctx context.Context, s Server) error {
 func (f *fake) State(_ context.Context, r *task.StateRequest) (*task.StateResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.deleted && r.GetID() != "" {
+	if (f.deleted || f.sandbox) && r.GetID() != "" {
 		return nil, status.Error(codes.NotFound, "it was deleted")
 	}
 	given := f.server
@@ -129,6 +136,9 @@ func (f *fake) Kill(context.Context, *task.KillRequest) (*emptypb.Empty, error) 
 }
 
 func (f *fake) Wait(context.Context, *task.WaitRequest) (*task.WaitResponse, error) {
+	if f.sandbox {
+		return nil, status.Error(codes.NotFound, "there is no such task")
+	}
 	return &task.WaitResponse{}, nil
 }
 
@@ -142,6 +152,21 @@ func (f *fake) Delete(context.Context, *task.DeleteRequest) (*task.DeleteRespons
 func (f *fake) Shutdown(context.Context, *task.ShutdownRequest) (*emptypb.Empty, error) {
 	f.end()
 	return &emptypb.Empty{}, nil
+}
+
+// fakeSandbox ends with its sandbox.
+type fakeSandbox struct {
+	sandbox.TTRPCSandboxService
+
+	end context.CancelFunc
+}
+
+func (f fakeSandbox) ShutdownSandbox(_ context.Context, r *sandbox.ShutdownSandboxRequest) (*sandbox.ShutdownSandboxResponse, error) {
+	if r.GetSandboxID() != "pod" {
+		return nil, status.Error(codes.NotFound, "there is no such sandbox")
+	}
+	f.end()
+	return &sandbox.ShutdownSandboxResponse{}, nil
 }
 
 // world is what one containerd has.
@@ -630,6 +655,21 @@ func TestDeleteByProgram(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A sandbox of the Sandbox API has no task of its name, and ends all the same.
+func TestDeleteOfSandbox(t *testing.T) {
+	w := newWorld(t)
+	if err := os.Remove(filepath.Join(w.bundle("pod", sandboxOf), "config.json")); err != nil {
+		t.Fatal(err)
+	}
+	address := w.start("pod", nil)
+	w.given(address) // it has reserved its entry
+	if got := deleteByProgram(t, w, "pod"); got.GetExitStatus() != 137 {
+		t.Errorf("%+v", got)
+	}
+	w.awaitEnd(w.pid("pod"))
+	w.isGone(address)
 }
 
 // What the host mounts later shows in the server, what the server mounts nowhere
