@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -502,12 +503,20 @@ func (f *fixture) remove(id, execID string) {
 // told fails the test unless these events, in this order, are all that come.
 func (f *fixture) told(want ...string) {
 	f.t.Helper()
+	f.toldAnyOrder(want, nil, nil)
+}
+
+// toldAnyOrder is told for events of which those in the middle come in any order.
+func (f *fixture) toldAnyOrder(first, middle, last []string) {
+	f.t.Helper()
+	want := slices.Concat(first, slices.Sorted(slices.Values(middle)), last)
 	timeout := time.After(patience)
 	for {
 		f.events.mu.Lock()
-		got, came := f.events.got, f.events.came
+		got, came := slices.Clone(f.events.got), f.events.came
 		f.events.mu.Unlock()
 		if len(got) >= len(want) {
+			slices.Sort(got[len(first) : len(first)+len(middle)])
 			if strings.Join(got, ",") != strings.Join(want, ",") {
 				f.t.Errorf("events\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
 			}

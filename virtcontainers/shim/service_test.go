@@ -85,17 +85,11 @@ func TestOrderOfEvents(t *testing.T) {
 	f.wait("c1", "", 137)
 	f.wait("c1", "e2", 137)
 	f.remove("c1", "")
-	f.events.mu.Lock()
-	got := strings.Join(f.events.got, ",")
-	f.events.mu.Unlock()
-	// What is last does not depend on which of oom and e2's end is first.
-	if strings.Index(got, "oom c1") > strings.Index(got, "exit c1/e2") && strings.Contains(got, "oom c1") {
-		f.told("create c1", "start c1", "exec-added c1/e1", "exec-added c1/e2", "exec-started c1/e1", "exec-started c1/e2",
-			"paused c1", "resumed c1", "exit c1/e1 3", "exit c1/e2 137", "oom c1", "exit c1/c1 137", "delete c1")
-		return
-	}
-	f.told("create c1", "start c1", "exec-added c1/e1", "exec-added c1/e2", "exec-started c1/e1", "exec-started c1/e2",
-		"paused c1", "resumed c1", "exit c1/e1 3", "oom c1", "exit c1/e2 137", "exit c1/c1 137", "delete c1")
+	// Which of oom and e2's end is first, nobody says; both come before the task's.
+	f.toldAnyOrder([]string{
+		"create c1", "start c1", "exec-added c1/e1", "exec-added c1/e2", "exec-started c1/e1", "exec-started c1/e2",
+		"paused c1", "resumed c1", "exit c1/e1 3",
+	}, []string{"oom c1", "exit c1/e2 137"}, []string{"exit c1/c1 137", "delete c1"})
 }
 
 // The first process ends while another one is being started: its end is told last.
@@ -381,7 +375,7 @@ func TestDeleteCreated(t *testing.T) {
 	waited := make(chan *taskapi.WaitResponse, 1)
 	go func() {
 		response, err := f.Wait(f.ctx(), &taskapi.WaitRequest{ID: "c1"})
-		if err != nil {
+		if err != nil && status.Code(err) != codes.NotFound { // it may come after the deletion
 			t.Error(err)
 		}
 		waited <- response
