@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/internal/confined"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/osthread"
 	"kata-runtime/virtcontainers/share"
 )
@@ -62,7 +63,12 @@ type Options struct {
 
 // Make makes the mount points that do not exist (Linux 5.12, CAP_SYS_ADMIN).
 func Make(options Options) error {
-	return osthread.Run(func() error {
+	run, done, err := apart()
+	if err != nil {
+		return fmt.Errorf("make mount points: find the mount namespace: %w", err)
+	}
+	defer done()
+	return run(func() error {
 		// Without CLONE_FS, a thread cannot have mounts of its own.
 		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 			return fmt.Errorf("make mount points: a mount namespace for it: %w", err)
@@ -75,6 +81,28 @@ func Make(options Options) error {
 		}
 		return nil
 	})
+}
+
+// apart returns what calls a function on a thread that may change its mount
+// namespace, and begins in the one that this thread is in: that may be another than
+// the process's.
+func apart() (run func(func() error) error, done func() error, err error) {
+	mounts, err := os.Open("/proc/thread-self/ns/mnt")
+	if err != nil {
+		return nil, nil, err
+	}
+	here, err := mounts.Stat()
+	if err != nil {
+		return nil, nil, errors.Join(err, mounts.Close())
+	}
+	others, err := os.Stat("/proc/self/ns/mnt")
+	if err != nil {
+		return nil, nil, errors.Join(err, mounts.Close())
+	}
+	if os.SameFile(here, others) { // and the root directory stays this process's
+		return osthread.Run, mounts.Close, nil
+	}
+	return func(f func() error) error { return namespace.WithMounts(mounts, f) }, mounts.Close, nil
 }
 
 func makeAll(options Options) error {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/mountpoint"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/share"
 )
 
@@ -187,4 +188,36 @@ func mountInfo(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// TestMakeWhereTheCallerIs has a root file system that only the calling thread's
+// mount namespace shows.
+func TestMakeWhereTheCallerIs(t *testing.T) {
+	dir := t.TempDir()
+	rootfs, shown, volume := filepath.Join(dir, "rootfs"), filepath.Join(dir, "shown"), filepath.Join(dir, "volume")
+	if err := errors.Join(os.Mkdir(rootfs, 0o755), os.Mkdir(shown, 0o755), os.Mkdir(volume, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mounts.Close()
+	err = namespace.InCopyOfMounts(mounts, func() error {
+		if err := unix.Mount(shown, rootfs, "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+		return mountpoint.Make(mountpoint.Options{
+			Rootfs: rootfs, Mounts: []mountpoint.Mount{{Destination: "/data", Source: volume}},
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tree(t, shown); !slices.Equal(got, []string{"d data"}) {
+		t.Errorf("in the root file system that was shown: %q", got)
+	}
+	if got := tree(t, rootfs); len(got) != 0 {
+		t.Errorf("in the directory below it: %q", got)
+	}
 }
