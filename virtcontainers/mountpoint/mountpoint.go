@@ -67,7 +67,7 @@ func Make(options Options) error {
 	if err != nil {
 		return fmt.Errorf("make mount points: find the mount namespace: %w", err)
 	}
-	defer done()
+	defer func() { _ = done() }() // a descriptor
 	return run(func() error {
 		// Without CLONE_FS, a thread cannot have mounts of its own.
 		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
