@@ -128,8 +128,9 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 	})
 	t.Run("exec on a terminal", func(t *testing.T) {
 		c := clientContainer.in(t)
-		// The shell tells a new size when it is asked; SIGWINCH says when.
-		session := c.stream("trap 'stty size; exit 7' WINCH; tty; echo ready; while :; do read line; done", true)
+		// The shell tells a new size when it is asked; SIGWINCH says when. It is waited
+		// for by wait: one that comes just before read begins is not seen until read ends.
+		session := c.stream("trap 'kill $!; stty size; exit 7' WINCH; sleep 100000 & tty; echo ready; while :; do wait; done", true)
 		if got := c.h.Expect(session.Stdout, "ready\r\n"); !strings.Contains(got, "/dev/") {
 			t.Errorf("no terminal: %q", got)
 		}
@@ -161,7 +162,8 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 		p := p.in(t)
 		// Nobody tells the client that the size has arrived, but the container:
 		// what is written later may come earlier.
-		c := p.start("terminal", "trap 'stty size' WINCH; echo ready; until read line; do :; done; echo $line; exit 0",
+		c := p.start("terminal", "trap 'stty size; kill $!' WINCH; sleep 100000 & echo ready; wait $!; "+
+			"until read line; do :; done; echo $line; exit 0",
 			func(config *runtime.ContainerConfig) { config.Stdin, config.Tty = true, true })
 		c.h.WaitText(c.log, "ready")
 		session := c.attach(true)
