@@ -140,15 +140,17 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 	})
 	t.Run("attach", func(t *testing.T) {
 		p := p.in(t)
-		c := p.start("attached", "echo first; read line; echo got $line; echo problem >&2; exit 8",
+		// It ends when its output has been seen: containerd ends an attached client with
+		// the container, whether or not everything was passed on.
+		c := p.start("attached", "echo first; read line; echo got $line; echo problem >&2; read line; exit 8",
 			func(config *runtime.ContainerConfig) { config.Stdin = true }).await("first")
 		session := c.attach(false)
 		c.write(session, "hello\n")
-		if got := c.h.ReadAll(session.Stdout); got != "got hello\n" {
-			t.Errorf("standard output %q", got)
-		}
-		if got := c.h.ReadAll(session.Stderr); got != "problem\n" {
-			t.Errorf("standard error %q", got)
+		c.h.Expect(session.Stdout, "got hello\n")
+		c.h.Expect(session.Stderr, "problem\n")
+		c.write(session, "end\n")
+		if got := c.h.ReadAll(session.Stdout) + c.h.ReadAll(session.Stderr); got != "" {
+			t.Errorf("more output: %q", got)
 		}
 		c.stop(60) // waits for the end, which has begun
 		c.ended(8, "Error")
