@@ -14,7 +14,7 @@ for group in "$@"; do
     # To compile the guest kernel.
     kernel) packages+=(flex bison bc libelf-dev perl-base) ;;
     # What tests and benchmarks compare with, and the callers that tests drive.
-    test) packages+=(runc podman netavark aardvark-dns conmon containerd containernetworking-plugins docker.io iptables passt
+    test) packages+=(runc podman dbus-daemon netavark aardvark-dns conmon containerd containernetworking-plugins docker.io iptables passt
       iperf3 mmdebstrap) ;;
     # To build the disk of the lab, of more of Debian's packages.
     lab) packages+=(mmdebstrap e2fsprogs qemu-system-x86) ;;

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -214,7 +215,8 @@ func (s *service) reserve(ctx context.Context, p plan) (*store.Entry, error) {
 // enterGroup moves this process into the pod's control group, which is recorded
 // first.
 func (h *home) enterGroup(entry *store.Entry, p plan) (*cgroup.Group, error) {
-	record, err := cgroup.Resolve(cgroup.Options{ID: h.id, Path: p.spec.Linux.CgroupsPath, Systemd: p.systemd})
+	path := p.spec.Linux.CgroupsPath
+	record, err := cgroup.Resolve(cgroup.Options{ID: h.id, Path: path, Systemd: p.systemd || ofSystemd(path)})
 	if err != nil || record == nil {
 		return nil, err
 	}
@@ -224,6 +226,14 @@ func (h *home) enterGroup(entry *store.Entry, p plan) (*cgroup.Group, error) {
 		return nil, err
 	}
 	return record.Open()
+}
+
+// ofSystemd tells whether a control group's path is a unit of systemd's,
+// slice:prefix:name. Options that say so reach a shim that is not runc's from some
+// versions of containerd alone.
+func ofSystemd(path string) bool {
+	parts := strings.Split(path, ":")
+	return len(parts) == 3 && strings.HasSuffix(parts[0], ".slice")
 }
 
 func (h *home) recordHolder(entry *store.Entry) error {

@@ -1,0 +1,17 @@
+package shim
+
+import "testing"
+
+func TestControlGroupOfSystemd(t *testing.T) {
+	for path, want := range map[string]bool{
+		"kubepods-besteffort-pod1.slice:cri-containerd:abc": true,
+		"/kubepods/besteffort/pod1/abc":                     false,
+		"/kubepods.slice/abc":                               false,
+		"a:b:c":                                             false,
+		"":                                                  false,
+	} {
+		if got := ofSystemd(path); got != want {
+			t.Errorf("%q: %v", path, got)
+		}
+	}
+}
