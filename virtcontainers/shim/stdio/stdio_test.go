@@ -3,7 +3,6 @@ package stdio
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,171 +20,8 @@ import (
 	"kata-runtime/virtcontainers"
 )
 
-// guest is the far end of a process's streams.
-type guest struct {
-	process               *virtcontainers.Process
-	stdin, stdout, stderr *net.UnixConn
-}
-
-func newGuest(t testing.TB, want virtcontainers.IO) *guest {
-	t.Helper()
-	g := &guest{process: &virtcontainers.Process{}}
-	if want.Stdin {
-		g.process.Streams.Stdin, g.stdin = connection(t)
-	}
-	if want.Stdout {
-		g.process.Streams.Stdout, g.stdout = connection(t)
-	}
-	if want.Stderr {
-		g.process.Streams.Stderr, g.stderr = connection(t)
-	}
-	return g
-}
-
-func connection(t testing.TB) (host net.Conn, guest *net.UnixConn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]net.Conn
-	for i, fd := range fds {
-		file := os.NewFile(uintptr(fd), "socket")
-		if ends[i], err = net.FileConn(file); err != nil {
-			t.Fatal(err)
-		}
-		file.Close()
-		t.Cleanup(func() { ends[i].Close() })
-	}
-	return ends[0], ends[1].(*net.UnixConn)
-}
-
-// log collects what is logged.
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // short is the patience where it is to end.
 const short = 200 * time.Millisecond
-
-// attached opens the config and begins. It is not in a hurry.
-func attached(t testing.TB, config Config) (*Attachment, *guest, *log) {
-	t.Helper()
-	return attachedFor(t, time.Minute, config)
-}
-
-func attachedFor(t testing.TB, patience time.Duration, config Config) (*Attachment, *guest, *log) {
-	t.Helper()
-	logged := &log{}
-	config.Log = slog.New(slog.NewTextHandler(logged, nil))
-	a, err := open(t.Context(), config, patience)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := newGuest(t, a.IO())
-	if err := a.Begin(t.Context(), g.process, nil); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		a.Abandon()
-		a.Close(virtcontainers.Exit{})
-	})
-	return a, g, logged
-}
-
-func makeFifo(t testing.TB) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// reader opens a fifo as containerd does: it waits for a writer.
-func reader(t testing.TB, path string) *os.File {
-	t.Helper()
-	file, err := os.OpenFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { file.Close() })
-	return file
-}
-
-func writer(t testing.TB, path string) *os.File {
-	t.Helper()
-	file, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { file.Close() })
-	return file
-}
-
-// say writes to a stream, which takes it.
-func say(t testing.TB, to io.Writer, text string) {
-	t.Helper()
-	if _, err := io.WriteString(to, text); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// hear reads exactly text.
-func hear(t testing.TB, from io.Reader, text string) {
-	t.Helper()
-	got := make([]byte, len(text))
-	if _, err := io.ReadFull(from, got); err != nil || string(got) != text {
-		t.Fatalf("read %q, %v; want %q", got, err, text)
-	}
-}
-
-func hearEnd(t testing.TB, from io.Reader, text string) {
-	t.Helper()
-	got, err := io.ReadAll(from)
-	if err != nil || string(got) != text {
-		t.Fatalf("read %q, %v; want %q and the end", got, err, text)
-	}
-}
-
-// closing calls Close and tells when it has returned.
-func closing(a *Attachment) <-chan struct{} {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		a.Close(virtcontainers.Exit{})
-	}()
-	return done
-}
-
-func stillWaits(t testing.TB, done <-chan struct{}, duration time.Duration) {
-	t.Helper()
-	select {
-	case <-done:
-		t.Fatal("it was given up")
-	case <-time.After(duration):
-	}
-}
-
-// random returns bytes and their hash.
-func random(size int) ([]byte, [32]byte) {
-	data := make([]byte, size)
-	_, _ = rand.Read(data) // never fails
-	return data, sha256.Sum256(data)
-}
 
 func TestNothing(t *testing.T) {
 	a, _, _ := attached(t, Config{})
@@ -483,103 +318,6 @@ func TestBeginAfterTheEnd(t *testing.T) {
 	}
 	hearEnd(t, g.stdout, "")
 	a.Close(virtcontainers.Exit{})
-}
-
-// What was written before CloseStdin reaches the process, and then the end does.
-func TestCloseStdin(t *testing.T) {
-	data, want := random(2 << 20)
-	for name, hold := range map[string]bool{"closed": false, "kept open": true} {
-		t.Run(name, func(t *testing.T) {
-			in := makeFifo(t)
-			a, g, _ := attached(t, Config{Stdin: in})
-			stdin := writer(t, in)
-			written := make(chan struct{})
-			go func() {
-				defer close(written)
-				_, _ = stdin.Write(data)
-				if !hold {
-					stdin.Close()
-				}
-				a.CloseStdin()
-				a.CloseStdin()
-			}()
-			hash := sha256.New()
-			if _, err := io.Copy(hash, g.stdin); err != nil {
-				t.Error(err)
-			}
-			<-written
-			if [32]byte(hash.Sum(nil)) != want {
-				t.Error("the process has read something else than was written")
-			}
-		})
-	}
-}
-
-// A process that reads slowly loses nothing of what was written before.
-func TestCloseStdinOfASlowProcess(t *testing.T) {
-	in := makeFifo(t)
-	a, g, _ := attached(t, Config{Stdin: in})
-	stdin := writer(t, in)
-	data, _ := random(600 << 10)
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		_, _ = stdin.Write(data)
-		a.CloseStdin()
-	}()
-	first := make([]byte, 500<<10)
-	if _, err := io.ReadFull(g.stdin, first); err != nil {
-		t.Fatal(err)
-	}
-	<-written
-	<-time.After(lateWriter + 200*time.Millisecond) // stdin stays open meanwhile
-	rest, err := io.ReadAll(g.stdin)
-	if err != nil || !bytes.Equal(slices.Concat(first, rest), data) {
-		t.Errorf("%d bytes of %d came, %v", len(first)+len(rest), len(data), err)
-	}
-}
-
-func TestCloseStdinBeforeBegin(t *testing.T) {
-	in := makeFifo(t)
-	a, err := Open(t.Context(), Config{Stdin: in, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdin := writer(t, in)
-	say(t, stdin, "early")
-	stdin.Close()
-	a.CloseStdin()
-	g := newGuest(t, a.IO())
-	if err := a.Begin(t.Context(), g.process, nil); err != nil {
-		t.Fatal(err)
-	}
-	hearEnd(t, g.stdin, "early")
-	a.Close(virtcontainers.Exit{})
-}
-
-// A process that has closed its stdin breaks the pipe of who writes to it.
-func TestStdinThatNobodyReads(t *testing.T) {
-	in := makeFifo(t)
-	_, g, _ := attached(t, Config{Stdin: in})
-	stdin := writer(t, in)
-	g.stdin.Close()
-	for {
-		if _, err := stdin.WriteString("unread"); err != nil {
-			if !isEnd(err) {
-				t.Error(err)
-			}
-			return
-		}
-	}
-}
-
-func TestStdinFromAFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "input")
-	if err := os.WriteFile(path, []byte("all of it"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, g, _ := attached(t, Config{Stdin: path})
-	hearEnd(t, g.stdin, "all of it")
 }
 
 func TestFiles(t *testing.T) {
