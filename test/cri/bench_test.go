@@ -33,9 +33,10 @@ func BenchmarkFrontEnds(b *testing.B) {
 			measure("pod-"+handler+"-ms", func() { p = k.run(handler, config) })
 			measure("start-"+handler+"-ms", func() { c = p.start("main", "sleep 100000") })
 			measure("exec-"+handler+"-ms", func() { c.output("true") })
-			count, pss := k.overhead()
+			count, pss, shim := k.overhead()
 			figures["processes-"+handler] = append(figures["processes-"+handler], float64(count))
 			figures["pss-"+handler+"-MiB"] = append(figures["pss-"+handler+"-MiB"], pss)
+			figures["shim-pss-"+handler+"-MiB"] = append(figures["shim-pss-"+handler+"-MiB"], shim)
 			p.remove()
 		}
 	}
@@ -55,8 +56,9 @@ func BenchmarkFrontEnds(b *testing.B) {
 }
 
 // overhead counts the processes of the only pod that is neither its VMM nor its
-// file server, and adds up their proportional memory, in MiB.
-func (k *kubelet) overhead() (count int, mebibytes float64) {
+// file server, and adds up their proportional memory, in MiB; shim is what
+// containerd's shim alone has of it.
+func (k *kubelet) overhead() (count int, mebibytes, shim float64) {
 	k.t.Helper()
 	for _, p := range k.h.Processes() {
 		if !slices.ContainsFunc([]string{"containerd-shim", "kata-runtime supervisor", "kata-runtime stand-in", "kata-holder"},
@@ -70,11 +72,14 @@ func (k *kubelet) overhead() (count int, mebibytes float64) {
 				kibibytes, err := strconv.Atoi(fields[1])
 				k.must("read a process's memory", err)
 				mebibytes += float64(kibibytes) / 1024
+				if strings.Contains(p.Command, "containerd-shim") {
+					shim += float64(kibibytes) / 1024
+				}
 			}
 		}
 		count++
 	}
-	return count, mebibytes
+	return count, mebibytes, shim
 }
 
 // middle returns the median.
