@@ -101,17 +101,23 @@ func (s *service) Resume(ctx context.Context, request *taskapi.ResumeRequest) (*
 	})
 }
 
-// change does something to a task, and tells containerd.
+// change does something to a task, and tells containerd. A guest that does not answer
+// keeps nothing else waiting.
 func (s *service) change(id, topic string, do func(*pod.Container) (publishable, error)) (*emptypb.Empty, error) {
 	t, err := s.task(id)
 	if err != nil {
 		return nil, err
 	}
-	t.ordering.Lock()
-	defer t.ordering.Unlock()
+	t.switching.Lock()
+	defer t.switching.Unlock()
 	event, err := do(t.container)
 	if err != nil {
 		return nil, err
+	}
+	t.ordering.Lock()
+	defer t.ordering.Unlock()
+	if t.ended {
+		return nil, fmt.Errorf("%w: it has ended meanwhile", virtcontainers.ErrNotRunning)
 	}
 	t.publish(topic, event)
 	return &emptypb.Empty{}, nil

@@ -210,6 +210,11 @@ func (s *service) PingSandbox(_ context.Context, request *sandboxapi.PingRequest
 // ShutdownSandbox implements the Sandbox API: it releases the pod, and the shim
 // ends. containerd calls it after a CreateSandbox that has failed, too.
 func (s *service) ShutdownSandbox(ctx context.Context, request *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
+	if h, err := s.sandboxOf(request.GetSandboxID()); err == nil {
+		// Who makes or starts it waits for the guest, but not for one that has ended.
+		h.sandboxed.stopped.Store(true)
+		_ = h.pod.Stop(context.WithoutCancel(ctx)) // close says the same
+	}
 	s.booting.Lock()
 	defer s.booting.Unlock()
 	h := s.pod()

@@ -51,8 +51,12 @@ type task struct {
 	// deletion.
 	told chan struct{}
 
-	// ordering is held while something happens to the task and is told.
+	// switching is held by Pause and Resume, so that they are told in their order.
+	switching sync.Mutex
+	// ordering is held while something happens to the task and is told. It is never
+	// held for longer than a moment after the task's end.
 	ordering sync.Mutex
+	ended    bool // its end was told, guarded by ordering
 
 	mu    sync.Mutex // guards execs
 	execs map[string]*execution
@@ -188,6 +192,7 @@ func (t *task) watch() {
 	exit := t.container.Init().Exit()
 	t.ordering.Lock() // an event of its start comes before
 	defer t.ordering.Unlock()
+	t.ended = true
 	t.publish(events.TopicExit, &eventsapi.TaskExit{
 		ContainerID: t.id, ID: t.id, Pid: t.pid(), ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At),
 	})
@@ -344,7 +349,9 @@ func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
 	})
 	select {
 	case <-t.home.pod.Done(): // it was the last
-		t.home.awaitClosed() // when containerd hears of it, nothing is left
+		if t.home.sandboxed == nil { // when containerd hears of it, nothing is left
+			_ = t.service.leavePod(context.WithoutCancel(ctx), t.home) // close has logged it
+		}
 	default:
 	}
 	return uint32(exit.Code), exit.At, nil
@@ -360,6 +367,11 @@ func (t *task) kill(ctx context.Context, signal uint32, all bool) error {
 	return t.container.Signal(ctx, syscall.Signal(signal), all)
 }
 
+// resize tells the terminal's size. A task without one takes every size, as with
+// runc's shim.
 func (t *task) resize(ctx context.Context, rows, columns uint16) error {
+	if !t.request.GetTerminal() {
+		return nil
+	}
 	return t.container.Init().Resize(ctx, rows, columns)
 }
