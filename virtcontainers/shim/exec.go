@@ -139,13 +139,25 @@ func (e *execution) end(code uint32, at time.Time) {
 	close(e.told)
 }
 
-// forget ends what was never started, with its task.
+// forget ends what was never started, with its task, and lets go of the output of
+// what was.
 func (e *execution) forget() {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if !e.begun && !e.removed {
 		e.removed = true
 		e.end(killedExit, time.Now())
+	}
+	e.mu.Unlock()
+	e.releaseIO()
+}
+
+// releaseIO gives up output that waits for a reader.
+func (e *execution) releaseIO() {
+	e.mu.Lock()
+	io := e.io
+	e.mu.Unlock()
+	if io != nil {
+		io.Release()
 	}
 }
 
@@ -208,6 +220,7 @@ func (e *execution) run(ctx context.Context) error {
 	})
 	if err != nil {
 		io.Close(virtcontainers.Exit{Code: killedExit})
+		io.Release()
 		return err
 	}
 	e.sizing.Lock()
@@ -356,6 +369,7 @@ func (e *execution) remove(ctx context.Context) (uint32, time.Time, error) {
 	if again {
 		return 0, time.Time{}, e.notFound()
 	}
+	e.releaseIO()
 	e.task.mu.Lock()
 	delete(e.task.execs, e.request.GetExecID())
 	e.task.mu.Unlock()

@@ -338,9 +338,7 @@ func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
 		t.service.options.Log.Error("something is left of a container", "container", t.id, "error", err)
 	}
 	<-t.told
-	for _, e := range t.executions() {
-		e.forget()
-	}
+	t.forgetProcesses()
 	t.hooks.Poststop(context.WithoutCancel(ctx))
 	t.service.drop(t)
 	exit := t.container.Init().Exit()
@@ -355,6 +353,14 @@ func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
 	default:
 	}
 	return uint32(exit.Code), exit.At, nil
+}
+
+// forgetProcesses lets go of what is left of the processes of a task that has ended.
+func (t *task) forgetProcesses() {
+	for _, e := range t.executions() {
+		e.forget()
+	}
+	t.io.Release()
 }
 
 // isGone tells that the pod does not know the container any more.

@@ -54,19 +54,33 @@ type output struct {
 	since               time.Time     // when reading began, or draining
 }
 
-// run copies until the output's end and makes sure that it is taken.
-func (o *output) run(settle func() (context.Context, context.CancelFunc)) {
-	defer o.to.Close()
+// run copies until the output's end. waits: it is all in a fifo, and await must
+// follow.
+func (o *output) run() (waits bool) {
 	err := o.copy()
 	o.from.Close() // the container's next write fails, as on a broken pipe
 	if isEnd(err) {
 		err = nil
 	}
 	if !errors.Is(err, errNotTaken) {
-		ctx, cancel := settle()
-		defer cancel()
-		err = errors.Join(err, o.to.deliver(ctx, o.passed > 0))
+		var lost error
+		waits, lost = o.to.leave(o.passed > 0)
+		err = errors.Join(err, lost)
 	}
+	o.warn(err)
+	if !waits {
+		o.to.Close()
+	}
+	return waits
+}
+
+// await waits for a reader of what is in a fifo.
+func (o *output) await(ctx context.Context) {
+	o.warn(o.to.await(ctx))
+	o.to.Close()
+}
+
+func (o *output) warn(err error) {
 	if err != nil {
 		o.log.Warn("output of a process", "stream", o.name, "to", o.to.Name(), "error", err)
 	}

@@ -97,17 +97,17 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// Nobody waits for a reader: one that comes late gets everything, and the end.
+// Nobody waits for a reader: one that comes after the process's end gets everything,
+// and the end.
 func TestLateReader(t *testing.T) {
-	for _, text := range []string{"", "early words"} {
+	for _, text := range []string{"", "last words"} {
 		out := makeFifo(t)
-		a, g, logged := attached(t, Config{Stdout: out})
+		a, g, logged := attachedFor(t, time.Hour, Config{Stdout: out})
 		say(t, g.stdout, text)
 		g.stdout.Close()
-		done := closing(a)
-		stillWaits(t, done, 50*time.Millisecond)
+		a.Close(virtcontainers.Exit{})
 		hearEnd(t, reader(t, out), text)
-		<-done
+		a.Release()
 		if logged.String() != "" {
 			t.Error(logged)
 		}
@@ -181,6 +181,10 @@ func TestNoReader(t *testing.T) {
 			g.stdout.Close()
 		}()
 		a.Close(virtcontainers.Exit{})
+		if fits := size <= 10; fits && logged.String() != "" {
+			t.Errorf("%d bytes: logged %q", size, logged)
+		}
+		a.Release()
 		if size > 0 && !strings.Contains(logged.String(), "lost") {
 			t.Errorf("%d bytes: logged %q", size, logged)
 		}
