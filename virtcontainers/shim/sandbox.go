@@ -248,6 +248,8 @@ func (s *service) SandboxMetrics(ctx context.Context, request *sandboxapi.Sandbo
 	}
 	s.mu.Unlock()
 	slices.SortFunc(tasks, func(a, b *task) int { return strings.Compare(a.id, b.id) })
+	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	defer cancel()
 	var each []*anypb.Any
 	for _, t := range tasks {
 		data, err := t.container.Stats(ctx)

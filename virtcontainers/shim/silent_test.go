@@ -175,3 +175,32 @@ func TestAnotherPodAtOnce(t *testing.T) {
 		f.guest = sandboxtest.NewGuest()
 	}
 }
+
+// Statistics are asked of all pods of a node one after the other: a guest does not
+// have long for its answer.
+func TestStatsAreBounded(t *testing.T) {
+	f := serveSandbox(t)
+	f.start(cri.NamespaceMode_CONTAINER)
+	f.run("c2", f.member)
+	bounds := make(chan time.Duration, 2)
+	f.guest.On("StatsContainer", func(ctx context.Context, _ any) error {
+		deadline, _ := ctx.Deadline()
+		bounds <- time.Until(deadline)
+		return nil
+	})
+	_, err := f.Stats(f.ctx(), &taskapi.StatsRequest{ID: "c2"})
+	if err == nil {
+		_, err = f.SandboxMetrics(f.ctx(), &sandboxapi.SandboxMetricsRequest{SandboxID: "c1"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if bound := <-bounds; bound > 10*time.Second {
+			t.Errorf("the guest has %v", bound)
+		}
+	}
+	f.guest.Refuse("StatsContainer", status.Error(codes.DeadlineExceeded, "late"))
+	_, err = f.Stats(f.ctx(), &taskapi.StatsRequest{ID: "c2"})
+	refused(t, err, codes.Unknown, "late") // what the guest says is no code of the shim's
+}
