@@ -123,6 +123,11 @@ func (s *service) StartSandbox(ctx context.Context, request *sandboxapi.StartSan
 	}
 	s.booting.Lock()
 	defer s.booting.Unlock()
+	select {
+	case <-h.sandbox.Ended():
+		return nil, fmt.Errorf("sandbox %q: %w", h.id, virtcontainers.ErrMachineEnded)
+	default:
+	}
 	if h.sandboxed.needsPause && !h.sandboxed.paused {
 		if err := s.startPause(ctx, h); err != nil {
 			return nil, err

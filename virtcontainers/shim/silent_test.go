@@ -204,3 +204,58 @@ func TestStatsAreBounded(t *testing.T) {
 	_, err = f.Stats(f.ctx(), &taskapi.StatsRequest{ID: "c2"})
 	refused(t, err, codes.Unknown, "late") // what the guest says is no code of the shim's
 }
+
+// until returns the events up to the first of this text.
+func (f *fixture) until(last string) []string {
+	f.t.Helper()
+	timeout := time.After(patience)
+	for {
+		f.events.mu.Lock()
+		got, came := slices.Clone(f.events.got), f.events.came
+		f.events.mu.Unlock()
+		if i := slices.Index(got, last); i >= 0 {
+			return got[:i+1]
+		}
+		select {
+		case <-came:
+		case <-timeout:
+			f.t.Fatalf("no event %q in %q", last, got)
+		}
+	}
+}
+
+// A sandbox whose machine has ended does not start.
+func TestStartOfEndedSandbox(t *testing.T) {
+	f := serveSandbox(t)
+	f.start(cri.NamespaceMode_CONTAINER)
+	f.guest.Machine.Fail(errors.New("no more"))
+	if _, err := f.WaitSandbox(f.ctx(), &sandboxapi.WaitSandboxRequest{SandboxID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := f.StartSandbox(f.ctx(), &sandboxapi.StartSandboxRequest{SandboxID: "c1"})
+	refused(t, err, codes.Unavailable, "has ended")
+}
+
+// A guest that tells of lack of memory all the time is not passed on each time:
+// containerd writes every event down.
+func TestManyOOMs(t *testing.T) {
+	f := serve(t)
+	f.run("c1")
+	begin := time.Now()
+	for range 200 {
+		f.guest.OutOfMemory("c1")
+	}
+	f.guest.Exit(sandboxtest.Init("c1"), 137)
+	f.wait("c1", "", 137)
+	most := int(time.Since(begin)/time.Second) + 1
+	f.remove("c1", "")
+	ooms := 0
+	for _, event := range f.until("delete c1") {
+		if event == "oom c1" {
+			ooms++
+		}
+	}
+	if ooms == 0 || ooms > most {
+		t.Errorf("%d events", ooms)
+	}
+}

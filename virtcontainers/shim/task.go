@@ -31,6 +31,11 @@ import (
 // killedExit is the exit code of a task that was removed before it ran.
 const killedExit = 128 + 9
 
+// oomInterval is the least time between two events of a task's lack of memory. The
+// guest says how many there are, and containerd writes each down; what it concludes
+// from one it does from many.
+const oomInterval = time.Second
+
 // task is a container as containerd knows it. It is the container's pod.Keeper.
 type task struct {
 	id      string
@@ -184,8 +189,12 @@ func (t *task) watch() {
 	defer close(t.told)
 	ooms, stop := t.container.WatchOOM()
 	defer stop()
+	var told time.Time
 	for range ooms { // until its end, after the last
-		t.publish(events.TopicOOM, &eventsapi.TaskOOM{ContainerID: t.id})
+		if now := time.Now(); now.Sub(told) >= oomInterval {
+			told = now
+			t.publish(events.TopicOOM, &eventsapi.TaskOOM{ContainerID: t.id})
+		}
 	}
 	<-t.container.Finished()
 	t.awaitExecs()
