@@ -125,9 +125,13 @@ func TestResizeDuringExec(t *testing.T) {
 		return err
 	}, func() {
 		go func() { second <- resize(2) }()
-		time.Sleep(50 * time.Millisecond) // for the guest to be asked too early
-		if got := f.sizes(); !slices.Equal(got, []uint32{1}) {
-			t.Errorf("sizes %v, and the first was not taken yet", got)
+		timer := time.NewTimer(50 * time.Millisecond)
+		defer timer.Stop()
+		select {
+		case err := <-second:
+			t.Error("the second size is taken before the first")
+			second <- err
+		case <-timer.C: // it waits
 		}
 	})
 	for _, ended := range []<-chan error{started, second} {
