@@ -40,7 +40,7 @@ type Attachment struct {
 
 	exited, abandoned   chan struct{} // closed with the process's end, and by Abandon
 	closing, abandoning sync.Once
-	copying, waiting    sync.WaitGroup // goroutines that Close waits for, and those that Release ends
+	copying, passing    sync.WaitGroup // goroutines of input, and of outputs
 
 	mu      sync.Mutex // guards what follows
 	streams *virtcontainers.Streams
@@ -135,7 +135,7 @@ func (a *Attachment) openOutputs(ctx context.Context, config Config, stdout, std
 }
 
 func (a *Attachment) add(name string, to *sink) {
-	a.outputs[name] = &output{name: name, to: to, log: a.log, patience: a.patience}
+	a.outputs[name] = &output{name: name, to: to, log: a.log, patience: a.patience, settled: make(chan struct{})}
 }
 
 // IO says which streams the process is to have.
@@ -164,31 +164,30 @@ func (a *Attachment) Begin(_ context.Context, process *virtcontainers.Process, _
 	for name, conn := range map[string]net.Conn{"stdout": process.Streams.Stdout, "stderr": process.Streams.Stderr} {
 		if o := a.outputs[name]; o != nil && conn != nil {
 			o.from = conn
-			a.copying.Go(func() { a.pass(o) })
+			a.passing.Go(func() { a.pass(o) })
 		}
 	}
 	return nil
 }
 
-// pass copies an output to its end. What is in a fifo then that nobody has open
-// waits for a reader, for whom Close does not wait: the process has ended all the
-// same.
+// pass copies an output to its end, and waits for a reader of what is in a fifo then
+// that nobody has open.
 func (a *Attachment) pass(o *output) {
-	if !o.run() {
+	waits := o.run()
+	o.settle()
+	if !waits {
 		return
 	}
-	a.waiting.Go(func() {
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		a.waiting.Go(func() {
-			select {
-			case <-a.abandoned:
-				cancel()
-			case <-ctx.Done():
-			}
-		})
-		o.await(ctx)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	a.passing.Go(func() {
+		select {
+		case <-a.abandoned:
+			cancel()
+		case <-ctx.Done():
+		}
 	})
+	o.await(ctx)
 }
 
 // CloseStdin ends the process's standard input once everything has been passed on
@@ -200,9 +199,9 @@ func (a *Attachment) CloseStdin() {
 	}
 }
 
-// Close tells that the process has ended. It returns when its output was taken, is
-// all in a fifo that nobody has open, or was given up, and logging programs have
-// ended. Without Begin it only closes. Idempotent.
+// Close tells that the process has ended. It returns when its output was taken, waits
+// in a fifo that nobody has open, or was given up, and logging programs have ended.
+// Without Begin it only closes. Idempotent.
 func (a *Attachment) Close(virtcontainers.Exit) {
 	a.closing.Do(func() {
 		a.mu.Lock()
@@ -223,8 +222,10 @@ func (a *Attachment) Close(virtcontainers.Exit) {
 			o.drain()
 		}
 		a.copying.Wait()
-		if streams != nil {
-			streams.Close()
+		for _, o := range a.outputs {
+			if o.from != nil {
+				<-o.settled
+			}
 		}
 		for _, l := range a.loggers {
 			if err := l.finish(); err != nil {
@@ -260,5 +261,5 @@ func (a *Attachment) Abandon() {
 func (a *Attachment) Release() {
 	a.Abandon()
 	a.Close(virtcontainers.Exit{})
-	a.waiting.Wait()
+	a.passing.Wait()
 }

@@ -21,10 +21,11 @@
 // nothing for ten seconds loses the rest. A reader that takes its time may. Abandon
 // ends the waiting at once.
 //
-// What fits into a fifo that nobody has open holds nobody up: it stays there for a
+// A fifo that nobody has open holds nobody up: what it has room for stays there for a
 // reader, such as a containerd that is restarted, until Release, which comes with the
 // deletion of the process. runc's shim does the same.
 //
-// Goroutines: one per stream, one per logging program; Close waits for all
-// but those of fifos that nobody has open, which Release ends.
+// Goroutines: one per stream, two while output waits for a reader, one per logging
+// program. Close waits for all but those of fifos that nobody has open, and Release
+// for all.
 package stdio

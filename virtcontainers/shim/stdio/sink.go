@@ -101,6 +101,26 @@ func (s *sink) await(ctx context.Context) error {
 	return nil // nobody has come for nothing
 }
 
+// isAlone tells whether nobody else has the read end open. Nobody writes meanwhile.
+func (s *sink) isAlone() (alone bool) {
+	s.reader.Close()
+	alone = s.isDeserted()
+	// A reader that comes in between is none the worse for that.
+	reopened := -1
+	raw, err := s.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			reopened, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		})
+	}
+	if err != nil || reopened < 0 {
+		s.reader = nil // a write breaks now, as it does where nobody reads
+		return false
+	}
+	s.reader = os.NewFile(uintptr(reopened), s.Name())
+	return alone
+}
+
 // isDeserted tells whether nobody has the read end open.
 func (s *sink) isDeserted() (deserted bool) {
 	raw, err := s.SyscallConn()

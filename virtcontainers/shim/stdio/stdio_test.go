@@ -148,13 +148,11 @@ func TestReaderComesBackAfterTheEnd(t *testing.T) {
 		_, _ = g.stdout.Write(data)
 		g.stdout.Close()
 	}()
-	done := closing(a)
-	stillWaits(t, done, 50*time.Millisecond)
+	a.Close(virtcontainers.Exit{}) // nobody waits for the reader
 	got, err := io.ReadAll(reader(t, out))
 	if err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes of %d came, %v", len(got), len(data), err)
 	}
-	<-done
 }
 
 // Nobody waits for a reader who has gone, if nothing was written for him.
@@ -174,14 +172,14 @@ func TestReaderHasGone(t *testing.T) {
 func TestNoReader(t *testing.T) {
 	for _, size := range []int{0, 10, 3 << 20} {
 		out := makeFifo(t)
-		a, g, logged := attachedFor(t, short, Config{Stdout: out})
+		a, g, logged := attachedFor(t, time.Hour, Config{Stdout: out})
 		data, _ := random(size)
 		go func() {
 			_, _ = g.stdout.Write(data)
 			g.stdout.Close()
 		}()
 		a.Close(virtcontainers.Exit{})
-		if fits := size <= 10; fits && logged.String() != "" {
+		if logged.String() != "" {
 			t.Errorf("%d bytes: logged %q", size, logged)
 		}
 		a.Release()
