@@ -13,8 +13,8 @@ type Attachment interface {
 	// process for sure, with a container's first one the container: for whoever
 	// stands for the process and is gone. Close follows, also after an error.
 	Begin(ctx context.Context, process *virtcontainers.Process, kill func(context.Context) error) error
-	// Close tells how the process ended, and returns once its output is taken or
-	// given up. Idempotent.
+	// Close tells how the process ended, and returns once its output is taken, given
+	// up, or where nobody needs to wait for its being taken. Idempotent.
 	Close(exit virtcontainers.Exit)
 	// Abandon gives up output that nobody takes, so that Close returns. It may come
 	// at any time after Begin.

@@ -28,6 +28,7 @@ type Container struct {
 	gone     chan struct{}  // closed when nothing is left of it
 	running  sync.WaitGroup // its other processes, until their output is taken
 	removing sync.Mutex     // held while the container is being removed
+	dooming  sync.Once      // done with the first SIGKILL
 
 	// core and attachment are written before it is live.
 	core       *virtcontainers.Container
@@ -290,8 +291,12 @@ func (c *Container) Resume(ctx context.Context) error {
 	return c.keeper.Record(virtcontainers.StatusRunning, nil)
 }
 
-// Signal sends a signal: see virtcontainers.Container.Signal.
+// Signal sends a signal: see virtcontainers.Container.Signal. A container that SIGKILL
+// does not end loses its machine, a while later.
 func (c *Container) Signal(ctx context.Context, signal syscall.Signal, all bool) error {
+	if signal == syscall.SIGKILL {
+		c.doom()
+	}
 	return c.core.Signal(ctx, signal, all)
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/loopback"
@@ -24,7 +25,10 @@ type Options struct {
 	// KeepEmpty: the pod does not end, nor stops its machine, because no container is
 	// left that could run. Its front end stops it.
 	KeepEmpty bool
-	Log       *slog.Logger
+	// Survival is how long a container may outlive SIGKILL, after which its machine is
+	// stopped; 0: survival.
+	Survival time.Duration
+	Log      *slog.Logger
 }
 
 // Pod is one pod. Its methods may be called at the same time.

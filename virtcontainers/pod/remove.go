@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,10 @@ const (
 	// killTimeout is how long a killed container may take to end. Then its guest
 	// does not work any more, or lies.
 	killTimeout = 20 * time.Second
+	// survival is that for a container that nobody is about to remove. What it waits
+	// for may be the host's (a file server that hangs), and its end would be that of
+	// the others; callers of CRI wait for two minutes.
+	survival = time.Minute
 )
 
 // Removal tells what Remove has done.
@@ -145,6 +150,30 @@ func (p *Pod) killForSure(ctx context.Context, core *virtcontainers.Container) e
 		return err
 	}
 	return kill(ctx, core)
+}
+
+// doom sees to it that a container to which SIGKILL is sent ends, if need be with its
+// machine: callers that cannot force its removal would wait for ever.
+func (c *Container) doom() {
+	if err := c.hold(); err != nil {
+		return // it has ended
+	}
+	defer c.running.Done()
+	c.dooming.Do(func() {
+		c.pod.background.Go(func() {
+			timer := time.NewTimer(cmp.Or(c.pod.options.Survival, survival))
+			defer timer.Stop()
+			select {
+			case <-c.core.Init().Done():
+				return
+			case <-timer.C:
+			}
+			c.pod.log.Error("container survives being killed: its machine is stopped", "container", c.id)
+			if err := c.pod.sandbox.Stop(context.Background()); err != nil {
+				c.pod.log.Error("stop the machine of a container that survives", "container", c.id, "error", err)
+			}
+		})
+	})
 }
 
 // kill ends a container and waits for its end.

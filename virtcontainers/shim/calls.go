@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
@@ -101,17 +102,23 @@ func (s *service) Resume(ctx context.Context, request *taskapi.ResumeRequest) (*
 	})
 }
 
-// change does something to a task, and tells containerd.
+// change does something to a task, and tells containerd. A guest that does not answer
+// keeps nothing else waiting.
 func (s *service) change(id, topic string, do func(*pod.Container) (publishable, error)) (*emptypb.Empty, error) {
 	t, err := s.task(id)
 	if err != nil {
 		return nil, err
 	}
-	t.ordering.Lock()
-	defer t.ordering.Unlock()
+	t.switching.Lock()
+	defer t.switching.Unlock()
 	event, err := do(t.container)
 	if err != nil {
 		return nil, err
+	}
+	t.ordering.Lock()
+	defer t.ordering.Unlock()
+	if t.ended {
+		return nil, fmt.Errorf("%w: it has ended meanwhile", virtcontainers.ErrNotRunning)
 	}
 	t.publish(topic, event)
 	return &emptypb.Empty{}, nil
@@ -190,6 +197,11 @@ func (s *service) Wait(ctx context.Context, request *taskapi.WaitRequest) (*task
 	return &taskapi.WaitResponse{ExitStatus: code, ExitedAt: timestamppb.New(at)}, nil
 }
 
+// statsTimeout bounds the wait for statistics. containerd asks for those of all
+// containers of a node one after the other: a guest that does not answer must not
+// keep the node's from kubelet.
+const statsTimeout = 10 * time.Second
+
 // Stats implements the task API: those of the container's control group in the
 // guest.
 func (s *service) Stats(ctx context.Context, request *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
@@ -197,6 +209,8 @@ func (s *service) Stats(ctx context.Context, request *taskapi.StatsRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	defer cancel()
 	data, err := t.container.Stats(ctx)
 	if err != nil {
 		return nil, err

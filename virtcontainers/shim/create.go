@@ -207,6 +207,7 @@ func (t *task) make(ctx context.Context, b *bundle.Bundle, first bool) (err erro
 	if err != nil {
 		if t.io != nil { // the pod has closed it, or has not come to it
 			t.io.Close(virtcontainers.Exit{Code: killedExit})
+			t.io.Release()
 		}
 		t.hooks.Poststop(context.WithoutCancel(ctx))
 	}

@@ -26,7 +26,7 @@
 //	             └─ Kill, Delete ─────────────────────────────────▲
 //
 // Events are told in the order in which they happen: those of the first process's
-// end last, after its output was taken.
+// end last, after its output was taken, or lies in a fifo that nobody reads.
 //
 // The subpackages are leaves: bootstrap starts the process, stdio takes streams
 // to where containerd wants them, events tells containerd, rootfs mounts what a

@@ -34,8 +34,12 @@ type execution struct {
 	pid uint32
 	// told is closed when its end was told.
 	told chan struct{}
+	// settled is closed when it runs, or its start has failed.
+	settled chan struct{}
 	// starting is held by start and remove.
 	starting sync.Mutex
+	// sizing is held while the terminal's size is passed on: the last one counts.
+	sizing sync.Mutex
 
 	mu            sync.Mutex // guards what follows
 	begun         bool       // start was called
@@ -69,7 +73,9 @@ func (s *service) Exec(_ context.Context, request *taskapi.ExecProcessRequest) (
 	if status := t.container.Status(); status == virtcontainers.StatusStopped {
 		return nil, fmt.Errorf("%w: cannot exec in a container that is %s", virtcontainers.ErrNotRunning, status)
 	}
-	e := &execution{task: t, request: request, pid: holder.GuestPID(s.execs.Add(1)), told: make(chan struct{})}
+	e := &execution{
+		task: t, request: request, pid: holder.GuestPID(s.execs.Add(1)), told: make(chan struct{}), settled: make(chan struct{}),
+	}
 	if e.process, err = e.translate(); err != nil {
 		return nil, invalid(err)
 	}
@@ -114,6 +120,12 @@ func (e *execution) current() *pod.Exec {
 	return e.running
 }
 
+func (e *execution) isBegun() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.begun
+}
+
 func (e *execution) isLaunched() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -127,13 +139,25 @@ func (e *execution) end(code uint32, at time.Time) {
 	close(e.told)
 }
 
-// forget ends what was never started, with its task.
+// forget ends what was never started, with its task, and lets go of the output of
+// what was.
 func (e *execution) forget() {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if !e.begun && !e.removed {
 		e.removed = true
 		e.end(killedExit, time.Now())
+	}
+	e.mu.Unlock()
+	e.releaseIO()
+}
+
+// releaseIO gives up output that waits for a reader.
+func (e *execution) releaseIO() {
+	e.mu.Lock()
+	io := e.io
+	e.mu.Unlock()
+	if io != nil {
+		io.Release()
 	}
 }
 
@@ -149,7 +173,7 @@ func (e *execution) start(ctx context.Context) error {
 	defer e.starting.Unlock()
 	e.mu.Lock()
 	begun, removed := e.begun, e.removed
-	e.begun = true
+	e.begun = begun || !removed
 	e.mu.Unlock()
 	switch {
 	case removed:
@@ -162,6 +186,7 @@ func (e *execution) start(ctx context.Context) error {
 		e.mu.Lock()
 		e.end(unknownExit, time.Now())
 		e.mu.Unlock()
+		close(e.settled)
 	}
 	return err
 }
@@ -195,14 +220,18 @@ func (e *execution) run(ctx context.Context) error {
 	})
 	if err != nil {
 		io.Close(virtcontainers.Exit{Code: killedExit})
+		io.Release()
 		return err
 	}
+	e.sizing.Lock()
+	defer e.sizing.Unlock()
 	e.mu.Lock()
 	e.running = running
 	rows, columns := e.rows, e.columns
 	e.mu.Unlock()
 	e.task.publish(events.TopicExecStarted, &eventsapi.TaskExecStarted{ContainerID: e.task.id, ExecID: e.request.GetExecID(), Pid: e.pid})
 	e.task.service.background.Go(func() { e.watch(running) })
+	close(e.settled)
 	if rows > 0 || columns > 0 {
 		if err := running.Resize(ctx, rows, columns); err != nil {
 			log.Debug("set the terminal's size", "container", e.task.id, "error", err)
@@ -262,7 +291,15 @@ func (e *execution) hasEnded() bool {
 	}
 }
 
+// kill sends a signal. One for a process that is being started waits for that, as
+// with runc's shim: who gives up a start kills and deletes the process, which would
+// run on.
 func (e *execution) kill(ctx context.Context, signal uint32, _ bool) error {
+	if e.isBegun() {
+		if err := await(ctx, e.settled); err != nil {
+			return fmt.Errorf("wait for the process's start: %w", err)
+		}
+	}
 	running := e.current()
 	switch {
 	case running == nil && e.hasEnded():
@@ -274,6 +311,11 @@ func (e *execution) kill(ctx context.Context, signal uint32, _ bool) error {
 }
 
 func (e *execution) resize(ctx context.Context, rows, columns uint16) error {
+	if !e.request.GetTerminal() {
+		return nil
+	}
+	e.sizing.Lock()
+	defer e.sizing.Unlock()
 	e.mu.Lock()
 	running := e.running
 	if running == nil {
@@ -327,6 +369,7 @@ func (e *execution) remove(ctx context.Context) (uint32, time.Time, error) {
 	if again {
 		return 0, time.Time{}, e.notFound()
 	}
+	e.releaseIO()
 	e.task.mu.Lock()
 	delete(e.task.execs, e.request.GetExecID())
 	e.task.mu.Unlock()

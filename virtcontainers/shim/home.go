@@ -174,13 +174,6 @@ func (h *home) close(ctx context.Context) error {
 	return h.err
 }
 
-// awaitClosed waits for the end of a pod that ends with its last container.
-func (h *home) awaitClosed() {
-	if h.sandboxed == nil {
-		<-h.closed
-	}
-}
-
 // reserve writes down whose the pod is, before there is anything of it.
 func (s *service) reserve(ctx context.Context, p plan) (*store.Entry, error) {
 	states, err := store.Open(s.options.Root)

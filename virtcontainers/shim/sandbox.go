@@ -123,6 +123,11 @@ func (s *service) StartSandbox(ctx context.Context, request *sandboxapi.StartSan
 	}
 	s.booting.Lock()
 	defer s.booting.Unlock()
+	select {
+	case <-h.sandbox.Ended():
+		return nil, fmt.Errorf("sandbox %q: %w", h.id, virtcontainers.ErrMachineEnded)
+	default:
+	}
 	if h.sandboxed.needsPause && !h.sandboxed.paused {
 		if err := s.startPause(ctx, h); err != nil {
 			return nil, err
@@ -210,6 +215,11 @@ func (s *service) PingSandbox(_ context.Context, request *sandboxapi.PingRequest
 // ShutdownSandbox implements the Sandbox API: it releases the pod, and the shim
 // ends. containerd calls it after a CreateSandbox that has failed, too.
 func (s *service) ShutdownSandbox(ctx context.Context, request *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
+	if h, err := s.sandboxOf(request.GetSandboxID()); err == nil {
+		// Who makes or starts it waits for the guest, but not for one that has ended.
+		h.sandboxed.stopped.Store(true)
+		_ = h.pod.Stop(context.WithoutCancel(ctx)) // close says the same
+	}
 	s.booting.Lock()
 	defer s.booting.Unlock()
 	h := s.pod()
@@ -243,6 +253,8 @@ func (s *service) SandboxMetrics(ctx context.Context, request *sandboxapi.Sandbo
 	}
 	s.mu.Unlock()
 	slices.SortFunc(tasks, func(a, b *task) int { return strings.Compare(a.id, b.id) })
+	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	defer cancel()
 	var each []*anypb.Any
 	for _, t := range tasks {
 		data, err := t.container.Stats(ctx)

@@ -189,6 +189,7 @@ func (s *service) stop(ctx context.Context) error {
 	for _, t := range tasks {
 		if t.isCreated() {
 			<-t.told
+			t.forgetProcesses()
 			errs = append(errs, t.Release(ctx, false))
 		}
 	}

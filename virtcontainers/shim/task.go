@@ -31,6 +31,11 @@ import (
 // killedExit is the exit code of a task that was removed before it ran.
 const killedExit = 128 + 9
 
+// oomInterval is the least time between two events of a task's lack of memory. The
+// guest says how many there are, and containerd writes each down; what it concludes
+// from one it does from many.
+const oomInterval = time.Second
+
 // task is a container as containerd knows it. It is the container's pod.Keeper.
 type task struct {
 	id      string
@@ -51,8 +56,12 @@ type task struct {
 	// deletion.
 	told chan struct{}
 
-	// ordering is held while something happens to the task and is told.
+	// switching is held by Pause and Resume, so that they are told in their order.
+	switching sync.Mutex
+	// ordering is held while something happens to the task and is told. It is never
+	// held for longer than a moment after the task's end.
 	ordering sync.Mutex
+	ended    bool // its end was told, guarded by ordering
 
 	mu    sync.Mutex // guards execs
 	execs map[string]*execution
@@ -180,14 +189,19 @@ func (t *task) watch() {
 	defer close(t.told)
 	ooms, stop := t.container.WatchOOM()
 	defer stop()
+	var told time.Time
 	for range ooms { // until its end, after the last
-		t.publish(events.TopicOOM, &eventsapi.TaskOOM{ContainerID: t.id})
+		if now := time.Now(); now.Sub(told) >= oomInterval {
+			told = now
+			t.publish(events.TopicOOM, &eventsapi.TaskOOM{ContainerID: t.id})
+		}
 	}
 	<-t.container.Finished()
 	t.awaitExecs()
 	exit := t.container.Init().Exit()
 	t.ordering.Lock() // an event of its start comes before
 	defer t.ordering.Unlock()
+	t.ended = true
 	t.publish(events.TopicExit, &eventsapi.TaskExit{
 		ContainerID: t.id, ID: t.id, Pid: t.pid(), ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At),
 	})
@@ -333,9 +347,7 @@ func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
 		t.service.options.Log.Error("something is left of a container", "container", t.id, "error", err)
 	}
 	<-t.told
-	for _, e := range t.executions() {
-		e.forget()
-	}
+	t.forgetProcesses()
 	t.hooks.Poststop(context.WithoutCancel(ctx))
 	t.service.drop(t)
 	exit := t.container.Init().Exit()
@@ -344,10 +356,20 @@ func (t *task) remove(ctx context.Context) (uint32, time.Time, error) {
 	})
 	select {
 	case <-t.home.pod.Done(): // it was the last
-		t.home.awaitClosed() // when containerd hears of it, nothing is left
+		if t.home.sandboxed == nil { // when containerd hears of it, nothing is left
+			_ = t.service.leavePod(context.WithoutCancel(ctx), t.home) // close has logged it
+		}
 	default:
 	}
 	return uint32(exit.Code), exit.At, nil
+}
+
+// forgetProcesses lets go of what is left of the processes of a task that has ended.
+func (t *task) forgetProcesses() {
+	for _, e := range t.executions() {
+		e.forget()
+	}
+	t.io.Release()
 }
 
 // isGone tells that the pod does not know the container any more.
@@ -360,6 +382,11 @@ func (t *task) kill(ctx context.Context, signal uint32, all bool) error {
 	return t.container.Signal(ctx, syscall.Signal(signal), all)
 }
 
+// resize tells the terminal's size. A task without one takes every size, as with
+// runc's shim.
 func (t *task) resize(ctx context.Context, rows, columns uint16) error {
+	if !t.request.GetTerminal() {
+		return nil
+	}
 	return t.container.Init().Resize(ctx, rows, columns)
 }

@@ -40,13 +40,13 @@ type Attachment struct {
 
 	exited, abandoned   chan struct{} // closed with the process's end, and by Abandon
 	closing, abandoning sync.Once
-	copying             sync.WaitGroup
+	copying, passing    sync.WaitGroup // goroutines of input, and of outputs
 
 	mu      sync.Mutex // guards what follows
 	streams *virtcontainers.Streams
 }
 
-// Open opens what the config names. Close must follow. ctx bounds the wait for a
+// Open opens what the config names. Close must follow, and Release. ctx bounds the wait for a
 // logging program; for others there is none. An error of ErrUnsupported is the
 // caller's fault.
 func Open(ctx context.Context, config Config) (*Attachment, error) {
@@ -60,8 +60,7 @@ func open(ctx context.Context, config Config, patience time.Duration) (_ *Attach
 	}
 	defer func() {
 		if err != nil {
-			a.Abandon()
-			a.Close(virtcontainers.Exit{})
+			a.Release()
 		}
 	}()
 	stdin, err := parse(config.Stdin)
@@ -136,7 +135,7 @@ func (a *Attachment) openOutputs(ctx context.Context, config Config, stdout, std
 }
 
 func (a *Attachment) add(name string, to *sink) {
-	a.outputs[name] = &output{name: name, to: to, log: a.log, patience: a.patience}
+	a.outputs[name] = &output{name: name, to: to, log: a.log, patience: a.patience, settled: make(chan struct{})}
 }
 
 // IO says which streams the process is to have.
@@ -145,7 +144,7 @@ func (a *Attachment) IO() virtcontainers.IO {
 }
 
 // Begin copies between the process's streams, which it takes over, and what was
-// opened. It does not wait. Close must follow, also after an error.
+// opened. It does not wait. Close and Release must follow, also after an error.
 func (a *Attachment) Begin(_ context.Context, process *virtcontainers.Process, _ func(context.Context) error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -165,34 +164,30 @@ func (a *Attachment) Begin(_ context.Context, process *virtcontainers.Process, _
 	for name, conn := range map[string]net.Conn{"stdout": process.Streams.Stdout, "stderr": process.Streams.Stderr} {
 		if o := a.outputs[name]; o != nil && conn != nil {
 			o.from = conn
-			a.copying.Go(func() { o.run(a.settling) })
+			a.passing.Go(func() { a.pass(o) })
 		}
 	}
 	return nil
 }
 
-// settling returns a context for the wait for a reader after the output's end: as
-// long as the process lives, and a while longer.
-func (a *Attachment) settling() (context.Context, context.CancelFunc) {
+// pass copies an output to its end, and waits for a reader of what is in a fifo then
+// that nobody has open.
+func (a *Attachment) pass(o *output) {
+	waits := o.run()
+	o.settle()
+	if !waits {
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	a.copying.Go(func() {
-		defer cancel()
+	defer cancel()
+	a.passing.Go(func() {
 		select {
-		case <-a.exited:
 		case <-a.abandoned:
-			return
-		case <-ctx.Done():
-			return
-		}
-		timer := time.NewTimer(a.patience)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-a.abandoned:
+			cancel()
 		case <-ctx.Done():
 		}
 	})
-	return ctx, cancel
+	o.await(ctx)
 }
 
 // CloseStdin ends the process's standard input once everything has been passed on
@@ -204,9 +199,9 @@ func (a *Attachment) CloseStdin() {
 	}
 }
 
-// Close tells that the process has ended. It returns when its output was taken, or
-// given up, and logging programs have ended. Without Begin it only closes.
-// Idempotent.
+// Close tells that the process has ended. It returns when its output was taken, waits
+// in a fifo that nobody has open, or was given up, and logging programs have ended.
+// Without Begin it only closes. Idempotent.
 func (a *Attachment) Close(virtcontainers.Exit) {
 	a.closing.Do(func() {
 		a.mu.Lock()
@@ -227,8 +222,10 @@ func (a *Attachment) Close(virtcontainers.Exit) {
 			o.drain()
 		}
 		a.copying.Wait()
-		if streams != nil {
-			streams.Close()
+		for _, o := range a.outputs {
+			if o.from != nil {
+				<-o.settled
+			}
 		}
 		for _, l := range a.loggers {
 			if err := l.finish(); err != nil {
@@ -257,4 +254,12 @@ func (a *Attachment) Abandon() {
 			l.kill()
 		}
 	})
+}
+
+// Release ends what Close has left: output in a fifo for which no reader has come is
+// lost. It is for who has called Close, or an Attachment that did. Idempotent.
+func (a *Attachment) Release() {
+	a.Abandon()
+	a.Close(virtcontainers.Exit{})
+	a.passing.Wait()
 }

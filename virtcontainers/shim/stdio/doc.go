@@ -17,9 +17,15 @@
 //
 // Draining ends with the output. It is bounded on both sides: a guest that keeps a
 // stream open is waited for ten seconds in all, and may send 64 MiB, since what the
-// process has written is there when its exit is told of; and a reader that takes nothing for ten
-// seconds, or that does not come for what is left in its fifo, loses the rest. A
-// reader that takes its time may. Abandon ends the waiting at once.
+// process has written is there when its exit is told of; and a reader that takes
+// nothing for ten seconds loses the rest. A reader that takes its time may. Abandon
+// ends the waiting at once.
 //
-// Goroutines: one per stream, one per logging program; Close waits for all.
+// A fifo that nobody has open holds nobody up: what it has room for stays there for a
+// reader, such as a containerd that is restarted, until Release, which comes with the
+// deletion of the process. runc's shim does the same.
+//
+// Goroutines: one per stream, two while output waits for a reader, one per logging
+// program. Close waits for all but those of fifos that nobody has open, and Release
+// for all.
 package stdio

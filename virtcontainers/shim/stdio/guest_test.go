@@ -93,10 +93,7 @@ func attachedFor(t testing.TB, patience time.Duration, config Config) (*Attachme
 	if err := a.Begin(t.Context(), g.process, nil); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		a.Abandon()
-		a.Close(virtcontainers.Exit{})
-	})
+	t.Cleanup(a.Release)
 	return a, g, logged
 }
 

@@ -23,6 +23,9 @@ const (
 	// maxRest is more than a process can have left behind, in bytes: what is in its
 	// pipe, and on the way here.
 	maxRest = 64 << 20
+	// lookAfter is how long a fifo may take nothing after the process's end, before it
+	// is looked at whether it has a reader.
+	lookAfter = 100 * time.Millisecond
 )
 
 var (
@@ -38,6 +41,9 @@ type output struct {
 	to   *sink
 	log  *slog.Logger
 
+	settling sync.Once
+	settled  chan struct{} // closed when nobody needs to wait for it any more
+
 	// What follows belongs to the goroutine that copies.
 	from   net.Conn
 	passed uint64 // bytes that were written
@@ -48,25 +54,52 @@ type output struct {
 	// once draining.
 	patience            time.Duration
 	draining, abandoned bool
+	looked              bool          // see stuck
 	silence             time.Duration // that is left to the guest
 	rest                uint64        // bytes that have come since
 	reading             bool          // the guest is waited for
 	since               time.Time     // when reading began, or draining
 }
 
-// run copies until the output's end and makes sure that it is taken.
-func (o *output) run(settle func() (context.Context, context.CancelFunc)) {
-	defer o.to.Close()
+// run copies until the output's end. waits: it is all in a fifo, and await must
+// follow.
+func (o *output) run() (waits bool) {
 	err := o.copy()
 	o.from.Close() // the container's next write fails, as on a broken pipe
 	if isEnd(err) {
 		err = nil
 	}
-	if !errors.Is(err, errNotTaken) {
-		ctx, cancel := settle()
-		defer cancel()
-		err = errors.Join(err, o.to.deliver(ctx, o.passed > 0))
+	if !errors.Is(err, errNotTaken) || o.isSettled() {
+		var lost error
+		waits, lost = o.to.leave(o.passed > 0)
+		err = errors.Join(err, lost)
 	}
+	o.warn(err)
+	if !waits {
+		o.to.Close()
+	}
+	return waits
+}
+
+// settle lets Close return.
+func (o *output) settle() { o.settling.Do(func() { close(o.settled) }) }
+
+func (o *output) isSettled() bool {
+	select {
+	case <-o.settled:
+		return true
+	default:
+		return false
+	}
+}
+
+// await waits for a reader of what is in a fifo.
+func (o *output) await(ctx context.Context) {
+	o.warn(o.to.await(ctx))
+	o.to.Close()
+}
+
+func (o *output) warn(err error) {
 	if err != nil {
 		o.log.Warn("output of a process", "stream", o.name, "to", o.to.Name(), "error", err)
 	}
@@ -124,7 +157,7 @@ func (o *output) Write(p []byte) (int, error) {
 		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if n == 0 || !o.extend() {
+			if n == 0 && !o.stuck() || n > 0 && !o.extend() {
 				return len(p) - len(rest), errNotTaken
 			}
 		case errors.Is(err, unix.EPIPE), errors.Is(err, os.ErrClosed):
@@ -174,12 +207,33 @@ func (o *output) extend() bool {
 	return !o.abandoned
 }
 
+// stuck looks, once, whether a fifo that takes nothing more has a reader. Without one
+// the output is not waited for any more. It tells whether to go on.
+func (o *output) stuck() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.abandoned || o.looked || o.to.reader == nil {
+		return false
+	}
+	o.looked = true
+	if o.to.isAlone() {
+		o.settle()
+	}
+	o.boundWrite()
+	return true
+}
+
 // boundWrite and boundRead are called with mu held. A file that takes no deadline
 // does not keep a write waiting.
 func (o *output) boundWrite() {
-	if o.draining && !o.abandoned {
-		_ = o.to.SetWriteDeadline(time.Now().Add(o.patience))
+	if !o.draining || o.abandoned {
+		return
 	}
+	patience := o.patience
+	if !o.looked && o.to.reader != nil {
+		patience = min(patience, lookAfter)
+	}
+	_ = o.to.SetWriteDeadline(time.Now().Add(patience))
 }
 
 func (o *output) boundRead() {

@@ -59,7 +59,7 @@ func createSink(path string) (*sink, error) {
 	return &sink{File: file}, nil
 }
 
-// Close closes it, whoever may have what a fifo holds: see deliver.
+// Close closes it, whoever may have what a fifo holds: see leave.
 func (s *sink) Close() {
 	s.File.Close()
 	if s.reader != nil {
@@ -67,36 +67,58 @@ func (s *sink) Close() {
 	}
 }
 
-// deliver makes sure that what was written is in the hands of a reader, after which
-// the sink may be closed: what a fifo holds is gone when nobody has it open, and a
-// reader that comes then waits for a writer. ctx bounds the wait for one.
-func (s *sink) deliver(ctx context.Context, wrote bool) error {
+// leave comes after the last write. waits: nobody has the fifo open, and it must be
+// kept open until somebody has (await): what it holds is gone when nobody has it
+// open, and a reader that comes then waits for a writer. An error tells what is lost.
+func (s *sink) leave(wrote bool) (waits bool, err error) {
 	if s.reader == nil {
-		return nil
+		return false, nil
 	}
 	s.reader.Close()
 	if !s.isDeserted() {
-		return nil
+		return false, nil
 	}
 	left, links := s.look()
 	switch {
-	case left == 0 && (wrote || s.met):
-		return nil // there was one, who has read it, or has gone
+	case left == 0 && (wrote || s.met || links == 0):
+		return false, nil // there was one, who has read it, or has gone
 	case links == 0:
-		if left == 0 {
-			return nil
-		}
-		return fmt.Errorf("nobody can open it any more: %d bytes are lost", left)
+		return false, fmt.Errorf("nobody can open it any more: %d bytes are lost", left)
 	}
+	return true, nil
+}
+
+// await waits for a reader.
+func (s *sink) await(ctx context.Context) error {
 	// Opening it for writing waits for a reader: that is the event.
 	reader, err := fifo.OpenFifo(ctx, s.Name(), unix.O_WRONLY, 0)
-	if err != nil && left == 0 {
-		return nil // nobody has come for nothing
+	if err == nil {
+		return reader.Close()
 	}
-	if err != nil {
+	if left, _ := s.look(); left > 0 {
 		return fmt.Errorf("wait for a reader: %w: %d bytes are lost", err, left)
 	}
-	return reader.Close()
+	return nil // nobody has come for nothing
+}
+
+// isAlone tells whether nobody else has the read end open. Nobody writes meanwhile.
+func (s *sink) isAlone() (alone bool) {
+	s.reader.Close()
+	alone = s.isDeserted()
+	// A reader that comes in between is none the worse for that.
+	reopened := -1
+	raw, err := s.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			reopened, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		})
+	}
+	if err != nil || reopened < 0 {
+		s.reader = nil // a write breaks now, as it does where nobody reads
+		return false
+	}
+	s.reader = os.NewFile(uintptr(reopened), s.Name())
+	return alone
 }
 
 // isDeserted tells whether nobody has the read end open.

@@ -97,17 +97,17 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// Nobody waits for a reader: one that comes late gets everything, and the end.
+// Nobody waits for a reader: one that comes after the process's end gets everything,
+// and the end.
 func TestLateReader(t *testing.T) {
-	for _, text := range []string{"", "early words"} {
+	for _, text := range []string{"", "last words"} {
 		out := makeFifo(t)
-		a, g, logged := attached(t, Config{Stdout: out})
+		a, g, logged := attachedFor(t, time.Hour, Config{Stdout: out})
 		say(t, g.stdout, text)
 		g.stdout.Close()
-		done := closing(a)
-		stillWaits(t, done, 50*time.Millisecond)
+		a.Close(virtcontainers.Exit{})
 		hearEnd(t, reader(t, out), text)
-		<-done
+		a.Release()
 		if logged.String() != "" {
 			t.Error(logged)
 		}
@@ -148,13 +148,11 @@ func TestReaderComesBackAfterTheEnd(t *testing.T) {
 		_, _ = g.stdout.Write(data)
 		g.stdout.Close()
 	}()
-	done := closing(a)
-	stillWaits(t, done, 50*time.Millisecond)
+	a.Close(virtcontainers.Exit{}) // nobody waits for the reader
 	got, err := io.ReadAll(reader(t, out))
 	if err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes of %d came, %v", len(got), len(data), err)
 	}
-	<-done
 }
 
 // Nobody waits for a reader who has gone, if nothing was written for him.
@@ -174,13 +172,17 @@ func TestReaderHasGone(t *testing.T) {
 func TestNoReader(t *testing.T) {
 	for _, size := range []int{0, 10, 3 << 20} {
 		out := makeFifo(t)
-		a, g, logged := attachedFor(t, short, Config{Stdout: out})
+		a, g, logged := attachedFor(t, time.Hour, Config{Stdout: out})
 		data, _ := random(size)
 		go func() {
 			_, _ = g.stdout.Write(data)
 			g.stdout.Close()
 		}()
 		a.Close(virtcontainers.Exit{})
+		if logged.String() != "" {
+			t.Errorf("%d bytes: logged %q", size, logged)
+		}
+		a.Release()
 		if size > 0 && !strings.Contains(logged.String(), "lost") {
 			t.Errorf("%d bytes: logged %q", size, logged)
 		}
