@@ -38,7 +38,7 @@ func (f *fixture) erofs(name string) []*types.Mount {
 // plugged in once for the pod.
 func TestRootOnDisks(t *testing.T) {
 	f := serve(t)
-	f.guest.Machine.Slots = 3
+	f.guest.Machine.Slots, f.holders.real = 3, true
 	var made []*protocol.CreateContainerRequest
 	f.guest.On("CreateContainer", func(_ context.Context, request any) error {
 		made = append(made, request.(*protocol.CreateContainerRequest)) //nolint:forcetypeassert // the method's

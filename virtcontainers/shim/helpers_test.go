@@ -189,6 +189,7 @@ type fixture struct {
 	t       *testing.T
 	dir     string
 	guest   *sandboxtest.Guest
+	sizing  virtcontainers.SizingOptions
 	holders *holders
 	events  *containerd
 	conn    *ttrpc.Client
@@ -283,7 +284,7 @@ func (f *fixture) newSandbox(_ context.Context, spec factory.Spec) (*virtcontain
 		Machine: f.guest.Machine, Token: sandboxtest.Token, BootTimeout: time.Minute, Log: spec.Log,
 	})
 	sandbox.Boot()
-	err := sandbox.Assign(virtcontainers.Assignment{ID: spec.ID, Share: f.guest.Share})
+	err := sandbox.Assign(virtcontainers.Assignment{ID: spec.ID, Share: f.guest.Share, Sizing: f.sizing})
 	return sandbox, "none", err
 }
 

@@ -298,7 +298,7 @@ func TestSandboxRefusals(t *testing.T) {
 	_, err := f.StartSandbox(f.ctx(), &sandboxapi.StartSandboxRequest{SandboxID: "c1"})
 	refused(t, err, codes.NotFound)
 	_, err = f.UpdateSandbox(f.ctx(), &sandboxapi.UpdateSandboxRequest{SandboxID: "c1"})
-	refused(t, err, codes.Unimplemented)
+	refused(t, err, codes.NotFound)
 	for _, test := range []struct {
 		name   string
 		change func(*sandboxapi.CreateSandboxRequest)
