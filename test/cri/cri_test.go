@@ -380,23 +380,20 @@ func testUpdate(c *container, inMachine bool) {
 	if got := c.output(memoryLimit); got != "201326592\n" {
 		c.t.Errorf("the memory limit after the update is %q", got)
 	}
-	const more = 2560 // MiB, of which a machine has 2048 by default, and what its containers ask for
+	const more = 2560 // MiB, many times what the machine has
 	memory := func() int {
 		kib, err := strconv.Atoi(strings.TrimSpace(c.output("awk '/^MemFree:/ {print $2}' /proc/meminfo")))
 		c.must("read the free memory", err)
 		return kib >> 10
 	}
 	do(c.kubelet, c.UpdateContainerResources, &runtime.UpdateContainerResourcesRequest{
-		ContainerId: c.id, Linux: &runtime.LinuxContainerResources{MemoryLimitInBytes: more << 20, CpuPeriod: 100000, CpuQuota: 200000},
+		ContainerId: c.id, Linux: &runtime.LinuxContainerResources{MemoryLimitInBytes: more << 20, CpuPeriod: 100000, CpuQuota: 70000},
 	})
 	if got := c.output(memoryLimit); got != fmt.Sprintln(more<<20) {
 		c.t.Errorf("the memory limit after the machine has grown is %q", got)
 	}
 	if got := memory(); inMachine && got < more {
 		c.t.Errorf("the machine has %d MiB of free memory, and its container may use %d", got, more)
-	}
-	if got := strings.TrimSpace(c.output("nproc")); inMachine && got != "3" { // one, and what the container asks for
-		c.t.Errorf("the machine has %s processors", got)
 	}
 }
 
