@@ -381,20 +381,23 @@ func testUpdate(c *container, inMachine bool) {
 		c.t.Errorf("the memory limit after the update is %q", got)
 	}
 	const more = 2560 // MiB, many times what the machine has
-	memory := func() int {
-		kib, err := strconv.Atoi(strings.TrimSpace(c.output("awk '/^MemFree:/ {print $2}' /proc/meminfo")))
-		c.must("read the free memory", err)
-		return kib >> 10
-	}
 	do(c.kubelet, c.UpdateContainerResources, &runtime.UpdateContainerResourcesRequest{
 		ContainerId: c.id, Linux: &runtime.LinuxContainerResources{MemoryLimitInBytes: more << 20, CpuPeriod: 100000, CpuQuota: 70000},
 	})
 	if got := c.output(memoryLimit); got != fmt.Sprintln(more<<20) {
 		c.t.Errorf("the memory limit after the machine has grown is %q", got)
 	}
-	if got := memory(); inMachine && got < more {
+	if got := c.freeMemory(); inMachine && got < more {
 		c.t.Errorf("the machine has %d MiB of free memory, and its container may use %d", got, more)
 	}
+}
+
+// freeMemory is how much memory the kernel has that the container sees, in MiB.
+func (c *container) freeMemory() int {
+	c.t.Helper()
+	kib, err := strconv.Atoi(strings.TrimSpace(c.output("awk '/^MemFree:/ {print $2}' /proc/meminfo")))
+	c.must("read the free memory", err)
+	return kib >> 10
 }
 
 // testForward reaches a server through kubelet's port-forward.
