@@ -89,7 +89,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 	c := &Container{id: options.ID, shareName: cmp.Or(options.ShareName, options.ID), sandbox: s, status: StatusCreating, startBound: startBound(options.Spec)}
 	if err := s.add(c); err != nil {
 		closeTrees(options.Mounts)
-		options.Root.close()
+		options.Root.Close()
 		return nil, err
 	}
 	if err := s.create(ctx, c, options); err != nil {
@@ -103,7 +103,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	reserved := false
 	defer func() {
 		if !reserved {
-			options.Root.close()
+			options.Root.Close()
 		}
 	}()
 	if s.life.Err() != nil { // nothing is shared with a machine that is gone

@@ -22,8 +22,8 @@ type Root struct {
 	Storages func(serials []string) []*protocol.Storage
 }
 
-// close lets go of images that were not taken over.
-func (r *Root) close() {
+// Close lets go of images that were not taken over. It may be called on nil.
+func (r *Root) Close() {
 	if r != nil {
 		device.CloseImages(r.Images)
 	}

@@ -11,7 +11,6 @@ import (
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/network"
 )
 
@@ -150,9 +149,7 @@ func (r *Request) release() {
 	for _, mount := range r.Options.Mounts {
 		closeFile(mount.Tree)
 	}
-	if r.Options.Root != nil {
-		device.CloseImages(r.Options.Root.Images)
-	}
+	r.Options.Root.Close()
 	if r.Network != nil {
 		_ = r.Network.Close() // a descriptor
 	}

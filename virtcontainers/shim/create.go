@@ -277,8 +277,8 @@ func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (_ 
 		if err != nil && joined != nil {
 			err = errors.Join(err, joined.Close())
 		}
-		if err != nil && root != nil {
-			device.CloseImages(root.Images)
+		if err != nil {
+			root.Close()
 		}
 	}()
 	if first {

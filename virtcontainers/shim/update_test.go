@@ -71,7 +71,9 @@ func TestUpdateSandbox(t *testing.T) {
 	f.sized()
 	f.start(cri.NamespaceMode_CONTAINER)
 	for _, request := range []*sandboxapi.UpdateSandboxRequest{
-		{SandboxID: "c1"}, {SandboxID: "c1", Fields: []string{"labels"}, Sandbox: &types.Sandbox{}}, resized(t, nil),
+		{SandboxID: "c1"},
+		{SandboxID: "c1", Fields: []string{"labels"}, Sandbox: &types.Sandbox{}},
+		resized(t, nil),
 		resized(t, &cri.LinuxContainerResources{CpuShares: 2}),
 	} {
 		if _, err := f.UpdateSandbox(f.ctx(), request); err != nil {

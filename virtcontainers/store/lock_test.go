@@ -7,7 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time")
+	"time"
+)
 
 func TestDirectoryThatIsLockedForLong(t *testing.T) {
 	dir := t.TempDir()
