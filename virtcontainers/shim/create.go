@@ -33,7 +33,7 @@ import (
 // the pod.
 func (s *service) Create(ctx context.Context, request *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if request.GetCheckpoint() != "" || request.GetParentCheckpoint() != "" {
-		return nil, errNoCheckpoint
+		return nil, errNoRestore
 	}
 	if err := oci.ValidateID(request.GetID()); err != nil {
 		return nil, invalid(err)
@@ -147,7 +147,9 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 	return true, nil
 }
 
-// prepare prepares the bundle. What is wrong with it is the caller's.
+// prepare prepares the bundle. What is wrong with it is the caller's; so is what a
+// container in a VM cannot have: from a Create that is "not implemented" containerd
+// concludes that the shim is of an older version, and calls it again.
 func (t *task) prepare(b *bundle.Bundle, options bundle.Options) error {
 	seen := false
 	err := t.seeing(func() error {

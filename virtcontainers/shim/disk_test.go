@@ -96,7 +96,7 @@ func TestRootOnDisksFails(t *testing.T) {
 	}{
 		"snapshot is gone":  {func(f *fixture, m []*types.Mount) { m[1].Source = f.path("gone") }, codes.NotFound, []string{"root file system", "gone"}},
 		"no disk":           {func(f *fixture, m []*types.Mount) { m[1].Source = f.dir }, codes.InvalidArgument, []string{"neither a block device"}},
-		"no writable disk":  {func(_ *fixture, m []*types.Mount) { m[2].Options[3] = "upperdir=/fs" }, codes.Unimplemented, []string{"default_size"}},
+		"no writable disk":  {func(_ *fixture, m []*types.Mount) { m[2].Options[3] = "upperdir=/fs" }, codes.InvalidArgument, []string{"default_size"}},
 		"no room":           {func(f *fixture, _ []*types.Mount) { f.guest.Machine.Slots = 1 }, codes.Unknown, []string{"plug in image file"}},
 		"the guest refuses": {func(f *fixture, _ []*types.Mount) { f.guest.Refuse("CreateContainer", errors.New("no erofs")) }, codes.Unknown, []string{"no erofs"}},
 	} {

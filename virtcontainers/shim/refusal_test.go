@@ -55,7 +55,7 @@ func TestPodRefusals(t *testing.T) {
 		}, codes.InvalidArgument, "host_network"},
 		"a device of the host": {same, func(spec *specs.Spec) {
 			spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/nvidia0", Type: "c", Major: 195}}
-		}, codes.Unimplemented, "195:0"},
+		}, codes.InvalidArgument, "195:0"},
 		"a bind mount of nothing": {same, func(spec *specs.Spec) {
 			spec.Mounts = []specs.Mount{{Destination: "/x", Type: "bind", Source: "/nowhere", Options: []string{"bind"}}}
 		}, codes.InvalidArgument, "/nowhere"},

@@ -314,7 +314,7 @@ func TestSandboxRefusals(t *testing.T) {
 		{"no network", func(r *sandboxapi.CreateSandboxRequest) { r.NetnsPath = "/nowhere" }, codes.InvalidArgument, "/nowhere"},
 		{"the host's processes", func(r *sandboxapi.CreateSandboxRequest) {
 			r.Options = f.sandbox(cri.NamespaceMode_NODE).GetOptions()
-		}, codes.Unimplemented, "hostPID"},
+		}, codes.InvalidArgument, "hostPID"},
 	} {
 		request := f.sandbox(cri.NamespaceMode_CONTAINER)
 		test.change(request)

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/oci"
 )
 
 // Encode returns err as a service returns it to containerd; nil for nil.
@@ -53,8 +52,6 @@ func code(err error) codes.Code {
 		// containerd goes on without the answer, and does not forget the task:
 		// its end is told by an event.
 		return codes.Unavailable
-	case errors.Is(err, oci.ErrUnsupported):
-		return codes.Unimplemented
 	case errors.Is(err, context.DeadlineExceeded):
 		return codes.DeadlineExceeded
 	case errors.Is(err, context.Canceled):

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"kata-runtime/virtcontainers"
-	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/shim/taskerror"
 )
 
@@ -49,8 +48,6 @@ func TestOverTTRPC(t *testing.T) {
 		{fmt.Errorf("read: %w", context.Canceled), context.Canceled, context.Canceled},
 		{fmt.Errorf("options: %w", errdefs.ErrInvalidArgument), errdefs.ErrInvalidArgument, errdefs.ErrInvalidArgument},
 		{fmt.Errorf("exec e1: %w", errdefs.ErrNotImplemented), errdefs.ErrNotImplemented, errdefs.ErrNotImplemented},
-		// What is wrong in a specification, and what a VM cannot have.
-		{fmt.Errorf("%w: linux.x is %w", errdefs.ErrInvalidArgument, oci.ErrUnsupported), errdefs.ErrNotImplemented, errdefs.ErrNotImplemented},
 		{errors.New("something else"), nil, nil},
 		// What the guest calls its error does not count.
 		{fmt.Errorf("signal the process: %w", status.Error(codes.NotFound, "no such thing")), nil, nil},
