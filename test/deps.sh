@@ -15,7 +15,7 @@ for group in "$@"; do
     kernel) packages+=(flex bison bc libelf-dev perl-base) ;;
     # What tests and benchmarks compare with, and the callers that tests drive.
     test) packages+=(runc podman dbus-daemon netavark aardvark-dns conmon containerd containernetworking-plugins docker.io iptables passt
-      iperf3 mmdebstrap) ;;
+      iperf3 mmdebstrap e2fsprogs erofs-utils) ;;
     # To build the disk of the lab, of more of Debian's packages.
     lab) packages+=(mmdebstrap e2fsprogs qemu-system-x86) ;;
     *) echo "deps.sh: no group $group" >&2; exit 2 ;;

@@ -49,7 +49,10 @@ type ContainerOptions struct {
 	ShareName string
 	// Mounts are attached to the share; their trees are closed in any case.
 	Mounts []share.Mount
-	// Storages are mounted in the guest.
+	// Root is the root file system, if it is not among Mounts; its images are
+	// closed in any case.
+	Root *Root
+	// Storages are mounted in the guest, after the root's.
 	Storages []*protocol.Storage
 	// Devices are block devices of the host, which Spec names by their numbers.
 	Devices []device.Block
@@ -86,6 +89,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 	c := &Container{id: options.ID, shareName: cmp.Or(options.ShareName, options.ID), sandbox: s, status: StatusCreating, startBound: startBound(options.Spec)}
 	if err := s.add(c); err != nil {
 		closeTrees(options.Mounts)
+		options.Root.Close()
 		return nil, err
 	}
 	if err := s.create(ctx, c, options); err != nil {
@@ -96,6 +100,12 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 }
 
 func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOptions) (err error) {
+	reserved := false
+	defer func() {
+		if !reserved {
+			options.Root.Close()
+		}
+	}()
 	if s.life.Err() != nil { // nothing is shared with a machine that is gone
 		closeTrees(options.Mounts)
 		return s.callFailure(StagePrepare, ErrMachineEnded)
@@ -146,7 +156,8 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 	if err != nil {
 		return s.callFailure(StageCreateContainer, err)
 	}
-	disks, err := s.plugIn(ctx, c.id, options.Devices)
+	reserved = true // unplug closes what is not plugged in
+	disks, storages, err := s.plugIn(ctx, c.id, options.Devices, options.Root)
 	if err != nil {
 		return s.callFailure(StageCreateContainer, err)
 	}
@@ -161,7 +172,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		Stdin:        options.IO.Stdin,
 		Stdout:       options.IO.Stdout,
 		Stderr:       options.IO.Stderr,
-		Storages:     options.Storages,
+		Storages:     slices.Concat(storages, options.Storages),
 		BlockDevices: disks,
 		SocketBinds:  c.sockets.Binds(),
 	})

@@ -2,6 +2,7 @@ package virtcontainers
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"kata-runtime/guest/protocol"
@@ -12,18 +13,53 @@ import (
 // let go of its disks. A guest that keeps them hurts nobody but itself.
 const unplugTimeout = 10 * time.Second
 
-// plugIn gives the machine what devices a container needs.
-func (s *Sandbox) plugIn(ctx context.Context, container string, blocks []device.Block) ([]*protocol.BlockDevice, error) {
-	s.devices.Reserve(container, blocks)
+// Root is a container's root file system that the guest mounts from disks, in the
+// place of one in the share.
+type Root struct {
+	// Images are the disks, which the sandbox takes over.
+	Images []device.Image
+	// Storages are what the guest mounts, in order, when the disks have these serials.
+	Storages func(serials []string) []*protocol.Storage
+}
+
+// Close lets go of images that were not taken over. It may be called on nil.
+func (r *Root) Close() {
+	if r != nil {
+		device.CloseImages(r.Images)
+	}
+}
+
+// plugIn gives the machine what devices a container needs, and its root's disks.
+// storages are the root's.
+func (s *Sandbox) plugIn(ctx context.Context, container string, blocks []device.Block, root *Root) (
+	devices []*protocol.BlockDevice, storages []*protocol.Storage, err error,
+) {
+	var images []device.Image
+	if root != nil {
+		images = root.Images
+	}
+	s.devices.Reserve(container, blocks, images...)
 	disks, err := s.devices.MapToGuest(ctx, container)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	result := make([]*protocol.BlockDevice, len(disks))
-	for i, d := range disks {
-		result[i] = &protocol.BlockDevice{Serial: d.Serial, HostMajor: int64(d.Major), HostMinor: int64(d.Minor)}
+	serials := make(map[device.Block]string, len(disks))
+	for _, d := range disks {
+		serials[d.Block] = d.Serial
 	}
-	return result, nil
+	for _, d := range disks {
+		if slices.Contains(blocks, d.Block) {
+			devices = append(devices, &protocol.BlockDevice{Serial: d.Serial, HostMajor: int64(d.Major), HostMinor: int64(d.Minor)})
+		}
+	}
+	if root == nil {
+		return devices, nil, nil
+	}
+	own := make([]string, len(images))
+	for i, image := range images {
+		own[i] = serials[image.Block]
+	}
+	return devices, root.Storages(own), nil
 }
 
 // unplug takes back what no other container needs. What the guest keeps goes

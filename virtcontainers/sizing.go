@@ -24,9 +24,11 @@ type SizingOptions struct {
 	Sandbox sizing.Demand
 	// Static: the machine keeps the size that it started with.
 	Static bool
-	// BeforeGrowth is told what the machine is about to get, and what is asked
-	// for; nil: nobody wants to know.
-	BeforeGrowth func(hypervisor.Size, sizing.Demand) error
+	// LimitHost is told what the machine has, or is about to get, and what is asked
+	// for, when one of the two changes; nil: nobody wants to know. Demand is what it
+	// was told before.
+	LimitHost func(hypervisor.Size, sizing.Demand) error
+	Demand    sizing.Demand
 }
 
 // sizer keeps what each container asks for.
@@ -73,6 +75,26 @@ func (s *Sandbox) growFor(ctx context.Context, container string, resources *spec
 	return nil
 }
 
+// Announce replaces what the pod has announced for all of its containers together.
+// The machine grows with it, and never shrinks; the limits on the host follow.
+func (s *Sandbox) Announce(ctx context.Context, demand sizing.Demand) error {
+	if err := s.Ready(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := s.call(ctx)
+	defer cancel()
+	s.sizer.mu.Lock()
+	defer s.sizer.mu.Unlock()
+	previous := s.sizer.options.Sandbox
+	s.sizer.options.Sandbox = demand
+	if err := s.grow(ctx); err != nil {
+		s.sizer.options.Sandbox = previous
+		return fmt.Errorf("change the pod's resources: %w", err)
+	}
+	s.pin() // there may be new vCPUs
+	return nil
+}
+
 // resourcesOf returns what was noted by growFor.
 func (s *Sandbox) resourcesOf(container string) *specs.LinuxResources {
 	s.sizer.mu.Lock()
@@ -97,19 +119,24 @@ func (s *Sandbox) grow(ctx context.Context) error {
 	for _, resources := range s.sizer.resources {
 		sum = sum.Plus(sizing.Of(resources))
 	}
-	want, capped := s.sizer.options.Policy.Size(sum.Max(s.sizer.options.Sandbox))
+	demand := sum.Max(s.sizer.options.Sandbox)
+	want, capped := s.sizer.options.Policy.Size(demand)
 	if capped {
 		s.log.Warn("the containers' limits are more than the machine may have", "vcpus", want.VCPUs, "memory_mib", want.MemoryMiB,
-			"wanted_millicpus", sum.MilliCPUs, "wanted_memory_bytes", sum.MemoryBytes)
+			"wanted_millicpus", demand.MilliCPUs, "wanted_memory_bytes", demand.MemoryBytes)
 	}
 	now := s.options.Machine.Info().Size
-	if want.VCPUs <= now.VCPUs && want.MemoryMiB <= now.MemoryMiB {
-		return nil
-	}
-	if s.sizer.options.BeforeGrowth != nil {
-		if err := s.sizer.options.BeforeGrowth(want, sum); err != nil {
+	grows := want.VCPUs > now.VCPUs || want.MemoryMiB > now.MemoryMiB
+	if s.sizer.options.LimitHost != nil && (grows || demand != s.sizer.options.Demand) {
+		// Before: the VMM needs the memory at once.
+		size := hypervisor.Size{VCPUs: max(want.VCPUs, now.VCPUs), MemoryMiB: max(want.MemoryMiB, now.MemoryMiB)}
+		if err := s.sizer.options.LimitHost(size, demand); err != nil {
 			return err
 		}
+		s.sizer.options.Demand = demand
+	}
+	if !grows {
+		return nil
 	}
 	got, err := s.options.Machine.Resize(ctx, want)
 	if errors.Is(err, hypervisor.ErrUnsupported) {

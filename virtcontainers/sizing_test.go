@@ -80,6 +80,73 @@ func TestTheMachineGrowsWithItsContainers(t *testing.T) {
 	check("more than there is", hypervisor.Size{VCPUs: 6, MemoryMiB: 8192})
 }
 
+// The limits on the host are those of what is asked for: in time for what grows, and
+// also when nothing does.
+func TestTheHostsLimitsFollow(t *testing.T) {
+	guest := sandboxtest.NewGuest()
+	type limit struct {
+		Size   hypervisor.Size
+		Demand sizing.Demand
+	}
+	var told []limit
+	var refusal error
+	sandbox := sizedSandbox(t, guest, virtcontainers.SizingOptions{
+		Demand: sizing.Demand{MilliCPUs: 500}, Sandbox: sizing.Demand{MilliCPUs: 500},
+		LimitHost: func(size hypervisor.Size, demand sizing.Demand) error {
+			if guest.Machine.Info().Size.MemoryMiB > size.MemoryMiB {
+				t.Errorf("the limit for %+v comes late", size)
+			}
+			told = append(told, limit{size, demand})
+			return refusal
+		},
+	})
+	check := func(what string, want ...limit) {
+		t.Helper()
+		if diff := cmp.Diff(want, told); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+		told = nil
+	}
+	one, err := sandbox.CreateContainer(t.Context(), virtcontainers.ContainerOptions{ID: "one", Spec: limitedSpec(t, 2, 100)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	grown := hypervisor.Size{VCPUs: 3, MemoryMiB: 2148}
+	check("a container", limit{grown, sizing.Demand{MilliCPUs: 2000, MemoryBytes: 100 * mib}})
+	update := func(text string) error { return one.Update(t.Context(), []byte(text)) }
+	if err := update(`{"cpu":{"quota":100000}}`); err != nil {
+		t.Error(err)
+	}
+	check("less", limit{grown, sizing.Demand{MilliCPUs: 1000, MemoryBytes: 100 * mib}})
+	if err := update(`{"cpu":{"shares":2}}`); err != nil {
+		t.Error(err)
+	}
+	check("the same")
+	if err := update(`{"cpu":{"quota":-1},"memory":{"limit":-1}}`); err != nil {
+		t.Error(err)
+	}
+	check("no limit", limit{grown, sizing.Demand{MilliCPUs: 500}})
+
+	demand := sizing.Demand{MilliCPUs: 3500, MemoryBytes: 1024 * mib}
+	refusal = errors.New("no such control group")
+	if err := sandbox.Announce(t.Context(), demand); !errors.Is(err, refusal) || guest.Machine.Info().Size != grown {
+		t.Errorf("%v, the machine has %+v", err, guest.Machine.Info().Size)
+	}
+	refusal, told = nil, nil
+	if err := sandbox.Announce(t.Context(), demand); err != nil {
+		t.Fatal(err)
+	}
+	larger := hypervisor.Size{VCPUs: 5, MemoryMiB: 3072}
+	check("the pod's", limit{larger, demand})
+	if got := guest.Machine.Info().Size; got != larger {
+		t.Errorf("the machine has %+v, want %+v", got, larger)
+	}
+	if err := sandbox.Announce(t.Context(), sizing.Demand{}); err != nil {
+		t.Fatal(err)
+	}
+	check("the pod's no more", limit{larger, sizing.Demand{}})
+}
+
 func TestAStaticMachineKeepsItsSize(t *testing.T) {
 	guest := sandboxtest.NewGuest()
 	sandbox := sizedSandbox(t, guest, virtcontainers.SizingOptions{Static: true})

@@ -40,7 +40,7 @@ func awaitDisks(ctx context.Context, disks []*protocol.BlockDevice) (diskNumbers
 	}
 	numbers := make(diskNumbers, len(disks))
 	for _, disk := range disks {
-		numbers[hotplug.Number{Major: disk.GetHostMajor(), Minor: disk.GetHostMinor()}] = found[disk.GetSerial()]
+		numbers[hotplug.Number{Major: disk.GetHostMajor(), Minor: disk.GetHostMinor()}] = found[disk.GetSerial()].Number
 	}
 	return numbers, nil
 }

@@ -12,13 +12,19 @@ import (
 // Number is a device's, as the kernel knows it.
 type Number struct{ Major, Minor int64 }
 
-// AwaitDisks returns the numbers of the disks with these serials, once all of
-// them are there.
-func AwaitDisks(ctx context.Context, serials []string) (map[string]Number, error) {
+// Disk is a disk of the guest's.
+type Disk struct {
+	Number
+
+	Name string // its node's, in /dev
+}
+
+// AwaitDisks returns the disks with these serials, once all of them are there.
+func AwaitDisks(ctx context.Context, serials []string) (map[string]Disk, error) {
 	if len(serials) == 0 {
 		return nil, nil
 	}
-	var disks map[string]Number
+	var disks map[string]Disk
 	missing := serials[0]
 	err := await(ctx, func() (bool, error) {
 		var err error
@@ -26,7 +32,12 @@ func AwaitDisks(ctx context.Context, serials []string) (map[string]Number, error
 			return false, err
 		}
 		for _, serial := range serials {
-			if _, ok := disks[serial]; !ok {
+			disk, ok := disks[serial]
+			if ok { // the node comes after the rest, and before the event
+				_, err := os.Stat(filepath.Join("/dev", disk.Name))
+				ok = err == nil
+			}
+			if !ok {
 				missing = serial
 				return false, nil
 			}
@@ -40,12 +51,12 @@ func AwaitDisks(ctx context.Context, serials []string) (map[string]Number, error
 }
 
 // findDisks returns the virtio disks below dir by their serials.
-func findDisks(dir string) (map[string]Number, error) {
+func findDisks(dir string) (map[string]Disk, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list disks: %w", err)
 	}
-	disks := make(map[string]Number)
+	disks := make(map[string]Disk)
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), "vd") {
 			continue
@@ -57,7 +68,7 @@ func findDisks(dir string) (map[string]Number, error) {
 		if err != nil {
 			return nil, fmt.Errorf("disk %s: %w", entry.Name(), err)
 		}
-		disks[serial] = number
+		disks[serial] = Disk{Number: number, Name: entry.Name()}
 	}
 	return disks, nil
 }

@@ -34,7 +34,7 @@ func TestFindDisks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]Number{"disk-1": {254, 0}, "disk-2": {254, 16}}
+	want := map[string]Disk{"disk-1": {Number{254, 0}, "vda"}, "disk-2": {Number{254, 16}, "vdb"}}
 	if !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}

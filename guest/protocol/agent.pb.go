@@ -568,20 +568,32 @@ func (x *SetClockRequest) GetUnixNanos() int64 {
 // Storage is a file system that is mounted in the guest before the container
 // and unmounted after it, or after the last container that has it.
 type Storage struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Driver     string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"` // "tmpfs", "block", or "directory": what is below path in the directory source
-	Source     string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	Fstype     string                 `protobuf:"bytes,3,opt,name=fstype,proto3" json:"fstype,omitempty"`
-	Options    []string               `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
-	MountPoint string                 `protobuf:"bytes,5,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "tmpfs"; "disk": a disk that the host has plugged in; "overlay": of what other
+	// storages have mounted; or "directory": what is below path in the directory
+	// source.
+	Driver     string   `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
+	Source     string   `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // of a disk its serial
+	Fstype     string   `protobuf:"bytes,3,opt,name=fstype,proto3" json:"fstype,omitempty"`
+	Options    []string `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
+	MountPoint string   `protobuf:"bytes,5,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
 	// Several containers of the pod may have it, named by its mount point: the
 	// first one's request mounts it.
 	Shared bool `protobuf:"varint,40,opt,name=shared,proto3" json:"shared,omitempty"`
 	Keep   bool `protobuf:"varint,41,opt,name=keep,proto3" json:"keep,omitempty"` // a shared one stays until the guest's end
 	// A directory of the share, there for the time of the request: the file system
 	// begins as a copy of it. Empty: it begins empty.
-	CopyFrom      string `protobuf:"bytes,50,opt,name=copy_from,json=copyFrom,proto3" json:"copy_from,omitempty"`
-	Path          string `protobuf:"bytes,51,opt,name=path,proto3" json:"path,omitempty"` // directories on the way, and at the end, are made
+	CopyFrom string `protobuf:"bytes,50,opt,name=copy_from,json=copyFrom,proto3" json:"copy_from,omitempty"`
+	Path     string `protobuf:"bytes,51,opt,name=path,proto3" json:"path,omitempty"` // directories on the way, and at the end, are made
+	// The serials of the further disks that a disk's file system lies on, in its
+	// order.
+	FurtherDisks []string `protobuf:"bytes,160,rep,name=further_disks,json=furtherDisks,proto3" json:"further_disks,omitempty"`
+	// Made on a disk where they are not there. Their parents are.
+	Directories []*StorageDirectory `protobuf:"bytes,161,rep,name=directories,proto3" json:"directories,omitempty"`
+	// Of an overlay, the lower ones from the top. Without upper it is read-only.
+	Lower         []*StoragePlace `protobuf:"bytes,162,rep,name=lower,proto3" json:"lower,omitempty"`
+	Upper         *StoragePlace   `protobuf:"bytes,163,opt,name=upper,proto3" json:"upper,omitempty"`
+	Work          *StoragePlace   `protobuf:"bytes,164,opt,name=work,proto3" json:"work,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -679,6 +691,164 @@ func (x *Storage) GetPath() string {
 	return ""
 }
 
+func (x *Storage) GetFurtherDisks() []string {
+	if x != nil {
+		return x.FurtherDisks
+	}
+	return nil
+}
+
+func (x *Storage) GetDirectories() []*StorageDirectory {
+	if x != nil {
+		return x.Directories
+	}
+	return nil
+}
+
+func (x *Storage) GetLower() []*StoragePlace {
+	if x != nil {
+		return x.Lower
+	}
+	return nil
+}
+
+func (x *Storage) GetUpper() *StoragePlace {
+	if x != nil {
+		return x.Upper
+	}
+	return nil
+}
+
+func (x *Storage) GetWork() *StoragePlace {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
+// StorageDirectory is a directory in a file system.
+type StorageDirectory struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"` // permission bits
+	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageDirectory) Reset() {
+	*x = StorageDirectory{}
+	mi := &file_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageDirectory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageDirectory) ProtoMessage() {}
+
+func (x *StorageDirectory) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageDirectory.ProtoReflect.Descriptor instead.
+func (*StorageDirectory) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *StorageDirectory) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *StorageDirectory) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *StorageDirectory) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *StorageDirectory) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+// StoragePlace is a directory in what an earlier storage has mounted. No link in
+// it leads out of that.
+type StoragePlace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MountPoint    string                 `protobuf:"bytes,1,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"` // empty: the whole
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoragePlace) Reset() {
+	*x = StoragePlace{}
+	mi := &file_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoragePlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoragePlace) ProtoMessage() {}
+
+func (x *StoragePlace) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoragePlace.ProtoReflect.Descriptor instead.
+func (*StoragePlace) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *StoragePlace) GetMountPoint() string {
+	if x != nil {
+		return x.MountPoint
+	}
+	return ""
+}
+
+func (x *StoragePlace) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 type CreateContainerRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -702,7 +872,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +884,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +897,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateContainerRequest) GetContainerId() string {
@@ -805,7 +975,7 @@ type BlockDevice struct {
 
 func (x *BlockDevice) Reset() {
 	*x = BlockDevice{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +987,7 @@ func (x *BlockDevice) String() string {
 func (*BlockDevice) ProtoMessage() {}
 
 func (x *BlockDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +1000,7 @@ func (x *BlockDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
 func (*BlockDevice) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BlockDevice) GetSerial() string {
@@ -864,7 +1034,7 @@ type OnlineResourcesRequest struct {
 
 func (x *OnlineResourcesRequest) Reset() {
 	*x = OnlineResourcesRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1046,7 @@ func (x *OnlineResourcesRequest) String() string {
 func (*OnlineResourcesRequest) ProtoMessage() {}
 
 func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1059,7 @@ func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineResourcesRequest.ProtoReflect.Descriptor instead.
 func (*OnlineResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OnlineResourcesRequest) GetVcpus() uint32 {
@@ -915,7 +1085,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1097,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1110,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -960,7 +1130,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1142,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1155,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -1011,7 +1181,7 @@ type StatsContainerResponse struct {
 
 func (x *StatsContainerResponse) Reset() {
 	*x = StatsContainerResponse{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1193,7 @@ func (x *StatsContainerResponse) String() string {
 func (*StatsContainerResponse) ProtoMessage() {}
 
 func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1206,7 @@ func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsContainerResponse.ProtoReflect.Descriptor instead.
 func (*StatsContainerResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StatsContainerResponse) GetStatsJson() []byte {
@@ -1059,7 +1229,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1241,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1254,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -1131,7 +1301,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1313,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1326,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -1181,7 +1351,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1363,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1376,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -1269,7 +1439,7 @@ type ProcessRequest struct {
 
 func (x *ProcessRequest) Reset() {
 	*x = ProcessRequest{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1451,7 @@ func (x *ProcessRequest) String() string {
 func (*ProcessRequest) ProtoMessage() {}
 
 func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1464,7 @@ func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessRequest.ProtoReflect.Descriptor instead.
 func (*ProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProcessRequest) GetContainerId() string {
@@ -1323,7 +1493,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1505,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1518,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SignalProcessRequest) GetContainerId() string {
@@ -1394,7 +1564,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1576,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1589,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WaitProcessResponse) GetExitCode() uint32 {
@@ -1469,7 +1639,7 @@ type ResizeTerminalRequest struct {
 
 func (x *ResizeTerminalRequest) Reset() {
 	*x = ResizeTerminalRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1651,7 @@ func (x *ResizeTerminalRequest) String() string {
 func (*ResizeTerminalRequest) ProtoMessage() {}
 
 func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1664,7 @@ func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResizeTerminalRequest) GetContainerId() string {
@@ -1534,7 +1704,7 @@ type OOMEvent struct {
 
 func (x *OOMEvent) Reset() {
 	*x = OOMEvent{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1716,7 @@ func (x *OOMEvent) String() string {
 func (*OOMEvent) ProtoMessage() {}
 
 func (x *OOMEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1729,7 @@ func (x *OOMEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OOMEvent.ProtoReflect.Descriptor instead.
 func (*OOMEvent) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *OOMEvent) GetContainerId() string {
@@ -1583,7 +1753,7 @@ type SocketBind struct {
 
 func (x *SocketBind) Reset() {
 	*x = SocketBind{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1765,7 @@ func (x *SocketBind) String() string {
 func (*SocketBind) ProtoMessage() {}
 
 func (x *SocketBind) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1778,7 @@ func (x *SocketBind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketBind.ProtoReflect.Descriptor instead.
 func (*SocketBind) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SocketBind) GetName() string {
@@ -1652,7 +1822,7 @@ type Socket struct {
 
 func (x *Socket) Reset() {
 	*x = Socket{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1834,7 @@ func (x *Socket) String() string {
 func (*Socket) ProtoMessage() {}
 
 func (x *Socket) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1847,7 @@ func (x *Socket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Socket.ProtoReflect.Descriptor instead.
 func (*Socket) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Socket) GetPath() string {
@@ -1718,7 +1888,7 @@ type UpdateSocketsRequest struct {
 
 func (x *UpdateSocketsRequest) Reset() {
 	*x = UpdateSocketsRequest{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1900,7 @@ func (x *UpdateSocketsRequest) String() string {
 func (*UpdateSocketsRequest) ProtoMessage() {}
 
 func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1913,7 @@ func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSocketsRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSocketsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UpdateSocketsRequest) GetContainerId() string {
@@ -1775,7 +1945,7 @@ type SetNetworkRequest struct {
 
 func (x *SetNetworkRequest) Reset() {
 	*x = SetNetworkRequest{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1957,7 @@ func (x *SetNetworkRequest) String() string {
 func (*SetNetworkRequest) ProtoMessage() {}
 
 func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1970,7 @@ func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetNetworkRequest) GetInterfaces() []*NetworkInterface {
@@ -1859,7 +2029,7 @@ type NetworkInterface struct {
 
 func (x *NetworkInterface) Reset() {
 	*x = NetworkInterface{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2041,7 @@ func (x *NetworkInterface) String() string {
 func (*NetworkInterface) ProtoMessage() {}
 
 func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2054,7 @@ func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInterface.ProtoReflect.Descriptor instead.
 func (*NetworkInterface) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NetworkInterface) GetDeviceMac() []byte {
@@ -1964,7 +2134,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2146,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2159,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NetworkAddress) GetAddress() []byte {
@@ -2092,7 +2262,7 @@ type NetworkRoute struct {
 
 func (x *NetworkRoute) Reset() {
 	*x = NetworkRoute{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2274,7 @@ func (x *NetworkRoute) String() string {
 func (*NetworkRoute) ProtoMessage() {}
 
 func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2287,7 @@ func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRoute.ProtoReflect.Descriptor instead.
 func (*NetworkRoute) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NetworkRoute) GetFamily() uint32 {
@@ -2230,7 +2400,7 @@ type NetworkMetric struct {
 
 func (x *NetworkMetric) Reset() {
 	*x = NetworkMetric{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2412,7 @@ func (x *NetworkMetric) String() string {
 func (*NetworkMetric) ProtoMessage() {}
 
 func (x *NetworkMetric) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2425,7 @@ func (x *NetworkMetric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkMetric.ProtoReflect.Descriptor instead.
 func (*NetworkMetric) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NetworkMetric) GetType() uint32 {
@@ -2284,7 +2454,7 @@ type NetworkHop struct {
 
 func (x *NetworkHop) Reset() {
 	*x = NetworkHop{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2466,7 @@ func (x *NetworkHop) String() string {
 func (*NetworkHop) ProtoMessage() {}
 
 func (x *NetworkHop) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2479,7 @@ func (x *NetworkHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkHop.ProtoReflect.Descriptor instead.
 func (*NetworkHop) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NetworkHop) GetInterface() string {
@@ -2354,7 +2524,7 @@ type NetworkNeighbour struct {
 
 func (x *NetworkNeighbour) Reset() {
 	*x = NetworkNeighbour{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2536,7 @@ func (x *NetworkNeighbour) String() string {
 func (*NetworkNeighbour) ProtoMessage() {}
 
 func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2379,7 +2549,7 @@ func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNeighbour.ProtoReflect.Descriptor instead.
 func (*NetworkNeighbour) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NetworkNeighbour) GetInterface() string {
@@ -2442,7 +2612,7 @@ type NetworkRule struct {
 
 func (x *NetworkRule) Reset() {
 	*x = NetworkRule{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2624,7 @@ func (x *NetworkRule) String() string {
 func (*NetworkRule) ProtoMessage() {}
 
 func (x *NetworkRule) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2637,7 @@ func (x *NetworkRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRule.ProtoReflect.Descriptor instead.
 func (*NetworkRule) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NetworkRule) GetFamily() uint32 {
@@ -2589,7 +2759,7 @@ type LoopbackService struct {
 
 func (x *LoopbackService) Reset() {
 	*x = LoopbackService{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2601,7 +2771,7 @@ func (x *LoopbackService) String() string {
 func (*LoopbackService) ProtoMessage() {}
 
 func (x *LoopbackService) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2614,7 +2784,7 @@ func (x *LoopbackService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoopbackService.ProtoReflect.Descriptor instead.
 func (*LoopbackService) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LoopbackService) GetNetwork() string {
@@ -2682,7 +2852,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x15DestroySandboxRequestJ\x04\b\x01\x10\x02\"0\n" +
 	"\x0fSetClockRequest\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xe9\x01\n" +
+	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\xed\x03\n" +
 	"\aStorage\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
@@ -2693,7 +2863,21 @@ const file_agent_proto_rawDesc = "" +
 	"\x06shared\x18( \x01(\bR\x06shared\x12\x12\n" +
 	"\x04keep\x18) \x01(\bR\x04keep\x12\x1b\n" +
 	"\tcopy_from\x182 \x01(\tR\bcopyFrom\x12\x12\n" +
-	"\x04path\x183 \x01(\tR\x04path\"\xf0\x02\n" +
+	"\x04path\x183 \x01(\tR\x04path\x12$\n" +
+	"\rfurther_disks\x18\xa0\x01 \x03(\tR\ffurtherDisks\x12B\n" +
+	"\vdirectories\x18\xa1\x01 \x03(\v2\x1f.kata.guest.v1.StorageDirectoryR\vdirectories\x122\n" +
+	"\x05lower\x18\xa2\x01 \x03(\v2\x1b.kata.guest.v1.StoragePlaceR\x05lower\x122\n" +
+	"\x05upper\x18\xa3\x01 \x01(\v2\x1b.kata.guest.v1.StoragePlaceR\x05upper\x120\n" +
+	"\x04work\x18\xa4\x01 \x01(\v2\x1b.kata.guest.v1.StoragePlaceR\x04work\"^\n" +
+	"\x10StorageDirectory\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gid\"C\n" +
+	"\fStoragePlace\x12\x1f\n" +
+	"\vmount_point\x18\x01 \x01(\tR\n" +
+	"mountPoint\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\xf0\x02\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +
@@ -2903,7 +3087,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                  // 0: kata.guest.v1.Empty
 	(*HelloRequest)(nil),           // 1: kata.guest.v1.HelloRequest
@@ -2915,95 +3099,101 @@ var file_agent_proto_goTypes = []any{
 	(*DestroySandboxRequest)(nil),  // 7: kata.guest.v1.DestroySandboxRequest
 	(*SetClockRequest)(nil),        // 8: kata.guest.v1.SetClockRequest
 	(*Storage)(nil),                // 9: kata.guest.v1.Storage
-	(*CreateContainerRequest)(nil), // 10: kata.guest.v1.CreateContainerRequest
-	(*BlockDevice)(nil),            // 11: kata.guest.v1.BlockDevice
-	(*OnlineResourcesRequest)(nil), // 12: kata.guest.v1.OnlineResourcesRequest
-	(*ContainerRequest)(nil),       // 13: kata.guest.v1.ContainerRequest
-	(*UpdateContainerRequest)(nil), // 14: kata.guest.v1.UpdateContainerRequest
-	(*StatsContainerResponse)(nil), // 15: kata.guest.v1.StatsContainerResponse
-	(*ProcessInfo)(nil),            // 16: kata.guest.v1.ProcessInfo
-	(*ListProcessesResponse)(nil),  // 17: kata.guest.v1.ListProcessesResponse
-	(*ExecProcessRequest)(nil),     // 18: kata.guest.v1.ExecProcessRequest
-	(*ProcessRequest)(nil),         // 19: kata.guest.v1.ProcessRequest
-	(*SignalProcessRequest)(nil),   // 20: kata.guest.v1.SignalProcessRequest
-	(*WaitProcessResponse)(nil),    // 21: kata.guest.v1.WaitProcessResponse
-	(*ResizeTerminalRequest)(nil),  // 22: kata.guest.v1.ResizeTerminalRequest
-	(*OOMEvent)(nil),               // 23: kata.guest.v1.OOMEvent
-	(*SocketBind)(nil),             // 24: kata.guest.v1.SocketBind
-	(*Socket)(nil),                 // 25: kata.guest.v1.Socket
-	(*UpdateSocketsRequest)(nil),   // 26: kata.guest.v1.UpdateSocketsRequest
-	(*SetNetworkRequest)(nil),      // 27: kata.guest.v1.SetNetworkRequest
-	(*NetworkInterface)(nil),       // 28: kata.guest.v1.NetworkInterface
-	(*NetworkAddress)(nil),         // 29: kata.guest.v1.NetworkAddress
-	(*NetworkRoute)(nil),           // 30: kata.guest.v1.NetworkRoute
-	(*NetworkMetric)(nil),          // 31: kata.guest.v1.NetworkMetric
-	(*NetworkHop)(nil),             // 32: kata.guest.v1.NetworkHop
-	(*NetworkNeighbour)(nil),       // 33: kata.guest.v1.NetworkNeighbour
-	(*NetworkRule)(nil),            // 34: kata.guest.v1.NetworkRule
-	(*LoopbackService)(nil),        // 35: kata.guest.v1.LoopbackService
+	(*StorageDirectory)(nil),       // 10: kata.guest.v1.StorageDirectory
+	(*StoragePlace)(nil),           // 11: kata.guest.v1.StoragePlace
+	(*CreateContainerRequest)(nil), // 12: kata.guest.v1.CreateContainerRequest
+	(*BlockDevice)(nil),            // 13: kata.guest.v1.BlockDevice
+	(*OnlineResourcesRequest)(nil), // 14: kata.guest.v1.OnlineResourcesRequest
+	(*ContainerRequest)(nil),       // 15: kata.guest.v1.ContainerRequest
+	(*UpdateContainerRequest)(nil), // 16: kata.guest.v1.UpdateContainerRequest
+	(*StatsContainerResponse)(nil), // 17: kata.guest.v1.StatsContainerResponse
+	(*ProcessInfo)(nil),            // 18: kata.guest.v1.ProcessInfo
+	(*ListProcessesResponse)(nil),  // 19: kata.guest.v1.ListProcessesResponse
+	(*ExecProcessRequest)(nil),     // 20: kata.guest.v1.ExecProcessRequest
+	(*ProcessRequest)(nil),         // 21: kata.guest.v1.ProcessRequest
+	(*SignalProcessRequest)(nil),   // 22: kata.guest.v1.SignalProcessRequest
+	(*WaitProcessResponse)(nil),    // 23: kata.guest.v1.WaitProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 24: kata.guest.v1.ResizeTerminalRequest
+	(*OOMEvent)(nil),               // 25: kata.guest.v1.OOMEvent
+	(*SocketBind)(nil),             // 26: kata.guest.v1.SocketBind
+	(*Socket)(nil),                 // 27: kata.guest.v1.Socket
+	(*UpdateSocketsRequest)(nil),   // 28: kata.guest.v1.UpdateSocketsRequest
+	(*SetNetworkRequest)(nil),      // 29: kata.guest.v1.SetNetworkRequest
+	(*NetworkInterface)(nil),       // 30: kata.guest.v1.NetworkInterface
+	(*NetworkAddress)(nil),         // 31: kata.guest.v1.NetworkAddress
+	(*NetworkRoute)(nil),           // 32: kata.guest.v1.NetworkRoute
+	(*NetworkMetric)(nil),          // 33: kata.guest.v1.NetworkMetric
+	(*NetworkHop)(nil),             // 34: kata.guest.v1.NetworkHop
+	(*NetworkNeighbour)(nil),       // 35: kata.guest.v1.NetworkNeighbour
+	(*NetworkRule)(nil),            // 36: kata.guest.v1.NetworkRule
+	(*LoopbackService)(nil),        // 37: kata.guest.v1.LoopbackService
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
 	5,  // 1: kata.guest.v1.CreateSandboxRequest.ceilings:type_name -> kata.guest.v1.CeilingValue
-	9,  // 2: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
-	11, // 3: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
-	24, // 4: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	16, // 5: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
-	25, // 6: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
-	24, // 7: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	28, // 8: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
-	30, // 9: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
-	33, // 10: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
-	34, // 11: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
-	35, // 12: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
-	29, // 13: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
-	32, // 14: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
-	31, // 15: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
-	1,  // 16: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	4,  // 17: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	7,  // 18: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	8,  // 19: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	10, // 20: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	13, // 21: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	13, // 22: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	14, // 23: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	13, // 24: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	13, // 25: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	13, // 26: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	13, // 27: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	18, // 28: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	20, // 29: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	19, // 30: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	22, // 31: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	0,  // 32: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	12, // 33: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
-	26, // 34: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
-	27, // 35: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
-	2,  // 36: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	6,  // 37: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	0,  // 38: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	0,  // 39: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	0,  // 40: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 41: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	0,  // 42: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	0,  // 43: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 44: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	0,  // 45: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	15, // 46: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	17, // 47: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	0,  // 48: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	0,  // 49: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	21, // 50: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	0,  // 51: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	23, // 52: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	0,  // 53: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
-	0,  // 54: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
-	0,  // 55: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
-	36, // [36:56] is the sub-list for method output_type
-	16, // [16:36] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	10, // 2: kata.guest.v1.Storage.directories:type_name -> kata.guest.v1.StorageDirectory
+	11, // 3: kata.guest.v1.Storage.lower:type_name -> kata.guest.v1.StoragePlace
+	11, // 4: kata.guest.v1.Storage.upper:type_name -> kata.guest.v1.StoragePlace
+	11, // 5: kata.guest.v1.Storage.work:type_name -> kata.guest.v1.StoragePlace
+	9,  // 6: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
+	13, // 7: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
+	26, // 8: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	18, // 9: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
+	27, // 10: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
+	26, // 11: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	30, // 12: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
+	32, // 13: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
+	35, // 14: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
+	36, // 15: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
+	37, // 16: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
+	31, // 17: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
+	34, // 18: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
+	33, // 19: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
+	1,  // 20: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	4,  // 21: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	7,  // 22: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	8,  // 23: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	12, // 24: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	15, // 25: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	15, // 26: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	16, // 27: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	15, // 28: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	15, // 29: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	15, // 30: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	15, // 31: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	20, // 32: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	22, // 33: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	21, // 34: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	24, // 35: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	0,  // 36: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	14, // 37: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	28, // 38: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	29, // 39: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
+	2,  // 40: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	6,  // 41: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	0,  // 42: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	0,  // 43: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	0,  // 44: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 45: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	0,  // 46: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	0,  // 47: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	0,  // 48: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	0,  // 49: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	17, // 50: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	19, // 51: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	0,  // 52: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	0,  // 53: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	23, // 54: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	0,  // 55: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	25, // 56: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	0,  // 57: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	0,  // 58: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	0,  // 59: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
+	40, // [40:60] is the sub-list for method output_type
+	20, // [20:40] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3017,7 +3207,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,3 +47,7 @@ const MemoryMountPoint = "/run/kata/memory"
 // MemoryDirectoryMountPoint is the guest's directory of what single containers
 // have of those: a directory or a file in one.
 const MemoryDirectoryMountPoint = "/run/kata/memory-directories"
+
+// RootMountPoint is the guest's directory of what containers' root file systems
+// are made of, where that is not in the share.
+const RootMountPoint = "/run/kata/roots"

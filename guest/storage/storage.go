@@ -34,7 +34,7 @@ func MountShare(share *protocol.Share) error {
 // Mount mounts a container's storage, makes its mount point and fills it with
 // what it is to begin with. After an error it is not mounted.
 func Mount(ctx context.Context, s *protocol.Storage) error {
-	if err := mount(s); err != nil || s.GetCopyFrom() == "" {
+	if err := mount(ctx, s); err != nil || s.GetCopyFrom() == "" {
 		return err
 	}
 	err := CopyInto(ctx, s.GetCopyFrom(), s.GetMountPoint())
@@ -49,21 +49,19 @@ func Mount(ctx context.Context, s *protocol.Storage) error {
 	return err
 }
 
-func mount(s *protocol.Storage) error {
-	source, fstype := s.GetSource(), s.GetFstype()
+func mount(ctx context.Context, s *protocol.Storage) error {
 	switch s.GetDriver() {
 	case "tmpfs":
-		source, fstype = "tmpfs", "tmpfs"
-	case "block":
-		if fstype == "" {
-			return fmt.Errorf("block storage %q: %w: no file system type", source, ErrInvalid)
-		}
+		return mountAt("tmpfs", "tmpfs", s.GetMountPoint(), s.GetOptions())
+	case "disk":
+		return mountDisk(ctx, s)
+	case "overlay":
+		return mountOverlay(s)
 	case "directory":
-		return mountDirectory(source, s.GetPath(), s.GetMountPoint())
+		return mountDirectory(s.GetSource(), s.GetPath(), s.GetMountPoint())
 	default:
-		return fmt.Errorf("storage %q: %w: driver %q", source, ErrInvalid, s.GetDriver())
+		return fmt.Errorf("storage %q: %w: driver %q", s.GetSource(), ErrInvalid, s.GetDriver())
 	}
-	return mountAt(source, fstype, s.GetMountPoint(), s.GetOptions())
 }
 
 func mountAt(source, fstype, target string, options []string) error {
@@ -80,10 +78,14 @@ func mountAt(source, fstype, target string, options []string) error {
 	return nil
 }
 
-// Unmount undoes Mount: it detaches whatever is mounted at target and removes
-// the then empty directory. Nothing mounted there is not an error.
+// Unmount undoes Mount: it unmounts whatever is mounted at target and removes
+// the then empty directory. Nothing mounted there is not an error. What is in use is
+// detached, and unmounted with its last user.
 func Unmount(target string) error {
-	err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW) // a disk is written back then
+	if errors.Is(err, unix.EBUSY) {
+		err = unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", target, err)
 	}

@@ -35,10 +35,17 @@ func TestParseOptions(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	dir := t.TempDir()
 	for name, err := range map[string]error{
-		"share type":   MountShare(&protocol.Share{Tag: "x", Fstype: "nfs", MountPoint: dir}),
-		"share target": MountShare(&protocol.Share{Tag: "x", Fstype: "virtiofs", MountPoint: "relative"}),
-		"driver":       Mount(t.Context(), &protocol.Storage{Driver: "floppy", MountPoint: dir}),
-		"block type":   Mount(t.Context(), &protocol.Storage{Driver: "block", Source: "/dev/vda", MountPoint: dir}),
+		"share type":         MountShare(&protocol.Share{Tag: "x", Fstype: "nfs", MountPoint: dir}),
+		"share target":       MountShare(&protocol.Share{Tag: "x", Fstype: "virtiofs", MountPoint: "relative"}),
+		"driver":             Mount(t.Context(), &protocol.Storage{Driver: "floppy", MountPoint: dir}),
+		"disk type":          Mount(t.Context(), &protocol.Storage{Driver: "disk", Source: "disk-1", MountPoint: dir}),
+		"disk target":        Mount(t.Context(), &protocol.Storage{Driver: "disk", Source: "disk-1", Fstype: "ext4", MountPoint: "relative"}),
+		"overlay of nothing": Mount(t.Context(), &protocol.Storage{Driver: "overlay", MountPoint: dir}),
+		"overlay without a work directory": Mount(t.Context(), &protocol.Storage{
+			Driver: "overlay", MountPoint: dir, Lower: []*protocol.StoragePlace{{MountPoint: dir}}, Upper: &protocol.StoragePlace{MountPoint: dir},
+		}),
+		"overlay target":             Mount(t.Context(), &protocol.Storage{Driver: "overlay", MountPoint: "relative", Lower: []*protocol.StoragePlace{{MountPoint: dir}}}),
+		"overlay of a relative path": Mount(t.Context(), &protocol.Storage{Driver: "overlay", MountPoint: dir, Lower: []*protocol.StoragePlace{{MountPoint: "x"}}}),
 	} {
 		if !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: error %v, want ErrInvalid", name, err)

@@ -62,10 +62,26 @@ func testContainerd2(k *kubelet, handler string) {
 	if usage := do(k, c.ContainerStats, &runtime.ContainerStatsRequest{ContainerId: c.id}).Stats; usage.GetMemory().GetWorkingSetBytes().GetValue() == 0 {
 		k.t.Errorf("statistics: %v", usage)
 	}
+	if handler == sandboxHandler { // with a sandbox container, containerd tells the runtime nothing
+		testResize(p, c)
+	}
 	c.stop(60)
 	c.ended(3, "Error")
 	c.remove()
 	p.remove()
+}
+
+// testResize changes what the pod's containers may use together, as kubelet does
+// before it changes the containers' own limits.
+func testResize(p *pod, c *container) {
+	p.t.Helper()
+	const more = 1024 // MiB, several times what the machine has
+	do(p.kubelet, p.UpdatePodSandboxResources, &runtime.UpdatePodSandboxResourcesRequest{
+		PodSandboxId: p.id, Resources: &runtime.LinuxContainerResources{MemoryLimitInBytes: more << 20, CpuPeriod: 100000, CpuQuota: 60000},
+	})
+	if got := c.freeMemory(); got < more {
+		p.t.Errorf("the machine has %d MiB of free memory, and the pod may use %d", got, more)
+	}
 }
 
 // testSharedProcesses runs containers that see each other's processes, and the

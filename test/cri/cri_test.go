@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -219,7 +220,7 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 		c.remove()
 	})
 	t.Run("port-forward", func(t *testing.T) { p.in(t).testForward(8080, "server") })
-	t.Run("update", func(t *testing.T) { testUpdate(server.in(t)) })
+	t.Run("update", func(t *testing.T) { testUpdate(server.in(t), handler != "runc") })
 	t.Run("statistics", func(t *testing.T) {
 		c := server.in(t)
 		stats := do(c.kubelet, c.ContainerStats, &runtime.ContainerStatsRequest{ContainerId: c.id}).Stats
@@ -366,7 +367,9 @@ func limits(config *runtime.ContainerConfig) {
 // memoryLimit prints the container's own limit, whichever cgroup version it sees.
 const memoryLimit = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || true"
 
-func testUpdate(c *container) {
+// testUpdate changes a container's limits: first within what a pod's machine has by
+// default, then beyond.
+func testUpdate(c *container, inMachine bool) {
 	c.t.Helper()
 	if got := c.output(memoryLimit); got != "134217728\n" {
 		c.t.Errorf("the memory limit is %q", got)
@@ -377,6 +380,24 @@ func testUpdate(c *container) {
 	if got := c.output(memoryLimit); got != "201326592\n" {
 		c.t.Errorf("the memory limit after the update is %q", got)
 	}
+	const more = 2560 // MiB, many times what the machine has
+	do(c.kubelet, c.UpdateContainerResources, &runtime.UpdateContainerResourcesRequest{
+		ContainerId: c.id, Linux: &runtime.LinuxContainerResources{MemoryLimitInBytes: more << 20, CpuPeriod: 100000, CpuQuota: 70000},
+	})
+	if got := c.output(memoryLimit); got != fmt.Sprintln(more<<20) {
+		c.t.Errorf("the memory limit after the machine has grown is %q", got)
+	}
+	if got := c.freeMemory(); inMachine && got < more {
+		c.t.Errorf("the machine has %d MiB of free memory, and its container may use %d", got, more)
+	}
+}
+
+// freeMemory is how much memory the kernel has that the container sees, in MiB.
+func (c *container) freeMemory() int {
+	c.t.Helper()
+	kib, err := strconv.Atoi(strings.TrimSpace(c.output("awk '/^MemFree:/ {print $2}' /proc/meminfo")))
+	c.must("read the free memory", err)
+	return kib >> 10
 }
 
 // testForward reaches a server through kubelet's port-forward.

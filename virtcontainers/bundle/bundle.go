@@ -29,6 +29,9 @@ type Bundle struct {
 	Hostname string
 	// ShareName is the container's directory in the share.
 	ShareName string
+	// GuestRoot is the guest's path of a root file system that it mounts itself;
+	// empty: that is Rootfs, in the share.
+	GuestRoot string
 	// Interfaces is how many its network namespace has already, if it starts a
 	// pod. HostNetwork: it has none of its own, but the host's.
 	Interfaces  int
@@ -56,6 +59,9 @@ type Options struct {
 	Sandbox bool
 	// HostNetwork: it may share the host's.
 	HostNetwork bool
+	// GuestRoot tells where the guest mounts the root file system, for a container
+	// of a directory in the share; nil: it is in the share.
+	GuestRoot func(shareName string) string
 	// Rlimits are the caller's, for a specification without any; nil: those with
 	// which this process was started.
 	Rlimits []specs.POSIXRlimit
@@ -97,8 +103,11 @@ func (b *Bundle) Prepare(options Options) error {
 		}
 	}
 	b.ShareName = share.NewName(options.ID)
+	if options.GuestRoot != nil {
+		b.GuestRoot = options.GuestRoot(b.ShareName)
+	}
 	guest := oci.GuestOptions{
-		ContainerID: options.ID, SharePath: filepath.Join(protocol.ShareMountPoint, b.ShareName), BundleDir: b.Dir,
+		ContainerID: options.ID, SharePath: filepath.Join(protocol.ShareMountPoint, b.ShareName), RootPath: b.GuestRoot, BundleDir: b.Dir,
 		Sandbox: options.Sandbox, Hostname: callers, Rlimits: rlimits,
 	}
 	if options.Pod != nil {

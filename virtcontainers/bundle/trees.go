@@ -25,7 +25,8 @@ type Mount struct {
 // Trees are the detached mounts of a container, twice: for the share, and for a
 // process on the host that stands for the container.
 type Trees struct {
-	// Share begins with the root file system and ends with what is copied.
+	// Share begins with the root file system, unless the guest mounts that, and ends
+	// with what is copied.
 	Share []share.Mount
 	// Root and Mounts, in this order, are the host process's.
 	Root   Mount
@@ -42,15 +43,10 @@ func (b *Bundle) OpenTrees() (_ *Trees, err error) {
 			t.Close()
 		}
 	}()
-	if b.Spec.Root.Readonly { // for the guest as for the container
-		if err := b.makeMountPoints(); err != nil {
+	if b.GuestRoot == "" {
+		if err := b.openRoot(t); err != nil {
 			return nil, err
 		}
-	}
-	root := share.Attributes{ReadOnly: b.Spec.Root.Readonly}
-	t.Root.Attributes = root
-	if t.Root.Tree, err = t.open(share.Rootfs, b.Rootfs, true, root, nil); err != nil {
-		return nil, fmt.Errorf("root file system: %w", err)
 	}
 	binds := b.Guest.Binds
 	for _, mount := range b.Guest.Spec.Mounts {
@@ -70,6 +66,21 @@ func (b *Bundle) OpenTrees() (_ *Trees, err error) {
 		}
 	}
 	return t, nil
+}
+
+// openRoot clones the root file system.
+func (b *Bundle) openRoot(t *Trees) (err error) {
+	if b.Spec.Root.Readonly { // for the guest as for the container
+		if err := b.makeMountPoints(); err != nil {
+			return err
+		}
+	}
+	root := share.Attributes{ReadOnly: b.Spec.Root.Readonly}
+	t.Root.Attributes = root
+	if t.Root.Tree, err = t.open(share.Rootfs, b.Rootfs, true, root, nil); err != nil {
+		return fmt.Errorf("root file system: %w", err)
+	}
+	return nil
 }
 
 // isMemory tells whether a mount's source in the guest is a memory volume, or in

@@ -12,10 +12,22 @@ const period = 100000
 // Limits bound what the processes of a group use together. They are those of a
 // whole pod with its VMM, never a container's as they stand.
 type Limits struct {
-	// MemoryBytes is the most memory; 0: what it was.
+	// MemoryBytes is the most memory; 0: what it was, -1: no limit.
 	MemoryBytes int64
-	// MilliCPUs is the most CPU time, in thousandths of a CPU; 0: what it was.
+	// MilliCPUs is the most CPU time, in thousandths of a CPU; 0: what it was, -1: no
+	// limit.
 	MilliCPUs int64
+}
+
+// After returns what changes the previous limits to these, of which 0 is none.
+func (l Limits) After(previous Limits) Limits {
+	if l.MemoryBytes == 0 && previous.MemoryBytes > 0 {
+		l.MemoryBytes = -1
+	}
+	if l.MilliCPUs == 0 && previous.MilliCPUs > 0 {
+		l.MilliCPUs = -1
+	}
+	return l
 }
 
 // Limit sets the group's limits. The group must have been made.
@@ -29,8 +41,11 @@ func (g *Group) Limit(limits Limits) error {
 		SkipDevices: true, SkipFreezeOnSet: true,
 		Memory: limits.MemoryBytes,
 	}
-	if limits.MilliCPUs > 0 {
+	switch {
+	case limits.MilliCPUs > 0:
 		resources.CpuPeriod, resources.CpuQuota = period, limits.MilliCPUs*period/1000
+	case limits.MilliCPUs < 0:
+		resources.CpuPeriod, resources.CpuQuota = period, -1
 	}
 	if err := g.manager.Set(resources); err != nil {
 		return fmt.Errorf("set the control group's limits: %w", err)

@@ -71,6 +71,20 @@ func load(ctx context.Context, path string, search []string) (*Config, error) {
 	return config, nil
 }
 
+// Parse reads the configuration from a text, in the place of a file: without
+// drop-ins. name stands for it in errors.
+func Parse(name, text string) (*Config, error) {
+	config := Default()
+	from := make(origins)
+	if err := config.merge(name, text, from); err != nil {
+		return nil, err
+	}
+	if err := config.validate(from); err != nil {
+		return nil, err
+	}
+	return config, nil
+}
+
 // findFiles lists the main file, if there is one, and its drop-ins.
 func findFiles(path string, search []string) ([]string, error) {
 	main, beside := path, path
@@ -205,6 +219,11 @@ func (c *Config) readFile(path string, from origins) error {
 	if err != nil {
 		return err
 	}
+	return c.merge(path, text, from)
+}
+
+// merge is readFile for a file's text.
+func (c *Config) merge(path, text string, from origins) error {
 	doc := c.document()
 	// The decoder reuses a slice's array: it must not write into an earlier
 	// file's value.

@@ -243,7 +243,8 @@ func qemuOptions() []Option {
 		{
 			Table: qemuTable, Key: "default_bridges",
 			Values: rangeText(0, maxBridges),
-			Meaning: "How many PCI bridges a VM has. Into each, 31 devices (block devices, network interfaces) can be plugged while the VM runs. " +
+			Meaning: "How many PCI bridges a VM has. Into each, 31 devices (block devices, network interfaces) can be plugged while the VM runs; block devices are " +
+				"volumes, and layers of images that a snapshotter keeps on disks. " +
 				"A bridge makes the boot longer by as much as four root ports do.",
 			get:   func(c *Config) any { return int64(c.Hypervisor.QEMU.Bridges) },
 			check: func(c *Config) string { return inRange(c.Hypervisor.QEMU.Bridges, 0, maxBridges) },

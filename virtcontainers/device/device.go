@@ -1,6 +1,6 @@
-// Package device plugs the host's block devices into a pod's virtual machine for
-// as long as a container needs them. A device that several containers have is
-// plugged in once, and unplugged with the last of them.
+// Package device plugs the host's block devices, and image files, into a pod's
+// virtual machine for as long as a container needs them. What several containers
+// have is plugged in once, and unplugged with the last of them.
 package device
 
 import (
@@ -24,16 +24,24 @@ type VM interface {
 // Opener opens a block device of the host; see Open.
 type Opener func(major, minor uint32, readOnly bool) (file *os.File, isReadOnly bool, err error)
 
-// Block names a block device of the host. The same device with and without
-// write access is two disks of the machine: what a container may not write to is
-// read-only outside of the guest's reach.
+// Block names a block device of the host, or an image file. The same one with and
+// without write access is two disks of the machine: what a container may not write
+// to is read-only outside of the guest's reach.
 type Block struct {
+	// Major and Minor are the block device's, or of that on which the file is.
 	Major, Minor uint32
-	ReadOnly     bool
+	// Inode is the file's; 0: it is a block device.
+	Inode    uint64
+	ReadOnly bool
 }
 
-// String is the device's number.
-func (b Block) String() string { return fmt.Sprintf("%d:%d", b.Major, b.Minor) }
+// String says what it is.
+func (b Block) String() string {
+	if b.Inode != 0 {
+		return fmt.Sprintf("image file with inode %d on device %d:%d", b.Inode, b.Major, b.Minor)
+	}
+	return fmt.Sprintf("block device %d:%d", b.Major, b.Minor)
+}
 
 // Disk is a device in the machine.
 type Disk struct {
@@ -63,6 +71,9 @@ type Manager struct {
 // disk is a device that at least one container has reserved.
 type disk struct {
 	users int // guarded by Manager.mu
+	// file is an image's that is not in the machine yet; nil for a device. It is
+	// guarded as id is.
+	file *os.File
 	// plugging is held while the device is being plugged or unplugged. A
 	// channel, so that waiting for it ends with a context.
 	plugging chan struct{}
@@ -75,24 +86,35 @@ func New(vm VM, open Opener) *Manager {
 	return &Manager{vm: vm, open: open, containers: make(map[string][]Block), disks: make(map[Block]*disk)}
 }
 
-// Reserve notes what a container needs. It replaces nothing: a container that
-// has a reservation keeps it. UnmapFromGuest undoes it.
-func (m *Manager) Reserve(container string, blocks []Block) {
+// Reserve notes what a container needs: block devices, and images whose files it
+// takes over. It replaces nothing: a container that has a reservation keeps it.
+// UnmapFromGuest undoes it.
+func (m *Manager) Reserve(container string, blocks []Block, images ...Image) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, reserved := m.containers[container]; reserved {
+		CloseImages(images)
 		return
 	}
 	var own []Block
-	for _, b := range blocks {
+	reserve := func(b Block, file *os.File) {
 		if slices.Contains(own, b) {
-			continue
+			closeFile(file)
+			return
 		}
 		own = append(own, b)
 		if m.disks[b] == nil {
-			m.disks[b] = &disk{plugging: make(chan struct{}, 1)}
+			m.disks[b] = &disk{plugging: make(chan struct{}, 1), file: file}
+		} else {
+			closeFile(file) // it is there, or on its way
 		}
 		m.disks[b].users++
+	}
+	for _, b := range blocks {
+		reserve(b, nil)
+	}
+	for _, image := range images {
+		reserve(image.Block, image.File)
 	}
 	m.containers[container] = own
 }
@@ -112,7 +134,7 @@ func (m *Manager) MapToGuest(ctx context.Context, container string) ([]Disk, err
 		d := m.disks[b]
 		m.mu.Unlock()
 		if err := m.plug(ctx, b, d); err != nil {
-			return nil, fmt.Errorf("plug in block device %s: %w", b, err)
+			return nil, fmt.Errorf("plug in %s: %w", b, err)
 		}
 		result = append(result, Disk{Block: b, Serial: d.id})
 	}
@@ -129,11 +151,14 @@ func (m *Manager) plug(ctx context.Context, b Block, d *disk) error {
 	if d.id != "" {
 		return nil
 	}
-	file, readOnly, err := m.open(b.Major, b.Minor, b.ReadOnly)
-	if err != nil {
-		return err
+	file, readOnly := d.file, b.ReadOnly
+	if file == nil {
+		var err error
+		if file, readOnly, err = m.open(b.Major, b.Minor, b.ReadOnly); err != nil {
+			return err
+		}
+		defer file.Close() // the machine has a duplicate
 	}
-	defer file.Close() // the machine has a duplicate
 	m.mu.Lock()
 	m.serial++
 	id := "disk-" + strconv.Itoa(m.serial)
@@ -142,6 +167,8 @@ func (m *Manager) plug(ctx context.Context, b Block, d *disk) error {
 		return err
 	}
 	d.id = id
+	closeFile(d.file)
+	d.file = nil
 	return nil
 }
 
@@ -157,6 +184,7 @@ func (m *Manager) UnmapFromGuest(ctx context.Context, container string) error {
 		}
 		// Nobody holds plugging: that is done on behalf of a reservation.
 		delete(m.disks, b)
+		closeFile(d.file)
 		if d.id != "" {
 			m.leaving = append(m.leaving, d.id)
 		}

@@ -80,7 +80,8 @@ func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock
 	if err != nil {
 		return nil, "", errors.Join(err, closeTaps(networking.Spare), shared.Close())
 	}
-	if sizes.BeforeGrowth, err = limitHost(spec, made.Info(), size); err != nil {
+	sizes.Demand = spec.Demand.Max(spec.SandboxDemand)
+	if sizes.LimitHost, err = limitHost(spec, made.Info(), size, sizes.Demand); err != nil {
 		return nil, "", errors.Join(err, made.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
 	}
 	sandbox = virtcontainers.NewSandbox(virtcontainers.SandboxOptions{

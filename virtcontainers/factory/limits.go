@@ -23,12 +23,18 @@ func hostLimits(size hypervisor.Size, demand sizing.Demand, settings *config.Run
 	return limits
 }
 
-// limitHost sets the limits of the pod's group for the machine's first size, and
-// returns what sets them again before it grows.
-func limitHost(spec Spec, machine hypervisor.Info, size hypervisor.Size) (func(hypervisor.Size, sizing.Demand) error, error) {
+// limitHost sets the limits of the pod's group for the machine's first size and what
+// is asked for by then, and returns what sets them again. A limit that nobody asks
+// for any more goes.
+func limitHost(spec Spec, machine hypervisor.Info, size hypervisor.Size, demand sizing.Demand) (func(hypervisor.Size, sizing.Demand) error, error) {
+	var last cgroup.Limits
 	limit := func(size hypervisor.Size, demand sizing.Demand) error {
-		demand = demand.Max(spec.SandboxDemand)
-		return spec.Group.Limit(hostLimits(size, demand, &spec.Config.Runtime, machine.OverheadMiB))
+		limits := hostLimits(size, demand, &spec.Config.Runtime, machine.OverheadMiB)
+		if err := spec.Group.Limit(limits.After(last)); err != nil {
+			return err
+		}
+		last = limits
+		return nil
 	}
-	return limit, limit(size, spec.Demand)
+	return limit, limit(size, demand)
 }

@@ -8,9 +8,13 @@ import (
 )
 
 // transformRoot owns root.path: the guest sees the root file system in its
-// share.
+// share, or mounts it itself.
 func transformRoot(t *translation) error {
 	spec := t.spec()
+	if t.options.RootPath != "" {
+		spec.Root.Path = t.options.RootPath
+		return nil
+	}
 	spec.Root.Path = path.Join(t.options.SharePath, "rootfs")
 	if spec.Root.Readonly {
 		fillDev(spec)

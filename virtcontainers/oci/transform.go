@@ -21,6 +21,9 @@ type GuestOptions struct {
 	// SharePath is the guest's absolute path of the container's directory in
 	// the share: rootfs and mounts/N are below it.
 	SharePath string
+	// RootPath is the guest's absolute path of a root file system that is not in
+	// the share, but the guest's to mount; empty: it is in the share.
+	RootPath string
 	// BundleDir is the host's absolute path of the bundle.
 	BundleDir string
 	// Owner is set for a container that joins a pod whose VM runs: it finds the

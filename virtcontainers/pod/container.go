@@ -150,13 +150,14 @@ func (r *Request) release() {
 	for _, mount := range r.Options.Mounts {
 		closeFile(mount.Tree)
 	}
+	r.Options.Root.Close()
 	if r.Network != nil {
 		_ = r.Network.Close() // a descriptor
 	}
 }
 
 // Create makes the reserved container, whose program waits for Start. It takes
-// over the mounts' trees and the namespace in any case. After an error nothing is
+// over the mounts' trees, the root's images and the namespace in any case. After an error nothing is
 // left of the container.
 func (c *Container) Create(ctx context.Context, request Request) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)

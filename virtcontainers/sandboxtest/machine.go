@@ -3,7 +3,9 @@ package sandboxtest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/containerd/ttrpc"
@@ -262,6 +264,13 @@ func (m *Machine) Detach(_ context.Context, id string) error {
 	}
 	delete(m.attached, id)
 	return nil
+}
+
+// Attached returns the ids of the devices that are attached.
+func (m *Machine) Attached() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.attached))
 }
 
 // Resize implements virtcontainers.Machine.

@@ -24,8 +24,12 @@ import (
 	"kata-runtime/virtcontainers/shim/stats"
 )
 
-// errNoCheckpoint refuses what no VM of ours can do.
-var errNoCheckpoint = fmt.Errorf("%w: a container in a virtual machine is not checkpointed, nor restored", errdefs.ErrNotImplemented)
+// errNoCheckpoint and errNoRestore refuse what no VM of ours can do. See prepare for
+// the code of the latter.
+var (
+	errNoCheckpoint = fmt.Errorf("%w: a container in a virtual machine is not checkpointed", errdefs.ErrNotImplemented)
+	errNoRestore    = fmt.Errorf("%w: a container in a virtual machine is not restored from a checkpoint", errdefs.ErrInvalidArgument)
+)
 
 // invalid says that an error is the caller's.
 func invalid(err error) error { return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err) }

@@ -10,7 +10,6 @@ import (
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
@@ -26,6 +25,7 @@ import (
 	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/shim/bootstrap"
 	"kata-runtime/virtcontainers/shim/events"
+	"kata-runtime/virtcontainers/shim/rootfs"
 	"kata-runtime/virtcontainers/shim/stdio"
 )
 
@@ -33,7 +33,7 @@ import (
 // the pod.
 func (s *service) Create(ctx context.Context, request *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if request.GetCheckpoint() != "" || request.GetParentCheckpoint() != "" {
-		return nil, errNoCheckpoint
+		return nil, errNoRestore
 	}
 	if err := oci.ValidateID(request.GetID()); err != nil {
 		return nil, invalid(err)
@@ -98,7 +98,7 @@ func (s *service) create(ctx context.Context, t *task) (err error) {
 func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, options bootstrap.RuntimeOptions) (first bool, err error) {
 	membership, err := oci.PodOf(b.Spec.Annotations, t.id)
 	if err != nil {
-		return false, err
+		return false, invalid(err)
 	}
 	s.booting.Lock()
 	defer s.booting.Unlock()
@@ -110,24 +110,22 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 		}
 		t.home = h
 		h.sandboxed.complete(b.Spec)
-		return false, t.seeing(func() error {
-			return b.Prepare(bundle.Options{ID: t.id, Pod: h, HostNetwork: hostNetwork(h.config), Rlimits: s.options.Rlimits})
+		return false, t.prepare(b, bundle.Options{
+			ID: t.id, Pod: h, HostNetwork: hostNetwork(h.config), GuestRoot: t.guestRoot(), Rlimits: s.options.Rlimits,
 		})
 	}
 	if h != nil {
 		return false, fmt.Errorf("this shim has the pod %q: %q would be another: %w", h.id, t.id, virtcontainers.ErrExists)
 	}
-	settings, err := loadConfig(ctx, options.ConfigPath)
+	settings, err := loadConfig(ctx, options)
 	if err != nil {
 		return false, err
 	}
 	if settings, err = settings.ForPod(b.Spec.Annotations); err != nil {
-		return false, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+		return false, invalid(err)
 	}
-	err = t.seeing(func() error {
-		return b.Prepare(bundle.Options{
-			ID: t.id, Sandbox: membership.Declared, HostNetwork: hostNetwork(settings), Rlimits: s.options.Rlimits,
-		})
+	err = t.prepare(b, bundle.Options{
+		ID: t.id, Sandbox: membership.Declared, HostNetwork: hostNetwork(settings), GuestRoot: t.guestRoot(), Rlimits: s.options.Rlimits,
 	})
 	if err != nil {
 		return false, err
@@ -149,6 +147,21 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 	return true, nil
 }
 
+// prepare prepares the bundle. What is wrong with it is the caller's; so is what a
+// container in a VM cannot have: from a Create that is "not implemented" containerd
+// concludes that the shim is of an older version, and calls it again.
+func (t *task) prepare(b *bundle.Bundle, options bundle.Options) error {
+	seen := false
+	err := t.seeing(func() error {
+		seen = true
+		return b.Prepare(options)
+	})
+	if err != nil && seen {
+		return invalid(err)
+	}
+	return err
+}
+
 // leavePod ends the pod: another may follow.
 func (s *service) leavePod(ctx context.Context, h *home) error {
 	h.pod.End()
@@ -165,11 +178,16 @@ func hostNetwork(settings *config.Config) bool {
 	return settings.Runtime.HostNetwork != config.HostNetworkRefuse
 }
 
-// loadConfig reads the configuration and finds the guest's kernel and image.
-func loadConfig(ctx context.Context, path string) (*config.Config, error) {
-	settings, err := config.Load(ctx, path)
+// loadConfig reads the configuration, which containerd's options may name or be, and
+// finds the guest's kernel and image.
+func loadConfig(ctx context.Context, options bootstrap.RuntimeOptions) (settings *config.Config, err error) {
+	if options.ConfigPath == "" && len(options.Config) > 0 {
+		settings, err = config.Parse("ConfigBody of the runtime options", string(options.Config))
+	} else {
+		settings, err = config.Load(ctx, options.ConfigPath)
+	}
 	if err != nil {
-		return nil, err
+		return nil, invalid(err)
 	}
 	executable, err := os.Executable()
 	if err != nil {
@@ -237,7 +255,7 @@ func (t *task) newHooks(b *bundle.Bundle) *lifecycle.Hooks {
 	return h
 }
 
-func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (pod.Request, error) {
+func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (_ pod.Request, err error) {
 	if err := t.hooks.Create(ctx, lifecycle.OwnHostname(b.Spec)); err != nil {
 		return pod.Request{}, &virtcontainers.StageError{Stage: virtcontainers.StageCreateContainer, Err: err}
 	}
@@ -257,10 +275,22 @@ func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (po
 		return pod.Request{}, err
 	}
 	var joined *network.Namespace
+	var root *virtcontainers.Root
+	defer func() {
+		if err != nil && joined != nil {
+			err = errors.Join(err, joined.Close())
+		}
+		if err != nil {
+			root.Close()
+		}
+	}()
 	if first {
 		if joined, err = t.home.network(); err != nil {
 			return pod.Request{}, err
 		}
+	}
+	if root, err = t.openDisks(b.ShareName); err != nil {
+		return pod.Request{}, err
 	}
 	var trees *bundle.Trees
 	err = t.seeing(func() (err error) {
@@ -268,18 +298,38 @@ func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (po
 		return err
 	})
 	if err != nil {
-		if joined != nil {
-			err = errors.Join(err, joined.Close())
-		}
 		return pod.Request{}, err
 	}
 	trees.CloseHosts()
 	return pod.Request{
 		Options: virtcontainers.ContainerOptions{
 			Spec: guest, State: state, ShareName: b.ShareName, Mounts: trees.Share, IO: t.io.IO(),
-			Storages: storages(b.Guest), Devices: blocks(b.Guest),
+			Root: root, Storages: storages(b.Guest), Devices: blocks(b.Guest),
 		},
 		Network: joined, ResolvConf: b.ResolvConf(), Attachment: t.io,
+	}, nil
+}
+
+// guestRoot tells where the guest mounts the root file system; nil: it does not.
+func (t *task) guestRoot() func(string) string {
+	if t.disks == nil {
+		return nil
+	}
+	return rootfs.Root
+}
+
+// openDisks opens those of the root file system, if the guest is to have it so.
+func (t *task) openDisks(shareName string) (*virtcontainers.Root, error) {
+	if t.disks == nil {
+		return nil, nil //nolint:nilnil // it is in the share
+	}
+	images, err := t.disks.Open(t.service.options.HostMounts)
+	if err != nil {
+		return nil, ofSnapshot(err)
+	}
+	return &virtcontainers.Root{
+		Images:   images,
+		Storages: func(serials []string) []*protocol.Storage { return t.disks.Storages(shareName, serials) },
 	}, nil
 }
 

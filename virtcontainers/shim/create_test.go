@@ -223,6 +223,6 @@ func TestRootfs(t *testing.T) {
 	f.nothingOnHost()
 	request.Rootfs[0].Source = f.path("gone")
 	_, err := f.Create(f.ctx(), request)
-	refused(t, err, codes.Unknown, "root file system", "gone", "no such file")
+	refused(t, err, codes.NotFound, "root file system", "gone", "no such file")
 	f.nothingOnHost()
 }

@@ -189,9 +189,12 @@ type fixture struct {
 	t       *testing.T
 	dir     string
 	guest   *sandboxtest.Guest
+	sizing  virtcontainers.SizingOptions
+	kernel  string // of the pod's configuration
 	holders *holders
 	events  *containerd
 	conn    *ttrpc.Client
+	leave   func()             // ends containerd's server of events
 	stop    context.CancelFunc // as a signal does
 	served  chan error
 	log     *bytes.Buffer
@@ -204,7 +207,7 @@ func serve(t *testing.T) *fixture {
 		t: t, dir: t.TempDir(), guest: sandboxtest.NewGuest(), holders: &holders{}, served: make(chan error, 1),
 		events: &containerd{came: make(chan struct{})}, log: &bytes.Buffer{},
 	}
-	stopEvents := f.serveEvents()
+	f.leave = sync.OnceFunc(f.serveEvents())
 	listener := listen(t, f.path("shim.sock"))
 	ctx, stop := context.WithCancel(context.Background())
 	f.stop = stop
@@ -220,7 +223,7 @@ func serve(t *testing.T) *fixture {
 	f.TTRPCTaskService = taskapi.NewTTRPCTaskClient(f.conn)
 	t.Cleanup(func() {
 		f.end()
-		stopEvents()
+		f.leave()
 		f.nothingLeft()
 		if t.Failed() {
 			t.Logf("log:\n%s\nevents: %q", f.log, f.events.got)
@@ -279,11 +282,12 @@ func (f *fixture) dial() *ttrpc.Client {
 }
 
 func (f *fixture) newSandbox(_ context.Context, spec factory.Spec) (*virtcontainers.Sandbox, string, error) {
+	f.kernel = spec.Config.Hypervisor.Kernel
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
 		Machine: f.guest.Machine, Token: sandboxtest.Token, BootTimeout: time.Minute, Log: spec.Log,
 	})
 	sandbox.Boot()
-	err := sandbox.Assign(virtcontainers.Assignment{ID: spec.ID, Share: f.guest.Share})
+	err := sandbox.Assign(virtcontainers.Assignment{ID: spec.ID, Share: f.guest.Share, Sizing: f.sizing})
 	return sandbox, "none", err
 }
 

@@ -57,7 +57,6 @@ func (s *service) register(server *ttrpc.Server) {
 			"Shutdown":   method(s.Shutdown, taskerror.Encode),
 		}})
 	}
-	// UpdateSandbox is not there: ttrpc says so, and containerd goes on.
 	server.RegisterService("containerd.runtime.sandbox.v1.Sandbox", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
 		"CreateSandbox":   method(s.CreateSandbox, taskerror.Encode),
 		"StartSandbox":    method(s.StartSandbox, taskerror.Encode),
@@ -68,5 +67,6 @@ func (s *service) register(server *ttrpc.Server) {
 		"PingSandbox":     method(s.PingSandbox, taskerror.Encode),
 		"ShutdownSandbox": method(s.ShutdownSandbox, taskerror.Encode),
 		"SandboxMetrics":  method(s.SandboxMetrics, taskerror.Encode),
+		"UpdateSandbox":   method(s.UpdateSandbox, taskerror.Encode),
 	}})
 }

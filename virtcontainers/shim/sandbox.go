@@ -34,7 +34,7 @@ func (s *service) CreateSandbox(ctx context.Context, request *sandboxapi.CreateS
 		return nil, fmt.Errorf("%w: this shim was started for the sandbox %q, not %q", errdefs.ErrInvalidArgument, s.options.ID, request.GetSandboxID())
 	}
 	if err := oci.ValidateID(request.GetSandboxID()); err != nil {
-		return nil, err
+		return nil, invalid(err)
 	}
 	config, err := podconfig.Decode(request.GetOptions())
 	if err != nil {
@@ -62,16 +62,16 @@ func (s *service) CreateSandbox(ctx context.Context, request *sandboxapi.CreateS
 
 // newSandbox makes the pod of a sandbox and connects it with its network.
 func (s *service) newSandbox(ctx context.Context, request *sandboxapi.CreateSandboxRequest, config *podconfig.PodSandboxConfig) (*home, error) {
-	settings, err := loadConfig(ctx, s.options.Runtime.ConfigPath)
+	settings, err := loadConfig(ctx, s.options.Runtime)
 	if err != nil {
 		return nil, err
 	}
 	if settings, err = settings.ForPod(podAnnotations(request, config)); err != nil {
-		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+		return nil, invalid(err)
 	}
 	p, joined, err := planSandbox(request, config, settings, s.options.Runtime.SystemdCgroup)
 	if err != nil {
-		return nil, err
+		return nil, invalid(err)
 	}
 	if joined != nil {
 		defer joined.Close()

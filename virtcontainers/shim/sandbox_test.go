@@ -298,7 +298,7 @@ func TestSandboxRefusals(t *testing.T) {
 	_, err := f.StartSandbox(f.ctx(), &sandboxapi.StartSandboxRequest{SandboxID: "c1"})
 	refused(t, err, codes.NotFound)
 	_, err = f.UpdateSandbox(f.ctx(), &sandboxapi.UpdateSandboxRequest{SandboxID: "c1"})
-	refused(t, err, codes.Unimplemented)
+	refused(t, err, codes.NotFound)
 	for _, test := range []struct {
 		name   string
 		change func(*sandboxapi.CreateSandboxRequest)
@@ -310,11 +310,11 @@ func TestSandboxRefusals(t *testing.T) {
 			r.Annotations = map[string]string{"io.katacontainers.config.hypervisor.kernel": "/mine"}
 		}, codes.InvalidArgument, "kernel"},
 		{"unknown options", func(r *sandboxapi.CreateSandboxRequest) { r.Options.TypeUrl = "example.com/X" }, codes.InvalidArgument, `"X"`},
-		{"the host's network", func(r *sandboxapi.CreateSandboxRequest) { r.NetnsPath = "/proc/self/ns/net" }, codes.Unknown, "host_network"},
-		{"no network", func(r *sandboxapi.CreateSandboxRequest) { r.NetnsPath = "/nowhere" }, codes.Unknown, "/nowhere"},
+		{"the host's network", func(r *sandboxapi.CreateSandboxRequest) { r.NetnsPath = "/proc/self/ns/net" }, codes.InvalidArgument, "host_network"},
+		{"no network", func(r *sandboxapi.CreateSandboxRequest) { r.NetnsPath = "/nowhere" }, codes.InvalidArgument, "/nowhere"},
 		{"the host's processes", func(r *sandboxapi.CreateSandboxRequest) {
 			r.Options = f.sandbox(cri.NamespaceMode_NODE).GetOptions()
-		}, codes.Unknown, "hostPID"},
+		}, codes.InvalidArgument, "hostPID"},
 	} {
 		request := f.sandbox(cri.NamespaceMode_CONTAINER)
 		test.change(request)

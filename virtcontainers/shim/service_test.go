@@ -175,7 +175,7 @@ func TestRefusals(t *testing.T) {
 		{"a checkpoint to restore", func() error {
 			_, err := f.Create(f.ctx(), &taskapi.CreateTaskRequest{ID: "c2", Checkpoint: "/x"})
 			return err
-		}, codes.Unimplemented, ""},
+		}, codes.InvalidArgument, "virtual machine"},
 		{"checkpoint", func() error {
 			_, err := f.Checkpoint(f.ctx(), &taskapi.CheckpointTaskRequest{ID: "c1"})
 			return err

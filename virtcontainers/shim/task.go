@@ -15,10 +15,12 @@ import (
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/device"
 	"kata-runtime/virtcontainers/lifecycle"
 	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/pod"
@@ -42,6 +44,7 @@ type task struct {
 	service *service
 	request *taskapi.CreateTaskRequest
 	home    *home
+	disks   *rootfs.Disks // of the root file system; nil: it is mounted here
 	io      *stdio.Attachment
 	hooks   *lifecycle.Hooks
 	holder  Holder // its own; nil: the pod's stands for it
@@ -100,17 +103,21 @@ func (t *task) Release(context.Context, bool) error {
 }
 
 // rootfs is where the container's root file system is mounted, in this process's
-// own mount namespace.
+// own mount namespace, unless the guest mounts it.
 func (t *task) rootfs() string { return filepath.Join(t.request.GetBundle(), "rootfs") }
 
-func (t *task) mount() error {
-	if len(t.request.GetRootfs()) == 0 {
+// mount mounts the root file system, or leaves its disks to the guest.
+func (t *task) mount() (err error) {
+	if t.disks, err = rootfs.AsDisks(t.request.GetRootfs()); err != nil {
+		return invalid(err)
+	}
+	if !t.mountsRootfs() {
 		return nil
 	}
 	if err := os.Mkdir(t.rootfs(), 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make the directory of the root file system: %w", err)
 	}
-	return rootfs.Mount(t.request.GetRootfs(), t.rootfs(), t.service.options.HostMounts)
+	return ofSnapshot(rootfs.Mount(t.request.GetRootfs(), t.rootfs(), t.service.options.HostMounts))
 }
 
 // seeing calls f where paths mean what they mean to containerd now, and what this
@@ -151,7 +158,7 @@ func (t *task) ownMounts() []string {
 	if t.home != nil && t.home.sandboxed != nil {
 		own = append(own, t.home.sandboxed.own...)
 	}
-	if len(t.request.GetRootfs()) > 0 {
+	if t.mountsRootfs() {
 		own = append(own, t.rootfs())
 	}
 	return own
@@ -166,8 +173,24 @@ func attach(tree *os.File, path string) error {
 	return share.Attach(tree, target)
 }
 
+// ofSnapshot gives an error about the mounts of a request, or the files that they
+// name, its code.
+func ofSnapshot(err error) error {
+	switch {
+	case errors.Is(err, rootfs.ErrInvalid), errors.Is(err, device.ErrNoDisk):
+		return invalid(err)
+	case errors.Is(err, os.ErrNotExist): // somebody has removed it
+		return fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	default:
+		return err
+	}
+}
+
+// mountsRootfs tells whether the root file system is mounted here.
+func (t *task) mountsRootfs() bool { return len(t.request.GetRootfs()) > 0 && t.disks == nil }
+
 func (t *task) unmount() error {
-	if len(t.request.GetRootfs()) == 0 {
+	if !t.mountsRootfs() {
 		return nil
 	}
 	return rootfs.Unmount(t.rootfs())

@@ -19,9 +19,8 @@ import (
 const (
 	// prefix marks the files that are ours.
 	prefix = "kata."
-	// stateName, lockName and temporaryName follow the prefix.
+	// stateName and temporaryName follow the prefix.
 	stateName     = "json"
-	lockName      = "lock"
 	temporaryName = "json.tmp"
 	// maxStateSize bounds what is read of a state file, in bytes.
 	maxStateSize = 4 << 20
@@ -42,7 +41,7 @@ func (e *Entry) ID() string { return e.id }
 func (e *Entry) Dir() string { return e.dir }
 
 // Path is where a file of the container belongs: kata.NAME in Dir. The names
-// json, json.tmp, lock and config.json are the store's. The path may be longer
+// json, json.tmp and config.json are the store's. The path may be longer
 // than the 107 bytes that the address of a unix socket takes.
 func (e *Entry) Path(name string) string { return filepath.Join(e.dir, prefix+name) }
 
@@ -222,14 +221,6 @@ func writeFile(path string, data []byte) (err error) {
 		return err
 	}
 	return file.Sync()
-}
-
-func makeFile(path string) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	return file.Close()
 }
 
 func removeIfExists(path string) error {

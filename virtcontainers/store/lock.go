@@ -8,86 +8,11 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// Lock waits until no other Lock of this container is held, by this or any
-// other process, and takes it. The lock ends with unlock, which may be called
-// more than once, or with the process. A container that is removed, before or
-// while one waits, is virtcontainers.ErrNotFound, also when its id was taken again. Save,
-// Update and Remove need no Lock and do not wait for one.
-func (e *Entry) Lock(ctx context.Context) (unlock func(), err error) {
-	for {
-		file, err := e.openLock()
-		if err != nil {
-			return nil, err
-		}
-		if err := flockContext(ctx, file); err != nil {
-			return nil, fmt.Errorf("lock container %s: %w", e.id, err)
-		}
-		valid, err := e.lockIsValid(file)
-		if valid {
-			return sync.OnceFunc(func() { release(file) }), nil
-		}
-		release(file)
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
-// lockIsValid tells whether a locked file is still the container's lock file.
-// An error says that the container is gone.
-func (e *Entry) lockIsValid(file *os.File) (bool, error) {
-	if err := e.exists(); err != nil {
-		return false, err
-	}
-	held, err := file.Stat()
-	if err != nil {
-		return false, fmt.Errorf("lock container %s: %w", e.id, err)
-	}
-	named, err := os.Lstat(e.Path(lockName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("lock container %s: %w", e.id, err)
-	}
-	return os.SameFile(held, named), nil
-}
-
-// openLock opens the lock file. It makes a missing one, which an interrupted
-// Remove leaves, only while the container is known to exist: otherwise it would
-// put the file into a directory that is being removed.
-func (e *Entry) openLock() (*os.File, error) {
-	path := e.Path(lockName)
-	for {
-		// An old incarnation's entry would wait for the new one's lock.
-		if err := e.exists(); err != nil {
-			return nil, err
-		}
-		file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		if err == nil {
-			return file, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("lock container %s: %w", e.id, err)
-		}
-		err = e.exclusively("make the lock", func() error {
-			if err := e.exists(); err != nil {
-				return err
-			}
-			return makeFile(path)
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-}
 
 // flockContext locks file, or closes it and returns an error. The kernel offers
 // no way to abandon a flock in progress: when ctx ends first, the goroutine

@@ -1,11 +1,8 @@
 package store
 
 import (
-	"bufio"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -41,8 +38,6 @@ func child(action, root string) error {
 	switch action {
 	case "contend":
 		return contend(s)
-	case "hold":
-		return hold(s)
 	case "full disk":
 		return fullDisk(s)
 	case "full":
@@ -108,65 +103,6 @@ func TestConcurrentProcesses(t *testing.T) {
 	}
 	if left, err := os.ReadDir(s.Root()); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
-	}
-}
-
-// hold locks the container, says so, and keeps the lock until its stdin ends.
-func hold(s *Store) error {
-	entry, err := s.Lookup("c")
-	if err != nil {
-		return err
-	}
-	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
-	defer cancel()
-	if _, err := entry.Lock(ctx); err != nil {
-		return err
-	}
-	fmt.Println("locked")
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
-}
-
-func TestLockEndsWithItsProcess(t *testing.T) {
-	s := open(t)
-	entry := reserve(t, s, "c")
-	cmd := command(t, s, "hold")
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stdin.Close()
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "locked\n" {
-		t.Fatalf("child said %q, %v", line, err)
-	}
-	taken := make(chan error)
-	go func() {
-		unlock, err := entry.Lock(context.Background())
-		if err == nil {
-			unlock()
-		}
-		taken <- err
-	}()
-	select {
-	case err := <-taken:
-		t.Fatalf("the lock of a living process was taken: %v", err)
-	default:
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-taken; err != nil {
-		t.Errorf("Lock after the holder's death: %v", err)
-	}
-	if err := cmd.Wait(); err == nil {
-		t.Error("the killed child succeeded")
 	}
 }
 

@@ -122,28 +122,17 @@ func (e *Entry) claim(made bool) (err error) {
 		return err
 	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, e.unclaim(made))
+		if err != nil && made {
+			err = errors.Join(err, removeIfEmpty(e.dir))
 		}
 	}()
 	start, err := StartTime(os.Getpid())
 	if err != nil {
 		return err
 	}
-	if err := makeFile(e.Path(lockName)); err != nil {
-		return err
-	}
 	return e.write(State{
 		Status: virtcontainers.StatusCreating, Created: time.Now().UTC(), SupervisorPID: os.Getpid(), SupervisorStartTime: start,
 	})
-}
-
-func (e *Entry) unclaim(made bool) error {
-	err := removeIfExists(e.Path(lockName))
-	if made {
-		err = errors.Join(err, removeIfEmpty(e.dir))
-	}
-	return err
 }
 
 // Lookup finds a container, also one whose state is damaged or of a newer

@@ -225,14 +225,9 @@ func TestDamagedAndNewerState(t *testing.T) {
 			if entries, err := s.List(); err != nil || len(entries) != 1 {
 				t.Errorf("List: %v, %v", entries, err)
 			}
-			unlock, err := entry.Lock(t.Context())
-			if err != nil {
-				t.Fatalf("Lock: %v", err)
-			}
 			if err := entry.Remove(); err != nil {
 				t.Errorf("Remove: %v", err)
 			}
-			unlock()
 		})
 	}
 }

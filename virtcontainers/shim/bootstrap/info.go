@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/shim/rootfs"
 )
 
 // featuresType is how containerd calls the runtime-spec's features, as JSON.
@@ -34,14 +36,34 @@ func (p Program) info(stdin *os.File, stdout io.Writer) error {
 		return fmt.Errorf("encode the runtime's features: %w", err)
 	}
 	data, err := proto.Marshal(&types.RuntimeInfo{
-		Name:     runtimeName,
-		Version:  &types.RuntimeVersion{Version: p.Version, Revision: p.Commit},
-		Options:  options,
-		Features: &anypb.Any{TypeUrl: featuresType, Value: features},
+		Name:        runtimeName,
+		Version:     &types.RuntimeVersion{Version: p.Version, Revision: p.Commit},
+		Options:     options,
+		Features:    &anypb.Any{TypeUrl: featuresType, Value: features},
+		Annotations: map[string]string{allowMounts: allowedMounts()},
 	})
 	if err != nil {
 		return fmt.Errorf("encode what the runtime supports: %w", err)
 	}
 	_, err = stdout.Write(data)
 	return err
+}
+
+// allowMounts is the annotation by which a runtime tells containerd 2.2 and 2.3 which
+// mounts it makes itself. Later ones look for it where they have not started the
+// shim that a container joins.
+const allowMounts = "containerd.io/runtime-allow-mounts"
+
+func allowedMounts() string {
+	kinds, transforms := rootfs.Handled()
+	for _, transform := range transforms {
+		kinds = append(kinds, transform+"/*")
+	}
+	return strings.Join(kinds, ",")
+}
+
+// mountCapabilities tell the same to containerd 2.4 and later.
+func mountCapabilities() (*anypb.Any, error) {
+	kinds, transforms := rootfs.Handled()
+	return anypb.New(&types.MountCapabilities{Types: kinds, Transforms: transforms})
 }

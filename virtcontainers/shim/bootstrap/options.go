@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/BurntSushi/toml"
 	runc "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"google.golang.org/protobuf/proto"
@@ -19,7 +20,8 @@ var ErrOptions = errors.New("invalid runtime options")
 // RuntimeOptions are what a container manager's configuration says of this
 // runtime. The zero value says nothing.
 type RuntimeOptions struct {
-	// ConfigPath is the configuration file, absolute; or Config is its content.
+	// ConfigPath is the configuration file, absolute; or Config is the
+	// configuration itself, which is read in the place of a file.
 	ConfigPath string
 	Config     []byte
 	// SystemdCgroup: linux.cgroupsPath is slice:prefix:name, and systemd makes
@@ -73,15 +75,65 @@ func decodeGeneral(value []byte) (RuntimeOptions, error) {
 	}
 	options := RuntimeOptions{ConfigPath: general.GetConfigPath()}
 	switch {
+	case options.ConfigPath == "" && len(general.GetConfigBody()) > maxConfig:
+		return RuntimeOptions{}, fmt.Errorf("%w: ConfigBody has %d bytes, at most %d are read", ErrOptions, len(general.GetConfigBody()), maxConfig)
 	case options.ConfigPath == "":
-		options.Config = general.GetConfigBody()
+		return decodeBody(general.GetConfigBody())
 	case !filepath.IsAbs(options.ConfigPath):
 		return RuntimeOptions{}, fmt.Errorf("%w: ConfigPath is %q, no absolute path", ErrOptions, options.ConfigPath)
 	case len(general.GetConfigBody()) > 0:
 		options.Ignored = append(options.Ignored, "ConfigBody, since there is a ConfigPath")
 	}
-	if len(options.Config) > maxConfig {
-		return RuntimeOptions{}, fmt.Errorf("%w: ConfigBody has %d bytes, at most %d are read", ErrOptions, len(options.Config), maxConfig)
+	return options, nil
+}
+
+// decodeBody reads a ConfigBody: what containerd's configuration has in the
+// options table of a runtime without a ConfigPath, as TOML. Those of runc's options
+// are taken that decodeRunc takes; the rest is this runtime's configuration.
+func decodeBody(body []byte) (RuntimeOptions, error) {
+	var section map[string]any
+	if _, err := toml.Decode(string(body), &section); err != nil {
+		return RuntimeOptions{}, fmt.Errorf("%w: ConfigBody is no TOML: %w", ErrOptions, err)
+	}
+	options, all := RuntimeOptions{}, len(section)
+	for _, own := range []struct {
+		key    string
+		target any
+	}{{"SystemdCgroup", &options.SystemdCgroup}, {"ShimCgroup", &options.ShimCgroup}} {
+		value, given := section[own.key]
+		if !given {
+			continue
+		}
+		delete(section, own.key)
+		right := false
+		switch target := own.target.(type) {
+		case *bool:
+			*target, right = value.(bool)
+		case *string:
+			*target, right = value.(string)
+		}
+		if !right {
+			return RuntimeOptions{}, fmt.Errorf("%w: %s is %v, a %T", ErrOptions, own.key, value, value)
+		}
+	}
+	for _, key := range []string{
+		"TypeUrl", "BinaryName", "Root", "NoPivotRoot", "NoNewKeyring", "CriuImagePath", "CriuWorkPath", "IoUid", "IoGid",
+	} {
+		if _, given := section[key]; given {
+			delete(section, key)
+			options.Ignored = append(options.Ignored, key)
+		}
+	}
+	switch len(section) {
+	case 0:
+		return options, nil
+	case all: // as it was written, for errors that name a line
+		options.Config = body
+		return options, nil
+	}
+	var err error
+	if options.Config, err = toml.Marshal(section); err != nil {
+		return RuntimeOptions{}, fmt.Errorf("%w: ConfigBody: %w", ErrOptions, err)
 	}
 	return options, nil
 }

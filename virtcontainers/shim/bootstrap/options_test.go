@@ -53,6 +53,16 @@ func TestDecodeOptions(t *testing.T) {
 			given: typed(t, &runtimeoptions.Options{ConfigBody: []byte("[runtime]\n")}),
 			want:  RuntimeOptions{Config: []byte("[runtime]\n")},
 		},
+		"body of runc's options": {
+			given: typed(t, &runtimeoptions.Options{ConfigBody: []byte("BinaryName = 'crun'\nShimCgroup = '/shims'\nSystemdCgroup = true\n")}),
+			want:  RuntimeOptions{SystemdCgroup: true, ShimCgroup: "/shims", Ignored: []string{"BinaryName"}},
+		},
+		"body of both": {
+			given: typed(t, &runtimeoptions.Options{ConfigBody: []byte("SystemdCgroup = true\n[hypervisor]\ndefault_vcpus = 2\n")}),
+			want:  RuntimeOptions{SystemdCgroup: true, Config: []byte("[hypervisor]\n  default_vcpus = 2\n")},
+		},
+		"body of something":           {given: typed(t, &runtimeoptions.Options{ConfigBody: []byte("{\"version\": 1}")}), fails: "ConfigBody is no TOML"},
+		"body with an option's value": {given: typed(t, &runtimeoptions.Options{ConfigBody: []byte("SystemdCgroup = 'yes'")}), fails: "SystemdCgroup is yes"},
 		"path and body": {
 			given: typed(t, &runtimeoptions.Options{ConfigPath: "/a", ConfigBody: []byte("x")}),
 			want:  RuntimeOptions{ConfigPath: "/a", Ignored: []string{"ConfigBody, since there is a ConfigPath"}},

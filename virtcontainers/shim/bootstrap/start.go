@@ -141,8 +141,13 @@ func findServer(ctx context.Context, inv invocation, membership oci.Pod, dirs []
 func answer(stdout io.Writer, announced bool, address string) error {
 	data := []byte(address)
 	if announced {
-		var err error
-		if data, err = proto.Marshal(&boot.BootstrapResult{Version: 3, Address: address, Protocol: "ttrpc"}); err != nil {
+		capabilities, err := mountCapabilities()
+		if err == nil {
+			data, err = proto.Marshal(&boot.BootstrapResult{
+				Version: 3, Address: address, Protocol: "ttrpc", Extensions: []*boot.Extension{{Value: capabilities}},
+			})
+		}
+		if err != nil {
 			return fmt.Errorf("encode the answer: %w", err)
 		}
 	}

@@ -8,7 +8,8 @@
 // process that calls Mount; a shim's is its own and gets mounts from the host
 // without giving any back.
 //
-// A file system on a disk or in an image file is mounted by the host's kernel,
-// as runc's shim has it; AsDisk finds those that a machine could have as a disk
-// instead.
+// A file system that has come in an image, on a disk or in a file, is not for the
+// host's kernel to mount: AsDisks finds such lists, for the guest to put together.
+// The rest, and the file systems that the guest's kernel does not have, are mounted
+// here, as runc's shim does.
 package rootfs

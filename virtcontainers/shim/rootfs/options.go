@@ -180,3 +180,28 @@ func unescape(text string) string {
 	}
 	return string(plain)
 }
+
+// flagNames are the options of mount(8) that stand for flags of mount(2).
+func flagNames(flags uintptr) []string {
+	var names []string
+	for _, f := range []struct {
+		flag uintptr
+		name string
+	}{
+		{unix.MS_RDONLY, "ro"},
+		{unix.MS_NOSUID, "nosuid"},
+		{unix.MS_NODEV, "nodev"},
+		{unix.MS_NOEXEC, "noexec"},
+		{unix.MS_SYNCHRONOUS, "sync"},
+		{unix.MS_DIRSYNC, "dirsync"},
+		{unix.MS_NOATIME, "noatime"},
+		{unix.MS_NODIRATIME, "nodiratime"},
+		{unix.MS_RELATIME, "relatime"},
+		{unix.MS_STRICTATIME, "strictatime"},
+	} {
+		if flags&f.flag != 0 {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/api/types"
@@ -15,6 +14,10 @@ import (
 	"kata-runtime/virtcontainers/osthread"
 	"kata-runtime/virtcontainers/share"
 )
+
+// ErrInvalid is wrapped by errors about a list that is none of containerd's, or that
+// nobody here can mount.
+var ErrInvalid = errors.New("invalid mount")
 
 // Mount mounts the list on target, a directory, in the mount namespace of this
 // process. What it names is looked up in the mount namespace host; nil: this
@@ -66,7 +69,7 @@ func Open(mounts []*types.Mount, directory string, host *os.File) (tree *os.File
 			err = fmt.Errorf("nothing is mounted yet in which it could be at %s", m.GetTarget())
 		}
 		if err != nil {
-			return nil, fmt.Errorf("mount the root file system: %s: %w", describe(m), err)
+			return nil, fmt.Errorf("mount the root file system: %s: %w: %w", describe(m), ErrInvalid, err)
 		}
 	}
 	run := osthread.Run
@@ -291,33 +294,3 @@ func makeScratch(directory string) error {
 }
 
 func fdPath(file *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", file.Fd()) }
-
-// Disk is a file system on a block device, or in an image file, alone.
-type Disk struct {
-	// Source is the device, or with Loop the file.
-	Source string
-	Loop   bool
-	Type   string
-	// ReadOnly, and Options that are the file system's own.
-	ReadOnly bool
-	Options  []string
-}
-
-// AsDisk tells whether the list is a single disk that a machine could have
-// plugged in and mount itself. One that is id-mapped is not: it means owners of the
-// host.
-func AsDisk(mounts []*types.Mount) (Disk, bool) {
-	if len(mounts) != 1 || mounts[0].GetTarget() != "" {
-		return Disk{}, false
-	}
-	m := mounts[0]
-	o, err := check(m)
-	if err != nil || isBind(m, o) || o.uids != nil || !slices.Contains([]string{"ext4", "xfs", "erofs", "squashfs"}, m.GetType()) {
-		return Disk{}, false
-	}
-	if !o.loop && !strings.HasPrefix(m.GetSource(), "/dev/") {
-		return Disk{}, false
-	}
-	readOnly := o.flags&unix.MS_RDONLY != 0 || m.GetType() == "erofs" || m.GetType() == "squashfs"
-	return Disk{Source: m.GetSource(), Loop: o.loop, Type: m.GetType(), ReadOnly: readOnly, Options: o.data}, true
-}
