@@ -199,7 +199,12 @@ func (c *Console) await(name string, p *process) {
 		c.log.Error("exit code lost", "process", name)
 	}
 	p.stdio.finish()
+	c.retire(name)
 	close(p.done)
+}
+
+// retire notes that a process has exited, and forgets the oldest.
+func (c *Console) retire(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.exited = append(c.exited, name)
