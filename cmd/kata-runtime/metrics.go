@@ -48,7 +48,7 @@ func metricsAction(c *cli.Context) error {
 		return serveMetrics(c, exporter, address)
 	case !c.Args().Present():
 		err := exporter.Write(c.Context, c.App.Writer)
-		var unreachable *exposition.Unreachable
+		var unreachable *exposition.UnreachableError
 		if errors.As(err, &unreachable) { // the output says so too
 			logger(c).Warn("pods do not answer", "error", err)
 			err = nil

@@ -52,7 +52,8 @@ func connect(streams Streams, req *protocol.ExecProcessRequest, cmd *exec.Cmd, t
 		if s.host[protocol.Stdout] == nil {
 			return nil, status.Error(codes.InvalidArgument, "exec in the guest: nobody takes the terminal's output")
 		}
-		return s, s.openTerminal(cmd)
+		err = s.openTerminal(cmd)
+		return s, err
 	}
 	// nil is /dev/null.
 	if s.host[protocol.Stdin] != nil {

@@ -28,8 +28,11 @@ func (s *sandbox) Machine() hypervisor.Info {
 		Size: hypervisor.Size{VCPUs: 2, MemoryMiB: 256}, Driver: "qemu", Version: "7.2", Accelerator: "tcg",
 	}
 }
-func (s *sandbox) Helpers() map[string]int { return map[string]int{"virtiofsd": os.Getpid(), "passt": 1 << 30} }
-func (s *sandbox) Made() time.Time         { return time.Unix(1_700_000_000, 500_000_000) }
+
+func (s *sandbox) Helpers() map[string]int {
+	return map[string]int{"virtiofsd": os.Getpid(), "passt": 1 << 30}
+}
+func (s *sandbox) Made() time.Time { return time.Unix(1_700_000_000, 500_000_000) }
 func (s *sandbox) Timings() []virtcontainers.Timing {
 	return []virtcontainers.Timing{
 		{Stage: virtcontainers.StageStartVMM, Begin: time.Second, Duration: 2 * time.Second},

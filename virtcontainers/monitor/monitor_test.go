@@ -262,7 +262,8 @@ func TestTheEndOfThePod(t *testing.T) {
 func TestWhatIsNoRequest(t *testing.T) {
 	f := serve(t, true)
 	for _, message := range []any{
-		map[string]any{"Future": true}, map[string]any{},
+		map[string]any{"Future": true},
+		map[string]any{},
 		map[string]any{"Exec": map[string]any{"Streams": []string{"stdout"}}},
 		map[string]any{"Exec": map[string]any{"Streams": []string{"other"}}},
 		[]int{1},

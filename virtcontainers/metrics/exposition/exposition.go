@@ -56,7 +56,7 @@ func New(options Options) *Exporter {
 }
 
 // Write writes the text of all pods. Those that could not be measured are in the
-// text, and in the error too, an *Unreachable.
+// text, and in the error too, an *UnreachableError.
 func (e *Exporter) Write(ctx context.Context, w io.Writer) error {
 	results, err := e.scrape(ctx)
 	if err != nil {
@@ -135,7 +135,7 @@ func (e *Exporter) measure(ctx context.Context, pod Pod) *result {
 
 // failed tells which pods were not measured, and why.
 func failed(results []*result) error {
-	failures := &Unreachable{}
+	failures := &UnreachableError{}
 	for _, r := range results {
 		if r.err != nil {
 			failures.Errs = append(failures.Errs, r.err)
@@ -147,11 +147,11 @@ func failed(results []*result) error {
 	return failures
 }
 
-// Unreachable is the error of pods that could not be measured.
-type Unreachable struct{ Errs []error }
+// UnreachableError is the error of pods that could not be measured.
+type UnreachableError struct{ Errs []error }
 
 // Error joins what the pods' errors say.
-func (u *Unreachable) Error() string {
+func (u *UnreachableError) Error() string {
 	texts := make([]string, len(u.Errs))
 	for i, err := range u.Errs {
 		texts[i] = err.Error()
@@ -160,4 +160,4 @@ func (u *Unreachable) Error() string {
 }
 
 // Unwrap returns the pods' errors.
-func (u *Unreachable) Unwrap() []error { return u.Errs }
+func (u *UnreachableError) Unwrap() []error { return u.Errs }

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -190,7 +191,7 @@ func TestScrape(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	e := exporter(pod("a", nil, errors.New("a is silent")), pod("b", everything(), nil))
-	var unreachable *exposition.Unreachable
+	var unreachable *exposition.UnreachableError
 	if err := e.Write(t.Context(), io.Discard); !errors.As(err, &unreachable) || err.Error() != "a is silent" {
 		t.Errorf("error %v", err)
 	}
@@ -221,5 +222,34 @@ func TestManyPods(t *testing.T) {
 	}
 	if families := parse(t, &text); len(families["kata_up"].GetMetric()) != 500 {
 		t.Errorf("%d pods", len(families["kata_up"].GetMetric()))
+	}
+}
+
+// TestDocumentation: each metric is in the table of docs/metrics.md, as it is.
+func TestDocumentation(t *testing.T) {
+	documentation, err := os.ReadFile("../../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := pod("p", everything(), nil)
+	one.Name = "web"
+	var text bytes.Buffer
+	if err := exporter(one).Write(t.Context(), &text); err != nil {
+		t.Fatal(err)
+	}
+	families := parse(t, &text)
+	var table strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(families)) {
+		f := families[name]
+		var labels []string
+		for _, label := range f.GetMetric()[0].GetLabel() {
+			if label.GetName() != "sandbox_id" {
+				labels = append(labels, "`"+label.GetName()+"`")
+			}
+		}
+		fmt.Fprintf(&table, "| `%s` | %s | %s | %s |\n", name, strings.ToLower(f.GetType().String()), strings.Join(labels, ", "), f.GetHelp())
+	}
+	if !strings.Contains(string(documentation), "|---|---|---|---|\n"+table.String()+"\n") {
+		t.Errorf("docs/metrics.md has another table than\n%s", &table)
 	}
 }
