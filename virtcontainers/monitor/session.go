@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,7 @@ func streams() []string { return []string{"stdin", "stdout", "stderr"} }
 // exec runs a process in the guest for as long as the command is there.
 func (s *Server) exec(ctx context.Context, conn *channel.Conn, r *execRequest, files []*os.File) error {
 	pipes, err := take(r.Streams, files)
+	closeAll(files) // of which pipes are duplicates: the command sees their end
 	defer func() { closeAll(pipes[:]) }()
 	if err != nil {
 		return conn.Send(answer{Error: err.Error()})
@@ -54,10 +56,23 @@ func (s *Server) exec(ctx context.Context, conn *channel.Conn, r *execRequest, f
 	if ended {
 		code := int(process.Exit().Code)
 		err = conn.Send(answer{Exit: &code})
+		awaitHangUp(gone)
 	}
 	conn.Close() // ends obey
 	<-gone
 	return err
+}
+
+// awaitHangUp gives a command the time to take the last answer: one that has just
+// said something, which nobody has read at the end of the connection, would hear of
+// that instead.
+func awaitHangUp(gone <-chan struct{}) {
+	timer := time.NewTimer(requestTimeout)
+	defer timer.Stop()
+	select {
+	case <-gone:
+	case <-timer.C:
+	}
 }
 
 // attend waits for the process's end and for its output to be taken. A process
