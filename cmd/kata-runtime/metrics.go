@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"kata-runtime/virtcontainers/metrics"
 	"kata-runtime/virtcontainers/metrics/exposition"
 	"kata-runtime/virtcontainers/monitor"
+	"kata-runtime/virtcontainers/oci"
 )
 
 // metricsPath is where a scrape finds the metrics, as everywhere.
@@ -88,11 +88,9 @@ func monitoredPods(c *cli.Context) ([]exposition.Pod, error) {
 }
 
 func (p monitoredPod) exposed() exposition.Pod {
-	annotations := p.state.Annotations
+	namespace, name := oci.PodName(p.state.Annotations)
 	return exposition.Pod{
-		ID:        p.entry.ID(),
-		Namespace: cmp.Or(annotations["io.kubernetes.cri.sandbox-namespace"], annotations["io.kubernetes.pod.namespace"]),
-		Name:      cmp.Or(annotations["io.kubernetes.cri.sandbox-name"], annotations["io.kubernetes.pod.name"]),
+		ID: p.entry.ID(), Namespace: namespace, Name: name,
 		Measure: func(ctx context.Context) ([]metrics.Sample, error) {
 			return monitor.Measure(ctx, p.entry)
 		},
