@@ -62,6 +62,9 @@ func testContainerd2(k *kubelet, handler string) {
 	if usage := do(k, c.ContainerStats, &runtime.ContainerStatsRequest{ContainerId: c.id}).Stats; usage.GetMemory().GetWorkingSetBytes().GetValue() == 0 {
 		k.t.Errorf("statistics: %v", usage)
 	}
+	if handler != "runc" {
+		p.measured(1)
+	}
 	c.stop(60)
 	c.ended(3, "Error")
 	c.remove()

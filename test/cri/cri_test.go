@@ -98,7 +98,7 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 	})
 	t.Run("metrics", func(t *testing.T) {
 		if handler != "runc" {
-			p.in(t).measured()
+			p.in(t).measured(2)
 		}
 	})
 	t.Run("exec sync", func(t *testing.T) {
