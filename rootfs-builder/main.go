@@ -2,11 +2,12 @@
 // directories and device nodes that it needs to get going, and, for a kernel
 // that has its virtio drivers as modules, those modules.
 //
-//	rootfs-builder -agent FILE -o IMAGE [-manifest FILE] [-modules DIR [-kernel-release R]]
+//	rootfs-builder -agent FILE -o IMAGE [-manifest FILE] [-modules DIR [-kernel-release R]] [-busybox FILE]
 //
 // -modules names a directory such as /lib/modules, with one directory per
 // release. The file /lib/modules/load in the image lists the modules' paths,
-// one per line, in the order in which PID 1 loads them.
+// one per line, in the order in which PID 1 loads them. -busybox adds a shell and
+// its tools, for kata-runtime exec --guest: an image for those who look for a fault.
 package main
 
 import (
@@ -33,7 +34,7 @@ func main() {
 
 // options are the command's flags.
 type options struct {
-	agent, output, manifest, modules, release string
+	agent, output, manifest, modules, release, busybox string
 }
 
 func run(args []string, out io.Writer) error {
@@ -44,6 +45,7 @@ func run(args []string, out io.Writer) error {
 	flags.StringVar(&o.manifest, "manifest", "", "manifest `file` to write")
 	flags.StringVar(&o.modules, "modules", "", "`directory` with the modules of a kernel, one directory per release")
 	flags.StringVar(&o.release, "kernel-release", "", "kernel `release` below -modules (default: the only one there)")
+	flags.StringVar(&o.busybox, "busybox", "", "static `program` to add as /bin/busybox, with links for all that it does")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -72,6 +74,11 @@ func build(o options, out io.Writer) error {
 			return err
 		}
 		o.release = release
+	}
+	if o.busybox != "" {
+		if err := addBusybox(&contents, o.busybox); err != nil {
+			return err
+		}
 	}
 	manifest, err := contents.WriteFiles(o.output, o.manifest, o.release)
 	if err != nil {

@@ -25,6 +25,8 @@ type Assignment struct {
 	// RelaySockets lets containers connect to the host's unix sockets that
 	// their bind mounts show.
 	RelaySockets bool
+	// AllowGuestExec lets processes be added to the guest itself, see ExecGuest.
+	AllowGuestExec bool
 }
 
 // entropySize is how many bytes of the host's randomness a guest is given: as much
@@ -124,6 +126,8 @@ func (s *Sandbox) describePod() (*protocol.CreateSandboxRequest, error) {
 		LoopbackPort:  loopback.GuestPort(),
 		LoopbackToken: s.loopbackToken,
 		Entropy:       entropy,
+
+		AllowGuestExec: s.assignment.AllowGuestExec,
 	}
 	if s.sockets != nil {
 		request.SocketPort, request.SocketToken = socketPort, s.sockets.Token()

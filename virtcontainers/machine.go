@@ -32,6 +32,8 @@ type Machine interface {
 	// AwaitConsole returns once a line that contains text was written to the
 	// console, also before the call.
 	AwaitConsole(ctx context.Context, text string) error
+	// Helpers are the processes of the machine beside its VMM, by their names.
+	Helpers() map[string]int
 	// Share tells how the guest mounts the pod's shared directory.
 	Share() *protocol.Share
 }

@@ -105,6 +105,7 @@ func (s *Sandbox) openProcess(ctx context.Context, container, id string, want IO
 			return
 		}
 		group.Go(func() (err error) {
+			s.streams.Add(1)
 			*conn, err = s.agent.OpenStream(groupCtx, protocol.StreamHeader{Container: container, Process: id, Stream: stream})
 			return err
 		})
@@ -137,9 +138,13 @@ func (c *Container) Exec(ctx context.Context, options ExecOptions) (*Process, er
 	if status := c.Status(); status != StatusRunning && status != StatusCreated {
 		return nil, fmt.Errorf("%w: cannot exec in a container that is %s", ErrNotRunning, status)
 	}
-	s := c.sandbox
+	return c.sandbox.exec(ctx, c.id, options)
+}
+
+// exec adds a process to a container, or for an empty id to the guest itself.
+func (s *Sandbox) exec(ctx context.Context, container string, options ExecOptions) (*Process, error) {
 	opening, opened := s.call(ctx)
-	process, err := s.openProcess(opening, c.id, options.ID, options.IO)
+	process, err := s.openProcess(opening, container, options.ID, options.IO)
 	opened()
 	if err != nil {
 		return nil, fmt.Errorf("exec failed: %w", err)
@@ -149,7 +154,7 @@ func (c *Container) Exec(ctx context.Context, options ExecOptions) (*Process, er
 	ctx, cancel := s.call(context.WithoutCancel(ctx))
 	defer cancel()
 	_, err = s.agent.ExecProcess(ctx, &protocol.ExecProcessRequest{
-		ContainerId: c.id, ProcessId: options.ID, ProcessJson: options.Process,
+		ContainerId: container, ProcessId: options.ID, ProcessJson: options.Process,
 		Stdin: options.IO.Stdin, Stdout: options.IO.Stdout, Stderr: options.IO.Stderr, Cgroup: options.Cgroup,
 	})
 	if err != nil {

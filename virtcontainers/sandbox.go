@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kata-runtime/guest/protocol"
@@ -94,6 +95,8 @@ type Sandbox struct {
 	readyErr error         // written before ready is closed
 
 	devices *device.Manager
+
+	streams atomic.Uint64 // how many were opened
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*Container

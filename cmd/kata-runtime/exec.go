@@ -48,6 +48,8 @@ func execCommand() *cli.Command {
 			&cli.BoolFlag{Name: "ignore-paused", Usage: "in a paused container, wait until it is resumed"},
 			&cli.StringSliceFlag{Name: "cgroup", Usage: "`PATH` of the process's cgroup, below the container's in the guest"},
 			&cli.StringFlag{Name: "pidfd-socket", Usage: pidfdSocketUsage},
+			&cli.BoolFlag{Name: guestFlag, Usage: "run the command, or a shell, in the guest of the pod and not in a container, where the configuration allows it"},
+			stateDirFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			code, err := execAction(c)
@@ -76,6 +78,9 @@ func (e *execError) Unwrap() error { return e.cause }
 func execAction(c *cli.Context) (int, error) {
 	if c.NArg() < 1 {
 		return 0, errors.New("exec needs a container's id")
+	}
+	if c.Bool(guestFlag) {
+		return execGuest(c)
 	}
 	if n := c.Int("preserve-fds"); n != 0 {
 		return 0, fmt.Errorf("--preserve-fds %d: open descriptors cannot be passed into a virtual machine", n)

@@ -55,3 +55,13 @@ func (c *container) cgroupDir() string {
 	}
 	return filepath.Join(cgroupRoot, cgroupParent, c.id)
 }
+
+// CgroupDir returns the directory of the cgroup of a container, or nothing when
+// there is no such container, or on a machine without the unified hierarchy.
+func (r *Runtime) CgroupDir(id string) string {
+	c, err := r.get(id)
+	if err != nil {
+		return ""
+	}
+	return c.cgroupDir()
+}

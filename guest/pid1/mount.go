@@ -70,7 +70,7 @@ func mountAll(root string) error {
 // What the initramfs holds is deleted first, since its memory can never be
 // freed afterwards.
 func switchRoot(root string) error {
-	for _, path := range []string{"/init", "/lib"} {
+	for _, path := range []string{"/init", "/lib", programs} {
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("empty the initramfs: %w", err)
 		}

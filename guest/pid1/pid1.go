@@ -49,6 +49,9 @@ func Boot() error {
 		return err
 	}
 	con.step("modules loaded")
+	if err := copyPrograms(programs, newRoot+programs); err != nil {
+		return err
+	}
 	if err := switchRoot(newRoot); err != nil {
 		return err
 	}

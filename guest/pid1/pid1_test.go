@@ -64,3 +64,27 @@ func TestATestIsNotBooted(t *testing.T) {
 		t.Fatal("an ordinary process would prepare the guest")
 	}
 }
+
+func TestCopyPrograms(t *testing.T) {
+	from, to := t.TempDir(), filepath.Join(t.TempDir(), "bin")
+	if err := copyPrograms(filepath.Join(from, "missing"), to); err != nil {
+		t.Fatalf("an image without programs: %v", err)
+	}
+	if _, err := os.Lstat(to); !os.IsNotExist(err) {
+		t.Errorf("a directory was made for none: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(from, "busybox"), []byte("program"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("busybox", filepath.Join(from, "sh")); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyPrograms(from, to); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(to, "sh"))
+	info, statErr := os.Stat(filepath.Join(to, "sh"))
+	if err != nil || statErr != nil || string(content) != "program" || info.Mode() != 0o755 {
+		t.Errorf("copied %q, %v, %v, %v", content, info.Mode(), err, statErr)
+	}
+}

@@ -21,6 +21,232 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Figure names what is measured. Counters begin with the guest, or with the
+// container. Sums over CPUs, network interfaces (without loopback) and disks.
+type Figure int32
+
+const (
+	Figure_FIGURE_UNKNOWN Figure = 0
+	// Of the guest.
+	Figure_MEMORY_SIZE_BYTES      Figure = 1
+	Figure_MEMORY_FREE_BYTES      Figure = 2
+	Figure_MEMORY_AVAILABLE_BYTES Figure = 3
+	Figure_MEMORY_BUFFERS_BYTES   Figure = 4
+	Figure_MEMORY_CACHED_BYTES    Figure = 5
+	Figure_MEMORY_SHARED_BYTES    Figure = 6
+	Figure_MEMORY_SLAB_BYTES      Figure = 7
+	Figure_LOAD_1                 Figure = 10 // over so many minutes
+	Figure_LOAD_5                 Figure = 11
+	Figure_LOAD_15                Figure = 12
+	Figure_CPU_USER_SECONDS       Figure = 20
+	Figure_CPU_NICE_SECONDS       Figure = 21
+	Figure_CPU_SYSTEM_SECONDS     Figure = 22
+	Figure_CPU_IDLE_SECONDS       Figure = 23
+	Figure_CPU_IOWAIT_SECONDS     Figure = 24
+	Figure_CPU_IRQ_SECONDS        Figure = 25
+	Figure_CPU_SOFTIRQ_SECONDS    Figure = 26
+	Figure_CPU_STEAL_SECONDS      Figure = 27
+	Figure_UPTIME_SECONDS         Figure = 30
+	Figure_PROCESSES              Figure = 31
+	Figure_PROCESSES_RUNNABLE     Figure = 32
+	Figure_PROCESSES_BLOCKED      Figure = 33
+	Figure_FORKS                  Figure = 34
+	Figure_CONTEXT_SWITCHES       Figure = 35
+	// How long some process, or every one, has waited for what it lacked.
+	Figure_PRESSURE_CPU_SOME_SECONDS    Figure = 40
+	Figure_PRESSURE_MEMORY_SOME_SECONDS Figure = 41
+	Figure_PRESSURE_MEMORY_FULL_SECONDS Figure = 42
+	Figure_PRESSURE_IO_SOME_SECONDS     Figure = 43
+	Figure_PRESSURE_IO_FULL_SECONDS     Figure = 44
+	Figure_NETWORK_RECEIVE_BYTES        Figure = 50
+	Figure_NETWORK_RECEIVE_PACKETS      Figure = 51
+	Figure_NETWORK_RECEIVE_ERRORS       Figure = 52
+	Figure_NETWORK_RECEIVE_DROPS        Figure = 53
+	Figure_NETWORK_TRANSMIT_BYTES       Figure = 54
+	Figure_NETWORK_TRANSMIT_PACKETS     Figure = 55
+	Figure_NETWORK_TRANSMIT_ERRORS      Figure = 56
+	Figure_NETWORK_TRANSMIT_DROPS       Figure = 57
+	Figure_DISK_READS                   Figure = 60
+	Figure_DISK_READ_BYTES              Figure = 61
+	Figure_DISK_WRITES                  Figure = 62
+	Figure_DISK_WRITTEN_BYTES           Figure = 63
+	Figure_DISK_BUSY_SECONDS            Figure = 64
+	// Of the agent.
+	Figure_AGENT_RESIDENT_BYTES Figure = 70
+	Figure_AGENT_HEAP_BYTES     Figure = 71
+	Figure_AGENT_CPU_SECONDS    Figure = 72
+	Figure_AGENT_GOROUTINES     Figure = 73
+	Figure_AGENT_THREADS        Figure = 74
+	Figure_AGENT_OPEN_FILES     Figure = 75
+	// Of a container. No limit: left out.
+	Figure_CONTAINER_CPU_USER_SECONDS           Figure = 100
+	Figure_CONTAINER_CPU_SYSTEM_SECONDS         Figure = 101
+	Figure_CONTAINER_CPU_THROTTLED_SECONDS      Figure = 102
+	Figure_CONTAINER_MEMORY_BYTES               Figure = 103
+	Figure_CONTAINER_MEMORY_INACTIVE_FILE_BYTES Figure = 104
+	Figure_CONTAINER_MEMORY_LIMIT_BYTES         Figure = 105
+	Figure_CONTAINER_OOM_KILLS                  Figure = 106
+	Figure_CONTAINER_PIDS                       Figure = 107
+	Figure_CONTAINER_PIDS_LIMIT                 Figure = 108
+	Figure_CONTAINER_READ_BYTES                 Figure = 109
+	Figure_CONTAINER_WRITTEN_BYTES              Figure = 110
+)
+
+// Enum value maps for Figure.
+var (
+	Figure_name = map[int32]string{
+		0:   "FIGURE_UNKNOWN",
+		1:   "MEMORY_SIZE_BYTES",
+		2:   "MEMORY_FREE_BYTES",
+		3:   "MEMORY_AVAILABLE_BYTES",
+		4:   "MEMORY_BUFFERS_BYTES",
+		5:   "MEMORY_CACHED_BYTES",
+		6:   "MEMORY_SHARED_BYTES",
+		7:   "MEMORY_SLAB_BYTES",
+		10:  "LOAD_1",
+		11:  "LOAD_5",
+		12:  "LOAD_15",
+		20:  "CPU_USER_SECONDS",
+		21:  "CPU_NICE_SECONDS",
+		22:  "CPU_SYSTEM_SECONDS",
+		23:  "CPU_IDLE_SECONDS",
+		24:  "CPU_IOWAIT_SECONDS",
+		25:  "CPU_IRQ_SECONDS",
+		26:  "CPU_SOFTIRQ_SECONDS",
+		27:  "CPU_STEAL_SECONDS",
+		30:  "UPTIME_SECONDS",
+		31:  "PROCESSES",
+		32:  "PROCESSES_RUNNABLE",
+		33:  "PROCESSES_BLOCKED",
+		34:  "FORKS",
+		35:  "CONTEXT_SWITCHES",
+		40:  "PRESSURE_CPU_SOME_SECONDS",
+		41:  "PRESSURE_MEMORY_SOME_SECONDS",
+		42:  "PRESSURE_MEMORY_FULL_SECONDS",
+		43:  "PRESSURE_IO_SOME_SECONDS",
+		44:  "PRESSURE_IO_FULL_SECONDS",
+		50:  "NETWORK_RECEIVE_BYTES",
+		51:  "NETWORK_RECEIVE_PACKETS",
+		52:  "NETWORK_RECEIVE_ERRORS",
+		53:  "NETWORK_RECEIVE_DROPS",
+		54:  "NETWORK_TRANSMIT_BYTES",
+		55:  "NETWORK_TRANSMIT_PACKETS",
+		56:  "NETWORK_TRANSMIT_ERRORS",
+		57:  "NETWORK_TRANSMIT_DROPS",
+		60:  "DISK_READS",
+		61:  "DISK_READ_BYTES",
+		62:  "DISK_WRITES",
+		63:  "DISK_WRITTEN_BYTES",
+		64:  "DISK_BUSY_SECONDS",
+		70:  "AGENT_RESIDENT_BYTES",
+		71:  "AGENT_HEAP_BYTES",
+		72:  "AGENT_CPU_SECONDS",
+		73:  "AGENT_GOROUTINES",
+		74:  "AGENT_THREADS",
+		75:  "AGENT_OPEN_FILES",
+		100: "CONTAINER_CPU_USER_SECONDS",
+		101: "CONTAINER_CPU_SYSTEM_SECONDS",
+		102: "CONTAINER_CPU_THROTTLED_SECONDS",
+		103: "CONTAINER_MEMORY_BYTES",
+		104: "CONTAINER_MEMORY_INACTIVE_FILE_BYTES",
+		105: "CONTAINER_MEMORY_LIMIT_BYTES",
+		106: "CONTAINER_OOM_KILLS",
+		107: "CONTAINER_PIDS",
+		108: "CONTAINER_PIDS_LIMIT",
+		109: "CONTAINER_READ_BYTES",
+		110: "CONTAINER_WRITTEN_BYTES",
+	}
+	Figure_value = map[string]int32{
+		"FIGURE_UNKNOWN":                       0,
+		"MEMORY_SIZE_BYTES":                    1,
+		"MEMORY_FREE_BYTES":                    2,
+		"MEMORY_AVAILABLE_BYTES":               3,
+		"MEMORY_BUFFERS_BYTES":                 4,
+		"MEMORY_CACHED_BYTES":                  5,
+		"MEMORY_SHARED_BYTES":                  6,
+		"MEMORY_SLAB_BYTES":                    7,
+		"LOAD_1":                               10,
+		"LOAD_5":                               11,
+		"LOAD_15":                              12,
+		"CPU_USER_SECONDS":                     20,
+		"CPU_NICE_SECONDS":                     21,
+		"CPU_SYSTEM_SECONDS":                   22,
+		"CPU_IDLE_SECONDS":                     23,
+		"CPU_IOWAIT_SECONDS":                   24,
+		"CPU_IRQ_SECONDS":                      25,
+		"CPU_SOFTIRQ_SECONDS":                  26,
+		"CPU_STEAL_SECONDS":                    27,
+		"UPTIME_SECONDS":                       30,
+		"PROCESSES":                            31,
+		"PROCESSES_RUNNABLE":                   32,
+		"PROCESSES_BLOCKED":                    33,
+		"FORKS":                                34,
+		"CONTEXT_SWITCHES":                     35,
+		"PRESSURE_CPU_SOME_SECONDS":            40,
+		"PRESSURE_MEMORY_SOME_SECONDS":         41,
+		"PRESSURE_MEMORY_FULL_SECONDS":         42,
+		"PRESSURE_IO_SOME_SECONDS":             43,
+		"PRESSURE_IO_FULL_SECONDS":             44,
+		"NETWORK_RECEIVE_BYTES":                50,
+		"NETWORK_RECEIVE_PACKETS":              51,
+		"NETWORK_RECEIVE_ERRORS":               52,
+		"NETWORK_RECEIVE_DROPS":                53,
+		"NETWORK_TRANSMIT_BYTES":               54,
+		"NETWORK_TRANSMIT_PACKETS":             55,
+		"NETWORK_TRANSMIT_ERRORS":              56,
+		"NETWORK_TRANSMIT_DROPS":               57,
+		"DISK_READS":                           60,
+		"DISK_READ_BYTES":                      61,
+		"DISK_WRITES":                          62,
+		"DISK_WRITTEN_BYTES":                   63,
+		"DISK_BUSY_SECONDS":                    64,
+		"AGENT_RESIDENT_BYTES":                 70,
+		"AGENT_HEAP_BYTES":                     71,
+		"AGENT_CPU_SECONDS":                    72,
+		"AGENT_GOROUTINES":                     73,
+		"AGENT_THREADS":                        74,
+		"AGENT_OPEN_FILES":                     75,
+		"CONTAINER_CPU_USER_SECONDS":           100,
+		"CONTAINER_CPU_SYSTEM_SECONDS":         101,
+		"CONTAINER_CPU_THROTTLED_SECONDS":      102,
+		"CONTAINER_MEMORY_BYTES":               103,
+		"CONTAINER_MEMORY_INACTIVE_FILE_BYTES": 104,
+		"CONTAINER_MEMORY_LIMIT_BYTES":         105,
+		"CONTAINER_OOM_KILLS":                  106,
+		"CONTAINER_PIDS":                       107,
+		"CONTAINER_PIDS_LIMIT":                 108,
+		"CONTAINER_READ_BYTES":                 109,
+		"CONTAINER_WRITTEN_BYTES":              110,
+	}
+)
+
+func (x Figure) Enum() *Figure {
+	p := new(Figure)
+	*p = x
+	return p
+}
+
+func (x Figure) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Figure) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_proto_enumTypes[0].Descriptor()
+}
+
+func (Figure) Type() protoreflect.EnumType {
+	return &file_agent_proto_enumTypes[0]
+}
+
+func (x Figure) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Figure.Descriptor instead.
+func (Figure) EnumDescriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{0}
+}
+
 type Empty struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -283,9 +509,12 @@ type CreateSandboxRequest struct {
 	Ceilings []*CeilingValue `protobuf:"bytes,45,rep,name=ceilings,proto3" json:"ceilings,omitempty"` // the host's
 	// Random bytes of the host: guests that began as copies of one another, or
 	// waited for their pod, then draw what nobody else knows.
-	Entropy       []byte `protobuf:"bytes,46,opt,name=entropy,proto3" json:"entropy,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Entropy []byte `protobuf:"bytes,46,opt,name=entropy,proto3" json:"entropy,omitempty"`
+	// Processes of the guest itself may be added: ExecProcess with an empty
+	// container_id, which is refused otherwise. They have the agent's namespaces.
+	AllowGuestExec bool `protobuf:"varint,900,opt,name=allow_guest_exec,json=allowGuestExec,proto3" json:"allow_guest_exec,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CreateSandboxRequest) Reset() {
@@ -393,6 +622,13 @@ func (x *CreateSandboxRequest) GetEntropy() []byte {
 		return x.Entropy
 	}
 	return nil
+}
+
+func (x *CreateSandboxRequest) GetAllowGuestExec() bool {
+	if x != nil {
+		return x.AllowGuestExec
+	}
+	return false
 }
 
 // CeilingValue is the host's value of one of Ceilings (package protocol). The
@@ -1338,7 +1574,7 @@ func (x *ListProcessesResponse) GetProcesses() []*ProcessInfo {
 
 type ExecProcessRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"` // empty: the guest itself
 	ProcessId     string                 `protobuf:"bytes,2,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"`       // unique in the container, never empty
 	ProcessJson   []byte                 `protobuf:"bytes,3,opt,name=process_json,json=processJson,proto3" json:"process_json,omitempty"` // specs.Process
 	Stdin         bool                   `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"`
@@ -2808,6 +3044,198 @@ func (x *LoopbackService) GetPort() uint32 {
 	return 0
 }
 
+type Measurement struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Figure        Figure                 `protobuf:"varint,1,opt,name=figure,proto3,enum=kata.guest.v1.Figure" json:"figure,omitempty"`
+	Value         float64                `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Measurement) Reset() {
+	*x = Measurement{}
+	mi := &file_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Measurement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Measurement) ProtoMessage() {}
+
+func (x *Measurement) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Measurement.ProtoReflect.Descriptor instead.
+func (*Measurement) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Measurement) GetFigure() Figure {
+	if x != nil {
+		return x.Figure
+	}
+	return Figure_FIGURE_UNKNOWN
+}
+
+func (x *Measurement) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+type MetricsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerIds  []string               `protobuf:"bytes,1,rep,name=container_ids,json=containerIds,proto3" json:"container_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsRequest) Reset() {
+	*x = MetricsRequest{}
+	mi := &file_agent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsRequest) ProtoMessage() {}
+
+func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
+func (*MetricsRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *MetricsRequest) GetContainerIds() []string {
+	if x != nil {
+		return x.ContainerIds
+	}
+	return nil
+}
+
+type MetricsResponse struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Guest         []*Measurement           `protobuf:"bytes,1,rep,name=guest,proto3" json:"guest,omitempty"`           // and the agent
+	Containers    []*ContainerMeasurements `protobuf:"bytes,2,rep,name=containers,proto3" json:"containers,omitempty"` // in the request's order; empty for one that is gone
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsResponse) Reset() {
+	*x = MetricsResponse{}
+	mi := &file_agent_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsResponse) ProtoMessage() {}
+
+func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsResponse.ProtoReflect.Descriptor instead.
+func (*MetricsResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *MetricsResponse) GetGuest() []*Measurement {
+	if x != nil {
+		return x.Guest
+	}
+	return nil
+}
+
+func (x *MetricsResponse) GetContainers() []*ContainerMeasurements {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+type ContainerMeasurements struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Measurements  []*Measurement         `protobuf:"bytes,1,rep,name=measurements,proto3" json:"measurements,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerMeasurements) Reset() {
+	*x = ContainerMeasurements{}
+	mi := &file_agent_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerMeasurements) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerMeasurements) ProtoMessage() {}
+
+func (x *ContainerMeasurements) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerMeasurements.ProtoReflect.Descriptor instead.
+func (*ContainerMeasurements) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ContainerMeasurements) GetMeasurements() []*Measurement {
+	if x != nil {
+		return x.Measurements
+	}
+	return nil
+}
+
 var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
@@ -2830,7 +3258,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xaf\x03\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xda\x03\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -2844,7 +3272,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eloopback_token\x18o \x01(\tR\rloopbackToken\x12\x1b\n" +
 	"\tkeep_nics\x18p \x03(\fR\bkeepNics\x127\n" +
 	"\bceilings\x18- \x03(\v2\x1b.kata.guest.v1.CeilingValueR\bceilings\x12\x18\n" +
-	"\aentropy\x18. \x01(\fR\aentropyJ\x04\b\x05\x10\x06\"8\n" +
+	"\aentropy\x18. \x01(\fR\aentropy\x12)\n" +
+	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\"8\n" +
 	"\fCeilingValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value\"\x17\n" +
@@ -3051,7 +3480,84 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fLoopbackService\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port2\xff\v\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"R\n" +
+	"\vMeasurement\x12-\n" +
+	"\x06figure\x18\x01 \x01(\x0e2\x15.kata.guest.v1.FigureR\x06figure\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value\"5\n" +
+	"\x0eMetricsRequest\x12#\n" +
+	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"\x89\x01\n" +
+	"\x0fMetricsResponse\x120\n" +
+	"\x05guest\x18\x01 \x03(\v2\x1a.kata.guest.v1.MeasurementR\x05guest\x12D\n" +
+	"\n" +
+	"containers\x18\x02 \x03(\v2$.kata.guest.v1.ContainerMeasurementsR\n" +
+	"containers\"W\n" +
+	"\x15ContainerMeasurements\x12>\n" +
+	"\fmeasurements\x18\x01 \x03(\v2\x1a.kata.guest.v1.MeasurementR\fmeasurements*\xd1\v\n" +
+	"\x06Figure\x12\x12\n" +
+	"\x0eFIGURE_UNKNOWN\x10\x00\x12\x15\n" +
+	"\x11MEMORY_SIZE_BYTES\x10\x01\x12\x15\n" +
+	"\x11MEMORY_FREE_BYTES\x10\x02\x12\x1a\n" +
+	"\x16MEMORY_AVAILABLE_BYTES\x10\x03\x12\x18\n" +
+	"\x14MEMORY_BUFFERS_BYTES\x10\x04\x12\x17\n" +
+	"\x13MEMORY_CACHED_BYTES\x10\x05\x12\x17\n" +
+	"\x13MEMORY_SHARED_BYTES\x10\x06\x12\x15\n" +
+	"\x11MEMORY_SLAB_BYTES\x10\a\x12\n" +
+	"\n" +
+	"\x06LOAD_1\x10\n" +
+	"\x12\n" +
+	"\n" +
+	"\x06LOAD_5\x10\v\x12\v\n" +
+	"\aLOAD_15\x10\f\x12\x14\n" +
+	"\x10CPU_USER_SECONDS\x10\x14\x12\x14\n" +
+	"\x10CPU_NICE_SECONDS\x10\x15\x12\x16\n" +
+	"\x12CPU_SYSTEM_SECONDS\x10\x16\x12\x14\n" +
+	"\x10CPU_IDLE_SECONDS\x10\x17\x12\x16\n" +
+	"\x12CPU_IOWAIT_SECONDS\x10\x18\x12\x13\n" +
+	"\x0fCPU_IRQ_SECONDS\x10\x19\x12\x17\n" +
+	"\x13CPU_SOFTIRQ_SECONDS\x10\x1a\x12\x15\n" +
+	"\x11CPU_STEAL_SECONDS\x10\x1b\x12\x12\n" +
+	"\x0eUPTIME_SECONDS\x10\x1e\x12\r\n" +
+	"\tPROCESSES\x10\x1f\x12\x16\n" +
+	"\x12PROCESSES_RUNNABLE\x10 \x12\x15\n" +
+	"\x11PROCESSES_BLOCKED\x10!\x12\t\n" +
+	"\x05FORKS\x10\"\x12\x14\n" +
+	"\x10CONTEXT_SWITCHES\x10#\x12\x1d\n" +
+	"\x19PRESSURE_CPU_SOME_SECONDS\x10(\x12 \n" +
+	"\x1cPRESSURE_MEMORY_SOME_SECONDS\x10)\x12 \n" +
+	"\x1cPRESSURE_MEMORY_FULL_SECONDS\x10*\x12\x1c\n" +
+	"\x18PRESSURE_IO_SOME_SECONDS\x10+\x12\x1c\n" +
+	"\x18PRESSURE_IO_FULL_SECONDS\x10,\x12\x19\n" +
+	"\x15NETWORK_RECEIVE_BYTES\x102\x12\x1b\n" +
+	"\x17NETWORK_RECEIVE_PACKETS\x103\x12\x1a\n" +
+	"\x16NETWORK_RECEIVE_ERRORS\x104\x12\x19\n" +
+	"\x15NETWORK_RECEIVE_DROPS\x105\x12\x1a\n" +
+	"\x16NETWORK_TRANSMIT_BYTES\x106\x12\x1c\n" +
+	"\x18NETWORK_TRANSMIT_PACKETS\x107\x12\x1b\n" +
+	"\x17NETWORK_TRANSMIT_ERRORS\x108\x12\x1a\n" +
+	"\x16NETWORK_TRANSMIT_DROPS\x109\x12\x0e\n" +
+	"\n" +
+	"DISK_READS\x10<\x12\x13\n" +
+	"\x0fDISK_READ_BYTES\x10=\x12\x0f\n" +
+	"\vDISK_WRITES\x10>\x12\x16\n" +
+	"\x12DISK_WRITTEN_BYTES\x10?\x12\x15\n" +
+	"\x11DISK_BUSY_SECONDS\x10@\x12\x18\n" +
+	"\x14AGENT_RESIDENT_BYTES\x10F\x12\x14\n" +
+	"\x10AGENT_HEAP_BYTES\x10G\x12\x15\n" +
+	"\x11AGENT_CPU_SECONDS\x10H\x12\x14\n" +
+	"\x10AGENT_GOROUTINES\x10I\x12\x11\n" +
+	"\rAGENT_THREADS\x10J\x12\x14\n" +
+	"\x10AGENT_OPEN_FILES\x10K\x12\x1e\n" +
+	"\x1aCONTAINER_CPU_USER_SECONDS\x10d\x12 \n" +
+	"\x1cCONTAINER_CPU_SYSTEM_SECONDS\x10e\x12#\n" +
+	"\x1fCONTAINER_CPU_THROTTLED_SECONDS\x10f\x12\x1a\n" +
+	"\x16CONTAINER_MEMORY_BYTES\x10g\x12(\n" +
+	"$CONTAINER_MEMORY_INACTIVE_FILE_BYTES\x10h\x12 \n" +
+	"\x1cCONTAINER_MEMORY_LIMIT_BYTES\x10i\x12\x17\n" +
+	"\x13CONTAINER_OOM_KILLS\x10j\x12\x12\n" +
+	"\x0eCONTAINER_PIDS\x10k\x12\x18\n" +
+	"\x14CONTAINER_PIDS_LIMIT\x10l\x12\x18\n" +
+	"\x14CONTAINER_READ_BYTES\x10m\x12\x1b\n" +
+	"\x17CONTAINER_WRITTEN_BYTES\x10n2\xc9\f\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Hello\x12\x1b.kata.guest.v1.HelloRequest\x1a\x1c.kata.guest.v1.HelloResponse\x12Z\n" +
 	"\rCreateSandbox\x12#.kata.guest.v1.CreateSandboxRequest\x1a$.kata.guest.v1.CreateSandboxResponse\x12L\n" +
@@ -3073,7 +3579,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fOnlineResources\x12%.kata.guest.v1.OnlineResourcesRequest\x1a\x14.kata.guest.v1.Empty\x12J\n" +
 	"\rUpdateSockets\x12#.kata.guest.v1.UpdateSocketsRequest\x1a\x14.kata.guest.v1.Empty\x12D\n" +
 	"\n" +
-	"SetNetwork\x12 .kata.guest.v1.SetNetworkRequest\x1a\x14.kata.guest.v1.EmptyB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
+	"SetNetwork\x12 .kata.guest.v1.SetNetworkRequest\x1a\x14.kata.guest.v1.Empty\x12H\n" +
+	"\aMetrics\x12\x1d.kata.guest.v1.MetricsRequest\x1a\x1e.kata.guest.v1.MetricsResponseB&Z$kata-runtime/guest/protocol;protocolb\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -3087,113 +3594,125 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_agent_proto_goTypes = []any{
-	(*Empty)(nil),                  // 0: kata.guest.v1.Empty
-	(*HelloRequest)(nil),           // 1: kata.guest.v1.HelloRequest
-	(*HelloResponse)(nil),          // 2: kata.guest.v1.HelloResponse
-	(*Share)(nil),                  // 3: kata.guest.v1.Share
-	(*CreateSandboxRequest)(nil),   // 4: kata.guest.v1.CreateSandboxRequest
-	(*CeilingValue)(nil),           // 5: kata.guest.v1.CeilingValue
-	(*CreateSandboxResponse)(nil),  // 6: kata.guest.v1.CreateSandboxResponse
-	(*DestroySandboxRequest)(nil),  // 7: kata.guest.v1.DestroySandboxRequest
-	(*SetClockRequest)(nil),        // 8: kata.guest.v1.SetClockRequest
-	(*Storage)(nil),                // 9: kata.guest.v1.Storage
-	(*StorageDirectory)(nil),       // 10: kata.guest.v1.StorageDirectory
-	(*StoragePlace)(nil),           // 11: kata.guest.v1.StoragePlace
-	(*CreateContainerRequest)(nil), // 12: kata.guest.v1.CreateContainerRequest
-	(*BlockDevice)(nil),            // 13: kata.guest.v1.BlockDevice
-	(*OnlineResourcesRequest)(nil), // 14: kata.guest.v1.OnlineResourcesRequest
-	(*ContainerRequest)(nil),       // 15: kata.guest.v1.ContainerRequest
-	(*UpdateContainerRequest)(nil), // 16: kata.guest.v1.UpdateContainerRequest
-	(*StatsContainerResponse)(nil), // 17: kata.guest.v1.StatsContainerResponse
-	(*ProcessInfo)(nil),            // 18: kata.guest.v1.ProcessInfo
-	(*ListProcessesResponse)(nil),  // 19: kata.guest.v1.ListProcessesResponse
-	(*ExecProcessRequest)(nil),     // 20: kata.guest.v1.ExecProcessRequest
-	(*ProcessRequest)(nil),         // 21: kata.guest.v1.ProcessRequest
-	(*SignalProcessRequest)(nil),   // 22: kata.guest.v1.SignalProcessRequest
-	(*WaitProcessResponse)(nil),    // 23: kata.guest.v1.WaitProcessResponse
-	(*ResizeTerminalRequest)(nil),  // 24: kata.guest.v1.ResizeTerminalRequest
-	(*OOMEvent)(nil),               // 25: kata.guest.v1.OOMEvent
-	(*SocketBind)(nil),             // 26: kata.guest.v1.SocketBind
-	(*Socket)(nil),                 // 27: kata.guest.v1.Socket
-	(*UpdateSocketsRequest)(nil),   // 28: kata.guest.v1.UpdateSocketsRequest
-	(*SetNetworkRequest)(nil),      // 29: kata.guest.v1.SetNetworkRequest
-	(*NetworkInterface)(nil),       // 30: kata.guest.v1.NetworkInterface
-	(*NetworkAddress)(nil),         // 31: kata.guest.v1.NetworkAddress
-	(*NetworkRoute)(nil),           // 32: kata.guest.v1.NetworkRoute
-	(*NetworkMetric)(nil),          // 33: kata.guest.v1.NetworkMetric
-	(*NetworkHop)(nil),             // 34: kata.guest.v1.NetworkHop
-	(*NetworkNeighbour)(nil),       // 35: kata.guest.v1.NetworkNeighbour
-	(*NetworkRule)(nil),            // 36: kata.guest.v1.NetworkRule
-	(*LoopbackService)(nil),        // 37: kata.guest.v1.LoopbackService
+	(Figure)(0),                    // 0: kata.guest.v1.Figure
+	(*Empty)(nil),                  // 1: kata.guest.v1.Empty
+	(*HelloRequest)(nil),           // 2: kata.guest.v1.HelloRequest
+	(*HelloResponse)(nil),          // 3: kata.guest.v1.HelloResponse
+	(*Share)(nil),                  // 4: kata.guest.v1.Share
+	(*CreateSandboxRequest)(nil),   // 5: kata.guest.v1.CreateSandboxRequest
+	(*CeilingValue)(nil),           // 6: kata.guest.v1.CeilingValue
+	(*CreateSandboxResponse)(nil),  // 7: kata.guest.v1.CreateSandboxResponse
+	(*DestroySandboxRequest)(nil),  // 8: kata.guest.v1.DestroySandboxRequest
+	(*SetClockRequest)(nil),        // 9: kata.guest.v1.SetClockRequest
+	(*Storage)(nil),                // 10: kata.guest.v1.Storage
+	(*StorageDirectory)(nil),       // 11: kata.guest.v1.StorageDirectory
+	(*StoragePlace)(nil),           // 12: kata.guest.v1.StoragePlace
+	(*CreateContainerRequest)(nil), // 13: kata.guest.v1.CreateContainerRequest
+	(*BlockDevice)(nil),            // 14: kata.guest.v1.BlockDevice
+	(*OnlineResourcesRequest)(nil), // 15: kata.guest.v1.OnlineResourcesRequest
+	(*ContainerRequest)(nil),       // 16: kata.guest.v1.ContainerRequest
+	(*UpdateContainerRequest)(nil), // 17: kata.guest.v1.UpdateContainerRequest
+	(*StatsContainerResponse)(nil), // 18: kata.guest.v1.StatsContainerResponse
+	(*ProcessInfo)(nil),            // 19: kata.guest.v1.ProcessInfo
+	(*ListProcessesResponse)(nil),  // 20: kata.guest.v1.ListProcessesResponse
+	(*ExecProcessRequest)(nil),     // 21: kata.guest.v1.ExecProcessRequest
+	(*ProcessRequest)(nil),         // 22: kata.guest.v1.ProcessRequest
+	(*SignalProcessRequest)(nil),   // 23: kata.guest.v1.SignalProcessRequest
+	(*WaitProcessResponse)(nil),    // 24: kata.guest.v1.WaitProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 25: kata.guest.v1.ResizeTerminalRequest
+	(*OOMEvent)(nil),               // 26: kata.guest.v1.OOMEvent
+	(*SocketBind)(nil),             // 27: kata.guest.v1.SocketBind
+	(*Socket)(nil),                 // 28: kata.guest.v1.Socket
+	(*UpdateSocketsRequest)(nil),   // 29: kata.guest.v1.UpdateSocketsRequest
+	(*SetNetworkRequest)(nil),      // 30: kata.guest.v1.SetNetworkRequest
+	(*NetworkInterface)(nil),       // 31: kata.guest.v1.NetworkInterface
+	(*NetworkAddress)(nil),         // 32: kata.guest.v1.NetworkAddress
+	(*NetworkRoute)(nil),           // 33: kata.guest.v1.NetworkRoute
+	(*NetworkMetric)(nil),          // 34: kata.guest.v1.NetworkMetric
+	(*NetworkHop)(nil),             // 35: kata.guest.v1.NetworkHop
+	(*NetworkNeighbour)(nil),       // 36: kata.guest.v1.NetworkNeighbour
+	(*NetworkRule)(nil),            // 37: kata.guest.v1.NetworkRule
+	(*LoopbackService)(nil),        // 38: kata.guest.v1.LoopbackService
+	(*Measurement)(nil),            // 39: kata.guest.v1.Measurement
+	(*MetricsRequest)(nil),         // 40: kata.guest.v1.MetricsRequest
+	(*MetricsResponse)(nil),        // 41: kata.guest.v1.MetricsResponse
+	(*ContainerMeasurements)(nil),  // 42: kata.guest.v1.ContainerMeasurements
 }
 var file_agent_proto_depIdxs = []int32{
-	3,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
-	5,  // 1: kata.guest.v1.CreateSandboxRequest.ceilings:type_name -> kata.guest.v1.CeilingValue
-	10, // 2: kata.guest.v1.Storage.directories:type_name -> kata.guest.v1.StorageDirectory
-	11, // 3: kata.guest.v1.Storage.lower:type_name -> kata.guest.v1.StoragePlace
-	11, // 4: kata.guest.v1.Storage.upper:type_name -> kata.guest.v1.StoragePlace
-	11, // 5: kata.guest.v1.Storage.work:type_name -> kata.guest.v1.StoragePlace
-	9,  // 6: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
-	13, // 7: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
-	26, // 8: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	18, // 9: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
-	27, // 10: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
-	26, // 11: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	30, // 12: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
-	32, // 13: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
-	35, // 14: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
-	36, // 15: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
-	37, // 16: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
-	31, // 17: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
-	34, // 18: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
-	33, // 19: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
-	1,  // 20: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	4,  // 21: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	7,  // 22: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	8,  // 23: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	12, // 24: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	15, // 25: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	15, // 26: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 27: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	15, // 28: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	15, // 29: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	15, // 30: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	15, // 31: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	20, // 32: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	22, // 33: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	21, // 34: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	24, // 35: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	0,  // 36: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	14, // 37: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
-	28, // 38: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
-	29, // 39: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
-	2,  // 40: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	6,  // 41: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	0,  // 42: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	0,  // 43: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	0,  // 44: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 45: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	0,  // 46: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	0,  // 47: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	0,  // 48: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	0,  // 49: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	17, // 50: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	19, // 51: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	0,  // 52: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	0,  // 53: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	23, // 54: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	0,  // 55: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	25, // 56: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	0,  // 57: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
-	0,  // 58: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
-	0,  // 59: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
-	40, // [40:60] is the sub-list for method output_type
-	20, // [20:40] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	4,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
+	6,  // 1: kata.guest.v1.CreateSandboxRequest.ceilings:type_name -> kata.guest.v1.CeilingValue
+	11, // 2: kata.guest.v1.Storage.directories:type_name -> kata.guest.v1.StorageDirectory
+	12, // 3: kata.guest.v1.Storage.lower:type_name -> kata.guest.v1.StoragePlace
+	12, // 4: kata.guest.v1.Storage.upper:type_name -> kata.guest.v1.StoragePlace
+	12, // 5: kata.guest.v1.Storage.work:type_name -> kata.guest.v1.StoragePlace
+	10, // 6: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
+	14, // 7: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
+	27, // 8: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	19, // 9: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
+	28, // 10: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
+	27, // 11: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	31, // 12: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
+	33, // 13: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
+	36, // 14: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
+	37, // 15: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
+	38, // 16: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
+	32, // 17: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
+	35, // 18: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
+	34, // 19: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
+	0,  // 20: kata.guest.v1.Measurement.figure:type_name -> kata.guest.v1.Figure
+	39, // 21: kata.guest.v1.MetricsResponse.guest:type_name -> kata.guest.v1.Measurement
+	42, // 22: kata.guest.v1.MetricsResponse.containers:type_name -> kata.guest.v1.ContainerMeasurements
+	39, // 23: kata.guest.v1.ContainerMeasurements.measurements:type_name -> kata.guest.v1.Measurement
+	2,  // 24: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	5,  // 25: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	8,  // 26: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	9,  // 27: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	13, // 28: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	16, // 29: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	16, // 30: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 31: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	16, // 32: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	16, // 33: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	16, // 34: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	16, // 35: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	21, // 36: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	23, // 37: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	22, // 38: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	25, // 39: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	1,  // 40: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	15, // 41: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	29, // 42: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	30, // 43: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
+	40, // 44: kata.guest.v1.Agent.Metrics:input_type -> kata.guest.v1.MetricsRequest
+	3,  // 45: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	7,  // 46: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	1,  // 47: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	1,  // 48: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	1,  // 49: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 50: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	1,  // 51: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	1,  // 52: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 53: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	1,  // 54: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	18, // 55: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	20, // 56: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	1,  // 57: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	1,  // 58: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	24, // 59: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	1,  // 60: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	26, // 61: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	1,  // 62: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	1,  // 63: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	1,  // 64: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
+	41, // 65: kata.guest.v1.Agent.Metrics:output_type -> kata.guest.v1.MetricsResponse
+	45, // [45:66] is the sub-list for method output_type
+	24, // [24:45] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3206,13 +3725,14 @@ func file_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   38,
+			NumEnums:      1,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_agent_proto_goTypes,
 		DependencyIndexes: file_agent_proto_depIdxs,
+		EnumInfos:         file_agent_proto_enumTypes,
 		MessageInfos:      file_agent_proto_msgTypes,
 	}.Build()
 	File_agent_proto = out.File

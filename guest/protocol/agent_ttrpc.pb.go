@@ -28,6 +28,7 @@ type AgentService interface {
 	OnlineResources(context.Context, *OnlineResourcesRequest) (*Empty, error)
 	UpdateSockets(context.Context, *UpdateSocketsRequest) (*Empty, error)
 	SetNetwork(context.Context, *SetNetworkRequest) (*Empty, error)
+	Metrics(context.Context, *MetricsRequest) (*MetricsResponse, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -172,6 +173,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.SetNetwork(ctx, &req)
+			},
+			"Metrics": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req MetricsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Metrics(ctx, &req)
 			},
 		},
 	})
@@ -342,6 +350,14 @@ func (c *agentClient) UpdateSockets(ctx context.Context, req *UpdateSocketsReque
 func (c *agentClient) SetNetwork(ctx context.Context, req *SetNetworkRequest) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "SetNetwork", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Metrics(ctx context.Context, req *MetricsRequest) (*MetricsResponse, error) {
+	var resp MetricsResponse
+	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "Metrics", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -4,10 +4,12 @@ import (
 	"context"
 
 	"kata-runtime/guest/hotplug"
+	"kata-runtime/guest/metrics"
 	"kata-runtime/guest/protocol"
 )
 
-// The calls about containers: each hands over to the runtime.
+// The calls about containers: each hands over to the runtime, or where no
+// container is named to the guest's own console.
 
 func (s *sandbox) CreateContainer(ctx context.Context, req *protocol.CreateContainerRequest) (*protocol.Empty, error) {
 	s.limitFiles(ctx)
@@ -45,14 +47,29 @@ func (s *sandbox) ListProcesses(_ context.Context, req *protocol.ContainerReques
 }
 
 func (s *sandbox) ExecProcess(ctx context.Context, req *protocol.ExecProcessRequest) (*protocol.Empty, error) {
+	if req.GetContainerId() == "" {
+		return &protocol.Empty{}, s.console.Exec(req)
+	}
 	return &protocol.Empty{}, s.runtime.Exec(ctx, req)
 }
 
 func (s *sandbox) SignalProcess(_ context.Context, req *protocol.SignalProcessRequest) (*protocol.Empty, error) {
+	if req.GetContainerId() == "" {
+		return &protocol.Empty{}, s.console.Signal(req.GetProcessId(), req.GetSignal())
+	}
 	return &protocol.Empty{}, s.runtime.Signal(req.GetContainerId(), req.GetProcessId(), req.GetSignal(), req.GetAll())
 }
 
 func (s *sandbox) WaitProcess(ctx context.Context, req *protocol.ProcessRequest) (*protocol.WaitProcessResponse, error) {
+	if req.GetContainerId() == "" {
+		exit, err := s.console.Wait(ctx, req.GetProcessId())
+		if err != nil {
+			return nil, err
+		}
+		return &protocol.WaitProcessResponse{
+			ExitCode: uint32(exit.Code), Signal: uint32(exit.Signal), ExitedUnixNanos: exit.At.UnixNano(),
+		}, nil
+	}
 	exit, err := s.runtime.Wait(ctx, req.GetContainerId(), req.GetProcessId())
 	if err != nil {
 		return nil, err
@@ -64,6 +81,9 @@ func (s *sandbox) WaitProcess(ctx context.Context, req *protocol.ProcessRequest)
 }
 
 func (s *sandbox) ResizeTerminal(_ context.Context, req *protocol.ResizeTerminalRequest) (*protocol.Empty, error) {
+	if req.GetContainerId() == "" {
+		return &protocol.Empty{}, s.console.Resize(req.GetProcessId(), req.GetRows(), req.GetColumns())
+	}
 	return &protocol.Empty{}, s.runtime.Resize(req.GetContainerId(), req.GetProcessId(), req.GetRows(), req.GetColumns())
 }
 
@@ -74,4 +94,17 @@ func (s *sandbox) OnlineResources(ctx context.Context, req *protocol.OnlineResou
 
 func (s *sandbox) UpdateSockets(_ context.Context, req *protocol.UpdateSocketsRequest) (*protocol.Empty, error) {
 	return &protocol.Empty{}, s.sockets.Update(req.GetContainerId(), req.GetSocketBinds())
+}
+
+// procRoot is where the guest's proc file system is.
+const procRoot = "/proc"
+
+func (s *sandbox) Metrics(_ context.Context, req *protocol.MetricsRequest) (*protocol.MetricsResponse, error) {
+	response := &protocol.MetricsResponse{Guest: append(metrics.Guest(procRoot), metrics.Agent(procRoot)...)}
+	for _, id := range req.GetContainerIds() {
+		response.Containers = append(response.Containers, &protocol.ContainerMeasurements{
+			Measurements: metrics.Container(s.runtime.CgroupDir(id)),
+		})
+	}
+	return response, nil
 }

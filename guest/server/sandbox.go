@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"kata-runtime/guest/ceilings"
+	"kata-runtime/guest/console"
 	"kata-runtime/guest/container"
 	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/protocol"
@@ -33,6 +34,7 @@ type sandbox struct {
 	sockets  *sockets.Relay
 	loopback *loopback.Services
 	network  Network
+	console  *console.Console
 
 	mu      sync.Mutex // guards what follows
 	created bool
@@ -129,6 +131,9 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 			limit = min(limit, cmp.Or(int64(share.GetFileLimit()), storage.DefaultFileLimit))
 			s.limiter = storage.NewLimiter(s.log, limit)
 		}
+	}
+	if req.GetAllowGuestExec() {
+		s.console.Allow()
 	}
 	s.created = true
 	return &protocol.CreateSandboxResponse{}, nil

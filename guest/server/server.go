@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kata-runtime/guest/bootparam"
+	"kata-runtime/guest/console"
 	"kata-runtime/guest/container"
 	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/sockets"
@@ -56,6 +57,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	defer services.Close()
 	sandbox := newSandbox(cfg, runtime, relay)
 	sandbox.loopback = services
+	sandbox.console = console.New(cfg.Log, registry)
 	defer sandbox.close()
 
 	cfg.Log.Debug("serving", "uptime", bootparam.Uptime())

@@ -50,6 +50,11 @@ func (c *Contents) File(name string, permissions uint64, content []byte) {
 	c.add(cpio.StaticFile(clean(name), string(content), permissions), content)
 }
 
+// Symlink adds a symbolic link.
+func (c *Contents) Symlink(name, target string) {
+	c.add(cpio.Symlink(clean(name), target), []byte(target))
+}
+
 // HostFile adds a regular file with the content of a file of the host.
 func (c *Contents) HostFile(name string, permissions uint64, source string) {
 	content, err := os.ReadFile(source)
@@ -161,6 +166,8 @@ func mode(bits uint64) string {
 		mode |= fs.ModeDir
 	case cpio.S_IFCHR:
 		mode |= fs.ModeDevice | fs.ModeCharDevice
+	case cpio.S_IFLNK:
+		mode |= fs.ModeSymlink
 	}
 	return mode.String()
 }

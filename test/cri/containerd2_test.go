@@ -65,6 +65,9 @@ func testContainerd2(k *kubelet, handler string) {
 	if handler == sandboxHandler { // with a sandbox container, containerd tells the runtime nothing
 		testResize(p, c)
 	}
+	if handler != "runc" {
+		p.measured(1)
+	}
 	c.stop(60)
 	c.ended(3, "Error")
 	c.remove()

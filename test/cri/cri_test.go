@@ -97,6 +97,11 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 			t.Errorf("an annotation that is not permitted: %v", err)
 		}
 	})
+	t.Run("metrics", func(t *testing.T) {
+		if handler != "runc" {
+			p.in(t).measured(2)
+		}
+	})
 	t.Run("exec sync", func(t *testing.T) {
 		c := clientContainer.in(t)
 		got := c.exec("echo out; echo err >&2; exit 5")

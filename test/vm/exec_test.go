@@ -15,10 +15,11 @@ import (
 	"kata-runtime/test/harness"
 )
 
-// TestExec shares one container: create and start it, run processes in it,
-// freeze it, change its limits.
+// TestExec shares one container: create and start it, run processes in it and
+// beside it, freeze it, change its limits, measure it.
 func TestExec(t *testing.T) {
 	h := harness.New(t)
+	configure(h, "agent.kata.debug_console_enabled = true")
 	id, pidFile := h.ID(), h.File("pid")
 	silently(h, "create", "--pid-file", pidFile, "-b", h.Bundle(bundle.Spec("/bin/sleep", "100000")), id)
 	if s := stateOf(h, id); s.Status != "created" {
@@ -117,7 +118,8 @@ func TestExec(t *testing.T) {
 			t.Errorf("limits in the container: %q", limits)
 		}
 	})
-	h.Must("delete", "--force", id)
+	t.Run("in the guest itself", func(t *testing.T) { execInGuest(t, h, id) })
+	t.Run("metrics", func(t *testing.T) { scrape(t, h, id, func() { h.Must("delete", "--force", id) }) })
 	if code := h.Reap(number(t, pidFile)); code != 128+int(unix.SIGKILL) {
 		t.Errorf("exit code %d after delete --force", code)
 	}

@@ -88,6 +88,8 @@ type Agent struct {
 	// DialTimeout is how long a booting guest may take until its agent
 	// answers; whole seconds, 1 s to 1 h.
 	DialTimeout time.Duration
+	// DebugConsole lets processes be run in the guest itself.
+	DebugConsole bool
 }
 
 // Runtime is what concerns the runtime itself.

@@ -177,6 +177,8 @@ type document struct {
 // agentTableShape has seconds where Agent has a duration.
 type agentTableShape struct {
 	DialTimeout int64 `toml:"dial_timeout"`
+
+	DebugConsole *bool `toml:"debug_console_enabled"`
 }
 
 func (c *Config) document() *document {
@@ -184,6 +186,7 @@ func (c *Config) document() *document {
 	doc.Hypervisor.Driver, doc.Hypervisor.Machine = &c.Hypervisor.Driver, &c.Hypervisor.Machine
 	doc.Hypervisor.QEMU.QEMU, doc.Hypervisor.QEMU.Machine = &c.Hypervisor.QEMU, &c.Hypervisor.Machine
 	doc.Agent.Kata.DialTimeout = int64(c.Agent.DialTimeout / time.Second)
+	doc.Agent.Kata.DebugConsole = &c.Agent.DebugConsole
 	return doc
 }
 

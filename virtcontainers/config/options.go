@@ -78,6 +78,9 @@ const (
 	runtimeTable = "runtime"
 )
 
+// DebugConsoleKey is the key, in the table [agent.kata], of Agent.DebugConsole.
+const DebugConsoleKey = "debug_console_enabled"
+
 func machineOptions() []Option {
 	return []Option{
 		{
@@ -265,6 +268,14 @@ func otherOptions() []Option {
 				}
 				return inRange(int(c.Agent.DialTimeout/time.Second), 1, maxDialTimeout)
 			},
+		},
+		{
+			Table: agentTable, Key: DebugConsoleKey,
+			Values: "`true` or `false`",
+			Meaning: "Let `kata-runtime exec --guest` run programs in the guest itself, in no container, as its root: a shell, where the image has one (`make image BUSYBOX=/bin/busybox`). " +
+				"Counts for pods that start from then on. Only root of the host, and who owns the pod's state directory, can use it.",
+			get:   func(c *Config) any { return c.Agent.DebugConsole },
+			check: func(*Config) string { return "" },
 		},
 		{
 			Table: runtimeTable, Key: "static_sandbox_resource_mgmt",

@@ -91,6 +91,7 @@ func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock
 	err = sandbox.Assign(virtcontainers.Assignment{
 		ID: spec.ID, Hostname: spec.Hostname, Share: shared, Sizing: sizes, Network: networking,
 		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, Ceilings: ceilings,
+		AllowGuestExec: spec.Config.Agent.DebugConsole,
 	})
 	if err != nil {
 		return nil, "", errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())

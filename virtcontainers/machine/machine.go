@@ -164,6 +164,18 @@ func (m *Machine) Ready() net.Listener { return m.ready }
 // Vsock names the transport of vsock: "vhost" or "user".
 func (m *Machine) Vsock() string { return m.vsock.Kind() }
 
+// Helpers are the processes of the machine beside its VMM, by their names.
+func (m *Machine) Helpers() map[string]int {
+	helpers := make(map[string]int)
+	if m.daemon != nil {
+		helpers["virtiofsd"] = m.daemon.PID()
+	}
+	if m.passt != nil {
+		helpers["passt"] = m.passt.PID()
+	}
+	return helpers
+}
+
 // errDaemonQuit is the end of a virtiofsd or passt without an error: the VMM has hung up.
 var errDaemonQuit = errors.New("its connection to the VMM was closed")
 

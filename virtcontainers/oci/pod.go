@@ -1,6 +1,9 @@
 package oci
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // podKeys are the annotations by which one kind of caller tells that a
 // container belongs to a pod.
@@ -58,4 +61,22 @@ func PodOf(annotations map[string]string, id string) (Pod, error) {
 		return Pod{Sandbox: sandbox, Annotation: keys.sandboxID}, nil
 	}
 	return Pod{}, nil
+}
+
+// Annotations by which containerd's CRI plugin names a pod as Kubernetes does.
+const (
+	podNameAnnotation      = "io.kubernetes.cri.sandbox-name"
+	podNamespaceAnnotation = "io.kubernetes.cri.sandbox-namespace"
+)
+
+// PodName is what Kubernetes calls a container's pod, by the annotations of
+// containerd or of CRI-O; empty for another caller's.
+func PodName(annotations map[string]string) (namespace, name string) {
+	return cmp.Or(annotations[podNamespaceAnnotation], annotations["io.kubernetes.pod.namespace"]),
+		cmp.Or(annotations[podNameAnnotation], annotations["io.kubernetes.pod.name"])
+}
+
+// NamePod adds the annotations that PodName reads.
+func NamePod(annotations map[string]string, namespace, name string) {
+	annotations[podNamespaceAnnotation], annotations[podNameAnnotation] = namespace, name
 }

@@ -56,3 +56,20 @@ func TestPodOf(t *testing.T) {
 		})
 	}
 }
+
+func TestPodName(t *testing.T) {
+	named := map[string]string{}
+	NamePod(named, "default", "web")
+	for _, annotations := range []map[string]string{
+		named,
+		{"io.kubernetes.cri.sandbox-name": "web", "io.kubernetes.cri.sandbox-namespace": "default"},
+		{"io.kubernetes.pod.name": "web", "io.kubernetes.pod.namespace": "default"},
+	} {
+		if namespace, name := PodName(annotations); namespace != "default" || name != "web" {
+			t.Errorf("%v is %s/%s", annotations, namespace, name)
+		}
+	}
+	if namespace, name := PodName(map[string]string{"other": "x"}); namespace != "" || name != "" {
+		t.Errorf("another caller's is %s/%s", namespace, name)
+	}
+}

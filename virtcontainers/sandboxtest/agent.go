@@ -165,6 +165,13 @@ func (agent) UpdateSockets(context.Context, *protocol.UpdateSocketsRequest) (*pr
 	return &protocol.Empty{}, nil
 }
 
+func (a agent) Metrics(context.Context, *protocol.MetricsRequest) (*protocol.MetricsResponse, error) {
+	if measured := a.guest.Measured.Load(); measured != nil {
+		return measured, nil
+	}
+	return &protocol.MetricsResponse{}, nil
+}
+
 func (agent) SetNetwork(context.Context, *protocol.SetNetworkRequest) (*protocol.Empty, error) {
 	return &protocol.Empty{}, nil
 }

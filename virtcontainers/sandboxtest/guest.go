@@ -28,6 +28,8 @@ type Guest struct {
 
 	// Deaf: it takes no more bytes of the agent's connection.
 	Deaf atomic.Bool
+	// Measured is what Metrics answers; nil: nothing.
+	Measured atomic.Pointer[protocol.MetricsResponse]
 	// Immortal: no signal ends a process.
 	Immortal atomic.Bool
 

@@ -301,5 +301,8 @@ func (*Machine) AwaitConsole(ctx context.Context, _ string) error {
 	return ctx.Err()
 }
 
+// Helpers implements virtcontainers.Machine.
+func (*Machine) Helpers() map[string]int { return nil }
+
 // Share implements virtcontainers.Machine.
 func (*Machine) Share() *protocol.Share { return &protocol.Share{} }

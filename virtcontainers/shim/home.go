@@ -18,6 +18,7 @@ import (
 	"kata-runtime/virtcontainers/factory"
 	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/loopback"
+	"kata-runtime/virtcontainers/monitor"
 	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/pod"
@@ -127,6 +128,14 @@ func (s *service) newHome(ctx context.Context, p plan, keepEmpty bool) (_ *home,
 	if err != nil {
 		return nil, err
 	}
+	watched, err := monitor.Serve(entry, h.sandbox, s.options.Log)
+	if err != nil {
+		return nil, errors.Join(err, h.sandbox.Stop(context.WithoutCancel(ctx)))
+	}
+	h.deferred(func(context.Context) error {
+		watched.Close() // after the pod's end, of which its connections hear
+		return nil
+	})
 	kind := p.network()
 	h.networked = kind != pod.NetworkNone
 	h.pod = pod.New(pod.Options{Sandbox: h.sandbox, Network: kind, Loopback: services, KeepEmpty: keepEmpty, Log: s.options.Log})

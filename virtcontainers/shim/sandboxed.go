@@ -129,6 +129,9 @@ func sandboxSpec(request *sandboxapi.CreateSandboxRequest, config *podconfig.Pod
 	spec.Linux.Namespaces = namespaces
 	spec.Linux.CgroupsPath = cgroupsPath(linux.GetCgroupParent(), request.GetSandboxID())
 	spec.Annotations = podAnnotations(request, config)
+	if metadata := config.GetMetadata(); metadata.GetName() != "" {
+		oci.NamePod(spec.Annotations, metadata.GetNamespace(), metadata.GetName())
+	}
 	if r := linux.GetResources(); r != nil {
 		maps.Copy(spec.Annotations, sizing.Announce(r.GetCpuPeriod(), r.GetCpuQuota(), r.GetCpuShares(), r.GetMemoryLimitInBytes()))
 	}

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -364,23 +363,11 @@ func awaitExit(ctx context.Context, pidfd *os.File) error {
 }
 
 func dial(ctx context.Context, entry *store.Entry, name, network string) (*net.UnixConn, error) {
-	path := entry.Path(name)
-	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	conn, err := entry.Dial(ctx, name, network)
 	if err != nil {
-		return nil, goneIf(fmt.Errorf("reach the supervisor: %w", err), fs.ErrNotExist)
+		return nil, goneIf(fmt.Errorf("reach the supervisor: %w", err), fs.ErrNotExist, unix.ECONNREFUSED)
 	}
-	defer parent.Close()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, network, address(parent, path, network).Name)
-	if err != nil {
-		return nil, goneIf(fmt.Errorf("reach the supervisor at %s: %w", path, err), fs.ErrNotExist, unix.ECONNREFUSED)
-	}
-	unixConn, ok := conn.(*net.UnixConn)
-	if !ok {
-		conn.Close()
-		return nil, fmt.Errorf("reach the supervisor at %s: not a unix socket", path)
-	}
-	return unixConn, nil
+	return conn, nil
 }
 
 // remoteError is an error of the supervisor, with its kind found again.

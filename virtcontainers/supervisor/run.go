@@ -8,13 +8,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/containerd/ttrpc"
-	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/accept"
@@ -23,6 +20,7 @@ import (
 	"kata-runtime/virtcontainers/factory"
 	"kata-runtime/virtcontainers/logfile"
 	"kata-runtime/virtcontainers/loopback"
+	"kata-runtime/virtcontainers/monitor"
 	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
@@ -151,12 +149,12 @@ func networkKind(boot Boot) pod.Network {
 
 // serve answers until the pod ends.
 func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.Entry) error {
-	rpcSocket, err := listen(entry, socketName, "unix")
+	rpcSocket, err := entry.Listen(socketName, "unix")
 	if err != nil {
 		return err
 	}
 	rpcListener := newConnections(accept.Patiently(accept.Peers{UnixListener: rpcSocket, Log: s.log}, s.log))
-	channelSocket, err := listen(entry, channelName, "unixpacket")
+	channelSocket, err := entry.Listen(channelName, "unixpacket")
 	if err != nil {
 		return errors.Join(err, rpcListener.Close())
 	}
@@ -165,6 +163,11 @@ func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.En
 		return errors.Join(fmt.Errorf("make the ttrpc server: %w", err), rpcListener.Close(), channelListener.Close())
 	}
 	api.RegisterSupervisorService(s.rpc, s)
+	watched, err := monitor.Serve(entry, s.sandbox, s.log)
+	if err != nil {
+		return errors.Join(err, rpcListener.Close(), channelListener.Close())
+	}
+	defer watched.Close() // after the pod's end, of which its connections hear
 
 	s.background.Go(func() {
 		if err := s.rpc.Serve(ctx, rpcListener); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
@@ -203,33 +206,6 @@ func (s *server) shutdown(ctx context.Context, rpcListener *connections, channel
 	s.background.Wait()
 	s.pod.Wait()
 	return errors.Join(errs...)
-}
-
-// listen makes a unix socket in a state directory, whatever the length of its
-// path: an address has room for 107 bytes only, so it goes by way of a
-// descriptor.
-func listen(entry *store.Entry, name, network string) (*net.UnixListener, error) {
-	path := entry.Path(name)
-	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	defer parent.Close()
-	listener, err := net.ListenUnix(network, address(parent, path, network))
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	listener.SetUnlinkOnClose(false) // its path leads through a descriptor that is closed by then
-	// It is made as the caller's umask wants. Nobody else gets into its directory
-	// meanwhile, nor past the check of who has connected.
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), listener.Close())
-	}
-	return listener, nil
-}
-
-func address(parent *os.File, path, network string) *net.UnixAddr {
-	return &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), filepath.Base(path)), Net: network}
 }
 
 func openLog(path string, debug bool) (*slog.Logger, func(), error) {

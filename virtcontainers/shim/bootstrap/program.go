@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/store"
 )
 
 const (
@@ -26,10 +28,10 @@ const (
 
 	// DefaultRoot holds the state of pods, in a directory for each namespace of
 	// containerd's.
-	DefaultRoot = "/run/kata-containers/shim"
+	DefaultRoot = store.DefaultShimRoot
 	// RootVariable is the environment variable that names another root; containerd
 	// hands its environment on.
-	RootVariable = "KATA_SHIM_ROOT"
+	RootVariable = store.ShimRootVariable
 	// DefaultSocketDir is where containerd's shims have their sockets.
 	DefaultSocketDir = "/run/containerd/s"
 
@@ -181,14 +183,7 @@ func (p Program) dispatch(inv invocation) error {
 
 // stateRoot is where the state of a namespace's containers is.
 func (p Program) stateRoot(namespace string) string {
-	root := p.Root
-	if root == "" {
-		root = os.Getenv(RootVariable)
-	}
-	if root == "" {
-		root = DefaultRoot
-	}
-	return filepath.Join(root, namespace)
+	return filepath.Join(cmp.Or(p.Root, store.ShimRoot()), namespace)
 }
 
 func (p Program) socketDir() string {

@@ -78,6 +78,7 @@ func (NamespaceMode) EnumDescriptor() ([]byte, []int) {
 
 type PodSandboxConfig struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Metadata      *PodSandboxMetadata    `protobuf:"bytes,1,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	DnsConfig     *DNSConfig             `protobuf:"bytes,4,opt,name=dns_config,json=dnsConfig,proto3" json:"dns_config,omitempty"`
 	Annotations   map[string]string      `protobuf:"bytes,7,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -116,6 +117,13 @@ func (*PodSandboxConfig) Descriptor() ([]byte, []int) {
 	return file_podconfig_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *PodSandboxConfig) GetMetadata() *PodSandboxMetadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
 func (x *PodSandboxConfig) GetHostname() string {
 	if x != nil {
 		return x.Hostname
@@ -144,6 +152,58 @@ func (x *PodSandboxConfig) GetLinux() *LinuxPodSandboxConfig {
 	return nil
 }
 
+type PodSandboxMetadata struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodSandboxMetadata) Reset() {
+	*x = PodSandboxMetadata{}
+	mi := &file_podconfig_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodSandboxMetadata) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodSandboxMetadata) ProtoMessage() {}
+
+func (x *PodSandboxMetadata) ProtoReflect() protoreflect.Message {
+	mi := &file_podconfig_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodSandboxMetadata.ProtoReflect.Descriptor instead.
+func (*PodSandboxMetadata) Descriptor() ([]byte, []int) {
+	return file_podconfig_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PodSandboxMetadata) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodSandboxMetadata) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
 type DNSConfig struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Servers       []string               `protobuf:"bytes,1,rep,name=servers,proto3" json:"servers,omitempty"`
@@ -155,7 +215,7 @@ type DNSConfig struct {
 
 func (x *DNSConfig) Reset() {
 	*x = DNSConfig{}
-	mi := &file_podconfig_proto_msgTypes[1]
+	mi := &file_podconfig_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -167,7 +227,7 @@ func (x *DNSConfig) String() string {
 func (*DNSConfig) ProtoMessage() {}
 
 func (x *DNSConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_podconfig_proto_msgTypes[1]
+	mi := &file_podconfig_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -180,7 +240,7 @@ func (x *DNSConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNSConfig.ProtoReflect.Descriptor instead.
 func (*DNSConfig) Descriptor() ([]byte, []int) {
-	return file_podconfig_proto_rawDescGZIP(), []int{1}
+	return file_podconfig_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *DNSConfig) GetServers() []string {
@@ -216,7 +276,7 @@ type LinuxPodSandboxConfig struct {
 
 func (x *LinuxPodSandboxConfig) Reset() {
 	*x = LinuxPodSandboxConfig{}
-	mi := &file_podconfig_proto_msgTypes[2]
+	mi := &file_podconfig_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +288,7 @@ func (x *LinuxPodSandboxConfig) String() string {
 func (*LinuxPodSandboxConfig) ProtoMessage() {}
 
 func (x *LinuxPodSandboxConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_podconfig_proto_msgTypes[2]
+	mi := &file_podconfig_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +301,7 @@ func (x *LinuxPodSandboxConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinuxPodSandboxConfig.ProtoReflect.Descriptor instead.
 func (*LinuxPodSandboxConfig) Descriptor() ([]byte, []int) {
-	return file_podconfig_proto_rawDescGZIP(), []int{2}
+	return file_podconfig_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LinuxPodSandboxConfig) GetCgroupParent() string {
@@ -281,7 +341,7 @@ type LinuxSandboxSecurityContext struct {
 
 func (x *LinuxSandboxSecurityContext) Reset() {
 	*x = LinuxSandboxSecurityContext{}
-	mi := &file_podconfig_proto_msgTypes[3]
+	mi := &file_podconfig_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -293,7 +353,7 @@ func (x *LinuxSandboxSecurityContext) String() string {
 func (*LinuxSandboxSecurityContext) ProtoMessage() {}
 
 func (x *LinuxSandboxSecurityContext) ProtoReflect() protoreflect.Message {
-	mi := &file_podconfig_proto_msgTypes[3]
+	mi := &file_podconfig_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -306,7 +366,7 @@ func (x *LinuxSandboxSecurityContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinuxSandboxSecurityContext.ProtoReflect.Descriptor instead.
 func (*LinuxSandboxSecurityContext) Descriptor() ([]byte, []int) {
-	return file_podconfig_proto_rawDescGZIP(), []int{3}
+	return file_podconfig_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LinuxSandboxSecurityContext) GetNamespaceOptions() *NamespaceOption {
@@ -328,7 +388,7 @@ type NamespaceOption struct {
 
 func (x *NamespaceOption) Reset() {
 	*x = NamespaceOption{}
-	mi := &file_podconfig_proto_msgTypes[4]
+	mi := &file_podconfig_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -340,7 +400,7 @@ func (x *NamespaceOption) String() string {
 func (*NamespaceOption) ProtoMessage() {}
 
 func (x *NamespaceOption) ProtoReflect() protoreflect.Message {
-	mi := &file_podconfig_proto_msgTypes[4]
+	mi := &file_podconfig_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -353,7 +413,7 @@ func (x *NamespaceOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceOption.ProtoReflect.Descriptor instead.
 func (*NamespaceOption) Descriptor() ([]byte, []int) {
-	return file_podconfig_proto_rawDescGZIP(), []int{4}
+	return file_podconfig_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NamespaceOption) GetNetwork() NamespaceMode {
@@ -395,7 +455,7 @@ type UserNamespace struct {
 
 func (x *UserNamespace) Reset() {
 	*x = UserNamespace{}
-	mi := &file_podconfig_proto_msgTypes[5]
+	mi := &file_podconfig_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -407,7 +467,7 @@ func (x *UserNamespace) String() string {
 func (*UserNamespace) ProtoMessage() {}
 
 func (x *UserNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_podconfig_proto_msgTypes[5]
+	mi := &file_podconfig_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -420,7 +480,7 @@ func (x *UserNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserNamespace.ProtoReflect.Descriptor instead.
 func (*UserNamespace) Descriptor() ([]byte, []int) {
-	return file_podconfig_proto_rawDescGZIP(), []int{5}
+	return file_podconfig_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UserNamespace) GetMode() NamespaceMode {
@@ -455,7 +515,7 @@ type IDMapping struct {
 
 func (x *IDMapping) Reset() {
 	*x = IDMapping{}
-	mi := &file_podconfig_proto_msgTypes[6]
+	mi := &file_podconfig_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +527,7 @@ func (x *IDMapping) String() string {
 func (*IDMapping) ProtoMessage() {}
 
 func (x *IDMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_podconfig_proto_msgTypes[6]
+	mi := &file_podconfig_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +540,7 @@ func (x *IDMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IDMapping.ProtoReflect.Descriptor instead.
 func (*IDMapping) Descriptor() ([]byte, []int) {
-	return file_podconfig_proto_rawDescGZIP(), []int{6}
+	return file_podconfig_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *IDMapping) GetHostId() uint32 {
@@ -516,7 +576,7 @@ type LinuxContainerResources struct {
 
 func (x *LinuxContainerResources) Reset() {
 	*x = LinuxContainerResources{}
-	mi := &file_podconfig_proto_msgTypes[7]
+	mi := &file_podconfig_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +588,7 @@ func (x *LinuxContainerResources) String() string {
 func (*LinuxContainerResources) ProtoMessage() {}
 
 func (x *LinuxContainerResources) ProtoReflect() protoreflect.Message {
-	mi := &file_podconfig_proto_msgTypes[7]
+	mi := &file_podconfig_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +601,7 @@ func (x *LinuxContainerResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinuxContainerResources.ProtoReflect.Descriptor instead.
 func (*LinuxContainerResources) Descriptor() ([]byte, []int) {
-	return file_podconfig_proto_rawDescGZIP(), []int{7}
+	return file_podconfig_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LinuxContainerResources) GetCpuPeriod() int64 {
@@ -576,8 +636,9 @@ var File_podconfig_proto protoreflect.FileDescriptor
 
 const file_podconfig_proto_rawDesc = "" +
 	"\n" +
-	"\x0fpodconfig.proto\x12\x0ekata.podconfig\"\xba\x02\n" +
-	"\x10PodSandboxConfig\x12\x1a\n" +
+	"\x0fpodconfig.proto\x12\x0ekata.podconfig\"\xfa\x02\n" +
+	"\x10PodSandboxConfig\x12>\n" +
+	"\bmetadata\x18\x01 \x01(\v2\".kata.podconfig.PodSandboxMetadataR\bmetadata\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x128\n" +
 	"\n" +
 	"dns_config\x18\x04 \x01(\v2\x19.kata.podconfig.DNSConfigR\tdnsConfig\x12S\n" +
@@ -585,7 +646,10 @@ const file_podconfig_proto_rawDesc = "" +
 	"\x05linux\x18\b \x01(\v2%.kata.podconfig.LinuxPodSandboxConfigR\x05linux\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +
+	"\x12PodSandboxMetadata\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\"[\n" +
 	"\tDNSConfig\x12\x18\n" +
 	"\aservers\x18\x01 \x03(\tR\aservers\x12\x1a\n" +
 	"\bsearches\x18\x02 \x03(\tR\bsearches\x12\x18\n" +
@@ -640,40 +704,42 @@ func file_podconfig_proto_rawDescGZIP() []byte {
 }
 
 var file_podconfig_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_podconfig_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_podconfig_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_podconfig_proto_goTypes = []any{
 	(NamespaceMode)(0),                  // 0: kata.podconfig.NamespaceMode
 	(*PodSandboxConfig)(nil),            // 1: kata.podconfig.PodSandboxConfig
-	(*DNSConfig)(nil),                   // 2: kata.podconfig.DNSConfig
-	(*LinuxPodSandboxConfig)(nil),       // 3: kata.podconfig.LinuxPodSandboxConfig
-	(*LinuxSandboxSecurityContext)(nil), // 4: kata.podconfig.LinuxSandboxSecurityContext
-	(*NamespaceOption)(nil),             // 5: kata.podconfig.NamespaceOption
-	(*UserNamespace)(nil),               // 6: kata.podconfig.UserNamespace
-	(*IDMapping)(nil),                   // 7: kata.podconfig.IDMapping
-	(*LinuxContainerResources)(nil),     // 8: kata.podconfig.LinuxContainerResources
-	nil,                                 // 9: kata.podconfig.PodSandboxConfig.AnnotationsEntry
-	nil,                                 // 10: kata.podconfig.LinuxPodSandboxConfig.SysctlsEntry
+	(*PodSandboxMetadata)(nil),          // 2: kata.podconfig.PodSandboxMetadata
+	(*DNSConfig)(nil),                   // 3: kata.podconfig.DNSConfig
+	(*LinuxPodSandboxConfig)(nil),       // 4: kata.podconfig.LinuxPodSandboxConfig
+	(*LinuxSandboxSecurityContext)(nil), // 5: kata.podconfig.LinuxSandboxSecurityContext
+	(*NamespaceOption)(nil),             // 6: kata.podconfig.NamespaceOption
+	(*UserNamespace)(nil),               // 7: kata.podconfig.UserNamespace
+	(*IDMapping)(nil),                   // 8: kata.podconfig.IDMapping
+	(*LinuxContainerResources)(nil),     // 9: kata.podconfig.LinuxContainerResources
+	nil,                                 // 10: kata.podconfig.PodSandboxConfig.AnnotationsEntry
+	nil,                                 // 11: kata.podconfig.LinuxPodSandboxConfig.SysctlsEntry
 }
 var file_podconfig_proto_depIdxs = []int32{
-	2,  // 0: kata.podconfig.PodSandboxConfig.dns_config:type_name -> kata.podconfig.DNSConfig
-	9,  // 1: kata.podconfig.PodSandboxConfig.annotations:type_name -> kata.podconfig.PodSandboxConfig.AnnotationsEntry
-	3,  // 2: kata.podconfig.PodSandboxConfig.linux:type_name -> kata.podconfig.LinuxPodSandboxConfig
-	4,  // 3: kata.podconfig.LinuxPodSandboxConfig.security_context:type_name -> kata.podconfig.LinuxSandboxSecurityContext
-	10, // 4: kata.podconfig.LinuxPodSandboxConfig.sysctls:type_name -> kata.podconfig.LinuxPodSandboxConfig.SysctlsEntry
-	8,  // 5: kata.podconfig.LinuxPodSandboxConfig.resources:type_name -> kata.podconfig.LinuxContainerResources
-	5,  // 6: kata.podconfig.LinuxSandboxSecurityContext.namespace_options:type_name -> kata.podconfig.NamespaceOption
-	0,  // 7: kata.podconfig.NamespaceOption.network:type_name -> kata.podconfig.NamespaceMode
-	0,  // 8: kata.podconfig.NamespaceOption.pid:type_name -> kata.podconfig.NamespaceMode
-	0,  // 9: kata.podconfig.NamespaceOption.ipc:type_name -> kata.podconfig.NamespaceMode
-	6,  // 10: kata.podconfig.NamespaceOption.userns_options:type_name -> kata.podconfig.UserNamespace
-	0,  // 11: kata.podconfig.UserNamespace.mode:type_name -> kata.podconfig.NamespaceMode
-	7,  // 12: kata.podconfig.UserNamespace.uids:type_name -> kata.podconfig.IDMapping
-	7,  // 13: kata.podconfig.UserNamespace.gids:type_name -> kata.podconfig.IDMapping
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	2,  // 0: kata.podconfig.PodSandboxConfig.metadata:type_name -> kata.podconfig.PodSandboxMetadata
+	3,  // 1: kata.podconfig.PodSandboxConfig.dns_config:type_name -> kata.podconfig.DNSConfig
+	10, // 2: kata.podconfig.PodSandboxConfig.annotations:type_name -> kata.podconfig.PodSandboxConfig.AnnotationsEntry
+	4,  // 3: kata.podconfig.PodSandboxConfig.linux:type_name -> kata.podconfig.LinuxPodSandboxConfig
+	5,  // 4: kata.podconfig.LinuxPodSandboxConfig.security_context:type_name -> kata.podconfig.LinuxSandboxSecurityContext
+	11, // 5: kata.podconfig.LinuxPodSandboxConfig.sysctls:type_name -> kata.podconfig.LinuxPodSandboxConfig.SysctlsEntry
+	9,  // 6: kata.podconfig.LinuxPodSandboxConfig.resources:type_name -> kata.podconfig.LinuxContainerResources
+	6,  // 7: kata.podconfig.LinuxSandboxSecurityContext.namespace_options:type_name -> kata.podconfig.NamespaceOption
+	0,  // 8: kata.podconfig.NamespaceOption.network:type_name -> kata.podconfig.NamespaceMode
+	0,  // 9: kata.podconfig.NamespaceOption.pid:type_name -> kata.podconfig.NamespaceMode
+	0,  // 10: kata.podconfig.NamespaceOption.ipc:type_name -> kata.podconfig.NamespaceMode
+	7,  // 11: kata.podconfig.NamespaceOption.userns_options:type_name -> kata.podconfig.UserNamespace
+	0,  // 12: kata.podconfig.UserNamespace.mode:type_name -> kata.podconfig.NamespaceMode
+	8,  // 13: kata.podconfig.UserNamespace.uids:type_name -> kata.podconfig.IDMapping
+	8,  // 14: kata.podconfig.UserNamespace.gids:type_name -> kata.podconfig.IDMapping
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_podconfig_proto_init() }
@@ -687,7 +753,7 @@ func file_podconfig_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_podconfig_proto_rawDesc), len(file_podconfig_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

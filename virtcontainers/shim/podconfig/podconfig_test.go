@@ -14,7 +14,7 @@ import (
 func TestDecode(t *testing.T) {
 	ids := []*cri.IDMapping{{HostId: 100000, ContainerId: 1, Length: 65536}}
 	options, err := anypb.New(&cri.PodSandboxConfig{
-		Metadata: &cri.PodSandboxMetadata{Name: "pod"}, Hostname: "pod-1", LogDirectory: "/var/log",
+		Metadata: &cri.PodSandboxMetadata{Name: "pod", Uid: "uid", Namespace: "ns"}, Hostname: "pod-1", LogDirectory: "/var/log",
 		DnsConfig:   &cri.DNSConfig{Servers: []string{"10.0.0.1", "10.0.0.2"}, Searches: []string{"a", "b"}, Options: []string{"ndots:5"}},
 		Annotations: map[string]string{"key": "value"},
 		Linux: &cri.LinuxPodSandboxConfig{
@@ -38,6 +38,7 @@ func TestDecode(t *testing.T) {
 	namespaces, resources := linux.GetSecurityContext().GetNamespaceOptions(), linux.GetResources()
 	users := namespaces.GetUsernsOptions()
 	for name, same := range map[string]bool{
+		"name":        config.GetMetadata().GetName() == "pod" && config.GetMetadata().GetNamespace() == "ns",
 		"hostname":    config.GetHostname() == "pod-1",
 		"annotations": config.GetAnnotations()["key"] == "value",
 		"dns":         config.GetDnsConfig().ResolvConf() == "search a b\nnameserver 10.0.0.1\nnameserver 10.0.0.2\noptions ndots:5\n",
