@@ -126,6 +126,7 @@ type holders struct {
 	real    bool
 	mu      sync.Mutex
 	running int
+	all     []*countedHolder
 	pid     int // what they report; 0: this process's
 	fail    error
 	started chan struct{} // if not nil: one waits here, and then for its context
@@ -143,17 +144,21 @@ func (h *holders) start(ctx context.Context, options holder.Options) (shim.Holde
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}
-	counted := &countedHolder{holders: h, pid: cmp.Or(h.pid, os.Getpid()), stop: func() {}}
+	done := make(chan struct{})
+	kill := sync.OnceFunc(func() { close(done) })
+	counted := &countedHolder{holders: h, id: options.ID, pid: cmp.Or(h.pid, os.Getpid()), done: done, kill: kill, stop: kill}
 	if h.real {
 		process, err := holder.Start(ctx, options)
 		if err != nil {
 			return nil, err
 		}
-		counted.pid, counted.stop = process.PID(), process.Stop
+		counted.pid, counted.done, counted.stop = process.PID(), process.Done(), process.Stop
+		counted.kill = func() { _ = unix.Kill(process.PID(), unix.SIGKILL) }
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.running++
+	h.all = append(h.all, counted)
 	return counted, nil
 }
 
@@ -163,14 +168,29 @@ func (h *holders) left() int {
 	return h.running
 }
 
+// kill kills the holder of a container.
+func (h *holders) kill(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, held := range h.all {
+		if held.id == id {
+			held.kill()
+		}
+	}
+}
+
 type countedHolder struct {
-	holders *holders
-	pid     int
-	stop    func()
-	once    sync.Once
+	holders    *holders
+	id         string
+	pid        int
+	done       <-chan struct{}
+	kill, stop func()
+	once       sync.Once
 }
 
 func (h *countedHolder) PID() int { return h.pid }
+
+func (h *countedHolder) Done() <-chan struct{} { return h.done }
 
 func (h *countedHolder) Stop() {
 	h.once.Do(func() {

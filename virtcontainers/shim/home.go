@@ -33,7 +33,7 @@ type home struct {
 	id      string
 	pod     *pod.Pod
 	sandbox *virtcontainers.Sandbox
-	holder  Holder
+	holder  *heldBy
 	config  *config.Config
 	// networked: the machine is connected with the holder's network namespace.
 	networked bool
@@ -103,7 +103,7 @@ func (s *service) newHome(ctx context.Context, p plan, keepEmpty bool) (_ *home,
 	if err != nil {
 		return nil, err
 	}
-	h.holder, err = s.options.StartHolder(ctx, holder.Options{ID: h.id, Hostname: p.spec.Hostname, Namespaces: p.namespaces})
+	h.holder, err = s.startHolder(ctx, holder.Options{ID: h.id, Hostname: p.spec.Hostname, Namespaces: p.namespaces})
 	if err != nil {
 		return nil, err
 	}
@@ -135,6 +135,8 @@ func (s *service) newHome(ctx context.Context, p plan, keepEmpty bool) (_ *home,
 		h.pod.Wait()
 		return err
 	})
+	// As if the machine had ended of itself: its containers wait to be removed.
+	s.follow(h.holder, h.id, func() error { return h.sandbox.Stop(context.Background()) }) //nolint:contextcheck // it outlives the call
 	return h, nil
 }
 
@@ -172,6 +174,19 @@ func (h *home) close(ctx context.Context) error {
 	})
 	<-h.closed
 	return h.err
+}
+
+// isClosed tells that nothing of the pod is left. None is closed, too.
+func (h *home) isClosed() bool {
+	if h == nil {
+		return true
+	}
+	select {
+	case <-h.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // awaitClosed waits for the end of a pod that ends with its last container.

@@ -39,7 +39,7 @@ type task struct {
 	home    *home
 	io      *stdio.Attachment
 	hooks   *lifecycle.Hooks
-	holder  Holder // its own; nil: the pod's stands for it
+	holder  *heldBy // its own; nil: the pod's stands for it
 
 	cancel  context.CancelCauseFunc // ends its creation
 	settled chan struct{}           // closed when its creation has ended
@@ -358,6 +358,15 @@ func (t *task) isGone() bool {
 
 func (t *task) kill(ctx context.Context, signal uint32, all bool) error {
 	return t.container.Signal(ctx, syscall.Signal(signal), all)
+}
+
+// endKilled ends a container as a signal does that nobody has sent to it.
+func (t *task) endKilled() error {
+	err := t.container.Signal(context.Background(), syscall.SIGKILL, true)
+	if errors.Is(err, virtcontainers.ErrNotRunning) || t.container.Status() == virtcontainers.StatusStopped {
+		return nil
+	}
+	return err
 }
 
 func (t *task) resize(ctx context.Context, rows, columns uint16) error {
