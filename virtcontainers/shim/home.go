@@ -231,7 +231,7 @@ func (s *service) reserve(ctx context.Context, p plan) (*store.Entry, error) {
 // first.
 func (h *home) enterGroup(entry *store.Entry, p plan) (*cgroup.Group, error) {
 	path := p.spec.Linux.CgroupsPath
-	record, err := cgroup.Resolve(cgroup.Options{ID: h.id, Path: path, Systemd: p.systemd || ofSystemd(path)})
+	record, err := cgroup.Resolve(cgroup.Options{ID: h.id, Path: path, Systemd: p.systemd || ofSystemd(path, cgroup.SystemdRuns())})
 	if err != nil || record == nil {
 		return nil, err
 	}
@@ -245,10 +245,12 @@ func (h *home) enterGroup(entry *store.Entry, p plan) (*cgroup.Group, error) {
 
 // ofSystemd tells whether a control group's path is a unit of systemd's,
 // slice:prefix:name. Options that say so reach a shim that is not runc's from some
-// versions of containerd alone.
-func ofSystemd(path string) bool {
+// versions of containerd alone. Where systemd does not run it is a name like any
+// other, as to runc: containerd's CRI writes it for each pod whose parent is said to
+// end in .slice.
+func ofSystemd(path string, systemdRuns bool) bool {
 	parts := strings.Split(path, ":")
-	return len(parts) == 3 && strings.HasSuffix(parts[0], ".slice")
+	return systemdRuns && len(parts) == 3 && strings.HasSuffix(parts[0], ".slice")
 }
 
 func (h *home) recordHolder(entry *store.Entry) error {
