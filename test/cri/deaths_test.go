@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"kata-runtime/test/harness"
 	"kata-runtime/test/leak"
 )
 
@@ -60,6 +59,9 @@ func TestDeathsByShim(t *testing.T) {
 	}
 	row("life", "containerd", (*deaths).ofManager)
 }
+
+// endPatience is how long what has been removed may still be ending.
+const endPatience = 20 * time.Second
 
 // deaths is a row of the table: a pod, and the process that is killed.
 type deaths struct {
@@ -252,7 +254,7 @@ func (d *deaths) checkNothingLeft(before *leak.Snapshot) {
 	d.t.Helper()
 	var left []string
 	own := fmt.Sprintf("process %d ", d.daemon.Process.Pid)
-	deadline := time.Now().Add(harness.Patience)
+	deadline := time.Now().Add(endPatience)
 	for {
 		added, err := before.Added()
 		d.must("look at what is left", err)

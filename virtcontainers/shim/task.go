@@ -356,15 +356,23 @@ func (t *task) isGone() bool {
 	return errors.Is(err, virtcontainers.ErrNotFound)
 }
 
+// kill sends a signal to a task. One that has ended and was not deleted takes it, as
+// a zombie does: containerd waits for the end that was told, or is, and CRI-O could
+// not stop a container that has just ended (runc's shim says "process already
+// finished", for which CRI-O's type vm has no ear).
 func (t *task) kill(ctx context.Context, signal uint32, all bool) error {
-	return t.container.Signal(ctx, syscall.Signal(signal), all)
+	err := t.container.Signal(ctx, syscall.Signal(signal), all)
+	if errors.Is(err, virtcontainers.ErrNotRunning) {
+		return nil
+	}
+	return err
 }
 
 // endKilled ends a container as a signal does that nobody has sent to it.
 func (t *task) endKilled() error {
-	err := t.container.Signal(context.Background(), syscall.SIGKILL, true)
-	if errors.Is(err, virtcontainers.ErrNotRunning) || t.container.Status() == virtcontainers.StatusStopped {
-		return nil
+	err := t.kill(context.Background(), uint32(syscall.SIGKILL), true)
+	if t.container.Status() == virtcontainers.StatusStopped {
+		return nil // with its machine
 	}
 	return err
 }
