@@ -35,6 +35,8 @@ const (
 	// namelessHandler is the runtime under test by a name that does not tell CRI-O
 	// that its pods are machines.
 	namelessHandler = "isolated"
+	// vmHandler is the runtime by its own shim, CRI-O's type "vm".
+	vmHandler = "kata-vm"
 )
 
 func (c *crio) handlers() []string { return []string{handler} }
@@ -56,6 +58,12 @@ func (c *crio) settings(k *kubelet, networks string) string {
 	}
 	kata := k.deployed("50-kata.conf") + fmt.Sprintf("monitor_cgroup = %q\nmonitor_env = [%q]\n", monitor, "KATA_CONF_FILE="+k.runtimeConfig())
 	kata += strings.ReplaceAll(kata, "runtimes."+handler, "runtimes."+namelessHandler)
+	kata += fmt.Sprintf(`[crio.runtime.runtimes.`+vmHandler+`]
+runtime_type = "vm"
+runtime_path = %q
+runtime_root = "`+crioRun+`/shims"
+runtime_config_path = %q
+`, filepath.Join(harness.Repository(k.t), "bin", "containerd-shim-kata-v2"), k.runtimeConfig())
 	return fmt.Sprintf(`[crio]
 root = %q
 runroot = "`+crioRun+`/storage"
@@ -92,7 +100,7 @@ func (c *crio) root(k *kubelet) string { return filepath.Join(k.dir, "root") }
 
 func (c *crio) command(k *kubelet) *exec.Cmd {
 	command := exec.Command(tool(k.t, "crio", "crio"), "--config", k.config, "--config-dir", "")
-	command.Env = os.Environ()
+	command.Env = append(os.Environ(), "KATA_SHIM_ROOT="+filepath.Join(k.dir, "shim"))
 	return command
 }
 
@@ -139,6 +147,7 @@ func TestCRIO(t *testing.T) {
 	server := &crio{}
 	k := newKubelet(t, server)
 	t.Run(handler, func(t *testing.T) { testPod(t, k.in(t), handler) })
+	t.Run(vmHandler, func(t *testing.T) { testPod(t, k.in(t), vmHandler) })
 	t.Run("conmon killed", func(t *testing.T) { testMonitorKilled(k.in(t)) })
 	t.Run("host network", func(t *testing.T) { testHostNetworkRefused(k.in(t)) })
 	t.Run("sandbox container dropped", func(t *testing.T) { testInfraDropped(k.in(t)) })
