@@ -35,8 +35,9 @@ const (
 	// namelessHandler is the runtime under test by a name that does not tell CRI-O
 	// that its pods are machines.
 	namelessHandler = "isolated"
-	// vmHandler is the runtime by its own shim, CRI-O's type "vm".
-	vmHandler = "kata-vm"
+	// vmHandler is the runtime by its own shim, CRI-O's type "vm", by a name that does
+	// not tell either: the type does.
+	vmHandler = "isolated-vm"
 )
 
 func (c *crio) handlers() []string { return []string{handler} }
@@ -162,7 +163,7 @@ func TestCRIO(t *testing.T) {
 		k.configure()
 		k.end()
 		k.start()
-		for _, handler := range []string{handler, namelessHandler} {
+		for _, handler := range []string{handler, namelessHandler, vmHandler} {
 			p := k.run(handler, k.podConfig("kept-"+handler))
 			p.start("server", serve("127.0.0.1", 8080, "server")).await("ready")
 			if got := p.start("client", "echo ready; sleep 100000").await("ready").output(ask("127.0.0.1", 8080)); got != "server\n" {
