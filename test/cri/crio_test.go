@@ -138,6 +138,9 @@ func (c *crio) ended(k *kubelet) {
 			k.removeEmpty(dir)
 		}
 	}
+	for _, dir := range []string{"/run/containerd/s", "/run/containerd"} { // of the shims' sockets
+		k.removeEmpty(dir)
+	}
 	k.checkMounts(crioRun)
 	k.removeTree(crioRun) // with a link for each container's monitor
 	k.removeTree("/run/kata-runtime")

@@ -3,6 +3,7 @@
 package cri
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -240,19 +241,24 @@ func (d *deaths) processes(name string) []int {
 	return pids
 }
 
-// await asks again until something is so that nothing tells of.
+// await waits until something is so.
 func (d *deaths) await(what string, holds func() bool) {
 	d.t.Helper()
-	ctx := d.bounded()
+	d.must(what, until(d.bounded(), holds))
+}
+
+// until asks again until something is so that nothing tells of.
+func until(ctx context.Context, holds func() bool) error {
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
 	for !holds() {
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			d.t.Fatalf("%s: %v", what, ctx.Err())
+			return ctx.Err()
 		}
 	}
+	return nil
 }
 
 // removePod removes a pod as kubelet does, whatever has become of it: again, where
@@ -274,18 +280,16 @@ func (d *deaths) checkNothingLeft(before *leak.Snapshot) {
 	d.t.Helper()
 	var left []string
 	own := fmt.Sprintf("process %d ", d.daemon.Process.Pid)
-	deadline := time.Now().Add(endPatience)
-	for {
+	ctx, cancel := context.WithTimeout(d.t.Context(), endPatience)
+	defer cancel()
+	_ = until(ctx, func() bool { // what is left then is reported
 		added, err := before.Added()
 		d.must("look at what is left", err)
 		left = slices.DeleteFunc(added, func(entry string) bool {
 			return strings.HasPrefix(entry, own) || strings.HasPrefix(entry, "unix socket /run/containerd/containerd.sock") // of another start
 		})
-		if len(left) == 0 || time.Now().After(deadline) {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return len(left) == 0
+	})
 	for _, entry := range left {
 		d.t.Errorf("left behind: %s", entry)
 	}

@@ -60,7 +60,7 @@ func (s *service) Create(ctx context.Context, request *taskapi.CreateTaskRequest
 	s.mu.Unlock()
 	s.background.Go(t.watch)
 	if t.holder != nil {
-		s.follow(t.holder, t.id, t.endKilled) //nolint:contextcheck // the task outlives the call
+		s.follow(t.holder, t.id, t.endKilled)
 	}
 	return &taskapi.CreateTaskResponse{Pid: t.pid()}, nil
 }
