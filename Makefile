@@ -114,7 +114,7 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestMany|TestLongStream)' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
-	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestManyPodsByShim|TestContainerd2|TestCRIO)$$' ./test/cri
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestManyPodsByShim|TestDeathsByShim|TestContainerd2|TestCRIO)$$' ./test/cri
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestBridge)$$' ./test/network
 
 .PHONY: bench

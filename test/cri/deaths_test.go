@@ -22,10 +22,20 @@ import (
 // pod boots, and when it has a container at each stage of its life. The pods have
 // one name: whatever one leaves would be in the next one's way.
 func TestDeathsByShim(t *testing.T) {
-	k := newKubelet(t, containerd(1))
+	t.Run("containerd 1", func(t *testing.T) { testDeaths(t, containerd(1), shimHandler) })
+	if os.Getenv("KATA_TEST_FULL") == "" {
+		return
+	}
+	t.Run("containerd 2", func(t *testing.T) { testDeaths(t, containerd(2), shimHandler) })
+	t.Run("Sandbox API", func(t *testing.T) { testDeaths(t, containerd(2), sandboxHandler) })
+}
+
+func testDeaths(t *testing.T, version containerd, handler string) {
+	t.Helper()
+	k := newKubelet(t, version)
 	// What a shim that was killed leaves to the first process of a system.
 	k.h.ReapOrphans("containerd-shim", "exe", "qemu-system-x86", "virtiofsd")
-	first := k.run(shimHandler, k.podConfig("first")) // makes what stays, as the bridge
+	first := k.run(handler, k.podConfig("first")) // makes what stays, as the bridge
 	first.start("main", "echo ready; sleep 100000").await("ready").remove()
 	first.remove()
 	before, err := leak.Take("/run", "/dev/shm", k.h.Temp)
@@ -36,7 +46,7 @@ func TestDeathsByShim(t *testing.T) {
 			k := k.in(t)
 			config := k.podConfig("pod")
 			config.Metadata.Uid = uid
-			d := &deaths{kubelet: k, config: config, victim: victim, tasks: &tasks{k.Containerd()}, since: len(k.logged())}
+			d := &deaths{kubelet: k, handler: handler, config: config, victim: victim, tasks: &tasks{k.Containerd()}, since: len(k.logged())}
 			began := time.Now()
 			test(d)
 			t.Logf("took %v", time.Since(began).Round(time.Millisecond))
@@ -80,10 +90,11 @@ const endPatience = 20 * time.Second
 // deaths is a row of the table: a pod, and the process that is killed.
 type deaths struct {
 	*kubelet
-	config *runtime.PodSandboxConfig
-	victim string
-	tasks  *tasks
-	since  int // what containerd had logged before
+	handler string
+	config  *runtime.PodSandboxConfig
+	victim  string
+	tasks   *tasks
+	since   int // what containerd had logged before
 	// pod and running are the ids of the pod and of a container, when there are any.
 	pod, running string
 }
@@ -92,7 +103,7 @@ type deaths struct {
 // same pod again.
 func (d *deaths) duringBoot(moment time.Duration) {
 	d.t.Helper()
-	request := &runtime.RunPodSandboxRequest{Config: d.config, RuntimeHandler: shimHandler}
+	request := &runtime.RunPodSandboxRequest{Config: d.config, RuntimeHandler: d.handler}
 	answered := make(chan error, 1)
 	go func() {
 		_, err := d.RunPodSandbox(d.bounded(), request)
@@ -125,7 +136,10 @@ func (d *deaths) ofPod() {
 	d.kill(d.victim)
 	// The first process's end that was told stays what it was, but where nobody is
 	// left who remembers.
-	for _, id := range []string{p.id, p.main.id, p.stopping.id, p.created, p.running} {
+	if d.handler != sandboxHandler { // whose pod is no task
+		p.exits.await(d.kubelet, p.id, 137)
+	}
+	for _, id := range []string{p.main.id, p.stopping.id, p.created, p.running} {
 		p.exits.await(d.kubelet, id, 137)
 	}
 	if err := <-p.exec; err == nil {

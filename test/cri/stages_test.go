@@ -42,16 +42,18 @@ type stages struct {
 func (d *deaths) stages() *stages {
 	d.t.Helper()
 	s := &stages{exits: newExits(d.kubelet), exec: make(chan error, 1), stop: make(chan error, 1)}
-	s.pod = d.run(shimHandler, d.config)
+	s.pod = d.run(d.handler, d.config)
 	s.main = s.start("main", "echo ready; sleep 100000").await("ready")
 	s.stopping = s.start("stopping", "trap 'echo asked' TERM; echo ready; while :; do sleep 100000 & wait $!; done").await("ready")
-	s.created = d.tasks.create(s.pod, bundle.Spec("/bin/sleep", "100000"))
-	s.running = d.tasks.create(s.pod, unconfined(bundle.Spec("/bin/sleep", "100000")))
-	s.exited = d.tasks.create(s.pod, bundle.Spec("/bin/sh", "-c", "exit 3"))
+	d.pod = s.id
+	holder := d.processes("holder")[0]
+	s.created = d.tasks.create(s.pod, holder, bundle.Spec("/bin/sleep", "100000"))
+	s.running = d.tasks.create(s.pod, holder, unconfined(bundle.Spec("/bin/sleep", "100000")))
+	s.exited = d.tasks.create(s.pod, holder, bundle.Spec("/bin/sh", "-c", "exit 3"))
 	d.tasks.start(d.kubelet, s.running)
 	d.tasks.start(d.kubelet, s.exited)
 	s.exits.await(d.kubelet, s.exited, 3)
-	d.pod, d.running = s.id, s.running
+	d.running = s.running
 	go func() {
 		answer, err := s.ExecSync(s.bounded(), &runtime.ExecSyncRequest{
 			ContainerId: s.main.id, Cmd: []string{"sh", "-c", "echo executing >/proc/1/fd/1; sleep 100000"},
@@ -94,8 +96,9 @@ func unconfined(spec *specs.Spec) *specs.Spec {
 // tasks is containerd's own API, for what CRI does not know.
 type tasks struct{ *client.Containerd }
 
-// create makes a container in a pod, and its task, which is not started.
-func (t *tasks) create(p *pod, spec *specs.Spec) string {
+// create makes a container in a pod, whose namespaces a process holds, and its task,
+// which is not started.
+func (t *tasks) create(p *pod, holder int, spec *specs.Spec) string {
 	p.t.Helper()
 	id := p.h.ID()
 	spec.Annotations = map[string]string{
@@ -103,15 +106,14 @@ func (t *tasks) create(p *pod, spec *specs.Spec) string {
 	}
 	spec.Hostname, spec.Linux.CgroupsPath = "", p.parent+"/"+id
 	ctx := client.InCRI(p.bounded())
-	sandbox, err := t.Tasks.Get(ctx, &taskapi.GetRequest{ContainerID: p.id})
-	p.must("find the sandbox's task", err)
 	for kind, name := range map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts"} {
-		bundle.Namespace(spec, kind).Path = "/proc/" + strconv.Itoa(int(sandbox.GetProcess().GetPid())) + "/ns/" + name
+		bundle.Namespace(spec, kind).Path = "/proc/" + strconv.Itoa(holder) + "/ns/" + name
 	}
 	rootfs := p.h.File("rootfs-" + id)
 	p.must("make a root file system", bundle.Rootfs(rootfs))
-	_, err = t.Containers.Create(ctx, &containers.CreateContainerRequest{Container: &containers.Container{
+	_, err := t.Containers.Create(ctx, &containers.CreateContainerRequest{Container: &containers.Container{
 		ID: id, Runtime: &containers.Container_Runtime{Name: "io.containerd.kata.v2"}, Spec: encoded(p.kubelet, "Spec", spec),
+		Sandbox: p.id, // of the Sandbox API's pods: containerd finds their shim by it
 	}})
 	p.must("make a container", err)
 	_, err = t.Tasks.Create(ctx, &taskapi.CreateTaskRequest{
