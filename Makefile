@@ -90,8 +90,12 @@ containerd: ## the containerd 2 that tests drive, or the one in the cache
 crio: ## the CRI-O that tests drive, or the one in the cache
 	@tools=$$(test/tools.sh "$(TOOLS)" crio) && mkdir -p build && ln -sfnv "$$tools" build/crio
 
+.PHONY: critest
+critest: ## the validation suite of CRI that tests run, or the one in the cache
+	@tools=$$(test/tools.sh "$(TOOLS)" critest) && mkdir -p build && ln -sfnv "$$tools" build/critest
+
 .PHONY: test
-test: deps-test build kernel image systemd containerd crio lint vet ## everything that CI checks, VM tests included (root)
+test: deps-test build kernel image systemd containerd crio critest lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
 
 .PHONY: unit
@@ -114,7 +118,7 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestMany|TestLongStream)' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
-	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestContainerd2|TestCRIO)$$' ./test/cri
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestManyPodsByShim|TestDeathsByShim|TestContainerd2|TestCRIO)$$' ./test/cri
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestBridge)$$' ./test/network
 
 .PHONY: bench

@@ -16,15 +16,24 @@ esac
 # pinns is the program in C with which CRI-O makes a pod's namespaces.
 pinns() { gcc -std=c99 -Os -s -static -o "$1/pinns" "$(go list -m -f '{{.Dir}}' github.com/cri-o/cri-o)"/pinns/src/*.c; }
 
-key=$({ go env GOVERSION GOOS GOARCH; cat go.mod go.sum; printf %s "${flags[*]}"; [[ ${2-} != crio ]] || declare -f pinns; } |
+# compile builds the tools into a directory; critest is a test program.
+compile() {
+  if [[ ${2-} == critest ]]; then
+    go test -c -trimpath -ldflags '-s -w' -o "$1/critest" sigs.k8s.io/cri-tools/cmd/critest
+  else
+    go build -trimpath -ldflags '-s -w' "${flags[@]}" -o "$1/" tool
+  fi
+}
+
+key=$({ go env GOVERSION GOOS GOARCH; cat go.mod go.sum; printf %s "${flags[*]}"; [[ ${2-} != crio ]] || declare -f pinns; [[ ${2-} != critest ]] || declare -f compile; } |
   sha256sum | cut -c1-16)
 dir=$1/$key
 if [[ ! -d $dir ]]; then
-  echo "Building $(go list -f '{{.Target}}' tool | sed 's|.*/||' | xargs) into $dir (a few minutes, once)" >&2
+  echo "Building ${2:-$(go list -f '{{.Target}}' tool | sed 's|.*/||' | xargs)} into $dir (a few minutes, once)" >&2
   mkdir -p "$1"
   new=$(mktemp -d "$1/new.XXXXXX")
   trap 'rm -rf "$new"' EXIT
-  go build -trimpath -ldflags '-s -w' "${flags[@]}" -o "$new/" tool >&2
+  compile "$new" "${2-}" >&2
   [[ ${2-} != crio ]] || pinns "$new"
   chmod 0755 "$new"
   # Another build of the same may have been faster: keep whichever is there.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"kata-runtime/test/cri/client"
@@ -193,22 +194,9 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 		}
 		c.remove()
 	})
-	t.Run("log rotation", func(t *testing.T) {
-		c := p.in(t).start("rotated", "echo first; while read line; do echo $line; done",
-			func(config *runtime.ContainerConfig) { config.Stdin = true }).await("first")
-		c.must("rename the log", os.Rename(c.log, c.log+".1"))
-		do(c.kubelet, c.ReopenContainerLog, &runtime.ReopenContainerLogRequest{ContainerId: c.id})
-		session := c.attach(false)
-		c.write(session, "second\n")
-		c.await("second")
-		c.must("close", session.Close())
-		if got := c.logged(); !slices.Equal(got, []string{"stdout F second"}) {
-			t.Errorf("the new log has %q", got)
-		}
-		c.stop(0)
-		c.ended(137, "Error")
-		c.remove()
-	})
+	if handler != vmHandler { // CRI-O's ReopenContainerLog does nothing for its type vm
+		t.Run("log rotation", func(t *testing.T) { testLogRotation(p.in(t)) })
+	}
 	t.Run("security", func(t *testing.T) { testSecurity(p.in(t)) })
 	t.Run("volumes", func(t *testing.T) { testVolumes(p.in(t)) })
 	t.Run("shared processes", func(t *testing.T) {
@@ -224,7 +212,9 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 		c.stop(0)
 		c.remove()
 	})
-	t.Run("port-forward", func(t *testing.T) { p.in(t).testForward(8080, "server") })
+	if handler != vmHandler { // nor does its PortForward
+		t.Run("port-forward", func(t *testing.T) { p.in(t).testForward(8080, "server") })
+	}
 	t.Run("update", func(t *testing.T) { testUpdate(server.in(t), handler != "runc") })
 	t.Run("statistics", func(t *testing.T) {
 		c := server.in(t)
@@ -286,6 +276,25 @@ func testPod(t *testing.T, k *kubelet, handler string) {
 	p.remove()
 }
 
+// testLogRotation lets a container's log be made anew.
+func testLogRotation(p *pod) {
+	p.t.Helper()
+	c := p.start("rotated", "echo first; while read line; do echo $line; done",
+		func(config *runtime.ContainerConfig) { config.Stdin = true }).await("first")
+	c.must("rename the log", os.Rename(c.log, c.log+".1"))
+	do(c.kubelet, c.ReopenContainerLog, &runtime.ReopenContainerLogRequest{ContainerId: c.id})
+	session := c.attach(false)
+	c.write(session, "second\n")
+	c.await("second")
+	c.must("close", session.Close())
+	if got := c.logged(); !slices.Equal(got, []string{"stdout F second"}) {
+		p.t.Errorf("the new log has %q", got)
+	}
+	c.stop(0)
+	c.ended(137, "Error")
+	c.remove()
+}
+
 // testSecurity runs a container that may do as little as kubelet can say.
 func testSecurity(p *pod) {
 	p.t.Helper()
@@ -338,6 +347,11 @@ func testVolumes(p *pod) {
 	}
 	p.must("make a file", os.WriteFile(words, nil, 0o666))
 	p.must("make a file", os.WriteFile(filepath.Join(secret, "token"), []byte("first"), 0o644))
+	// What is mounted below a read-only volume keeps its own flags.
+	below := filepath.Join(secret, "below")
+	p.must("make a directory", os.Mkdir(below, 0o755))
+	p.must("mount a file system", unix.Mount("tmpfs", below, "tmpfs", 0, ""))
+	defer func() { p.must("unmount it", unix.Unmount(below, unix.MNT_DETACH)) }()
 	mounts := func(config *runtime.ContainerConfig) {
 		config.Mounts = append(config.Mounts,
 			&runtime.Mount{HostPath: words, ContainerPath: "/dev/termination-log"},
@@ -355,6 +369,9 @@ func testVolumes(p *pod) {
 	}
 	if got := reader.exec("touch /var/run/secrets/new"); got.ExitCode == 0 {
 		p.t.Error("the secret can be written to")
+	}
+	if got := reader.exec("touch /var/run/secrets/below/new"); got.ExitCode != 0 {
+		p.t.Errorf("what is mounted below it cannot: %s", got.Stderr)
 	}
 	for _, c := range []*container{writer, reader} {
 		c.stop(0)

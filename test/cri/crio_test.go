@@ -35,6 +35,9 @@ const (
 	// namelessHandler is the runtime under test by a name that does not tell CRI-O
 	// that its pods are machines.
 	namelessHandler = "isolated"
+	// vmHandler is the runtime by its own shim, CRI-O's type "vm", by a name that does
+	// not tell either: the type does.
+	vmHandler = "isolated-vm"
 )
 
 func (c *crio) handlers() []string { return []string{handler} }
@@ -56,6 +59,12 @@ func (c *crio) settings(k *kubelet, networks string) string {
 	}
 	kata := k.deployed("50-kata.conf") + fmt.Sprintf("monitor_cgroup = %q\nmonitor_env = [%q]\n", monitor, "KATA_CONF_FILE="+k.runtimeConfig())
 	kata += strings.ReplaceAll(kata, "runtimes."+handler, "runtimes."+namelessHandler)
+	kata += fmt.Sprintf(`[crio.runtime.runtimes.`+vmHandler+`]
+runtime_type = "vm"
+runtime_path = %q
+runtime_root = "`+crioRun+`/shims"
+runtime_config_path = %q
+`, filepath.Join(harness.Repository(k.t), "bin", "containerd-shim-kata-v2"), k.runtimeConfig())
 	return fmt.Sprintf(`[crio]
 root = %q
 runroot = "`+crioRun+`/storage"
@@ -92,7 +101,7 @@ func (c *crio) root(k *kubelet) string { return filepath.Join(k.dir, "root") }
 
 func (c *crio) command(k *kubelet) *exec.Cmd {
 	command := exec.Command(tool(k.t, "crio", "crio"), "--config", k.config, "--config-dir", "")
-	command.Env = os.Environ()
+	command.Env = append(os.Environ(), "KATA_SHIM_ROOT="+filepath.Join(k.dir, "shim"))
 	return command
 }
 
@@ -129,6 +138,9 @@ func (c *crio) ended(k *kubelet) {
 			k.removeEmpty(dir)
 		}
 	}
+	for _, dir := range []string{"/run/containerd/s", "/run/containerd"} { // of the shims' sockets
+		k.removeEmpty(dir)
+	}
 	k.checkMounts(crioRun)
 	k.removeTree(crioRun) // with a link for each container's monitor
 	k.removeTree("/run/kata-runtime")
@@ -139,6 +151,7 @@ func TestCRIO(t *testing.T) {
 	server := &crio{}
 	k := newKubelet(t, server)
 	t.Run(handler, func(t *testing.T) { testPod(t, k.in(t), handler) })
+	t.Run(vmHandler, func(t *testing.T) { testPod(t, k.in(t), vmHandler) })
 	t.Run("conmon killed", func(t *testing.T) { testMonitorKilled(k.in(t)) })
 	t.Run("host network", func(t *testing.T) { testHostNetworkRefused(k.in(t)) })
 	t.Run("sandbox container dropped", func(t *testing.T) { testInfraDropped(k.in(t)) })
@@ -153,7 +166,7 @@ func TestCRIO(t *testing.T) {
 		k.configure()
 		k.end()
 		k.start()
-		for _, handler := range []string{handler, namelessHandler} {
+		for _, handler := range []string{handler, namelessHandler, vmHandler} {
 			p := k.run(handler, k.podConfig("kept-"+handler))
 			p.start("server", serve("127.0.0.1", 8080, "server")).await("ready")
 			if got := p.start("client", "echo ready; sleep 100000").await("ready").output(ask("127.0.0.1", 8080)); got != "server\n" {

@@ -4,5 +4,5 @@
 // own, in the namespaces of [kata-runtime/test/harness]. With containerd what is checked of a
 // pod of this runtime is checked of a pod of runc too, so that a failure tells
 // whose it is. The tests stand behind the build tag vm and need what `make
-// deps-test build kernel image containerd crio` makes and installs.
+// deps-test build kernel image containerd crio critest` makes and installs.
 package cri

@@ -106,7 +106,7 @@ func newKubelet(t testing.TB, m manager) *kubelet {
 	t.Helper()
 	for _, name := range append(m.programs(t), "/usr/lib/cni/bridge") {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Fatalf("%v (make deps-test containerd crio makes and installs what the tests need)", err)
+			t.Fatalf("%v (make deps-test containerd crio critest makes and installs what the tests need)", err)
 		}
 	}
 	h := harness.New(t)

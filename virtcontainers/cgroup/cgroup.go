@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/cgroups/systemd"
 )
 
 // ErrPath says that linux.cgroupsPath names no group that could be made.
@@ -56,6 +57,9 @@ func Resolve(options Options) (*Record, error) {
 	record.Paths = made.GetPaths()
 	return record, nil
 }
+
+// SystemdRuns tells whether this host has a systemd that could make groups.
+func SystemdRuns() bool { return systemd.IsRunningSystemd() }
 
 // configure turns options into what the library wants.
 func configure(options Options) (*Record, *cgroups.Cgroup, error) {

@@ -174,9 +174,7 @@ func parseBindOptions(options []string) boundOptions {
 	var b boundOptions
 	for _, option := range options {
 		switch option {
-		case "bind":
-			b.Recursive = false
-		case "rbind":
+		case "rbind": // for good, as with runc: CRI-O writes "rbind,rprivate,ro,bind"
 			b.Recursive = true
 		case "ro":
 			b.ReadOnly = true

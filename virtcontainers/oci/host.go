@@ -119,8 +119,12 @@ func isEmpty(path string) (bool, error) {
 	}
 }
 
+// ownMounts are the calling thread's: it may be in another mount namespace than its
+// process (namespace.InCopyOfMounts).
+const ownMounts = "/proc/thread-self/mountinfo"
+
 func (realHost) WritableBelow(path string) (bool, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+	data, err := os.ReadFile(ownMounts)
 	if err != nil {
 		return false, err
 	}
@@ -156,7 +160,7 @@ type volumePart struct {
 }
 
 func (realHost) VolumePart(path string) (volumePart, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+	data, err := os.ReadFile(ownMounts)
 	if err != nil {
 		return volumePart{}, err
 	}

@@ -278,6 +278,7 @@ func TestBindsThatAreShared(t *testing.T) {
 		{"last one wins", specs.Mount{Type: "bind", Source: "/data", Options: []string{"bind", "ro", "rw", "rslave", "rprivate"}}, Bind{Source: "/data"}},
 		{"recursively read-only", specs.Mount{Type: "bind", Source: "/data", Options: []string{"rbind", "rro"}}, Bind{Source: "/data", Recursive: true, ReadOnly: true, RecursiveReadOnly: true}},
 		{"slave", specs.Mount{Type: "bind", Source: "/data", Options: []string{"rbind", "rslave"}}, Bind{Source: "/data", Recursive: true, Follow: true}},
+		{"not only itself", specs.Mount{Type: "bind", Source: "/data", Options: []string{"rbind", "rprivate", "ro", "bind"}}, Bind{Source: "/data", Recursive: true, ReadOnly: true}},
 		{"a socket behind a link", specs.Mount{Type: "bind", Source: "/dev/log", Options: []string{"bind"}}, Bind{Source: "/dev/log"}},
 		{"a file in /dev", specs.Mount{Type: "bind", Source: "/dev/file", Options: []string{"bind"}}, Bind{Source: "/dev/file"}},
 		{"data in /dev/shm", specs.Mount{Type: "bind", Source: "/dev/shm/data", Options: []string{"bind"}}, Bind{Source: "/dev/shm/data"}},

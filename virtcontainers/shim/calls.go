@@ -239,13 +239,22 @@ func (s *service) Connect(_ context.Context, request *taskapi.ConnectRequest) (*
 	return response, nil
 }
 
+// shutdown ends the shim for a containerd that closes its connections once it has
+// the answer.
+func (s *service) shutdown() {
+	s.once.Do(func() {
+		s.goodbye = goodbyeTimeout
+		close(s.done)
+	})
+}
+
 // Shutdown implements the task API: the shim ends, unless it has tasks, or a pod
 // that ShutdownSandbox ends.
 func (s *service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.tasks) == 0 && (s.home == nil || s.home.sandboxed == nil) {
-		s.once.Do(func() { close(s.done) })
+		s.shutdown()
 	}
 	return &emptypb.Empty{}, nil
 }

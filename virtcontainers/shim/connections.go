@@ -11,6 +11,8 @@ import (
 type connections struct {
 	net.Listener
 
+	deserted func() // called when the last was closed
+
 	mu   sync.Mutex
 	open int
 	none chan struct{} // closed when the last is; nil: nobody waits
@@ -30,10 +32,15 @@ func (c *connections) Accept() (net.Conn, error) {
 
 func (c *connections) left() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.open--; c.open == 0 && c.none != nil {
+	c.open--
+	last := c.open == 0
+	if last && c.none != nil {
 		close(c.none)
 		c.none = nil
+	}
+	c.mu.Unlock()
+	if last {
+		c.deserted()
 	}
 }
 

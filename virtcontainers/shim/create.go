@@ -59,6 +59,9 @@ func (s *service) Create(ctx context.Context, request *taskapi.CreateTaskRequest
 	t.created = true
 	s.mu.Unlock()
 	s.background.Go(t.watch)
+	if t.holder != nil {
+		s.follow(t.holder, t.id, t.endKilled)
+	}
 	return &taskapi.CreateTaskResponse{Pid: t.pid()}, nil
 }
 
@@ -237,7 +240,7 @@ func (t *task) hold(ctx context.Context, b *bundle.Bundle) (err error) {
 	if t.id == t.home.id || !holder.Needed(b.Spec.Linux.Namespaces) {
 		return nil
 	}
-	t.holder, err = t.service.options.StartHolder(ctx, holder.Options{ID: t.id, Hostname: b.Spec.Hostname, Namespaces: b.Spec.Linux.Namespaces})
+	t.holder, err = t.service.startHolder(ctx, holder.Options{ID: t.id, Hostname: b.Spec.Hostname, Namespaces: b.Spec.Linux.Namespaces})
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package shim_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -118,67 +117,6 @@ func (c *containerd) Forward(_ context.Context, request *eventsapi.ForwardReques
 	close(c.came)
 	c.came = make(chan struct{})
 	return &emptypb.Empty{}, nil
-}
-
-// holders are processes that stand for containers: this one does for all, or real
-// ones.
-type holders struct {
-	real    bool
-	mu      sync.Mutex
-	running int
-	pid     int // what they report; 0: this process's
-	fail    error
-	started chan struct{} // if not nil: one waits here, and then for its context
-}
-
-func (h *holders) start(ctx context.Context, options holder.Options) (shim.Holder, error) {
-	h.mu.Lock()
-	fail, started := h.fail, h.started
-	h.mu.Unlock()
-	if fail != nil {
-		return nil, fail
-	}
-	if started != nil {
-		close(started)
-		<-ctx.Done()
-		return nil, context.Cause(ctx)
-	}
-	counted := &countedHolder{holders: h, pid: cmp.Or(h.pid, os.Getpid()), stop: func() {}}
-	if h.real {
-		process, err := holder.Start(ctx, options)
-		if err != nil {
-			return nil, err
-		}
-		counted.pid, counted.stop = process.PID(), process.Stop
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.running++
-	return counted, nil
-}
-
-func (h *holders) left() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.running
-}
-
-type countedHolder struct {
-	holders *holders
-	pid     int
-	stop    func()
-	once    sync.Once
-}
-
-func (h *countedHolder) PID() int { return h.pid }
-
-func (h *countedHolder) Stop() {
-	h.once.Do(func() {
-		h.stop()
-		h.holders.mu.Lock()
-		defer h.holders.mu.Unlock()
-		h.holders.running--
-	})
 }
 
 // fixture is a shim that serves, with the containerd that talks to it, and the

@@ -34,7 +34,7 @@ type home struct {
 	id      string
 	pod     *pod.Pod
 	sandbox *virtcontainers.Sandbox
-	holder  Holder
+	holder  *heldBy
 	config  *config.Config
 	// networked: the machine is connected with the holder's network namespace.
 	networked bool
@@ -104,7 +104,7 @@ func (s *service) newHome(ctx context.Context, p plan, keepEmpty bool) (_ *home,
 	if err != nil {
 		return nil, err
 	}
-	h.holder, err = s.options.StartHolder(ctx, holder.Options{ID: h.id, Hostname: p.spec.Hostname, Namespaces: p.namespaces})
+	h.holder, err = s.startHolder(ctx, holder.Options{ID: h.id, Hostname: p.spec.Hostname, Namespaces: p.namespaces})
 	if err != nil {
 		return nil, err
 	}
@@ -144,6 +144,8 @@ func (s *service) newHome(ctx context.Context, p plan, keepEmpty bool) (_ *home,
 		h.pod.Wait()
 		return err
 	})
+	// As if the machine had ended of itself: its containers wait to be removed.
+	s.follow(h.holder, h.id, func() error { return h.sandbox.Stop(context.Background()) }) //nolint:contextcheck // it outlives the call
 	return h, nil
 }
 
@@ -183,6 +185,19 @@ func (h *home) close(ctx context.Context) error {
 	return h.err
 }
 
+// isClosed tells that nothing of the pod is left. None is closed, too.
+func (h *home) isClosed() bool {
+	if h == nil {
+		return true
+	}
+	select {
+	case <-h.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 // reserve writes down whose the pod is, before there is anything of it.
 func (s *service) reserve(ctx context.Context, p plan) (*store.Entry, error) {
 	states, err := store.Open(s.options.Root)
@@ -218,7 +233,7 @@ func (s *service) reserve(ctx context.Context, p plan) (*store.Entry, error) {
 // first.
 func (h *home) enterGroup(entry *store.Entry, p plan) (*cgroup.Group, error) {
 	path := p.spec.Linux.CgroupsPath
-	record, err := cgroup.Resolve(cgroup.Options{ID: h.id, Path: path, Systemd: p.systemd || ofSystemd(path)})
+	record, err := cgroup.Resolve(cgroup.Options{ID: h.id, Path: path, Systemd: p.systemd || ofSystemd(path, cgroup.SystemdRuns())})
 	if err != nil || record == nil {
 		return nil, err
 	}
@@ -232,10 +247,12 @@ func (h *home) enterGroup(entry *store.Entry, p plan) (*cgroup.Group, error) {
 
 // ofSystemd tells whether a control group's path is a unit of systemd's,
 // slice:prefix:name. Options that say so reach a shim that is not runc's from some
-// versions of containerd alone.
-func ofSystemd(path string) bool {
+// versions of containerd alone. Where systemd does not run it is a name like any
+// other, as to runc: containerd's CRI writes it for each pod whose parent is said to
+// end in .slice.
+func ofSystemd(path string, systemdRuns bool) bool {
 	parts := strings.Split(path, ":")
-	return len(parts) == 3 && strings.HasSuffix(parts[0], ".slice")
+	return systemdRuns && len(parts) == 3 && strings.HasSuffix(parts[0], ".slice")
 }
 
 func (h *home) recordHolder(entry *store.Entry) error {

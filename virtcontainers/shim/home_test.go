@@ -10,8 +10,11 @@ func TestControlGroupOfSystemd(t *testing.T) {
 		"a:b:c":                                             false,
 		"":                                                  false,
 	} {
-		if got := ofSystemd(path); got != want {
+		if got := ofSystemd(path, true); got != want {
 			t.Errorf("%q: %v", path, got)
+		}
+		if ofSystemd(path, false) {
+			t.Errorf("%q is of a systemd that does not run", path)
 		}
 	}
 }

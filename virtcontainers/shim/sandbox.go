@@ -46,12 +46,12 @@ func (s *service) CreateSandbox(ctx context.Context, request *sandboxapi.CreateS
 		return nil, fmt.Errorf("sandbox %q: %w", h.id, virtcontainers.ErrExists)
 	}
 	h, err := s.newSandbox(ctx, request, config)
+	s.mu.Lock()
+	s.home, s.used = h, true
+	s.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	s.home = h
-	s.mu.Unlock()
 	s.background.Go(func() {
 		<-h.sandbox.Ended()
 		h.sandboxed.endedAt = time.Now()
@@ -231,7 +231,7 @@ func (s *service) ShutdownSandbox(ctx context.Context, request *sandboxapi.Shutd
 		h.sandboxed.stopped.Store(true)
 		err = h.close(context.WithoutCancel(ctx))
 	}
-	s.once.Do(func() { close(s.done) })
+	s.shutdown()
 	if err != nil {
 		return nil, err
 	}

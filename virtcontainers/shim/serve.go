@@ -23,6 +23,8 @@ import (
 // *holder.Holder is.
 type Holder interface {
 	PID() int
+	// Done is closed when it has ended, whoever has ended it.
+	Done() <-chan struct{}
 	Stop()
 }
 
@@ -81,12 +83,12 @@ func Serve(ctx context.Context, options Options) (err error) {
 	served := make(chan error, 1)
 	asked := ctx
 	ctx = context.WithoutCancel(ctx) // whoever waits for a task is told of its end
-	listener := &connections{Listener: options.Listener}
+	listener := &connections{Listener: options.Listener, deserted: s.deserted}
 	go func() { served <- server.Serve(ctx, listener) }()
 	patience := time.Duration(0)
 	select {
 	case <-s.done:
-		patience = goodbyeTimeout // containerd closes its connections once it has the answer
+		patience = s.goodbye
 	case <-asked.Done():
 		options.Log.Info("asked to end", "cause", context.Cause(asked))
 	case err = <-served:

@@ -47,8 +47,9 @@ type service struct {
 	options   Options
 	publisher Publisher
 
-	done chan struct{} // closed by Shutdown
-	once sync.Once
+	done    chan struct{} // closed by Shutdown, and deserted
+	once    sync.Once
+	goodbye time.Duration // how long who has asked may take to hang up; written before done is closed
 
 	background sync.WaitGroup
 
@@ -62,6 +63,7 @@ type service struct {
 	mu       sync.Mutex // guards what follows
 	tasks    map[string]*task
 	home     *home                              // the pod; nil before the first task, and after the last
+	used     bool                               // there was a task, or a pod
 	stopping bool                               // no call is taken any more
 	underWay map[uint64]context.CancelCauseFunc // of calls, by their number
 	lastCall uint64
@@ -80,12 +82,28 @@ func (s *service) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, in
 	if path.Base(info.FullMethod) == "Shutdown" {
 		return method(ctx, unmarshal)
 	}
+	asked := ctx
 	ctx, end, err := s.begin(ctx)
 	if err != nil {
 		return nil, taskerror.Encode(err)
 	}
 	defer end()
-	return method(ctx, unmarshal)
+	answer, err := method(ctx, unmarshal)
+	if err != nil && errors.Is(asked.Err(), context.Canceled) { // its connection has ended
+		s.deserted()
+	}
+	return answer, err
+}
+
+// deserted ends a shim that has nothing more to do and whose caller has gone away:
+// containerd died before it could ask for that. One that was started again would
+// take the shim for that of a task, and older ones (1.6, 1.7) would never end it.
+func (s *service) deserted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.used && len(s.tasks) == 0 && s.home.isClosed() {
+		s.once.Do(func() { close(s.done) })
+	}
 }
 
 // begin notes a call until end, which is called once.
@@ -117,6 +135,7 @@ func (s *service) add(t *task) error {
 		return fmt.Errorf("task %q: %w", t.id, virtcontainers.ErrExists)
 	}
 	s.tasks[t.id] = t
+	s.used = true
 	return nil
 }
 
@@ -199,6 +218,9 @@ func (s *service) stop(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	s.calls.Wait()
+	if h = s.pod(); h != nil { // of a call that was under way
+		errs = append(errs, h.close(ctx))
+	}
 	s.background.Wait()
 	return errors.Join(errs...)
 }

@@ -47,7 +47,7 @@ type task struct {
 	disks   *rootfs.Disks // of the root file system; nil: it is mounted here
 	io      *stdio.Attachment
 	hooks   *lifecycle.Hooks
-	holder  Holder // its own; nil: the pod's stands for it
+	holder  *heldBy // its own; nil: the pod's stands for it
 
 	cancel  context.CancelCauseFunc // ends its creation
 	settled chan struct{}           // closed when its creation has ended
@@ -401,8 +401,25 @@ func (t *task) isGone() bool {
 	return errors.Is(err, virtcontainers.ErrNotFound)
 }
 
+// kill sends a signal to a task. One that has ended and was not deleted takes it, as
+// a zombie does: containerd waits for the end that was told, or is, and CRI-O could
+// not stop a container that has just ended (runc's shim says "process already
+// finished", for which CRI-O's type vm has no ear).
 func (t *task) kill(ctx context.Context, signal uint32, all bool) error {
-	return t.container.Signal(ctx, syscall.Signal(signal), all)
+	err := t.container.Signal(ctx, syscall.Signal(signal), all)
+	if errors.Is(err, virtcontainers.ErrNotRunning) {
+		return nil
+	}
+	return err
+}
+
+// endKilled ends a container as a signal does that nobody has sent to it.
+func (t *task) endKilled() error {
+	err := t.kill(context.Background(), uint32(syscall.SIGKILL), true)
+	if t.container.Status() == virtcontainers.StatusStopped {
+		return nil // with its machine
+	}
+	return err
 }
 
 // resize tells the terminal's size. A task without one takes every size, as with
