@@ -86,6 +86,10 @@ containerd: ## the containerd 2 that tests drive, or the one in the cache
 crio: ## the CRI-O that tests drive, or the one in the cache
 	@tools=$$(test/tools.sh "$(TOOLS)" crio) && mkdir -p build && ln -sfnv "$$tools" build/crio
 
+.PHONY: kubernetes
+kubernetes: ## the Kubernetes (API server, kubelet, etcd ...) that tests drive, or the one in the cache
+	@tools=$$(test/tools.sh "$(TOOLS)" kubernetes) && mkdir -p build && ln -sfnv "$$tools" build/kubernetes
+
 .PHONY: test
 test: deps-test build kernel image systemd containerd crio lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
@@ -101,7 +105,7 @@ vet:
 	$(GO) vet -tags vm,lab ./...
 
 .PHONY: test-lab
-test-lab: deps-test build kernel image systemd ## tests on an emulated machine with KVM, vhost, cgroup v2 and systemd (an hour; SETS=PATTERN for some)
+test-lab: deps-test build kernel image systemd containerd kubernetes ## tests on an emulated machine with KVM, vhost, cgroup v2 and systemd (an hour; SETS=PATTERN for some)
 	@test/run.sh --lab $(if $(SETS),-sets '$(SETS)')
 
 .PHONY: test-full
