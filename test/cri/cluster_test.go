@@ -1,9 +1,10 @@
-//go:build vm
+//go:build vm && lab
 
 package cri
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
@@ -22,6 +23,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -73,7 +75,7 @@ func newCluster(t testing.TB, m manager) *cluster {
 	c.must("parse the node's address", err)
 	c.must("set the node's address", errors.Join(netlink.AddrAdd(link, address), netlink.LinkSetUp(link)))
 	// Where kubelet has what no option moves.
-	for _, dir := range []string{"/var/lib/kubelet", "/var/log/containers", "/var/lib/cni"} {
+	for _, dir := range []string{"/var/lib/kubelet", "/var/log/containers"} {
 		c.mountEmpty(dir)
 	}
 	c.must("make a directory", os.Mkdir(c.file(), 0o700))
@@ -133,8 +135,8 @@ func (c *cluster) startServers() {
 	c.write(c.file("accounts.key"), string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
 	c.write(c.file("tokens"), token+",admin,admin,system:masters\n")
 	c.launch(c.daemon("kube-apiserver", "--etcd-servers="+etcdClients, "--bind-address=127.0.0.1", "--secure-port=6443",
-		"--advertise-address="+nodeAddress, "--endpoint-reconciler-type=none", "--cert-dir="+c.file("certificates"),
-		"--service-cluster-ip-range=10.96.0.0/24", "--authorization-mode=Node,RBAC", "--token-auth-file="+c.file("tokens"),
+		"--advertise-address="+nodeAddress, "--endpoint-reconciler-type=none", "--kubelet-preferred-address-types=InternalIP", "--cert-dir="+c.file("certificates"),
+		"--service-cluster-ip-range=10.96.0.0/24", "--authorization-mode=AlwaysAllow", "--token-auth-file="+c.file("tokens"),
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+c.file("accounts.key"),
 		"--service-account-signing-key-file="+c.file("accounts.key")), c.file("kube-apiserver.log"))
 	c.write(c.file("kubeconfig"), `{"apiVersion": "v1", "kind": "Config", "current-context": "c",
@@ -142,6 +144,8 @@ func (c *cluster) startServers() {
   "users": [{"name": "c", "user": {"token": "`+token+`"}}],
   "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}]}`)
 	c.connect()
+	// The controllers do not wait for long.
+	c.until("the API server is healthy", c.unhealthy)
 	c.begin(c.daemon("kube-controller-manager", "--kubeconfig="+c.file("kubeconfig"), "--leader-elect=false", "--secure-port=0",
 		"--use-service-account-credentials=false", "--root-ca-file="+c.file("certificates", "apiserver.crt"),
 		"--service-account-private-key-file="+c.file("accounts.key"),
@@ -176,12 +180,49 @@ func (c *cluster) connect() {
 	})
 }
 
+// unhealthy is what the API server says of its health while it is not well.
+func (c *cluster) unhealthy(ctx context.Context) string {
+	c.t.Helper()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.api+"/healthz", http.NoBody)
+	c.must("ask the API server", err)
+	answer, err := c.client.Do(request)
+	c.must("ask the API server", err)
+	defer answer.Body.Close()
+	if answer.StatusCode == http.StatusOK {
+		return ""
+	}
+	text, err := io.ReadAll(answer.Body)
+	c.must("read the API server's answer", err)
+	return string(text)
+}
+
+// until asks what is missing, again and again, until nothing is: where nobody
+// tells of it.
+func (c *cluster) until(what string, missing func(context.Context) string) {
+	c.t.Helper()
+	ctx := c.bounded()
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
+	for {
+		text := missing(ctx)
+		if text == "" {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			c.t.Fatalf("it does not come that %s:\n%s", what, text)
+		}
+	}
+}
+
 // startKubelet starts the node and waits until the cluster has it.
 func (c *cluster) startKubelet() {
 	c.t.Helper()
 	driver := "cgroupfs"
+	c.parent = "/kubepods"
 	if harness.OnSystemd() {
-		driver = "systemd"
+		driver, c.parent = "systemd", "kubepods.slice"
 	}
 	c.write(c.file("kubelet.yaml"), `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
