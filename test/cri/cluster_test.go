@@ -79,9 +79,32 @@ func newCluster(t testing.TB, m manager) *cluster {
 		c.mountEmpty(dir)
 	}
 	c.must("make a directory", os.Mkdir(c.file(), 0o700))
+	c.parent = "/kubepods"
+	if harness.OnSystemd() {
+		c.parent = "kubepods.slice"
+	}
+	c.t.Cleanup(c.removeNode)
 	c.startServers()
 	c.startKubelet()
 	return c
+}
+
+// removeNode removes what kubelet leaves: a mount of its directory on itself, what
+// mount(8) made for that, and the control groups of the classes of pods.
+func (c *cluster) removeNode() {
+	if err := unix.Unmount(c.file("kubelet"), 0); err != nil {
+		c.t.Errorf("unmount kubelet's directory: %v", err)
+	}
+	c.removeTree("/run/mount")
+	for _, class := range []string{"burstable", "besteffort"} {
+		groups, err := filepath.Glob("/sys/fs/cgroup/*/kubepods/" + class)
+		for _, group := range groups {
+			err = errors.Join(err, os.Remove(group))
+		}
+		if err != nil {
+			c.t.Errorf("remove kubelet's control groups: %v", err)
+		}
+	}
 }
 
 // file returns a path in the directory of the cluster's own files.
@@ -220,9 +243,8 @@ func (c *cluster) until(what string, missing func(context.Context) string) {
 func (c *cluster) startKubelet() {
 	c.t.Helper()
 	driver := "cgroupfs"
-	c.parent = "/kubepods"
 	if harness.OnSystemd() {
-		driver, c.parent = "systemd", "kubepods.slice"
+		driver = "systemd"
 	}
 	c.write(c.file("kubelet.yaml"), `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration

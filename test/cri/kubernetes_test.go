@@ -135,9 +135,10 @@ func newPod(name, class string, containers ...core.Container) *core.Pod {
 	return pod
 }
 
-// probe is one whose outcome the test sees soon.
+// probe is one whose outcome the test sees soon, and which does not keep the
+// lab's processor busy: an exec there takes seconds.
 func probe(handler core.ProbeHandler) *core.Probe {
-	return &core.Probe{ProbeHandler: handler, PeriodSeconds: 1, FailureThreshold: 2, TimeoutSeconds: 60}
+	return &core.Probe{ProbeHandler: handler, PeriodSeconds: 10, FailureThreshold: 1, TimeoutSeconds: 60}
 }
 
 // testPod takes a pod with what a pod may have through its life.
@@ -151,7 +152,7 @@ func (c *cluster) testPod(name, class string) {
 	server.LivenessProbe = probe(core.ProbeHandler{HTTPGet: &core.HTTPGetAction{Path: "/health", Port: intstr.FromInt32(80)}})
 	server.ReadinessProbe = probe(core.ProbeHandler{Exec: &core.ExecAction{Command: []string{"test", "!", "-e", "/unready"}}})
 	server.StartupProbe = probe(core.ProbeHandler{TCPSocket: &core.TCPSocketAction{Port: intstr.FromInt32(80)}})
-	server.StartupProbe.FailureThreshold = 600
+	server.StartupProbe.PeriodSeconds, server.StartupProbe.FailureThreshold = 1, 600
 	server.VolumeMounts = []core.VolumeMount{
 		{Name: "settings", MountPath: "/settings"},
 		{Name: "prepared", MountPath: "/prepared", ReadOnly: true},
