@@ -94,6 +94,10 @@ crio: ## the CRI-O that tests drive, or the one in the cache
 critest: ## the validation suite of CRI that tests run, or the one in the cache
 	@tools=$$(test/tools.sh "$(TOOLS)" critest) && mkdir -p build && ln -sfnv "$$tools" build/critest
 
+.PHONY: kubernetes
+kubernetes: ## the Kubernetes (API server, kubelet, etcd ...) that tests drive, or the one in the cache
+	@tools=$$(test/tools.sh "$(TOOLS)" kubernetes) && mkdir -p build && ln -sfnv "$$tools" build/kubernetes
+
 .PHONY: test
 test: deps-test build kernel image systemd containerd crio critest lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
@@ -109,7 +113,7 @@ vet:
 	$(GO) vet -tags vm,lab ./...
 
 .PHONY: test-lab
-test-lab: deps-test build kernel image systemd ## tests on an emulated machine with KVM, vhost, cgroup v2 and systemd (an hour; SETS=PATTERN for some)
+test-lab: deps-test build kernel image systemd containerd kubernetes ## tests on an emulated machine with KVM, vhost, cgroup v2 and systemd (an hour; SETS=PATTERN for some)
 	@test/run.sh --lab $(if $(SETS),-sets '$(SETS)')
 
 .PHONY: test-full

@@ -70,7 +70,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     default_runtime_name = "runc"
     [` + cri + `.containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
-` + c.systemd("runc")
+` + c.systemd(`plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc`)
 }
 
 // settings2 is that of containerd 2.
@@ -99,7 +99,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.bl
     default_runtime_name = 'runc'
     [` + cri + `.containerd.runtimes.runc]
       runtime_type = 'io.containerd.runc.v2'
-`
+` + c.systemd(`plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc`)
 }
 
 // handler is the configuration of the handler under test, as it is deployed.
@@ -125,18 +125,15 @@ func (c containerd) shim() string {
 
 func (c containerd) shimTable(table, more string) string {
 	text := "[" + table + "]\n  runtime_type = \"io.containerd.kata.v2\"\n  pod_annotations = [\"io.katacontainers.*\"]\n" + more
-	if harness.OnSystemd() {
-		text += "  [" + table + ".options]\n    SystemdCgroup = true\n"
-	}
-	return text
+	return text + c.systemd(table)
 }
 
-// systemd is what lets a runtime's control groups be systemd's.
-func (c containerd) systemd(name string) string {
+// systemd is what lets the control groups of a runtime, by its table, be systemd's.
+func (c containerd) systemd(table string) string {
 	if !harness.OnSystemd() {
 		return ""
 	}
-	return "      [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes." + name + ".options]\n        SystemdCgroup = true\n"
+	return "      [" + table + ".options]\n        SystemdCgroup = true\n"
 }
 
 func (c containerd) command(k *kubelet) *exec.Cmd {

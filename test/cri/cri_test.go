@@ -426,7 +426,7 @@ func (c *container) freeMemory() int {
 func (p *pod) testForward(port int, name string) {
 	p.t.Helper()
 	answer := do(p.kubelet, p.PortForward, &runtime.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(port)}})
-	forward, err := client.OpenForward(p.bounded(), answer.Url, port)
+	forward, err := client.OpenForward(p.bounded(), fmt.Sprintf("%s?port=%d", answer.Url, port))
 	p.must("forward a port", err)
 	_, err = forward.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
 	p.must("write", err)

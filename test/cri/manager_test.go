@@ -22,6 +22,7 @@ import (
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/cri/client"
 	"kata-runtime/test/harness"
+	"kata-runtime/test/program"
 )
 
 func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
@@ -34,8 +35,8 @@ const (
 	shimHandler = "kata-shim"
 	// sandboxHandler is shimHandler by containerd's Sandbox API.
 	sandboxHandler = "kata-sandbox"
-	// program is where deploy/ has the runtime.
-	program = "/usr/local/bin/kata-runtime"
+	// installed is where deploy/ has the runtime.
+	installed = "/usr/local/bin/kata-runtime"
 )
 
 // The names of what the test's managers have.
@@ -130,12 +131,15 @@ func newKubelet(t testing.TB, m manager) *kubelet {
 	t.Cleanup(k.cleanUp)
 	k.configure()
 	k.start()
-	layer, rootfs := h.File("layer.tar"), h.File("rootfs")
+	rootfs := h.File("rootfs")
 	k.must("make a root file system", bundle.Rootfs(rootfs))
-	k.call("tar", "-C", rootfs, "-cf", layer, ".")
-	m.load(k, layer, "/bin/sh", "-c", pause)
+	k.call("tar", "-C", rootfs, "-cf", k.layer(), ".")
+	m.load(k, k.layer(), "/bin/sh", "-c", pause)
 	return k
 }
+
+// layer is the path of the archive with the files of every image.
+func (k *kubelet) layer() string { return k.h.File("layer.tar") }
 
 // in returns the kubelet for a subtest.
 func (k *kubelet) in(t *testing.T) *kubelet {
@@ -203,14 +207,18 @@ func (k *kubelet) deployed(name string) string {
 	k.t.Helper()
 	data, err := os.ReadFile(filepath.Join(harness.Repository(k.t), "deploy", name))
 	k.must("read what is deployed", err)
-	return strings.ReplaceAll(string(data), program, filepath.Join(harness.Repository(k.t), "bin", "kata-runtime"))
+	return strings.ReplaceAll(string(data), installed, filepath.Join(harness.Repository(k.t), "bin", "kata-runtime"))
 }
 
 // tool returns the path of a program that was built as a pinned tool, or the
 // directory of the tool.
 func tool(t testing.TB, name ...string) string {
 	t.Helper()
-	return filepath.Join(append([]string{harness.Repository(t), "build"}, name...)...)
+	dir := os.Getenv(program.ToolsVariable)
+	if dir == "" {
+		dir = filepath.Join(harness.Repository(t), "build")
+	}
+	return filepath.Join(append([]string{dir}, name...)...)
 }
 
 func (k *kubelet) write(path, text string) {
@@ -218,34 +226,47 @@ func (k *kubelet) write(path, text string) {
 	k.must("write a file", os.WriteFile(path, []byte(text), 0o600))
 }
 
-// start starts the manager and waits until it says, as systemd's services do,
-// that it is ready, and until it serves.
+// start starts the manager and waits until it is ready and serves.
 func (k *kubelet) start() {
+	k.t.Helper()
+	if data, err := os.ReadFile(k.log); err == nil {
+		k.before = append(k.before, data...) // what it says now is waited for
+	}
+	k.daemon = k.command(k) // end ends it, after the pods
+	k.launch(k.daemon, k.log)
+	k.serves(k)
+}
+
+// launch starts a service with a new log and waits until it says, as systemd's
+// services do, that it is ready.
+func (k *kubelet) launch(command *exec.Cmd, path string) {
 	k.t.Helper()
 	const notify = "/run/manager.notify"
 	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
 	k.must("listen", err)
 	defer os.Remove(notify)
 	defer listener.Close()
-	if data, err := os.ReadFile(k.log); err == nil {
-		k.before = append(k.before, data...) // what it says now is waited for
-	}
-	log, err := os.Create(k.log)
-	k.must("make the log", err)
-	defer log.Close()
-	command := k.command(k) // end ends it, after the pods
-	command.Env = append(command.Env, "NOTIFY_SOCKET="+notify, "TMPDIR="+k.h.Temp)
-	command.Stdout, command.Stderr = log, log
-	k.must("start the manager", command.Start())
-	k.daemon = command
+	command.Env = append(command.Env, "NOTIFY_SOCKET="+notify)
+	k.begin(command, path)
 	k.must("set a deadline", listener.SetReadDeadline(time.Now().Add(harness.Patience)))
 	message := make([]byte, 4096)
 	for n := 0; !strings.Contains(string(message[:n]), "READY=1"); {
 		if n, err = listener.Read(message); err != nil {
-			k.t.Fatalf("the manager is not ready: %v\n%s", err, k.logged())
+			text, _ := os.ReadFile(path)
+			k.t.Fatalf("%s is not ready: %v\n%s", command.Path, err, text)
 		}
 	}
-	k.serves(k)
+}
+
+// begin starts a service with a new log.
+func (k *kubelet) begin(command *exec.Cmd, path string) {
+	k.t.Helper()
+	log, err := os.Create(path)
+	k.must("make the log", err)
+	defer log.Close()
+	command.Env = append(command.Env, "TMPDIR="+k.h.Temp)
+	command.Stdout, command.Stderr = log, log
+	k.must("start a service", command.Start())
 }
 
 // end ends the manager. Its pods go on.

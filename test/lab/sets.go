@@ -14,6 +14,8 @@ type set struct {
 	// run is the pattern of the tests to run.
 	run string
 	env []string
+	// tools are what make builds of pinned tools and the tests run, in build/.
+	tools []string
 	// count is how often each test runs.
 	count int
 }
@@ -35,6 +37,7 @@ func sets() []set {
 		// have a name that begins with TestPodmanSystemd.
 		{name: "podman", pkg: "test/callers", run: "^(TestPodman|TestPodmanPod|TestPodmanNetavark|TestPodmanSystemd.*)$", env: systemd()},
 		{name: "containerd", pkg: "test/cri", run: "^TestPod$", env: systemd()},
+		{name: "kubernetes", pkg: "test/cri", run: "^TestKubernetes$", env: systemd(), tools: []string{"containerd", "kubernetes"}},
 		{name: "conformance", pkg: "hypervisor/qemu", run: "^(TestConformance|TestShares|TestNothingIsLeft)$"},
 		// Reading a tree of 25,000 files takes longer here than a test may.
 		{name: "containers", pkg: "test/vm", run: "^(TestRun(Runs|Passes|Forwards|Reports|Ends|Mounts)|TestExec|TestStandIn|TestDetachedLife|TestPod|" +

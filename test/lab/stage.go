@@ -31,6 +31,9 @@ func stage(ctx context.Context, dir, tree string, chosen []set) error {
 		return err
 	}
 	plan := wire.Plan{Tree: tree}
+	if err := copyTools(filepath.Join(dir, wire.Tools), tree, chosen); err != nil {
+		return err
+	}
 	compiled := map[string]bool{}
 	for _, s := range chosen {
 		name := strings.ReplaceAll(s.pkg, "/", "-") + ".test"
@@ -45,6 +48,7 @@ func stage(ctx context.Context, dir, tree string, chosen []set) error {
 			Env: append([]string{
 				program.DirectoryVariable + "=" + filepath.Join(wire.Mounted, wire.Programs),
 				program.SystemdVariable + "=" + filepath.Join(wire.Mounted, wire.Systemd),
+				program.ToolsVariable + "=" + filepath.Join(wire.Mounted, wire.Tools),
 			}, s.env...),
 		})
 	}
@@ -53,6 +57,27 @@ func stage(ctx context.Context, dir, tree string, chosen []set) error {
 		return fmt.Errorf("write the plan: %w", err)
 	}
 	return os.WriteFile(filepath.Join(dir, wire.PlanFile), text, 0o644)
+}
+
+// copyTools copies the tools of these sets, which lie in the cache.
+func copyTools(dir, tree string, chosen []set) error {
+	copied := map[string]bool{}
+	for _, s := range chosen {
+		for _, name := range s.tools {
+			if copied[name] {
+				continue
+			}
+			copied[name] = true
+			target, err := filepath.EvalSymlinks(filepath.Join(tree, "build", name))
+			if err != nil {
+				return fmt.Errorf("find what the set %s runs: %w: run make %s first", s.name, err, name)
+			}
+			if err := os.CopyFS(filepath.Join(dir, name), os.DirFS(target)); err != nil {
+				return fmt.Errorf("show %s to the machine: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // copyFile copies a file that lies in the cache; the tests that need a missing one say

@@ -21,6 +21,10 @@ const DirectoryVariable = "KATA_TEST_PROGRAMS"
 // with systemd, where build/systemd.tar of the source tree leads out of it.
 const SystemdVariable = "KATA_TEST_SYSTEMD_ARCHIVE"
 
+// ToolsVariable names, in the environment, a directory of what make builds of
+// pinned tools, where the links in build/ of the source tree lead out of it.
+const ToolsVariable = "KATA_TEST_TOOLS"
+
 // Build makes the program of a package, by its import path, without cgo, and
 // writes it to path, whose directory is made as needed. Flags are go build's.
 func Build(ctx context.Context, path, importPath string, flags ...string) error {

@@ -159,3 +159,67 @@ func TestRelativePath(t *testing.T) {
 		}
 	}
 }
+
+// A pod's group has kubelet's quota, which may be below what the VM's own group is
+// to have, and which changes.
+func TestLimitAboveParents(t *testing.T) {
+	record, err := cgroup.Resolve(cgroup.Options{ID: "c3", Path: "/pod/c3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := record.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	process := sleeper(t)
+	if err := group.Create(process.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	for _, quota := range []string{"75000", "55000", "95000"} {
+		setQuota(t, "/pod", quota)
+		if err := group.Limit(cgroup.Limits{MilliCPUs: 1500}); err != nil {
+			t.Errorf("below a quota of %s: %v", quota, err)
+		}
+	}
+	setQuota(t, "/pod", "250000")
+	if err := group.Limit(cgroup.Limits{MilliCPUs: 1500}); err != nil {
+		t.Error(err)
+	}
+	if got := quota(t, "/pod/c3"); got != "150000" {
+		t.Errorf("below a higher quota it is %s, not 150000", got)
+	}
+	_ = process.Process.Kill()
+	_ = process.Wait()
+	if err := group.Remove(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// quotaFile is the file with the CPU quota of a group, of either version.
+func quotaFile(t *testing.T, group string) string {
+	t.Helper()
+	for _, path := range []string{"/sys/fs/cgroup/cpu" + group + "/cpu.cfs_quota_us", "/sys/fs/cgroup" + group + "/cpu.max"} {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	t.Fatalf("%s has no CPU quota", group)
+	return ""
+}
+
+func setQuota(t *testing.T, group, quota string) {
+	t.Helper()
+	if err := os.WriteFile(quotaFile(t, group), []byte(quota), 0); err != nil {
+		t.Errorf("set the quota of %s: %v", group, err)
+	}
+}
+
+func quota(t *testing.T, group string) string {
+	t.Helper()
+	data, err := os.ReadFile(quotaFile(t, group))
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, _, _ := strings.Cut(strings.TrimSpace(string(data)), " ")
+	return value
+}

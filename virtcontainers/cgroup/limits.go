@@ -1,9 +1,11 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
 )
 
 // period is that of the CPU quota, in microseconds: the kernel's default.
@@ -47,7 +49,15 @@ func (g *Group) Limit(limits Limits) error {
 	case limits.MilliCPUs < 0:
 		resources.CpuPeriod, resources.CpuQuota = period, -1
 	}
-	if err := g.manager.Set(resources); err != nil {
+	err := g.manager.Set(resources)
+	if errors.Is(err, unix.EINVAL) && resources.CpuQuota > 0 && !cgroups.IsCgroup2UnifiedMode() {
+		// A quota that is above that of a group above, as kubelet sets for the pod, is
+		// refused by version 1, and so would be a later quota of that group's that is
+		// below this one. Without a quota of its own this group has the other's.
+		resources.CpuQuota = -1
+		err = g.manager.Set(resources)
+	}
+	if err != nil {
 		return fmt.Errorf("set the control group's limits: %w", err)
 	}
 	return nil

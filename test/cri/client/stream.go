@@ -126,11 +126,11 @@ type Forward struct {
 	done chan struct{}
 }
 
-// OpenForward connects to a port of a pod by the manager's answer to
-// PortForward. That somebody listens there shows only in what can be read. The
-// connection ends with ctx at the latest.
-func OpenForward(ctx context.Context, url string, port int) (*Forward, error) {
-	conn, err := dial(ctx, fmt.Sprintf("%s?port=%d", url, port))
+// OpenForward connects to the port of a pod that a URL stands for: the manager's
+// answer to PortForward with the port as its query's "port". That somebody listens
+// there shows only in what can be read. The connection ends with ctx at the latest.
+func OpenForward(ctx context.Context, url string) (*Forward, error) {
+	conn, err := dial(ctx, url)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,8 @@ const (
 	Programs = "programs"
 	// Systemd is the archive that make systemd makes.
 	Systemd = "systemd.tar"
+	// Tools is the directory of what make builds of pinned tools.
+	Tools = "tools"
 )
 
 // AliveEvery is how often the inside says that it is alive. SilentFor is how
