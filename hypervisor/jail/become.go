@@ -71,7 +71,10 @@ func enter(r *request) error {
 	if err := dropPrivileges(&r.Spec); err != nil {
 		return err
 	}
-	return dieWithParent()
+	if err := dieWithParent(); err != nil {
+		return err
+	}
+	return filterSystemCalls(r.SystemCalls)
 }
 
 // firstInherited is the first descriptor of os/exec's ExtraFiles in the child.
@@ -90,17 +93,25 @@ func setLimits(spec *Spec) error {
 			return fmt.Errorf("limit threads: %w", err)
 		}
 	}
-	if spec.MaxFiles > 0 {
+	return limitFiles(spec.MaxFiles)
+}
+
+// limitFiles sets the limit of open files, or that of the parent where it can be
+// raised no further. It is of package syscall, which otherwise sets the limit of
+// this program's start again before it executes another.
+func limitFiles(limit uint64) error {
+	if limit == 0 {
+		return nil
+	}
+	err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: limit})
+	if errors.Is(err, syscall.EPERM) {
 		var now syscall.Rlimit
-		if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now); err != nil {
-			return fmt.Errorf("read the limit of open files: %w", err)
+		if err = syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now); err == nil {
+			err = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: now.Max, Max: now.Max})
 		}
-		limit := min(spec.MaxFiles, now.Max)
-		// Of package syscall, which otherwise sets the limit of this program's
-		// start again before it executes another.
-		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: limit}); err != nil {
-			return fmt.Errorf("limit open files: %w", err)
-		}
+	}
+	if err != nil {
+		return fmt.Errorf("limit open files: %w", err)
 	}
 	return nil
 }

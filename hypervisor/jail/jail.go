@@ -38,7 +38,10 @@ type Spec struct {
 	// from its bounding set as well. With any, it stays a root that gets them by
 	// its user id.
 	Capabilities []uintptr `json:"capabilities,omitempty"`
-	// MaxFiles bounds its open files, MaxThreads the threads of its user; 0: not.
+	// SystemCalls filters its system calls; nil: not.
+	SystemCalls *SystemCalls `json:"systemCalls,omitempty"`
+	// MaxFiles is its limit of open files, if this process may set it so high;
+	// MaxThreads that of the threads of its user. 0: this process's.
 	MaxFiles   uint64 `json:"maxFiles,omitempty"`
 	MaxThreads uint64 `json:"maxThreads,omitempty"`
 }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,6 +36,9 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "probe":
 		os.Exit(playProbe())
+	case "call":
+		_ = unix.Unshare(unix.CLONE_NEWUSER)
+		os.Exit(3)
 	case "parent":
 		os.Exit(playParent())
 	}
@@ -95,6 +99,12 @@ func playProbe() int {
 		}
 	}
 	r.Got = append(tryFiles(), tryKernel()...)
+	if filter, _ := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); filter == unix.SECCOMP_MODE_DISABLED {
+		r.Got = append(r.Got, tryHostile()...)
+	} else if _, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0); err == nil {
+		// A network namespace does not keep it from one.
+		r.Got = append(r.Got, "open a vsock socket")
+	}
 	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
 		return 1
 	}
@@ -120,10 +130,8 @@ func tryFiles() []string {
 			_, err := os.OpenFile("/usr/share/jailed", os.O_WRONLY, 0)
 			return err
 		},
-		"make a device":    func() error { return unix.Mknod("/disk", unix.S_IFBLK|0o600, 0x800) },
-		"remount the root": func() error { return unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND, "") },
-		"mount":            func() error { return unix.Mount("tmpfs", "/", "tmpfs", 0, "") },
-		"chroot":           func() error { return unix.Chroot("/") },
+		"make a device": func() error { return unix.Mknod("/disk", unix.S_IFBLK|0o600, 0x800) },
+		"chroot":        func() error { return unix.Chroot("/") },
 	}
 	for _, path := range []string{"/etc/passwd", "/root", "/proc/self/status", "/proc/1/environ", "/sys/kernel", "/dev/null", "/dev/mem", "/run", "../../etc/passwd"} {
 		attempts["open "+path] = func() error {
@@ -136,10 +144,8 @@ func tryFiles() []string {
 
 func tryKernel() []string {
 	return try(map[string]func() error{
-		"become root":         func() error { return unix.Setresuid(0, 0, 0) },
-		"trace the parent":    func() error { return unix.PtraceAttach(os.Getppid()) },
-		"signal a process":    func() error { return unix.Kill(2, 0) },
-		"change the hostname": func() error { return unix.Sethostname([]byte("x")) },
+		"become root":      func() error { return unix.Setresuid(0, 0, 0) },
+		"signal a process": func() error { return unix.Kill(2, 0) },
 		"bring loopback up": func() error {
 			request, err := unix.NewIfreq("lo")
 			if err != nil {
@@ -159,15 +165,25 @@ func tryKernel() []string {
 		"raise a limit": func() error {
 			return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 18, Max: 1 << 18})
 		},
-		"see the parent's keys": func() error {
-			_, err := unix.KeyctlSearch(unix.KEY_SPEC_SESSION_KEYRING, "user", "jail-test", 0)
-			return err
-		},
 		"connect to the host's socket": func() error {
 			conn, err := net.Dial("unix", "@jail-test")
 			if err == nil {
 				_ = conn.Close()
 			}
+			return err
+		},
+	})
+}
+
+// tryHostile makes system calls that a filter ends the process for.
+func tryHostile() []string {
+	return try(map[string]func() error{
+		"mount":               func() error { return unix.Mount("tmpfs", "/", "tmpfs", 0, "") },
+		"remount the root":    func() error { return unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND, "") },
+		"trace the parent":    func() error { return unix.PtraceAttach(os.Getppid()) },
+		"change the hostname": func() error { return unix.Sethostname([]byte("x")) },
+		"see the parent's keys": func() error {
+			_, err := unix.KeyctlSearch(unix.KEY_SPEC_SESSION_KEYRING, "user", "jail-test", 0)
 			return err
 		},
 	})
@@ -188,7 +204,8 @@ func probe(t *testing.T, change func(*jail.Spec)) report {
 	}
 	spec := jail.Spec{
 		Namespaces: jail.Empty, User: user, MaxFiles: 99, MaxThreads: 55,
-		Root: &jail.Root{Files: append(libraries, program), Devices: []string{"/dev/urandom", "/dev/no-such-device"}},
+		Root:        &jail.Root{Files: append(libraries, program), Devices: []string{"/dev/urandom", "/dev/no-such-device"}},
+		SystemCalls: &jail.SystemCalls{},
 	}
 	if change != nil {
 		change(&spec)
@@ -235,7 +252,25 @@ func TestJail(t *testing.T) {
 	if err := os.WriteFile(readable, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	r := probe(t, func(spec *jail.Spec) { spec.Root.Files = append(spec.Root.Files, readable, readable) })
+	for name, filter := range map[string]*jail.SystemCalls{"with a filter": {}, "without a filter": nil} {
+		t.Run(name, func(t *testing.T) {
+			r := probe(t, func(spec *jail.Spec) {
+				spec.Root.Files, spec.SystemCalls = append(spec.Root.Files, readable, readable), filter
+			})
+			if !slices.Contains(r.Files, readable) {
+				t.Errorf("lacks a file: %q", r.Files)
+			}
+			// With a filter, nobody can ask for the interfaces.
+			if filter == nil && !slices.Equal(r.Interfaces, []string{"lo loopback"}) {
+				t.Errorf("interfaces: %q", r.Interfaces)
+			}
+			checkReport(t, r)
+		})
+	}
+}
+
+func checkReport(t *testing.T, r report) {
+	t.Helper()
 	if len(r.Got) > 0 {
 		t.Errorf("was not refused: %q", r.Got)
 	}
@@ -248,10 +283,7 @@ func TestJail(t *testing.T) {
 	if r.Limits["core"] != 1 || r.Limits["files"] != 99 || r.Limits["threads"] != 55 {
 		t.Errorf("limits: %v", r.Limits)
 	}
-	if !slices.Equal(r.Interfaces, []string{"lo loopback"}) {
-		t.Errorf("interfaces: %q", r.Interfaces)
-	}
-	if !slices.Contains(r.Files, readable) || !slices.Contains(r.Files, "/dev/urandom") {
+	if !slices.Contains(r.Files, "/dev/urandom") {
 		t.Errorf("lacks a file: %q", r.Files)
 	}
 	for _, path := range r.Files {
@@ -270,6 +302,23 @@ func TestJail(t *testing.T) {
 	// Above them are what Go's own poller opens.
 	if len(r.Descriptors) < 4 || !slices.Equal(r.Descriptors[:4], []int{0, 1, 2, 3}) {
 		t.Errorf("descriptors: %v", r.Descriptors)
+	}
+}
+
+// A system call that only an attacker has a use for ends the process.
+func TestHostileSystemCall(t *testing.T) {
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program)
+	cmd.Env, cmd.Stderr = []string{roleVariable + "=call"}, &bytes.Buffer{}
+	if err := jail.Confine(cmd, jail.Spec{Namespaces: jail.Names, SystemCalls: &jail.SystemCalls{}}); err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Run()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != unix.SIGSYS {
+		t.Errorf("%v: %v", err, cmd.Stderr)
 	}
 }
 

@@ -17,6 +17,11 @@ type Root struct {
 	// Files are files and directories of the host that are there under the same
 	// names, without set-user-id bits and devices.
 	Files []string `json:"files,omitempty"`
+	// Shares are directories of the host that can be written to, with all that is
+	// mounted below them, now and later, as the parent's mount namespace has it.
+	Shares []string `json:"shares,omitempty"`
+	// Self shows the process itself, and no other, at /proc/self.
+	Self bool `json:"self,omitempty"`
 	// Devices are character devices of the host, such as /dev/kvm, that the
 	// process's user may open. One that the host lacks is left out.
 	Devices []string `json:"devices,omitempty"`
@@ -31,11 +36,12 @@ const mountPoint = "/proc"
 // enter makes the root in the mount namespace of this process, and leaves nothing
 // else there.
 func (r *Root) enter(user int) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	// Nothing that is mounted here reaches the host.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("make mounts slaves of the parent's: %w", err)
 	}
 	// Before the host is out of sight.
-	trees, err := openTrees(r.Files)
+	trees, err := r.openTrees()
 	if err != nil {
 		return err
 	}
@@ -61,6 +67,11 @@ func (r *Root) enter(user int) error {
 			return err
 		}
 	}
+	if r.Self {
+		if err := showSelf(); err != nil {
+			return fmt.Errorf("show /proc/self: %w", err)
+		}
+	}
 	unix.Umask(0o077)
 	attributes := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attributes); err != nil {
@@ -73,7 +84,11 @@ func (r *Root) enter(user int) error {
 // mount, and the working directory.
 func enterEmptyRoot() error {
 	// Devices can be opened on it, since no other place has any.
-	if err := unix.Mount("jail", mountPoint, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, rootSize); err != nil {
+	err := unix.Mount("jail", mountPoint, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, rootSize)
+	if err == nil {
+		err = unix.Mount("", mountPoint, "", unix.MS_PRIVATE, "")
+	}
+	if err != nil {
 		return fmt.Errorf("mount an empty root: %w", err)
 	}
 	if err := unix.Chdir(mountPoint); err != nil {
@@ -92,6 +107,33 @@ func enterEmptyRoot() error {
 	return nil
 }
 
+// showSelf attaches the directory of this process, which is the later one's too,
+// of a procfs that is there for a moment.
+func showSelf() error {
+	const scratch = "/scratch"
+	if err := os.Mkdir(scratch, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("proc", scratch, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("mount a procfs: %w", err)
+	}
+	self, err := unix.OpenTree(unix.AT_FDCWD, scratch+"/self", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(self)
+	if err := unix.Unmount(scratch, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount a procfs: %w", err)
+	}
+	if err := os.Remove(scratch); err != nil {
+		return err
+	}
+	if err := os.MkdirAll("/proc/self", 0o755); err != nil {
+		return err
+	}
+	return unix.MoveMount(self, "", unix.AT_FDCWD, "/proc/self", unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
 // tree is a copy of a mount that is not attached anywhere yet.
 type tree struct {
 	// name is what it is called, path the same without symbolic links in its
@@ -99,13 +141,15 @@ type tree struct {
 	name, path string
 	fd         int
 	directory  bool
+	// share tells that it can be written to, with what is mounted below it.
+	share bool
 }
 
-func openTrees(names []string) ([]*tree, error) {
+func (r *Root) openTrees() ([]*tree, error) {
 	var trees []*tree
 	directories := make(map[string]string)
 	seen := make(map[string]bool)
-	for _, name := range names {
+	for i, name := range slices.Concat(r.Shares, r.Files) {
 		name = filepath.Clean(name)
 		parent, base := filepath.Split(name)
 		target, known := directories[parent]
@@ -116,7 +160,7 @@ func openTrees(names []string) ([]*tree, error) {
 			}
 			directories[parent] = target
 		}
-		t := &tree{name: name, path: filepath.Join(target, base)}
+		t := &tree{name: name, path: filepath.Join(target, base), share: i < len(r.Shares)}
 		if !filepath.IsAbs(t.path) || t.path == "/" {
 			return nil, fmt.Errorf("show %s: %w", name, fs.ErrInvalid)
 		}
@@ -136,13 +180,22 @@ func openTrees(names []string) ([]*tree, error) {
 }
 
 func (t *tree) open() error {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	attributes := unix.MountAttr{
+		Attr_set:    unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
+		Propagation: unix.MS_PRIVATE,
+	}
+	recursive := uint(0)
+	if t.share {
+		recursive = unix.AT_RECURSIVE
+		attributes.Attr_set, attributes.Propagation = unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, unix.MS_SLAVE
+	}
 	var err error
-	if t.fd, err = unix.OpenTree(unix.AT_FDCWD, t.path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC); err != nil {
+	if t.fd, err = unix.OpenTree(unix.AT_FDCWD, t.path, flags|recursive); err != nil {
 		return fmt.Errorf("open %s: %w", t.path, err)
 	}
-	attributes := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-	if err := unix.MountSetattr(t.fd, "", unix.AT_EMPTY_PATH, &attributes); err != nil {
-		return fmt.Errorf("make %s read-only: %w", t.path, err)
+	if err := unix.MountSetattr(t.fd, "", unix.AT_EMPTY_PATH|recursive, &attributes); err != nil {
+		return fmt.Errorf("protect %s: %w", t.path, err)
 	}
 	var stat unix.Stat_t
 	if err := unix.Fstat(t.fd, &stat); err != nil {

@@ -68,7 +68,8 @@ func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 	}
 	return jail.Spec{
 		Namespaces: jail.Empty, User: o.Jail.User, MaxFiles: maxFiles, MaxThreads: maxThreads,
-		Root: &jail.Root{Files: files, Devices: devices},
+		Root:        &jail.Root{Files: files, Devices: devices},
+		SystemCalls: systemCalls(),
 	}, nil
 }
 

@@ -29,6 +29,14 @@ func (m *Machine) confine(spec Spec) (*jail.Options, error) {
 	return options, nil
 }
 
+// daemonJail says how virtiofsd is confined; nil: it is not.
+func daemonJail(settings config.Hypervisor) *jail.Options {
+	if !settings.Confine {
+		return nil
+	}
+	return &jail.Options{Dir: jail.DefaultDir}
+}
+
 // claimUser takes one of the configured users; nil where none are.
 func claimUser(settings config.Hypervisor) (*jail.User, error) {
 	first, last, err := settings.UserRange()

@@ -143,7 +143,7 @@ func (m *Machine) startPasst(ctx context.Context, spec Spec) (_ *hypervisor.NIC,
 	host, settings := spec.HostNetwork, spec.Config.Runtime
 	options := passt.Options{
 		TCPPorts: settings.HostTCPPorts, UDPPorts: settings.HostUDPPorts,
-		Gateways: host.Gateways, Starter: m.starter, Log: spec.Log,
+		Gateways: host.Gateways, Confine: spec.Config.Hypervisor.Confine, Starter: m.starter, Log: spec.Log,
 	}
 	for _, address := range host.Addresses {
 		options.Addresses = append(options.Addresses, address.GetAddress())
