@@ -14,10 +14,14 @@ type SystemCalls struct {
 	// talks to has a use for, see hostile. Those end the process, whatever is
 	// allowed. Any other that is not allowed fails as one that the kernel does not
 	// have (ENOSYS), for which the C library has another way or the program an
-	// error; the kernel logs it. A socket can only be a unix socket: a network
+	// error. A socket can only be a unix socket: a network
 	// namespace does not keep a process from those of other families, such as vsock,
 	// by which it would reach the host's guests.
 	Allowed []uintptr `json:"allowed,omitempty"`
+	// Log lets the kernel log, with its number, each call that fails for the filter.
+	// Whoever makes them decides how many lines that are. One that ended the process
+	// is logged in any case.
+	Log bool `json:"log,omitempty"`
 }
 
 // Offsets in the kernel's struct seccomp_data.
@@ -108,8 +112,11 @@ func filterSystemCalls(s *SystemCalls) error {
 	}
 	code := s.program()
 	program := unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
-	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_LOG,
-		uintptr(unsafe.Pointer(&program)))
+	flags := uintptr(0)
+	if s.Log {
+		flags = unix.SECCOMP_FILTER_FLAG_LOG
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&program)))
 	runtime.KeepAlive(code)
 	if errno != 0 {
 		return fmt.Errorf("filter system calls (needs a kernel with CONFIG_SECCOMP_FILTER): %w", errno)

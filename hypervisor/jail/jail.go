@@ -81,4 +81,6 @@ type Options struct {
 	// User is the processes' user and group id; 0: they are a root without
 	// capabilities.
 	User int
+	// LogCalls lets the kernel log system calls that a filter refuses.
+	LogCalls bool
 }

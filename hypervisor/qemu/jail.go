@@ -58,9 +58,14 @@ func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 	if err != nil {
 		return jail.Spec{}, err
 	}
-	files = append([]string{o.Kernel}, files...)
-	if o.Initrd != "" {
-		files = append(files, o.Initrd)
+	for _, name := range []string{o.Kernel, o.Initrd} {
+		if name == "" {
+			continue
+		}
+		if err := checkReadable(name, o.Jail.User); err != nil {
+			return jail.Spec{}, err
+		}
+		files = append(files, name)
 	}
 	devices := []string{"/dev/urandom"}
 	if o.Accelerator == accel.KVM {
@@ -69,8 +74,21 @@ func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 	return jail.Spec{
 		Namespaces: jail.Empty, User: o.Jail.User, MaxFiles: maxFiles, MaxThreads: maxThreads,
 		Root:        &jail.Root{Files: files, Devices: devices},
-		SystemCalls: systemCalls(),
+		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},
 	}, nil
+}
+
+// checkReadable finds a file that QEMU's user could not read, for a better message
+// than QEMU's. In the jail, the directories on the way to it count for nothing.
+func checkReadable(name string, user int) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return fmt.Errorf("look for what QEMU reads: %w", err)
+	}
+	if user != 0 && info.Mode()&0o004 == 0 {
+		return fmt.Errorf("QEMU, as user %d, cannot read %s: %w (chmod o+r)", user, name, os.ErrPermission)
+	}
+	return nil
 }
 
 // programFiles lists what QEMU opens by itself: its program and libraries, the

@@ -4,16 +4,17 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"kata-runtime/hypervisor/jail"
 )
 
 // systemCalls are those that a jailed QEMU may make: what it does as the machine
 // that Arguments describe, with some margin for other versions of it, of the C
 // library and of the kernel, in what is done with memory, threads, time and open
 // files. QEMU's own -sandbox then takes back that it can start a program.
-func systemCalls() *jail.SystemCalls {
-	return &jail.SystemCalls{Allowed: slices.Concat(fileCalls(), memoryCalls(), threadCalls(), eventCalls(), callsHere())}
+//
+// The tests' QEMU 7.2 asks for two that it does not get, and does without: clone3,
+// and io_uring, in which the kernel has had many holes.
+func systemCalls() []uintptr {
+	return slices.Concat(fileCalls(), memoryCalls(), threadCalls(), eventCalls(), callsHere())
 }
 
 // fileCalls open files of the jail and use open ones: disks, taps, vhost and KVM.

@@ -39,7 +39,7 @@ func confine(ctx context.Context, cmd *exec.Cmd, o Options, limit uint64) error 
 			unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT,
 		},
 		// It has a filter of its own, for the threads that it knows of.
-		SystemCalls: &jail.SystemCalls{},
+		SystemCalls: &jail.SystemCalls{Log: o.Jail.LogCalls},
 		MaxFiles:    limit,
 	})
 }

@@ -22,7 +22,7 @@ func (m *Machine) confine(spec Spec) (*jail.Options, error) {
 	if m.user, err = claimUser(spec.Config.Hypervisor); err != nil {
 		return nil, fmt.Errorf("confine the VMM: %w", err)
 	}
-	options := &jail.Options{Dir: jail.DefaultDir}
+	options := &jail.Options{Dir: jail.DefaultDir, LogCalls: spec.Config.Runtime.Debug}
 	if m.user != nil {
 		options.User = m.user.ID
 	}
@@ -30,11 +30,11 @@ func (m *Machine) confine(spec Spec) (*jail.Options, error) {
 }
 
 // daemonJail says how virtiofsd is confined; nil: it is not.
-func daemonJail(settings config.Hypervisor) *jail.Options {
-	if !settings.Confine {
+func daemonJail(settings *config.Config) *jail.Options {
+	if !settings.Hypervisor.Confine {
 		return nil
 	}
-	return &jail.Options{Dir: jail.DefaultDir}
+	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.Runtime.Debug}
 }
 
 // claimUser takes one of the configured users; nil where none are.

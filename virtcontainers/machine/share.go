@@ -25,7 +25,7 @@ func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Shar
 	}
 	m.daemon, err = virtiofsd.Start(ctx, virtiofsd.Options{
 		Path: settings.VirtioFSDaemon, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
-		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, Jail: daemonJail(settings), Starter: m.starter, Log: spec.Log,
+		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
 	})
 	switch {
 	case errors.Is(err, virtiofsd.ErrNotFound) && settings.SharedFS == config.SharedFSAuto:
