@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "probe":
 		os.Exit(playProbe())
+	case "share":
+		os.Exit(playSharer(os.Getenv("JAIL_TEST_SHARE")))
 	case "call":
 		_ = unix.Unshare(unix.CLONE_NEWUSER)
 		os.Exit(3)

@@ -49,11 +49,19 @@ func (r *Root) enter(user int) error {
 	if err != nil {
 		return err
 	}
+	unix.Umask(0)
+	if err := mountEmptyRoot(); err != nil {
+		return err
+	}
+	for _, t := range trees {
+		if err := t.bind(); err != nil {
+			return err
+		}
+	}
 	if err := enterEmptyRoot(); err != nil {
 		return err
 	}
-	// What is made below cannot lead to the host any more, whatever the names.
-	unix.Umask(0)
+	// What is made from here on cannot lead to the host any more, whatever the names.
 	for _, t := range trees {
 		if err := t.attach(); err != nil {
 			return err
@@ -80,10 +88,9 @@ func (r *Root) enter(user int) error {
 	return nil
 }
 
-// enterEmptyRoot makes an empty tmpfs the root of the mount namespace, its only
-// mount, and the working directory.
-func enterEmptyRoot() error {
-	// Devices can be opened on it, since no other place has any.
+// mountEmptyRoot mounts the later root. Devices can be opened on it, since no other
+// place has any.
+func mountEmptyRoot() error {
 	err := unix.Mount("jail", mountPoint, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, rootSize)
 	if err == nil {
 		err = unix.Mount("", mountPoint, "", unix.MS_PRIVATE, "")
@@ -91,6 +98,12 @@ func enterEmptyRoot() error {
 	if err != nil {
 		return fmt.Errorf("mount an empty root: %w", err)
 	}
+	return nil
+}
+
+// enterEmptyRoot makes the mounted tmpfs the root of the mount namespace, with all
+// that is mounted on it, and the working directory.
+func enterEmptyRoot() error {
 	if err := unix.Chdir(mountPoint); err != nil {
 		return fmt.Errorf("enter the empty root: %w", err)
 	}
@@ -134,7 +147,8 @@ func showSelf() error {
 	return unix.MoveMount(self, "", unix.AT_FDCWD, "/proc/self", unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// tree is a copy of a mount that is not attached anywhere yet.
+// tree is a copy of a mount that is not attached anywhere yet, or what is to become
+// one.
 type tree struct {
 	// name is what it is called, path the same without symbolic links in its
 	// directory.
@@ -165,8 +179,8 @@ func (r *Root) openTrees() ([]*tree, error) {
 			return nil, fmt.Errorf("show %s: %w", name, fs.ErrInvalid)
 		}
 		trees = append(trees, t)
-		if seen[t.path] {
-			t.fd = -1
+		if seen[t.path] || t.share {
+			t.fd = -1 // there already, or attached by bind
 			continue
 		}
 		seen[t.path] = true
@@ -179,22 +193,37 @@ func (r *Root) openTrees() ([]*tree, error) {
 	return trees, nil
 }
 
+// bind attaches a share below the mounted root, in one step: a tree that is not
+// attached gets nothing of what is mounted below its source meanwhile.
+func (t *tree) bind() error {
+	if !t.share {
+		return nil
+	}
+	// All of it is below an empty tmpfs: no symbolic link is in the way.
+	target := filepath.Join(mountPoint, t.path)
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return fmt.Errorf("make room for %s: %w", t.path, err)
+	}
+	if err := unix.Mount(t.path, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", t.path, err)
+	}
+	attributes := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_SLAVE}
+	if err := unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE, &attributes); err != nil {
+		return fmt.Errorf("protect %s: %w", t.path, err)
+	}
+	return nil
+}
+
 func (t *tree) open() error {
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	var err error
+	if t.fd, err = unix.OpenTree(unix.AT_FDCWD, t.path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC); err != nil {
+		return fmt.Errorf("open %s: %w", t.path, err)
+	}
 	attributes := unix.MountAttr{
 		Attr_set:    unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
 		Propagation: unix.MS_PRIVATE,
 	}
-	recursive := uint(0)
-	if t.share {
-		recursive = unix.AT_RECURSIVE
-		attributes.Attr_set, attributes.Propagation = unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, unix.MS_SLAVE
-	}
-	var err error
-	if t.fd, err = unix.OpenTree(unix.AT_FDCWD, t.path, flags|recursive); err != nil {
-		return fmt.Errorf("open %s: %w", t.path, err)
-	}
-	if err := unix.MountSetattr(t.fd, "", unix.AT_EMPTY_PATH|recursive, &attributes); err != nil {
+	if err := unix.MountSetattr(t.fd, "", unix.AT_EMPTY_PATH, &attributes); err != nil {
 		return fmt.Errorf("protect %s: %w", t.path, err)
 	}
 	var stat unix.Stat_t
