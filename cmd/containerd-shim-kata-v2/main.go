@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 
+	"kata-runtime/hypervisor/jail"
 	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/shim"
@@ -30,6 +31,8 @@ func dispatch(args []string) int {
 		switch args[1] {
 		case holder.Command:
 			return holder.Run(args[2:])
+		case jail.Command:
+			return jail.Become(args[2:])
 		case hooks.Command:
 			return hooks.Become(args[2:])
 		case pause.Command:

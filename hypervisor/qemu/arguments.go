@@ -85,7 +85,8 @@ func quote(text string) string {
 
 func (l *commandLine) machine(o *Options) {
 	memory := strconv.Itoa(o.Size.MemoryMiB) + "M"
-	l.add("-machine", machineType(o)+",memory-backend=ram")
+	// No core, should one be written, has the guest's memory.
+	l.add("-machine", machineType(o)+",memory-backend=ram,dump-guest-core=off")
 	l.add("-accel", accelerator(o))
 	l.add("-cpu", cpuModel(o))
 	smp, most := fmt.Sprintf("cpus=%d", o.Size.VCPUs), o.MaxSize.VCPUs

@@ -16,6 +16,7 @@ import (
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/hypervisortest"
+	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/hypervisor/vsock"
 )
@@ -97,6 +98,18 @@ func options(t *testing.T, initrd string, host listeningHost) qemu.Options {
 	}
 }
 
+// jailed claims a user for QEMU.
+func jailed(t *testing.T) *jail.Options {
+	t.Helper()
+	dir := t.TempDir()
+	user, err := jail.Claim(dir, jail.Range{First: 2_000_000_000, Last: 2_000_000_999})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(user.Release)
+	return &jail.Options{Dir: dir, User: user.ID}
+}
+
 func TestConformance(t *testing.T) {
 	initrd := hypervisortest.BuildGuest(t)
 	hypervisortest.Run(t, hypervisortest.Driver{
@@ -106,6 +119,7 @@ func TestConformance(t *testing.T) {
 			if c.Slots > 4 { // as pods have them: on a bridge
 				o.RootPorts, o.Bridges = 0, 1
 			}
+			o.Jail = jailed(t)
 			if c.BrokenKernel {
 				o.Kernel = brokenKernel(t)
 			}
@@ -127,7 +141,7 @@ func TestConformance(t *testing.T) {
 func brokenKernel(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "vmlinux")
-	if err := os.WriteFile(path, []byte("this is no kernel"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("this is no kernel"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return path

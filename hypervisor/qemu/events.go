@@ -1,9 +1,12 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strings"
 
+	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/qmp"
 )
 
@@ -39,25 +42,32 @@ func (vm *VM) handle(e qmp.Event) {
 	}
 }
 
-// vcpuThreads returns the host threads of the vCPUs, in vCPU order.
-func vcpuThreads(ctx context.Context, client *qmp.Client) ([]int, error) {
-	var cpus []struct {
-		Index  int `json:"cpu-index"`
-		Thread int `json:"thread-id"`
-	}
+// vcpu is what QEMU says of one.
+type vcpu struct {
+	Index  int `json:"cpu-index"`
+	Thread int `json:"thread-id"`
+}
+
+// vcpuThreads returns the host threads of the vCPUs, in vCPU order. QEMU says what
+// they are called in its PID namespace; a thread that is not QEMU's is none.
+func (vm *VM) vcpuThreads(ctx context.Context, client *qmp.Client) ([]int, error) {
+	var cpus []vcpu
 	if err := client.Execute(ctx, "query-cpus-fast", nil, &cpus); err != nil {
 		return nil, err
 	}
-	byIndex := make(map[int]int, len(cpus))
-	highest := -1
-	for _, cpu := range cpus {
-		byIndex[cpu.Index] = cpu.Thread
-		highest = max(highest, cpu.Index)
+	vm.mu.Lock()
+	pid := vm.info.PID
+	vm.mu.Unlock()
+	own, err := jail.Threads(pid)
+	if err != nil {
+		return nil, err
 	}
-	threads := make([]int, 0, len(cpus))
-	for i := 0; i <= highest; i++ {
-		if thread, ok := byIndex[i]; ok {
+	slices.SortFunc(cpus, func(a, b vcpu) int { return cmp.Compare(a.Index, b.Index) })
+	threads := make([]int, 0, len(own))
+	for _, cpu := range cpus {
+		if thread, ok := own[cpu.Thread]; ok {
 			threads = append(threads, thread)
+			delete(own, cpu.Thread) // each is one vCPU's
 		}
 	}
 	return threads, nil

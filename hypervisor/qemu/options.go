@@ -15,6 +15,7 @@ import (
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/child"
+	"kata-runtime/hypervisor/jail"
 )
 
 // Vsock is the host's end of the guest's vsock device, which Options.Devices
@@ -63,6 +64,9 @@ type Options struct {
 	Console io.Writer
 	// Starter forks QEMU. Nil: the VM makes one for itself.
 	Starter *child.Starter
+	// Jail confines QEMU; nil: it runs as this process does. A program that jails
+	// it calls jail.Become, see there.
+	Jail *jail.Options
 	// Log gets debug messages. Nil: none.
 	Log *slog.Logger
 }
@@ -130,7 +134,7 @@ func (o *Options) validate() error {
 		}
 		ids[d.DeviceID()] = true
 	}
-	return nil
+	return o.checkJail()
 }
 
 // checkFiles finds missing files before QEMU is started, for a better message.

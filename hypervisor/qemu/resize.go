@@ -137,7 +137,7 @@ func (vm *VM) addVCPU(ctx context.Context, slot vcpuSlot) error {
 	if err != nil {
 		return err
 	}
-	threads, err := vcpuThreads(ctx, client)
+	threads, err := vm.vcpuThreads(ctx, client)
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	vm.info.Size.VCPUs++

@@ -137,6 +137,9 @@ func (vm *VM) launch(ctx context.Context) (_ *launched, err error) {
 	p.cmd.Stderr = p.stderr
 	p.cmd.WaitDelay = stderrGrace
 	vm.opts.Log.DebugContext(ctx, "start QEMU", "path", vm.path, "arguments", args)
+	if err := confine(ctx, p.cmd, &vm.opts); err != nil {
+		return nil, err
+	}
 	if err := vm.fork(p.cmd); err != nil {
 		return nil, err
 	}
@@ -162,7 +165,7 @@ func (vm *VM) fork(cmd *exec.Cmd) error {
 
 // settle learns what Info tells, and lets the VM be used.
 func (vm *VM) settle(ctx context.Context, client *qmp.Client) error {
-	threads, err := vcpuThreads(ctx, client)
+	threads, err := vm.vcpuThreads(ctx, client)
 	if err != nil {
 		return err
 	}

@@ -36,9 +36,14 @@ func arguments(kind Kind, o Options, limit uint64) ([]string, error) {
 	default:
 		return nil, fmt.Errorf("%w: %q", errCache, cache)
 	}
+	sandbox, ownLimit := "namespace", limit
+	if o.Jail != nil {
+		// The jail has made both, and has left no capability to do so.
+		sandbox, ownLimit = "chroot", 0
+	}
 	args := []string{
 		"--fd=" + strconv.Itoa(listenFD),
-		"--rlimit-nofile=" + strconv.FormatUint(limit, 10),
+		"--rlimit-nofile=" + strconv.FormatUint(ownLimit, 10),
 	}
 	if kind == C {
 		if cache == "never" {
@@ -47,7 +52,7 @@ func arguments(kind Kind, o Options, limit uint64) ([]string, error) {
 		args = append(args, "-f",
 			"-o", "source="+quoteOption(o.SharedDir),
 			"-o", "cache="+cache,
-			"-o", "sandbox=namespace",
+			"-o", "sandbox="+sandbox,
 			"-o", "xattr",
 			"-o", "announce_submounts",
 			"-o", "log_level=warn")
@@ -56,7 +61,7 @@ func arguments(kind Kind, o Options, limit uint64) ([]string, error) {
 	args = append(args,
 		"--shared-dir="+o.SharedDir,
 		"--cache="+cache,
-		"--sandbox=namespace",
+		"--sandbox="+sandbox,
 		"--xattr",
 		"--announce-submounts",
 		"--log-level=warn")

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"kata-runtime/hypervisor/child"
+	"kata-runtime/hypervisor/jail"
 )
 
 // Options say what to share and how.
@@ -29,6 +30,10 @@ type Options struct {
 	// SocketDir is a directory that only this user can enter, of any length.
 	// Empty: a temporary one, for a moment.
 	SocketDir string
+	// Jail confines the daemon, as root with a file server's capabilities,
+	// whatever user it names; nil: the daemon confines itself as far as it does.
+	// A program that jails it calls jail.Become, see there.
+	Jail *jail.Options
 	// Starter forks the daemon. It must outlive the daemon. Nil: the daemon
 	// gets one for itself.
 	Starter *child.Starter
@@ -76,6 +81,9 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	cmd.ExtraFiles = []*os.File{listening}
 	if o.Log != nil {
 		o.Log.DebugContext(ctx, "start virtiofsd", "path", installation.Path, "arguments", args)
+	}
+	if err := confine(ctx, cmd, o, limit); err != nil {
+		return nil, errors.Join(fmt.Errorf("start virtiofsd: %w", err), connected.Close())
 	}
 	helper, err := child.StartHelper(o.Starter, "virtiofsd", cmd, keepCapabilities)
 	if err != nil {

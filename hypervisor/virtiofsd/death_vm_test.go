@@ -12,12 +12,17 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor/jail"
 )
 
 // parentVariable makes the test binary the parent of a daemon.
 const parentVariable = "VIRTIOFSD_TEST_SHARE"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == jail.Command {
+		os.Exit(jail.Become(os.Args[2:]))
+	}
 	if dir := os.Getenv(parentVariable); dir != "" {
 		os.Exit(playParent(dir))
 	}
@@ -27,7 +32,7 @@ func TestMain(m *testing.M) {
 // playParent starts a daemon, waits until it serves, says so, and waits to be
 // killed.
 func playParent(dir string) int {
-	d, err := Start(context.Background(), Options{SharedDir: dir})
+	d, err := Start(context.Background(), Options{SharedDir: dir, Jail: &jail.Options{Dir: dir + "-jail"}})
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/jail"
 )
 
 // start starts the installed daemon.
-func start(t *testing.T) *Daemon {
+func start(t *testing.T, options *jail.Options) *Daemon {
 	t.Helper()
-	d, err := Start(t.Context(), Options{SharedDir: t.TempDir(), SocketDir: t.TempDir()})
+	d, err := Start(t.Context(), Options{SharedDir: t.TempDir(), SocketDir: t.TempDir(), Jail: options})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,14 +57,18 @@ func getFeatures(d *Daemon) error {
 }
 
 func TestDaemonAnswers(t *testing.T) {
-	if err := getFeatures(start(t)); err != nil {
-		t.Fatal(err)
+	for name, options := range map[string]*jail.Options{"by itself": nil, "jailed": {Dir: t.TempDir()}} {
+		t.Run(name, func(t *testing.T) {
+			if err := getFeatures(start(t, options)); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }
 
 // TestDaemonFollowsTheVMM closes the socket, as a VMM's end does.
 func TestDaemonFollowsTheVMM(t *testing.T) {
-	d := start(t)
+	d := start(t, &jail.Options{Dir: t.TempDir()})
 	_ = d.Socket().Close()
 	var exit *hypervisor.ExitError
 	if err := d.Wait(t.Context()); err != nil && !errors.As(err, &exit) {

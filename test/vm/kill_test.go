@@ -56,14 +56,15 @@ func TestCommandKilledBeforeTheContainerStarts(t *testing.T) {
 	for _, flags := range [][]string{nil, {"--detach"}} {
 		t.Run(fmt.Sprint(flags), func(t *testing.T) {
 			h := harness.New(t)
-			// A QEMU that tells when it is started, and takes no time off it.
+			// A QEMU that tells when it is started, and takes no time off it. A script
+			// finds no shell in a jail.
 			started := h.File("started")
 			wrapper := h.File("qemu")
 			script := fmt.Sprintf("#!/bin/sh\n: > %s\nexec qemu-system-x86_64 \"$@\"\n", started)
 			if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			configure(h, fmt.Sprintf("hypervisor.qemu.path = %q", wrapper), `hypervisor.qemu.accelerator = "tcg"`)
+			configure(h, fmt.Sprintf("hypervisor.qemu.path = %q", wrapper), `hypervisor.qemu.accelerator = "tcg"`, "hypervisor.confine = false")
 			arguments := append([]string{"run", "-b", h.Bundle(bundle.Spec("/bin/true"))}, flags...)
 			command := h.Command(append(arguments, h.ID())...)
 			if err := command.Start(); err != nil {

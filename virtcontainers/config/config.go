@@ -78,6 +78,10 @@ type Machine struct {
 	VirtioFSExtraArgs []string `toml:"virtio_fs_extra_args"`
 	// DisableVhostNet leaves the work of network interfaces to the VMM.
 	DisableVhostNet bool `toml:"disable_vhost_net"`
+	// Confine confines the VMM; ConfineUsers is the range of its user ids, "FIRST-LAST",
+	// see UserRange.
+	Confine      bool   `toml:"confine"`
+	ConfineUsers string `toml:"confine_users"`
 	// EnableAnnotations are regular expressions for the names of the annotations
 	// by which a pod may change the configuration, see ForPod.
 	EnableAnnotations []string `toml:"enable_annotations"`
@@ -167,6 +171,8 @@ func Default() *Config {
 				DefaultMemoryMiB: 2048,
 				SharedFS:         SharedFSAuto,
 				VirtioFSCache:    "auto",
+				Confine:          true,
+				ConfineUsers:     defaultUsers(),
 			},
 			QEMU: QEMU{Path: "/usr/bin/qemu-system-x86_64", Bridges: 1},
 		},

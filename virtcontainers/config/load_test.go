@@ -53,6 +53,8 @@ virtio_fs_daemon = "/opt/virtiofsd"
 virtio_fs_cache = "never"
 virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
+confine = false
+confine_users = "70000-70009"
 enable_annotations = ["kernel_params", "default_.*"]
 [hypervisor.qemu]
 path = "/opt/qemu"
@@ -82,7 +84,7 @@ host_network_udp_ports = "all"
 				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
 				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never",
 				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
-				EnableAnnotations: []string{"kernel_params", "default_.*"},
+				ConfineUsers: "70000-70009", EnableAnnotations: []string{"kernel_params", "default_.*"},
 			},
 			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
@@ -117,6 +119,8 @@ virtio_fs_daemon = "/opt/virtiofsd"
 virtio_fs_cache = "never"
 virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
+confine = false
+confine_users = "70000-70009"
 enable_annotations = ["enable_iommu", "kernel_params"]
 `
 	for _, option := range Options() {
@@ -264,6 +268,9 @@ func TestLoadErrors(t *testing.T) {
 		{"empty argument", qemu + "virtio_fs_extra_args = ['']", []string{"virtio_fs_extra_args", "empty"}},
 		{"annotation's pattern", qemu + "enable_annotations = ['kernel_params', 'a)|(b']", []string{"hypervisor.qemu.enable_annotations", "regular expressions", "a)|(b"}},
 		{"port off loopback", "[runtime]\nloopback_ports = ['tcp:10.0.0.1:80']", []string{"loopback_ports", "tcp:10.0.0.1:80"}},
+		{"users backwards", qemu + "confine_users = '9-8'", []string{`confine_users = "9-8"`, "a range of user ids"}},
+		{"root among the users", qemu + "confine_users = '0-8'", []string{"a range of user ids"}},
+		{"one user", qemu + "confine_users = '8'", []string{"a range of user ids"}},
 		{"timeout zero", "[agent.kata]\ndial_timeout = 0", []string{"agent.kata.dial_timeout = 0", "must be 1-3600"}},
 		{"timeout overflow", "[agent.kata]\ndial_timeout = 9223372036854775807", []string{"dial_timeout", "must be 1-3600"}},
 		{"timeout negative", "[agent.kata]\ndial_timeout = -5", []string{"dial_timeout = -5", "must be 1-3600"}},

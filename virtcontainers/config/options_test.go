@@ -81,6 +81,8 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"runtime.host_network_tcp_ports":       `"80,8000-8010"`,
 		"runtime.host_network_udp_ports":       `"all"`,
 		"hypervisor.disable_vhost_net":         `true`,
+		"hypervisor.confine":                   `false`,
+		"hypervisor.confine_users":             `"70000-70009"`,
 		"hypervisor.enable_annotations":        `["default_.*", "runtime\\\\.x"]`,
 		"runtime.loopback_ports":               `["tcp:8080", "udp:127.0.0.11:53"]`,
 	}

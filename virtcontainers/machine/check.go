@@ -44,6 +44,7 @@ func Check(ctx context.Context, settings *config.Config) []Finding {
 	return []Finding{
 		checkAccelerator(ctx, settings.Hypervisor),
 		checkDriver(ctx, settings.Hypervisor),
+		checkConfinement(ctx, settings.Hypervisor),
 		checkShare(settings.Hypervisor),
 		checkVsock(ctx, settings.Hypervisor),
 		checkNetwork(settings.Runtime),

@@ -13,6 +13,7 @@ import (
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/child"
+	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/passt"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/hypervisor/tail"
@@ -53,6 +54,7 @@ type Machine struct {
 	console *tail.Buffer
 	daemon  *virtiofsd.Daemon // nil with 9p
 	passt   *passt.Daemon     // nil without the host's network
+	user    *jail.User        // nil for root
 }
 
 // New builds a machine whose VM has not been started: its helpers run, and its
@@ -83,7 +85,11 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.VM, err = m.newVM(spec, choice.Name, devices); err != nil {
+	confinement, err := m.confine(spec)
+	if err != nil {
+		return nil, err
+	}
+	if m.VM, err = m.newVM(spec, choice.Name, devices, confinement); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -91,7 +97,7 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 
 // newVM lets the configured driver make the VM. It gets what every driver has, and
 // its own table.
-func (m *Machine) newVM(spec Spec, accelerator string, devices []hypervisor.Device) (hypervisor.VM, error) {
+func (m *Machine) newVM(spec Spec, accelerator string, devices []hypervisor.Device, confinement *jail.Options) (hypervisor.VM, error) {
 	settings := spec.Config.Hypervisor
 	switch settings.Driver {
 	case config.DriverQEMU:
@@ -102,7 +108,7 @@ func (m *Machine) newVM(spec Spec, accelerator string, devices []hypervisor.Devi
 			Devices:   devices,
 			Vsock:     m.vsock,
 			RootPorts: settings.QEMU.PCIeRootPorts, Bridges: settings.QEMU.Bridges,
-			Console: m.console, Starter: m.starter, Log: spec.Log,
+			Console: m.console, Starter: m.starter, Jail: confinement, Log: spec.Log,
 		})
 		if err != nil {
 			return nil, err // not vm, which would be no nil interface
@@ -137,7 +143,7 @@ func (m *Machine) startPasst(ctx context.Context, spec Spec) (_ *hypervisor.NIC,
 	host, settings := spec.HostNetwork, spec.Config.Runtime
 	options := passt.Options{
 		TCPPorts: settings.HostTCPPorts, UDPPorts: settings.HostUDPPorts,
-		Gateways: host.Gateways, Starter: m.starter, Log: spec.Log,
+		Gateways: host.Gateways, Confine: spec.Config.Hypervisor.Confine, Starter: m.starter, Log: spec.Log,
 	}
 	for _, address := range host.Addresses {
 		options.Addresses = append(options.Addresses, address.GetAddress())
@@ -223,5 +229,8 @@ func (m *Machine) Stop(ctx context.Context) error {
 		errs = append(errs, m.vsock.Close()) // with its listeners
 	}
 	m.starter.Close()
+	if errors.Join(errs...) == nil {
+		m.user.Release()
+	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
@@ -12,37 +13,30 @@ import (
 // shareTag is the name by which the guest mounts the pod's share.
 const shareTag = "kata"
 
-// startShare makes the device that the guest mounts: virtiofs where there is a
-// virtiofsd, otherwise 9p.
+// startShare makes the device that the guest mounts: virtiofs, or 9p where that is
+// configured or nothing else is installed. Any other trouble with virtiofsd is an
+// error: 9p takes away walls.
 func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Share, err error) {
 	settings := spec.Config.Hypervisor
 	share := &hypervisor.Share{ID: "share0", Tag: shareTag}
-	if !useVirtioFS(settings) {
+	if settings.SharedFS == config.SharedFS9P {
 		share.Directory = spec.ShareDir
 		return share, nil
 	}
 	m.daemon, err = virtiofsd.Start(ctx, virtiofsd.Options{
 		Path: settings.VirtioFSDaemon, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
-		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, Starter: m.starter, Log: spec.Log,
+		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, virtiofsd.ErrNotFound) && settings.SharedFS == config.SharedFSAuto:
+		spec.Log.Warn("files are served by 9p, which is slower", "reason", err)
+		share.Directory = spec.ShareDir
+		return share, nil
+	case err != nil:
 		return nil, err
 	}
 	share.Socket = m.daemon.Socket()
 	return share, nil
-}
-
-// useVirtioFS resolves shared_fs.
-func useVirtioFS(settings config.Hypervisor) bool {
-	switch settings.SharedFS {
-	case config.SharedFSVirtioFS:
-		return true
-	case config.SharedFS9P:
-		return false
-	default:
-		_, err := virtiofsd.Find(settings.VirtioFSDaemon)
-		return err == nil
-	}
 }
 
 // Share tells how the guest mounts the pod's shared directory.

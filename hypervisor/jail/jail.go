@@ -1,0 +1,86 @@
+package jail
+
+import (
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Command is the hidden first argument under which a program calls Become.
+const Command = "jail"
+
+// exitStatus is that of a step that failed, as a shell's for a program that it
+// cannot start.
+const exitStatus = 126
+
+// Namespaces that a process can get for itself.
+const (
+	// Empty are those in which it finds nothing.
+	Empty = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC |
+		unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
+	// Names are those that take away no more than names.
+	Names = unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+)
+
+// Spec says what a process keeps.
+type Spec struct {
+	// Namespaces are flags of clone(2).
+	Namespaces uintptr `json:"namespaces,omitempty"`
+	// Root is the content of its root file system; nil: it sees its parent's.
+	// It takes a mount namespace.
+	Root *Root `json:"root,omitempty"`
+	// User is its user and group; 0: root.
+	User int `json:"user,omitempty"`
+	// Capabilities are those, by number, that it may have; all others are taken
+	// from its bounding set as well. With any, it stays a root that gets them by
+	// its user id.
+	Capabilities []uintptr `json:"capabilities,omitempty"`
+	// SystemCalls filters its system calls; nil: not.
+	SystemCalls *SystemCalls `json:"systemCalls,omitempty"`
+	// MaxFiles is its limit of open files, if this process may set it so high;
+	// MaxThreads that of the threads of its user. 0: this process's.
+	MaxFiles   uint64 `json:"maxFiles,omitempty"`
+	MaxThreads uint64 `json:"maxThreads,omitempty"`
+}
+
+// request is what the step is told, as JSON.
+type request struct {
+	Spec
+	// Path and Args are the process's.
+	Path string   `json:"path"`
+	Args []string `json:"args"`
+	// Inherited is how many descriptors it has besides the standard ones.
+	Inherited int `json:"inherited"`
+}
+
+// Confine changes a command that was not started so that its process is
+// confined. Its standard error must become a pipe that this process reads, as it
+// does for an io.Writer of a command: by that the step sees whether its parent is
+// alive. The program must call Become under Command.
+func Confine(cmd *exec.Cmd, spec Spec) error {
+	data, err := json.Marshal(request{Spec: spec, Path: cmd.Path, Args: cmd.Args, Inherited: len(cmd.ExtraFiles)})
+	if err != nil {
+		return fmt.Errorf("confine %s: %w", cmd.Path, err)
+	}
+	cmd.Path, cmd.Args = "/proc/self/exe", []string{"kata-jail", Command, string(data)}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Cloneflags |= spec.Namespaces
+	return nil
+}
+
+// Options are what starts of one machine's processes have in common.
+type Options struct {
+	// Dir is a directory of root's alone, for what Remember keeps: DefaultDir,
+	// for most.
+	Dir string
+	// User is the processes' user and group id; 0: they are a root without
+	// capabilities.
+	User int
+	// LogCalls lets the kernel log system calls that a filter refuses.
+	LogCalls bool
+}

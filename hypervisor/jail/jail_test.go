@@ -1,0 +1,172 @@
+package jail
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestClaimGivesEachUserOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "jail")
+	ids := Range{First: 70000, Last: 70002}
+	var users []*User
+	var got []int
+	for range 3 {
+		u, err := Claim(dir, ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		users, got = append(users, u), append(got, u.ID)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, []int{70000, 70001, 70002}) {
+		t.Errorf("claimed %v", got)
+	}
+	if _, err := Claim(dir, ids); !errors.Is(err, ErrNoUser) {
+		t.Errorf("a fourth of three: %v", err)
+	}
+	// A range that overlaps knows the same claims.
+	if u, err := Claim(dir, Range{First: 70002, Last: 70003}); err != nil || u.ID != 70003 {
+		t.Errorf("of an overlapping range: %+v, %v", u, err)
+	} else {
+		u.Release()
+	}
+	users[1].Release()
+	users[1].Release()
+	if u, err := Claim(dir, ids); err != nil || u.ID != users[1].ID {
+		t.Errorf("after a release: %+v, %v, want %d", u, err, users[1].ID)
+	}
+	var none *User
+	none.Release()
+}
+
+func TestClaimRefuses(t *testing.T) {
+	dir := t.TempDir()
+	for _, ids := range []Range{{}, {First: 0, Last: 5}, {First: 6, Last: 5}} {
+		if _, err := Claim(dir, ids); err == nil {
+			t.Errorf("of %+v: no error", ids)
+		}
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Claim(dir, Range{First: 5, Last: 6}); !errors.Is(err, ErrUnsafe) {
+		t.Errorf("in a directory that others may write to: %v", err)
+	}
+}
+
+func TestParseList(t *testing.T) {
+	got, err := parseList([]byte("\tlinux-vdso.so.1 (0x00007ffd)\n" +
+		"\tlibz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f)\n" +
+		"\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n" +
+		"\tlib with space.so => /opt/a (0b)/lib with space.so (0x00007f)\n" +
+		"\tstatically linked\n"))
+	want := []string{"/lib/x86_64-linux-gnu/libz.so.1", "/lib64/ld-linux-x86-64.so.2", "/opt/a (0b)/lib with space.so"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+	if _, err := parseList([]byte("\tlibgone.so.1 => not found\n")); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "libgone.so.1") {
+		t.Errorf("a library that is missing: %v", err)
+	}
+}
+
+func TestLibraries(t *testing.T) {
+	found, err := Libraries(t.Context(), "/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(found, func(name string) bool { return strings.HasPrefix(filepath.Base(name), "libc.so") }) {
+		t.Errorf("no C library in %q", found)
+	}
+	for _, name := range found {
+		if _, err := os.Stat(name); err != nil {
+			t.Error(err)
+		}
+	}
+	static := filepath.Join(t.TempDir(), "static")
+	build := exec.Command("go", "build", "-o", static, "testdata/static.go")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if found, err := Libraries(t.Context(), static); err != nil || len(found) != 0 {
+		t.Errorf("of a static program: %q, %v", found, err)
+	}
+	if _, err := Libraries(t.Context(), "/etc/passwd"); !errors.Is(err, ErrNoProgram) {
+		t.Errorf("of no program: %v", err)
+	}
+}
+
+func TestRememberUntilTheProgramChanges(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "jail")
+	program := filepath.Join(t.TempDir(), "program")
+	searches := 0
+	remember := func(want int) {
+		t.Helper()
+		files, err := Remember(dir, program, func() ([]string, error) {
+			searches++
+			return []string{"/lib/a", program}, nil
+		})
+		if err != nil || !slices.Equal(files, []string{"/lib/a", program}) || searches != want {
+			t.Errorf("%q, %v, after %d searches, want %d", files, err, searches, want)
+		}
+	}
+	if err := os.WriteFile(program, []byte("one"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	remember(1)
+	remember(1)
+	if err := os.WriteFile(program, []byte("another"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	remember(2)
+	// A file that was cut off counts as none.
+	kept, err := filepath.Glob(filepath.Join(dir, "program-*"))
+	if err != nil || len(kept) != 1 {
+		t.Fatalf("kept %q, %v", kept, err)
+	}
+	if err := os.Truncate(kept[0], 9); err != nil {
+		t.Fatal(err)
+	}
+	remember(3)
+	failure := errors.New("of the search")
+	if err := os.WriteFile(program, []byte("a third"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Remember(dir, program, func() ([]string, error) { return nil, failure }); !errors.Is(err, failure) {
+		t.Errorf("a search that fails: %v", err)
+	}
+	remember(4)
+	if err := os.Remove(program); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Remember(dir, program, nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without the program: %v", err)
+	}
+}
+
+func TestThreadsOfThisProcess(t *testing.T) {
+	threads, err := Threads(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if threads[os.Getpid()] != os.Getpid() || threads[1] != 0 && os.Getpid() != 1 {
+		t.Errorf("%v of process %d", threads, os.Getpid())
+	}
+	if id, ok := innermost([]byte("Name:\tx\nNSpid:\t4711\t17\t3\nNSpgid:\t5\n")); !ok || id != 3 {
+		t.Errorf("innermost: %d, %v", id, ok)
+	}
+	for _, status := range []string{"", "NSpid:\n", "NSpid:\tx\n"} {
+		if id, ok := innermost([]byte(status)); ok {
+			t.Errorf("%q: %d", status, id)
+		}
+	}
+	if _, err := Threads(1 << 30); err == nil {
+		t.Error("of no process: no error")
+	}
+}

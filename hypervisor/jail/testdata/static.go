@@ -1,0 +1,4 @@
+// Command static is a program without a loader.
+package main
+
+func main() {}

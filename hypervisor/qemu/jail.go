@@ -1,0 +1,149 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/accel"
+	"kata-runtime/hypervisor/jail"
+)
+
+const (
+	// maxFiles is more than any machine takes: each of a device's queues has two
+	// event descriptors, and a device has a queue for each vCPU.
+	maxFiles = 1 << 16
+	// maxThreads has room for 255 vCPUs, and for those that read and write disks.
+	maxThreads = 2048
+)
+
+// errNinePJail says why a share by 9p is refused.
+var errNinePJail = errors.New("QEMU serves 9p itself, as root and from the host's file tree, which it cannot in a jail: use virtiofs")
+
+// checkJail finds what a jail rules out.
+func (o *Options) checkJail() error {
+	if o.Jail == nil {
+		return nil
+	}
+	for _, d := range o.Devices {
+		if share, ok := d.(*hypervisor.Share); ok && share.Socket == nil {
+			return fmt.Errorf("share %s: %w", share.ID, errNinePJail)
+		}
+	}
+	return nil
+}
+
+// confine makes cmd, which starts QEMU with these options, one of a jailed QEMU.
+func confine(ctx context.Context, cmd *exec.Cmd, o *Options) error {
+	if o.Jail == nil {
+		return nil
+	}
+	spec, err := jailSpec(ctx, cmd.Path, o)
+	if err != nil {
+		return err
+	}
+	return jail.Confine(cmd, spec)
+}
+
+// jailSpec says what a jailed QEMU keeps: all of it is in Arguments or in QEMU
+// itself.
+func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
+	files, err := jail.Remember(o.Jail.Dir, path, func() ([]string, error) { return programFiles(ctx, path) })
+	if err != nil {
+		return jail.Spec{}, err
+	}
+	for _, name := range []string{o.Kernel, o.Initrd} {
+		if name == "" {
+			continue
+		}
+		if err := checkReadable(name, o.Jail.User); err != nil {
+			return jail.Spec{}, err
+		}
+		files = append(files, name)
+	}
+	devices := []string{"/dev/urandom"}
+	if o.Accelerator == accel.KVM {
+		devices = append(devices, "/dev/kvm")
+	}
+	return jail.Spec{
+		Namespaces: jail.Empty, User: o.Jail.User, MaxFiles: maxFiles, MaxThreads: maxThreads,
+		Root:        &jail.Root{Files: files, Devices: devices},
+		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},
+	}, nil
+}
+
+// checkReadable finds a file that QEMU's user could not read, for a better message
+// than QEMU's. In the jail, the directories on the way to it count for nothing.
+func checkReadable(name string, user int) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return fmt.Errorf("look for what QEMU reads: %w", err)
+	}
+	if user != 0 && info.Mode()&0o004 == 0 {
+		return fmt.Errorf("QEMU, as user %d, cannot read %s: %w (chmod o+r)", user, name, os.ErrPermission)
+	}
+	return nil
+}
+
+// programFiles lists what QEMU opens by itself: its program and libraries, the
+// modules for its accelerators, and its firmware.
+func programFiles(ctx context.Context, path string) ([]string, error) {
+	modules, err := acceleratorModules(path)
+	if err != nil {
+		return nil, err
+	}
+	libraries, err := jail.Libraries(ctx, path, modules...)
+	if err != nil {
+		return nil, err
+	}
+	out, err := exec.CommandContext(ctx, path, "-L", "help").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask %s where its firmware is: %w", path, err)
+	}
+	files := append([]string{path}, modules...)
+	files = append(files, libraries...)
+	for dir := range strings.Lines(string(out)) {
+		dir = filepath.Clean(strings.TrimSpace(dir))
+		if info, err := os.Stat(dir); err == nil && info.IsDir() && filepath.IsAbs(dir) {
+			files = append(files, dir)
+		}
+	}
+	return files, nil
+}
+
+// acceleratorModules finds those that distributions install beside QEMU.
+func acceleratorModules(path string) ([]string, error) {
+	prefix := filepath.Dir(filepath.Dir(path))
+	var found []string
+	for _, pattern := range []string{"lib*/qemu*/accel-*.so", "lib*/*/qemu/accel-*.so"} {
+		matches, err := filepath.Glob(filepath.Join(prefix, pattern))
+		if err != nil {
+			return nil, fmt.Errorf("find the modules of %s: %w", path, err)
+		}
+		found = append(found, matches...)
+	}
+	return found, nil
+}
+
+// TryJail starts the QEMU at path in a jail as a VM's would be, to find out whether
+// this host lets it, and what it says of itself there.
+func TryJail(ctx context.Context, path string, options jail.Options) error {
+	o := Options{Kernel: path, Accelerator: accel.TCG, Jail: &options}
+	cmd := exec.CommandContext(ctx, path, "--version")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr, cmd.Dir = &stdout, &stderr, "/"
+	if err := confine(ctx, cmd, &o); err != nil {
+		return err
+	}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("start %s in a jail: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	_, err := parseVersion(stdout.String())
+	return err
+}

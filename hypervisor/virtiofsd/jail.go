@@ -1,0 +1,45 @@
+package virtiofsd
+
+import (
+	"context"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor/jail"
+)
+
+// confine makes cmd, which starts a daemon, one of a jailed daemon: it finds the
+// shared directory, its own program, and the list of its descriptors, which it
+// opens files by. It is root, since it makes files for all users, and never has a
+// capability that would let it mount or open a device.
+//
+// Its own sandbox of namespaces would need such capabilities, and the C daemon's
+// takes them from some of its threads alone. In the jail it has a chroot.
+func confine(ctx context.Context, cmd *exec.Cmd, o Options, limit uint64) error {
+	if o.Jail == nil {
+		return nil
+	}
+	program := cmd.Path
+	files, err := jail.Remember(o.Jail.Dir, program, func() ([]string, error) {
+		libraries, err := jail.Libraries(ctx, program)
+		// The C daemon ends without the host's limit of files.
+		return append(libraries, program, "/proc/sys/fs/file-max"), err
+	})
+	if err != nil {
+		return err
+	}
+	return jail.Confine(cmd, jail.Spec{
+		Namespaces: jail.Empty,
+		Root:       &jail.Root{Files: files, Shares: []string{o.SharedDir}, Self: true},
+		Capabilities: []uintptr{
+			unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
+			unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_MKNOD, unix.CAP_SETFCAP,
+			// To give up others, and to enter the shared directory.
+			unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT,
+		},
+		// It has a filter of its own, for the threads that it knows of.
+		SystemCalls: &jail.SystemCalls{Log: o.Jail.LogCalls},
+		MaxFiles:    limit,
+	})
+}
