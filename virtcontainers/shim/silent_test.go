@@ -76,7 +76,8 @@ func TestKillDuringExec(t *testing.T) {
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	if err := <-killed; err != nil {
+	// The late one may have come first after all.
+	if err := <-killed; err != nil && status.Code(err) != codes.NotFound {
 		t.Error(err)
 	}
 	f.wait("c1", "e1", 137)
