@@ -152,6 +152,8 @@ func (a agent) NextOOM(ctx context.Context, _ *protocol.Empty) (*protocol.OOMEve
 	select {
 	case id := <-a.guest.ooms:
 		return &protocol.OOMEvent{ContainerId: id}, nil
+	case <-a.guest.Machine.ended: // a call that came just before it may not hear of its connection's end
+		return nil, status.Error(codes.Unavailable, "the machine has ended")
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
