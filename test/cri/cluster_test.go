@@ -130,7 +130,7 @@ func (c *cluster) loadImages() {
 func (c *cluster) daemon(name string, args ...string) *exec.Cmd {
 	c.t.Helper()
 	command := exec.Command(tool(c.t, "kubernetes", name), args...)
-	command.Env = os.Environ()
+	command.Env = append(os.Environ(), "GOGC=300") // the lab has memory, and little time
 	c.t.Cleanup(func() {
 		if command.Process == nil {
 			return
@@ -158,7 +158,7 @@ func (c *cluster) startServers() {
 	c.write(c.file("accounts.key"), string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
 	c.write(c.file("tokens"), token+",admin,admin,system:masters\n")
 	c.launch(c.daemon("kube-apiserver", "--etcd-servers="+etcdClients, "--bind-address=127.0.0.1", "--secure-port=6443",
-		"--advertise-address="+nodeAddress, "--endpoint-reconciler-type=none", "--kubelet-preferred-address-types=InternalIP", "--cert-dir="+c.file("certificates"),
+		"--advertise-address="+nodeAddress, "--endpoint-reconciler-type=none", "--kubelet-preferred-address-types=InternalIP", "--cert-dir="+c.file("certificates"), "--enable-priority-and-fairness=false",
 		"--service-cluster-ip-range=10.96.0.0/24", "--authorization-mode=AlwaysAllow", "--token-auth-file="+c.file("tokens"),
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+c.file("accounts.key"),
 		"--service-account-signing-key-file="+c.file("accounts.key")), c.file("kube-apiserver.log"))
@@ -258,7 +258,7 @@ volumePluginDir: `+c.file("plugins")+`
 clusterDomain: cluster.local
 clusterDNS: [10.96.0.10]
 # What the test waits for is to come soon.
-syncFrequency: 1s
+syncFrequency: 5s
 # An emulated machine starts a pod in minutes.
 runtimeRequestTimeout: `+harness.Patience.String()+`
 # The machine's disk is not the test's.
