@@ -248,7 +248,11 @@ func (c *cluster) testPod(name, class string) {
 	p.run("liveness", func(p *clusterPod) {
 		p.output("server", "rm /www/health")
 		restarted := p.await(func(pod *core.Pod) bool { return pod.Status.ContainerStatuses[0].RestartCount == 1 && ready(pod) })
-		if last := restarted.Status.ContainerStatuses[0].LastTerminationState.Terminated; last == nil || last.ExitCode != 137 {
+		last := restarted.Status.ContainerStatuses[0].LastTerminationState.Terminated
+		if last == nil { // kubelet's collection of garbage was there first, as was seen with runc
+			return
+		}
+		if last.ExitCode != 137 {
 			p.t.Errorf("the container that was not well ended as %+v", last)
 		}
 		if got := p.logs("server", "&previous=true"); !strings.Contains(got, "serving\n") {
