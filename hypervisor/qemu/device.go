@@ -113,12 +113,13 @@ func blockDriver(d *hypervisor.Disk) string {
 }
 
 // blockLocking protects an image from a second VM. A block device is not the
-// VM's alone: who else may use it is the business of whoever handed it out.
+// VM's alone: who else may use it is the business of whoever handed it out. Nothing
+// else will do: "auto" goes without a lock where QEMU thinks that there is none.
 func blockLocking(d *hypervisor.Disk) string {
 	if blockDriver(d) == "host_device" {
 		return "off"
 	}
-	return "auto"
+	return "on"
 }
 
 const (

@@ -67,7 +67,8 @@ func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 		}
 		files = append(files, name)
 	}
-	devices := []string{"/dev/urandom"}
+	// QEMU finds out by /dev/null whether images can be locked.
+	devices := []string{"/dev/null", "/dev/urandom"}
 	if o.Accelerator == accel.KVM {
 		devices = append(devices, "/dev/kvm")
 	}

@@ -39,7 +39,7 @@ func TestJailSpec(t *testing.T) {
 		t.Errorf("files %q, want %q", spec.Root.Files, want)
 	}
 	if spec.User != 70000 || len(spec.Capabilities) > 0 || spec.SystemCalls == nil || spec.Namespaces != jail.Empty ||
-		len(spec.Root.Shares) > 0 || !slices.Equal(spec.Root.Devices, []string{"/dev/urandom"}) {
+		len(spec.Root.Shares) > 0 || !slices.Equal(spec.Root.Devices, []string{"/dev/null", "/dev/urandom"}) {
 		t.Errorf("%+v", spec)
 	}
 	o.Accelerator = accel.KVM

@@ -185,7 +185,7 @@ func checkRoot(t *testing.T, dir string, want []string) {
 		t.Fatal(err)
 	}
 	for _, device := range devices {
-		if !slices.Contains([]string{"urandom", "kvm"}, device.Name()) {
+		if !slices.Contains([]string{"null", "urandom", "kvm"}, device.Name()) {
 			t.Errorf("device %s", device.Name())
 		}
 	}
