@@ -107,6 +107,13 @@ func execAction(c *cli.Context) (int, error) {
 		return 0, inCallersWords(entry, err)
 	}
 	defer n.client.Close()
+	if attached {
+		restore, err := n.rawTerminal() // before the process can write to it
+		if err != nil {
+			return 0, err
+		}
+		defer restore()
+	}
 	err = n.exec(c, entry, state, process, stdio)
 	if err == nil && !attached {
 		err = n.client.Commit()
@@ -117,7 +124,9 @@ func execAction(c *cli.Context) (int, error) {
 	if !attached {
 		return 0, nil
 	}
-	return n.attend()
+	signals, stop := n.catchSignals()
+	defer stop()
+	return n.await(signals)
 }
 
 // exec forks the stand-in and lets the supervisor start the process.

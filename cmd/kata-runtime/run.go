@@ -107,18 +107,6 @@ func (n *creation) keep() error {
 	return err
 }
 
-// attend sees a process through that runs already.
-func (n *creation) attend() (int, error) {
-	signals, stop := n.catchSignals()
-	defer stop()
-	restore, err := n.rawTerminal()
-	if err != nil {
-		return 0, err
-	}
-	defer restore()
-	return n.await(signals)
-}
-
 // catchSignals collects what await passes on.
 func (n *creation) catchSignals() (signals chan os.Signal, stop func()) {
 	signals = make(chan os.Signal, 64)
