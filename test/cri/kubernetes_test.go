@@ -19,6 +19,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"kata-runtime/hypervisor/jail"
 	"kata-runtime/test/cri/client"
 	"kata-runtime/test/harness"
 	"kata-runtime/test/leak"
@@ -375,8 +376,11 @@ func (c *cluster) added(before *leak.Snapshot) []string {
 	c.t.Helper()
 	added, err := before.Added()
 	c.must("look at the machine", err)
-	// Those that have ended are this process's to reap.
-	added = slices.DeleteFunc(added, func(entry string) bool { return strings.HasPrefix(entry, "process ") })
+	// Processes that have ended are this one's to reap. What the jail knows of
+	// programs is kept for the next pod.
+	added = slices.DeleteFunc(added, func(entry string) bool {
+		return strings.HasPrefix(entry, "process ") || strings.HasPrefix(entry, "file "+jail.DefaultDir)
+	})
 	for _, p := range c.h.Processes() {
 		if !before.HasProcess(p) {
 			added = append(added, p.String())
