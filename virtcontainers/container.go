@@ -357,7 +357,7 @@ func (c *Container) removeInGuest(ctx context.Context) error {
 	ctx, cancel := c.sandbox.call(ctx)
 	defer cancel()
 	_, err := c.sandbox.agent.RemoveContainer(ctx, &protocol.ContainerRequest{ContainerId: c.id})
-	if err != nil && grpcstatus.Code(err) != codes.NotFound && c.sandbox.life.Err() == nil {
+	if err != nil && grpcstatus.Code(err) != codes.NotFound && !c.sandbox.endedWith(err) {
 		return fmt.Errorf("remove the container in the guest: %w", agentErr(err))
 	}
 	return nil
@@ -408,8 +408,16 @@ const newsTimeout = 3 * time.Second
 // callFailure names the stage of a failed call of the agent, and puts the
 // machine's own end before the error that it caused.
 func (s *Sandbox) callFailure(stage Stage, err error) error {
+	if s.endedWith(err) {
+		return &StageError{Stage: stage, Err: context.Cause(s.life), Console: s.options.Machine.ConsoleTail()}
+	}
+	return &StageError{Stage: stage, Err: agentErr(err)}
+}
+
+// endedWith tells whether the machine has ended when a call of its agent has failed:
+// the agent's connection ends a moment before it is known why.
+func (s *Sandbox) endedWith(err error) bool {
 	if errors.Is(err, ttrpc.ErrClosed) {
-		// The agent's connection ends a moment before it is known why.
 		timer := time.NewTimer(newsTimeout)
 		defer timer.Stop()
 		select {
@@ -417,10 +425,7 @@ func (s *Sandbox) callFailure(stage Stage, err error) error {
 		case <-timer.C:
 		}
 	}
-	if s.life.Err() != nil {
-		return &StageError{Stage: stage, Err: context.Cause(s.life), Console: s.options.Machine.ConsoleTail()}
-	}
-	return &StageError{Stage: stage, Err: agentErr(err)}
+	return s.life.Err() != nil
 }
 
 func closeTrees(mounts []share.Mount) {

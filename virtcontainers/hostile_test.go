@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,6 +73,24 @@ func TestAnAgentThatHangsUpEndsItsMachine(t *testing.T) {
 	exit := c.Init().Exit()
 	if exit.Code != 137 || !errors.Is(exit.Reason, virtcontainers.ErrMachineEnded) {
 		t.Errorf("exit %d, %v", exit.Code, exit.Reason)
+	}
+}
+
+// The agent's connection ends a moment before the machine's end is known: whoever
+// signals a container in between is told of that, and not of the connection.
+func TestSignalAsTheMachineEnds(t *testing.T) {
+	for range 20 {
+		guest := sandboxtest.NewGuest()
+		sandbox := startSandbox(t, guest)
+		c := createContainer(t, sandbox, "c1")
+		guest.On("SignalProcess", func(context.Context, any) error {
+			guest.HangUp()
+			return nil
+		})
+		if err := c.Signal(t.Context(), syscall.SIGTERM, false); !errors.Is(err, virtcontainers.ErrNotRunning) {
+			t.Fatalf("error %v, want ErrNotRunning", err)
+		}
+		<-c.Init().Done()
 	}
 }
 

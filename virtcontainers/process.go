@@ -204,7 +204,7 @@ func (p *Process) signal(ctx context.Context, signal syscall.Signal, all bool) e
 	switch {
 	case err == nil:
 		return nil
-	case status.Code(err) == codes.NotFound, status.Code(err) == codes.FailedPrecondition, p.sandbox.life.Err() != nil:
+	case status.Code(err) == codes.NotFound, status.Code(err) == codes.FailedPrecondition, p.sandbox.endedWith(err):
 		return fmt.Errorf("%w: %w", ErrNotRunning, agentErr(err))
 	default:
 		return fmt.Errorf("send signal %d: %w", signal, agentErr(err))
