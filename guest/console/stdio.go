@@ -182,19 +182,5 @@ func (s *stdio) resize(rows, columns uint16) error {
 	if s.master == nil {
 		return status.Error(codes.InvalidArgument, "resize terminal: the process has none")
 	}
-	raw, err := s.master.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("resize terminal: %w", err)
-	}
-	var ioctlErr error
-	err = raw.Control(func(fd uintptr) {
-		ioctlErr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
-	})
-	if err == nil {
-		err = ioctlErr
-	}
-	if err != nil {
-		return fmt.Errorf("resize terminal: %w", err)
-	}
-	return nil
+	return stream.ResizeTerminal(s.master, rows, columns)
 }

@@ -225,21 +225,7 @@ func (s *stdio) resize(rows, columns uint16) error {
 	if s.master == nil {
 		return fmt.Errorf("%w: the process has no terminal", ErrInvalid)
 	}
-	raw, err := s.master.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("resize terminal: %w", err)
-	}
-	var ioctlErr error
-	err = raw.Control(func(fd uintptr) {
-		ioctlErr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
-	})
-	if err == nil {
-		err = ioctlErr
-	}
-	if err != nil {
-		return fmt.Errorf("resize terminal: %w", err)
-	}
-	return nil
+	return stream.ResizeTerminal(s.master, rows, columns)
 }
 
 // discard is the host's side of a terminal that nobody watches.
