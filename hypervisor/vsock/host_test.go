@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"kata-runtime/hypervisor/internal/drivertest"
 	"kata-runtime/hypervisor/vsock"
-	"kata-runtime/hypervisor/vsock/internal/drivertest"
 )
 
 func openUser(t testing.TB) vsock.Host {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/virtio/vhostuser"
 	"kata-runtime/hypervisor/vsock/device"
-	"kata-runtime/hypervisor/vsock/vhostuser"
 )
 
 // userCID is the CID of every guest with a device of ours: nobody else sees it.

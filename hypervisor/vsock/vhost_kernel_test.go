@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"kata-runtime/hypervisor/internal/drivertest"
 	"kata-runtime/hypervisor/vsock"
-	"kata-runtime/hypervisor/vsock/internal/drivertest"
 )
 
 func openVhost(t *testing.T) (vsock.Host, *drivertest.Guest) {

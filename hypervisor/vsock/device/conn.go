@@ -12,7 +12,7 @@ import (
 
 	"github.com/mdlayher/vsock"
 
-	"kata-runtime/hypervisor/vsock/virtqueue"
+	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
 const network = "vsock"

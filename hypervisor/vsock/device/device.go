@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"kata-runtime/hypervisor/vsock/vhostuser"
+	"kata-runtime/hypervisor/virtio/vhostuser"
 )
 
 // The device's queues. The third one of a vsock device, for events, stays with

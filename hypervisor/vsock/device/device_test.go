@@ -15,9 +15,9 @@ import (
 
 	"golang.org/x/net/nettest"
 
+	"kata-runtime/hypervisor/internal/drivertest"
+	"kata-runtime/hypervisor/virtio/vhostuser"
 	"kata-runtime/hypervisor/vsock/device"
-	"kata-runtime/hypervisor/vsock/internal/drivertest"
-	"kata-runtime/hypervisor/vsock/vhostuser"
 )
 
 // patience bounds what should take a moment.

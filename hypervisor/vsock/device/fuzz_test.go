@@ -5,7 +5,7 @@ import (
 	"log/slog"
 	"testing"
 
-	"kata-runtime/hypervisor/vsock/virtqueue"
+	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
 // FuzzPackets feeds packets to a device that has a listener, an accepted and a

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"kata-runtime/hypervisor/vsock/guestmem"
-	"kata-runtime/hypervisor/vsock/internal/drivertest"
+	"kata-runtime/hypervisor/internal/drivertest"
+	"kata-runtime/hypervisor/virtio/guestmem"
 )
 
 // TestHostileGuest: a guest that breaks its queues loses its device, with an

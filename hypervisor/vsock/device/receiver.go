@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"sync"
 
-	"kata-runtime/hypervisor/vsock/guestmem"
-	"kata-runtime/hypervisor/vsock/vhostuser"
-	"kata-runtime/hypervisor/vsock/virtqueue"
+	"kata-runtime/hypervisor/virtio/guestmem"
+	"kata-runtime/hypervisor/virtio/vhostuser"
+	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
 // receiver empties the guest's transmit queue.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"kata-runtime/hypervisor/internal/drivertest"
 	"kata-runtime/hypervisor/vsock/device"
-	"kata-runtime/hypervisor/vsock/internal/drivertest"
 )
 
 // guestPort is the guest's port in tests that play the guest packet by packet.

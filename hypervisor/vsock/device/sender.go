@@ -4,9 +4,9 @@ import (
 	"errors"
 	"sync"
 
-	"kata-runtime/hypervisor/vsock/guestmem"
-	"kata-runtime/hypervisor/vsock/vhostuser"
-	"kata-runtime/hypervisor/vsock/virtqueue"
+	"kata-runtime/hypervisor/virtio/guestmem"
+	"kata-runtime/hypervisor/virtio/vhostuser"
+	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
 const (

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"kata-runtime/hypervisor/vsock/guestmem"
+	"kata-runtime/hypervisor/virtio/guestmem"
 )
 
 // Request is the kind of a message.

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata-runtime/hypervisor/vsock/internal/drivertest"
+	"kata-runtime/hypervisor/internal/drivertest"
 )
 
 // FuzzDecode decodes payloads of every kind: none may panic, and what is

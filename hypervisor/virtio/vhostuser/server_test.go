@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata-runtime/hypervisor/vsock/internal/drivertest"
-	"kata-runtime/hypervisor/vsock/vhostuser"
+	"kata-runtime/hypervisor/internal/drivertest"
+	"kata-runtime/hypervisor/virtio/vhostuser"
 )
 
 // device notes what it is asked.

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"testing"
 
-	"kata-runtime/hypervisor/vsock/internal/drivertest"
-	"kata-runtime/hypervisor/vsock/virtqueue"
+	"kata-runtime/hypervisor/internal/drivertest"
+	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
 // guestMemory translates addresses of a simulated guest.

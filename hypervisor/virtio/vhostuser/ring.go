@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata-runtime/hypervisor/vsock/guestmem"
-	"kata-runtime/hypervisor/vsock/virtqueue"
+	"kata-runtime/hypervisor/virtio/guestmem"
+	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
 // Ring is a started virtqueue and the way to call the guest about it.

@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"net"
 
-	"kata-runtime/hypervisor/vsock/guestmem"
-	"kata-runtime/hypervisor/vsock/virtqueue"
+	"kata-runtime/hypervisor/virtio/guestmem"
+	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
 // Device is what a Server serves to a VMM: a virtio device's back end. Its

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kata-runtime/hypervisor/vsock/guestmem"
+	"kata-runtime/hypervisor/virtio/guestmem"
 )
 
 func memfd(t *testing.T, size int64) *os.File {

@@ -5,8 +5,8 @@ import (
 	"testing"
 	"unsafe"
 
-	"kata-runtime/hypervisor/vsock/internal/drivertest"
-	"kata-runtime/hypervisor/vsock/virtqueue"
+	"kata-runtime/hypervisor/internal/drivertest"
+	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
 // flatMemory is guest memory at address 0, each buffer cut in two to make

@@ -6,7 +6,7 @@ import (
 	"os"
 	"slices"
 
-	"kata-runtime/hypervisor/vsock/guestmem"
+	"kata-runtime/hypervisor/virtio/guestmem"
 )
 
 // setMemTable replaces all of the guest's memory.
