@@ -127,17 +127,37 @@ func (s *Sandbox) grow(ctx context.Context) error {
 	}
 	now := s.options.Machine.Info().Size
 	grows := want.VCPUs > now.VCPUs || want.MemoryMiB > now.MemoryMiB
-	if s.sizer.options.LimitHost != nil && (grows || demand != s.sizer.options.Demand) {
+	previous := s.sizer.options.Demand
+	if grows || demand != previous {
 		// Before: the VMM needs the memory at once.
 		size := hypervisor.Size{VCPUs: max(want.VCPUs, now.VCPUs), MemoryMiB: max(want.MemoryMiB, now.MemoryMiB)}
-		if err := s.sizer.options.LimitHost(size, demand); err != nil {
+		if err := s.limitHost(size, demand); err != nil {
 			return err
 		}
-		s.sizer.options.Demand = demand
 	}
 	if !grows {
 		return nil
 	}
+	if err := s.resize(ctx, now, want); err != nil {
+		// What was raised for it is not for another use.
+		return errors.Join(err, s.limitHost(s.options.Machine.Info().Size, previous))
+	}
+	return nil
+}
+
+// limitHost tells of a size and of what is asked for.
+func (s *Sandbox) limitHost(size hypervisor.Size, demand sizing.Demand) error {
+	if s.sizer.options.LimitHost != nil {
+		if err := s.sizer.options.LimitHost(size, demand); err != nil {
+			return err
+		}
+	}
+	s.sizer.options.Demand = demand
+	return nil
+}
+
+// resize gives the machine, and its guest, more than it has now.
+func (s *Sandbox) resize(ctx context.Context, now, want hypervisor.Size) error {
 	got, err := s.options.Machine.Resize(ctx, want)
 	if errors.Is(err, hypervisor.ErrUnsupported) {
 		// A limit is an upper bound: the container can run without.

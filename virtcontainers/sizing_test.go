@@ -145,6 +145,14 @@ func TestTheHostsLimitsFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("the pod's no more", limit{larger, sizing.Demand{}})
+
+	guest.Machine.FailResize(errors.New("out of memory"))
+	if err := sandbox.Announce(t.Context(), sizing.Demand{MemoryBytes: 4096 * mib}); err == nil {
+		t.Error("a machine that cannot grow is said to have")
+	}
+	check("a growth that failed",
+		limit{hypervisor.Size{VCPUs: 5, MemoryMiB: 6144}, sizing.Demand{MemoryBytes: 4096 * mib}},
+		limit{larger, sizing.Demand{}})
 }
 
 func TestAStaticMachineKeepsItsSize(t *testing.T) {

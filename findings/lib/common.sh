@@ -109,7 +109,7 @@ unpack() {
 # versions (MODULE@VERSION) of modules.
 build() {
 	need go
-	export GOMODCACHE="$scratch/modules" GOFLAGS=-modcacherw GOWORK=off GOTOOLCHAIN=local CGO_ENABLED=0
+	export GOMODCACHE="$scratch/.modules" GOFLAGS=-modcacherw GOWORK=off GOTOOLCHAIN=local CGO_ENABLED=0
 	{
 		go mod init finding
 		go get "$@"
@@ -122,7 +122,7 @@ build() {
 # included, into $scratch/bin.
 build_program() {
 	need go gcc
-	GOBIN="$scratch/bin" GOMODCACHE="$scratch/modules" GOFLAGS='-modcacherw -trimpath' GOWORK=off GOTOOLCHAIN=local \
+	GOBIN="$scratch/bin" GOMODCACHE="$scratch/.modules" GOFLAGS='-modcacherw -trimpath' GOWORK=off GOTOOLCHAIN=local \
 		CGO_ENABLED=1 go install "$1" >build.log 2>&1 || { cat build.log >&2 && untried "cannot build $1"; }
 }
 

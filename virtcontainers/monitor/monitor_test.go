@@ -33,6 +33,11 @@ type fixture struct {
 
 func serve(t *testing.T, allow bool) *fixture {
 	t.Helper()
+	return serveUntil(t, allow, time.Minute)
+}
+
+func serveUntil(t *testing.T, allow bool, silence time.Duration) *fixture {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	states, err := store.Open(t.TempDir() + "/root")
 	if err != nil {
@@ -49,7 +54,7 @@ func serve(t *testing.T, allow bool) *fixture {
 	if err := f.sandbox.Assign(virtcontainers.Assignment{ID: "pod", Share: f.guest.Share, AllowGuestExec: allow}); err != nil {
 		t.Fatal(err)
 	}
-	if f.server, err = monitor.Serve(f.entry, f.sandbox, log); err != nil {
+	if f.server, err = monitor.ServeUntil(f.entry, f.sandbox, silence, log); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -193,6 +198,32 @@ func TestExec(t *testing.T) {
 	}
 	input.Close()
 	close(sizes)
+}
+
+// TestOutputWithoutAnEnd does not keep the command of a process that has ended.
+func TestOutputWithoutAnEnd(t *testing.T) {
+	f := serveUntil(t, true, 50*time.Millisecond)
+	var stdout bytes.Buffer
+	started := make(chan specs.Box)
+	ended := make(chan error, 1)
+	go func() {
+		code, err := monitor.Exec(t.Context(), f.entry, monitor.ExecOptions{
+			Process: &specs.Process{Args: []string{"sh"}}, Stdout: &stdout, Sizes: started,
+		})
+		if err == nil && code != 3 {
+			err = errors.New("another exit code")
+		}
+		ended <- err
+	}()
+	started <- specs.Box{Height: 1, Width: 1}
+	key := sandboxtest.ProcessKey{
+		Process: sandboxtest.Requests[*protocol.ExecProcessRequest](f.guest, "ExecProcess")[0].GetProcessId(),
+	}
+	f.guest.Print(key, "text")
+	f.guest.ExitSilently(key, 3)
+	if err := <-ended; err != nil || stdout.String() != "text" {
+		t.Errorf("%v, output %q", err, stdout.String())
+	}
 }
 
 func TestExecIsRefused(t *testing.T) {

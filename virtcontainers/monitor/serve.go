@@ -24,6 +24,9 @@ const (
 	// guestTimeout bounds how long the guest takes for its figures. It is less
 	// than MeasureTimeout: the host's own figures are told in time.
 	guestTimeout = 3 * time.Second
+	// restSilence bounds how long the guest says nothing more of a process's output,
+	// once the process has ended.
+	restSilence = 10 * time.Second
 	// maxConnections bounds how many are served at a time.
 	maxConnections = 32
 	// maxSamples is how many go into a message, which has room for more.
@@ -40,6 +43,7 @@ type Sandbox interface {
 type Server struct {
 	sandbox    Sandbox
 	log        *slog.Logger
+	silence    time.Duration // restSilence
 	listener   net.Listener
 	slots      chan struct{} // one for each connection that may be served
 	measuring  chan struct{} // held by who asks the guest: one at a time
@@ -50,12 +54,16 @@ type Server struct {
 
 // Serve serves the socket of a pod, in its directory, until Close.
 func Serve(entry *store.Entry, sandbox Sandbox, log *slog.Logger) (*Server, error) {
+	return serve(entry, sandbox, restSilence, log)
+}
+
+func serve(entry *store.Entry, sandbox Sandbox, silence time.Duration, log *slog.Logger) (*Server, error) {
 	socket, err := entry.Listen(socketName, network)
 	if err != nil {
 		return nil, fmt.Errorf("serve the pod's monitor: %w", err)
 	}
 	s := &Server{
-		sandbox: sandbox, log: log,
+		sandbox: sandbox, log: log, silence: silence,
 		listener: accept.Patiently(accept.Peers{UnixListener: socket, Log: log}, log),
 		slots:    make(chan struct{}, maxConnections), measuring: make(chan struct{}, 1), ending: make(chan struct{}),
 	}

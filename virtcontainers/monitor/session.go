@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -134,9 +135,45 @@ func (s *Server) copyStreams(process *virtcontainers.Process, pipes [3]*os.File)
 	}
 	guest := &process.Streams
 	input = begin(func() { move(guest.Stdin, pipes[0]) })
-	outputs = begin(func() { move(pipes[1], guest.Stdout) }, func() { move(pipes[2], guest.Stderr) })
+	outputs = begin(
+		func() { move(pipes[1], s.untilSilent(process, guest.Stdout)) },
+		func() { move(pipes[2], s.untilSilent(process, guest.Stderr)) })
 	return input, outputs
 }
+
+// rest is an output of the guest that ends, once its process has, when the guest is
+// silent for too long: it may keep a stream open that nobody writes to any more.
+type rest struct {
+	net.Conn
+	ended   <-chan struct{} // the process has
+	silence time.Duration   // of the guest's, at most
+}
+
+// untilSilent returns the output of a process; nil if there is none.
+func (s *Server) untilSilent(process *virtcontainers.Process, output net.Conn) io.ReadCloser {
+	if output == nil {
+		return nil
+	}
+	r := &rest{Conn: output, ended: process.Done(), silence: s.silence}
+	s.background.Go(func() {
+		<-r.ended     // at the latest with the machine
+		_ = r.bound() // the read that is under way
+	})
+	return r
+}
+
+func (r *rest) Read(p []byte) (int, error) {
+	select {
+	case <-r.ended:
+		if err := r.bound(); err != nil {
+			return 0, err
+		}
+	default:
+	}
+	return r.Conn.Read(p)
+}
+
+func (r *rest) bound() error { return r.SetReadDeadline(time.Now().Add(r.silence)) }
 
 // move copies until either end is gone, and closes both: so the end travels on.
 // Either may be nil.

@@ -40,7 +40,8 @@ type Guest struct {
 	requests  map[string][]any
 	processes map[ProcessKey]*process
 	oomEvents uint64
-	agent     net.Conn // its end of the agent's connection
+	agent     net.Conn   // its end of the agent's connection
+	left      []net.Conn // streams of processes that have ended
 	forwarded []uint16
 }
 
@@ -147,6 +148,15 @@ func (g *Guest) exit(key ProcessKey, code uint32) {
 	}
 }
 
+// ExitSilently ends a process, and leaves its output open, as no agent does.
+func (g *Guest) ExitSilently(key ProcessKey, code uint32) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.processes[key]
+	g.left, p.streams = append(g.left, p.streams...), nil
+	p.end(code)
+}
+
 // end is called once or more often, with the guest's mu held.
 func (p *process) end(code uint32) {
 	select {
@@ -235,6 +245,10 @@ func (g *Guest) releaseAll() {
 	for _, p := range g.processes {
 		p.end(128 + uint32(syscall.SIGKILL))
 	}
+	for _, stream := range g.left {
+		stream.Close()
+	}
+	g.left = nil
 }
 
 // list returns the processes of a container that have not ended.
