@@ -113,6 +113,5 @@ func (d *Daemon) Socket() *os.File { return d.socket }
 // Stop kills passt, waits for its end, and closes the socket. Idempotent.
 func (d *Daemon) Stop() error {
 	_ = d.socket.Close()
-	d.Helper.Stop()
-	return nil
+	return d.Helper.Stop()
 }
