@@ -202,7 +202,8 @@ func (s *Sandbox) pin() {
 	}
 	slices.Sort(lists)
 	set := sizing.Union(lists, *s.sizer.everything)
-	if err := sizing.Pin(s.options.Machine.Info().VCPUThreads, set); err != nil && s.life.Err() == nil {
+	machine := s.options.Machine.Info()
+	if err := sizing.Pin(machine.PID, machine.VCPUThreads, set); err != nil && s.life.Err() == nil {
 		s.log.Warn("the machine's vCPUs are not pinned", "cpusets", lists, "error", err)
 	}
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,7 +22,14 @@ import (
 const (
 	lastLines   = 5
 	stderrGrace = time.Second
+	// KillTimeout bounds the wait for a process that was killed: one that is in a call
+	// into the kernel which does not end, as for a file server that does not answer,
+	// ends after that call, or never.
+	KillTimeout = 30 * time.Second
 )
+
+// ErrStays says that a process was killed and is still there.
+var ErrStays = errors.New("was killed and does not end")
 
 // Helper is a daemon that serves a VM beside its VMM. Its methods are safe for
 // concurrent use.
@@ -100,13 +110,48 @@ func (h *Helper) Wait(ctx context.Context) error {
 	}
 }
 
-// Stop kills the process with its group and waits for its end. Idempotent.
-func (h *Helper) Stop() {
+// Stop kills the process with its group and waits for its end, but no longer than
+// KillTimeout: then it wraps ErrStays. Idempotent.
+func (h *Helper) Stop() error {
 	h.mu.Lock()
 	h.stopped = true
 	h.killGroup()
 	h.mu.Unlock()
-	<-h.ended
+	return AwaitKilled(context.Background(), h.name, h.PID(), h.ended, KillTimeout)
+}
+
+// AwaitKilled waits until ended is closed, which says that a process that was killed
+// has ended, but no longer than for a time. The error then wraps ErrStays and tells
+// what the kernel says of it.
+func AwaitKilled(ctx context.Context, name string, pid int, ended <-chan struct{}, most time.Duration) error {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return fmt.Errorf("%s (process %d) %w within %s, %s: see /proc/%d/stack, and the disks and file systems that it uses",
+			name, pid, ErrStays, most, inKernel(pid), pid)
+	}
+}
+
+// inKernel tells a process's state, and what it waits for in the kernel.
+func inKernel(pid int) string {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	text := "its state is unknown"
+	if data, err := os.ReadFile(filepath.Join(dir, "status")); err == nil {
+		for line := range strings.Lines(string(data)) {
+			if state, found := strings.CutPrefix(line, "State:"); found {
+				text = "its state is " + strings.TrimSpace(state)
+			}
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, "wchan")); err == nil && len(data) > 0 && string(data) != "0" {
+		text += " in " + string(data)
+	}
+	return text
 }
 
 // killGroup kills the process and those that it has forked. h.mu is held.

@@ -35,8 +35,8 @@ type Spec struct {
 	// User is its user and group; 0: root.
 	User int `json:"user,omitempty"`
 	// Capabilities are those, by number, that it may have; all others are taken
-	// from its bounding set as well. With any, it stays a root that gets them by
-	// its user id.
+	// from its bounding set as well. A root gets them by its user id, any other user
+	// as ambient ones.
 	Capabilities []uintptr `json:"capabilities,omitempty"`
 	// SystemCalls filters its system calls; nil: not.
 	SystemCalls *SystemCalls `json:"systemCalls,omitempty"`

@@ -114,34 +114,42 @@ func parseList(out []byte) ([]string, error) {
 	return found, lines.Err()
 }
 
-// remembered is what Remember keeps of a program.
-type remembered struct {
-	Identity string   `json:"identity"`
-	Files    []string `json:"files"`
+// remembered is what Recall keeps of a program.
+type remembered[T any] struct {
+	Identity string `json:"identity"`
+	Value    T      `json:"value"`
 }
 
-// Remember returns what find finds for a program. It keeps that in a file below
-// dir, a directory of root's alone, for as long as neither the program nor the
-// host's libraries change: to find it takes longer than to start the program.
+// Remember returns what find finds for a program: the files that it needs. It keeps that
+// as Recall does.
 func Remember(dir, program string, find func() ([]string, error)) ([]string, error) {
+	return Recall(dir, "program", program, find)
+}
+
+// Recall returns what find finds out about a program. It keeps that in a file below
+// dir, a directory of root's alone, for as long as neither the program nor the
+// host's libraries change: to find it takes longer than to start the program. What is
+// kept under one name is of one type.
+func Recall[T any](dir, name, program string, find func() (T, error)) (T, error) {
+	var none T
 	identity, err := identify(program)
 	if err != nil {
-		return nil, fmt.Errorf("find what %s needs: %w", program, err)
+		return none, fmt.Errorf("find what %s needs: %w", program, err)
 	}
 	if err := ownDirectory(dir); err != nil {
-		return nil, err
+		return none, err
 	}
 	sum := sha256.Sum256([]byte(program))
-	name := filepath.Join(dir, "program-"+hex.EncodeToString(sum[:8])+".json")
-	var kept remembered
-	if data, err := os.ReadFile(name); err == nil && json.Unmarshal(data, &kept) == nil && kept.Identity == identity {
-		return kept.Files, nil
+	file := filepath.Join(dir, name+"-"+hex.EncodeToString(sum[:8])+".json")
+	var kept remembered[T]
+	if data, err := os.ReadFile(file); err == nil && json.Unmarshal(data, &kept) == nil && kept.Identity == identity {
+		return kept.Value, nil
 	}
-	files, err := find()
+	value, err := find()
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	return files, replaceFile(name, remembered{Identity: identity, Files: files})
+	return value, replaceFile(file, remembered[T]{Identity: identity, Value: value})
 }
 
 // identify tells a program and the host's libraries from others.

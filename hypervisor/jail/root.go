@@ -22,6 +22,8 @@ type Root struct {
 	Shares []string `json:"shares,omitempty"`
 	// Self shows the process itself, and no other, at /proc/self.
 	Self bool `json:"self,omitempty"`
+	// Directories are empty, for what the process mounts by itself.
+	Directories []string `json:"directories,omitempty"`
 	// Devices are character devices of the host, such as /dev/kvm, that the
 	// process's user may open. One that the host lacks is left out.
 	Devices []string `json:"devices,omitempty"`
@@ -69,6 +71,11 @@ func (r *Root) enter(user int) error {
 	}
 	if err := makeAliases(trees); err != nil {
 		return err
+	}
+	for _, name := range r.Directories {
+		if err := os.MkdirAll(name, 0o755); err != nil {
+			return fmt.Errorf("make a directory: %w", err)
+		}
 	}
 	for _, d := range devices {
 		if err := d.make(user); err != nil {

@@ -30,9 +30,9 @@ type Options struct {
 	// passt's -t and -u take them: "none", "all", or a list such as
 	// "80,8000-8010".
 	TCPPorts, UDPPorts string
-	// Confine takes from passt what it does not need of the host's, before it
-	// confines itself; see package jail, whose step the program must know.
-	Confine bool
+	// Jail confines passt, before it confines itself; nil: it is left to that. A
+	// program that jails it calls jail.Become, see there.
+	Jail *jail.Options
 	// Starter forks passt. It must outlive it.
 	Starter *child.Starter
 	// Log gets debug messages.
@@ -71,26 +71,14 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, args...)
 	cmd.ExtraFiles = []*os.File{theirs}
 	o.Log.DebugContext(ctx, "start passt", "path", path, "arguments", args)
-	if o.Confine {
-		if err := jail.Confine(cmd, confinement()); err != nil {
-			return nil, errors.Join(err, ours.Close())
-		}
+	if err := confine(ctx, cmd, &o); err != nil {
+		return nil, errors.Join(fmt.Errorf("start passt: %w", err), ours.Close())
 	}
 	helper, err := child.StartHelper(o.Starter, "passt", cmd, 0)
 	if err != nil {
 		return nil, errors.Join(err, ours.Close())
 	}
 	return &Daemon{Helper: helper, socket: ours}, nil
-}
-
-// confinement is what passt starts with. It serves the caller's network namespace,
-// and becomes nobody, in an empty mount namespace, behind a filter of system calls,
-// by itself.
-func confinement() jail.Spec {
-	return jail.Spec{
-		Namespaces:   jail.Names | unix.CLONE_NEWPID,
-		Capabilities: []uintptr{unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SETPCAP, unix.CAP_SYS_ADMIN, unix.CAP_NET_BIND_SERVICE},
-	}
 }
 
 func arguments(o Options) []string {
@@ -125,6 +113,5 @@ func (d *Daemon) Socket() *os.File { return d.socket }
 // Stop kills passt, waits for its end, and closes the socket. Idempotent.
 func (d *Daemon) Stop() error {
 	_ = d.socket.Close()
-	d.Helper.Stop()
-	return nil
+	return d.Helper.Stop()
 }

@@ -8,6 +8,7 @@ import (
 
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/qmp"
+	"kata-runtime/hypervisor/tail"
 )
 
 // handle takes QEMU's events, on the goroutine that reads the connection.
@@ -17,7 +18,10 @@ func (vm *VM) handle(e qmp.Event) {
 		Device string `json:"device"`
 	}
 	if err := e.Decode(&data); err != nil {
-		vm.opts.Log.Warn("unreadable event of QEMU's", "vm", vm.opts.Name, "event", e.Name, "error", err)
+		// QEMU can say it as often as it likes.
+		vm.unreadable.Do(func() {
+			vm.opts.Log.Warn("unreadable event of QEMU's", "vm", vm.opts.Name, "event", tail.Line(e.Name), "error", err)
+		})
 		return
 	}
 	vm.mu.Lock()

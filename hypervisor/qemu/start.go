@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/child"
 	"kata-runtime/hypervisor/qmp"
 	"kata-runtime/hypervisor/tail"
 )
@@ -18,6 +20,15 @@ import (
 // stderrGrace is how long standard error is read after QEMU has ended, should
 // another process hold it.
 const stderrGrace = time.Second
+
+// killTimeout bounds the wait for a QEMU that was killed. It has more memory to
+// release than any other process.
+const killTimeout = 2 * child.KillTimeout
+
+// channelGrace is how long QEMU's channels are read after it has ended. Their other
+// ends go with it, unless it has sent them to another process, such as the file
+// server's, before.
+const channelGrace = 2 * time.Second
 
 // lastLines is how many lines of standard error an error quotes.
 const lastLines = 5
@@ -75,8 +86,8 @@ func (vm *VM) start(ctx context.Context) error {
 		return gone
 	}
 	_ = process.cmd.Process.Kill()
-	<-vm.ended
-	return fmt.Errorf("QEMU does not answer: %w%s", err, quoteTail(process.stderr))
+	stays := child.AwaitKilled(context.WithoutCancel(ctx), "QEMU", process.cmd.Process.Pid, vm.ended, killTimeout)
+	return errors.Join(fmt.Errorf("QEMU does not answer: %w%s", err, quoteTail(process.stderr)), stays)
 }
 
 // awaitExit gives a QEMU that closed its QMP connection the time to exit, and
@@ -189,8 +200,10 @@ func (vm *VM) monitor(p *launched, connected <-chan *qmp.Client) {
 		_ = p.console.Close()
 	})
 	err := p.cmd.Wait()
-	// The sockets' other ends are gone with the process, so that both readers
-	// find the end, after the last event and the last line.
+	// Both readers find the end, after the last event and the last line.
+	deadline := time.Now().Add(channelGrace)
+	_ = p.qmp.SetReadDeadline(deadline)
+	_ = p.console.SetReadDeadline(deadline)
 	if client := <-connected; client != nil {
 		<-client.Done()
 		_ = client.Close()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/child"
@@ -25,6 +26,10 @@ type VM struct {
 	// ended is closed when QEMU, or a VM that was never started, has ended and
 	// all is released; outcome is set before.
 	ended chan struct{}
+	// patience is killTimeout, except in tests.
+	patience time.Duration
+	// unreadable says that an event could not be read.
+	unreadable sync.Once
 	// plugging is held, by a token in it, by whoever changes the VM's
 	// devices or size. A channel, so that waiting for it ends with a context.
 	plugging chan struct{}
@@ -80,7 +85,7 @@ func New(o Options) (*VM, error) {
 		return nil, err
 	}
 	vm := &VM{
-		path: path, starter: o.Starter,
+		path: path, starter: o.Starter, patience: killTimeout,
 		ended:     make(chan struct{}),
 		plugging:  make(chan struct{}, 1),
 		listeners: make(map[*listener]struct{}),
@@ -156,16 +161,15 @@ func (vm *VM) Stop(ctx context.Context) error {
 		}
 	case phaseEnded:
 	}
+	pid := vm.info.PID
 	vm.mu.Unlock()
 	if err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop VM %s: %w", vm.opts.Name, err)
 	}
-	select {
-	case <-vm.ended:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("stop VM %s: %w", vm.opts.Name, ctx.Err())
+	if err := child.AwaitKilled(ctx, "QEMU", pid, vm.ended, vm.patience); err != nil {
+		return fmt.Errorf("stop VM %s: %w", vm.opts.Name, err)
 	}
+	return nil
 }
 
 // Pause stops the vCPUs; see hypervisor.VM.

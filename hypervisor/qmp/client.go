@@ -19,12 +19,30 @@ import (
 // protocol, or Close was called. Errors that wrap it wrap the cause as well.
 var ErrClosed = errors.New("qmp connection has ended")
 
+// ErrSilent says that QEMU has not answered a command in answerTimeout. What it
+// does later with it is open.
+var ErrSilent = errors.New("QEMU does not answer")
+
+const (
+	// answerTimeout bounds each command, also of callers that wait for ever: a QEMU in
+	// the hands of its guest need not answer. An honest one that has 64 vCPUs started
+	// under emulation on a busy host took seconds.
+	answerTimeout = 2 * time.Minute
+	// eventBurst events are taken as they come, further ones at eventInterval: so many
+	// that QEMU cannot keep this process busy with them. A guest's QEMU sends tens.
+	eventBurst    = 4096
+	eventInterval = time.Millisecond
+)
+
 // Client speaks QMP over one connection. Its methods are safe for concurrent
 // use.
 type Client struct {
 	conn    net.Conn
 	version Version
 	onEvent func(Event)
+	// closing is closed by Close.
+	closing chan struct{}
+	once    sync.Once
 	// done is closed after the last event was handed over and end was set.
 	done chan struct{}
 
@@ -48,6 +66,7 @@ func New(ctx context.Context, conn net.Conn, onEvent func(Event)) (*Client, erro
 	c := &Client{
 		conn: conn, onEvent: onEvent,
 		done:    make(chan struct{}),
+		closing: make(chan struct{}),
 		pending: make(map[uint64]chan *message),
 	}
 	reader := bufio.NewReaderSize(conn, 16<<10)
@@ -96,6 +115,7 @@ func (c *Client) Done() <-chan struct{} { return c.done }
 // Close ends the connection and waits for the reading goroutine. Calls that
 // wait return ErrClosed. Idempotent. Not to be called from onEvent.
 func (c *Client) Close() error {
+	c.once.Do(func() { close(c.closing) })
 	c.fail(net.ErrClosed)
 	err := c.conn.Close()
 	<-c.done
@@ -109,10 +129,14 @@ func (c *Client) Close() error {
 func (c *Client) read(reader *bufio.Reader) {
 	defer close(c.done)
 	var scratch []byte
+	events := pace{left: eventBurst, at: time.Now()}
 	for {
 		line, err := readLine(reader, &scratch)
 		if err == nil {
-			err = c.dispatch(line)
+			err = c.dispatch(line, &events)
+		}
+		if cap(scratch) > keptLine {
+			scratch = nil
 		}
 		if err != nil {
 			c.fail(err)
@@ -124,12 +148,13 @@ func (c *Client) read(reader *bufio.Reader) {
 
 // dispatch hands one message to whom it belongs. An answer whose call has given
 // up is dropped.
-func (c *Client) dispatch(line []byte) error {
+func (c *Client) dispatch(line []byte, events *pace) error {
 	m, err := decode(line)
 	switch {
 	case err != nil:
 		return err
 	case m.Event != "":
+		c.await(events.take(time.Now()))
 		if c.onEvent != nil {
 			c.onEvent(m.event())
 		}
@@ -150,6 +175,35 @@ func (c *Client) dispatch(line []byte) error {
 		reply <- m
 	}
 	return nil
+}
+
+// await waits for a while, or until Close.
+func (c *Client) await(pause time.Duration) {
+	if pause <= 0 {
+		return
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.closing:
+	}
+}
+
+// pace lets through eventBurst events at once, and one more for each eventInterval.
+// It is one goroutine's, which waits as long as it is told.
+type pace struct {
+	left int
+	at   time.Time // when left was right
+}
+
+// take takes an event, and returns how long that has to wait.
+func (p *pace) take(now time.Time) time.Duration {
+	if more := int(now.Sub(p.at) / eventInterval); more > 0 {
+		p.left, p.at = min(eventBurst, p.left+more), p.at.Add(time.Duration(more)*eventInterval)
+	}
+	p.left-- // below zero: borrowed from what comes
+	return p.at.Add(time.Duration(-p.left) * eventInterval).Sub(now)
 }
 
 // fail ends every call that waits and every later one. The first cause stays.
@@ -190,7 +244,9 @@ func (c *Client) ExecuteWithFile(ctx context.Context, command string, arguments,
 }
 
 func (c *Client) execute(ctx context.Context, command string, arguments, result any, file *os.File) error {
-	if err := ctx.Err(); err != nil {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, fmt.Errorf("%w within %s", ErrSilent, answerTimeout))
+	defer cancel()
+	if err := reason(ctx); err != nil {
 		return fmt.Errorf("qmp %s: %w", command, err)
 	}
 	id, reply, err := c.register()
@@ -209,8 +265,16 @@ func (c *Client) execute(ctx context.Context, command string, arguments, result 
 	case m, ok := <-reply:
 		return c.settle(command, m, ok, result)
 	case <-ctx.Done():
-		return fmt.Errorf("qmp %s: %w", command, ctx.Err())
+		return fmt.Errorf("qmp %s: %w", command, reason(ctx))
 	}
+}
+
+// reason is why a command's context has ended, nil if it has not.
+func reason(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, ErrSilent) {
+		return cause
+	}
+	return ctx.Err()
 }
 
 // settle turns an answer into Execute's result; ok is false when the connection
@@ -262,7 +326,7 @@ func (c *Client) forget(id uint64) {
 func (c *Client) send(ctx context.Context, line []byte, file *os.File) error {
 	c.sending.Lock()
 	defer c.sending.Unlock()
-	if err := ctx.Err(); err != nil {
+	if err := reason(ctx); err != nil {
 		return err
 	}
 	if err := c.conn.SetWriteDeadline(time.Time{}); err != nil {
@@ -283,7 +347,7 @@ func (c *Client) send(ctx context.Context, line []byte, file *os.File) error {
 	case err == nil:
 		return nil
 	case n == 0 && ctx.Err() != nil:
-		return ctx.Err()
+		return reason(ctx)
 	default:
 		return c.broken(err)
 	}

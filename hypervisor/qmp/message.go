@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"kata-runtime/hypervisor/tail"
@@ -14,6 +15,12 @@ import (
 // maxLine bounds one message, in bytes. The longest known, the answer to
 // query-qmp-schema, has about 250 KiB.
 const maxLine = 4 << 20
+
+// keptLine is how large a buffer is kept for the next message.
+const keptLine = 64 << 10
+
+// maxText bounds what is kept of a text of QEMU's in an error.
+const maxText = 4 << 10
 
 var (
 	errLineTooLong = fmt.Errorf("message of more than %d bytes", maxLine)
@@ -60,6 +67,9 @@ func decode(line []byte) (*message, error) {
 	if err := json.Unmarshal(line, &m); err != nil {
 		return nil, fmt.Errorf("decode %.80q: %w", line, err)
 	}
+	if m.Error != nil {
+		m.Error.Class, m.Error.Desc = cut(m.Error.Class), cut(m.Error.Desc)
+	}
 	kinds := 0
 	for _, is := range []bool{m.Greeting != nil, m.Event != "", m.Error != nil, m.Return != nil} {
 		if is {
@@ -70,6 +80,14 @@ func decode(line []byte) (*message, error) {
 		return nil, fmt.Errorf("decode %.80q: %w", line, errNotMessage)
 	}
 	return &m, nil
+}
+
+// cut shortens a text. A copy lets go of the message.
+func cut(text string) string {
+	if len(text) > maxText {
+		return strings.Clone(text[:maxText]) + "..."
+	}
+	return text
 }
 
 // event converts an event message.

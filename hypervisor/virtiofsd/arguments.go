@@ -11,10 +11,6 @@ import (
 // listenFD is the first of os/exec's ExtraFiles in the child.
 const listenFD = 3
 
-// fewDescriptors is the limit below which the Rust daemon is told to use file
-// handles: with them it holds no descriptor per file that the guest knows.
-const fewDescriptors = 100_000
-
 var errCache = errors.New("cache mode is not one of auto, always, never and metadata")
 
 // arguments returns a daemon's arguments, without the program's name. limit is
@@ -64,10 +60,10 @@ func arguments(kind Kind, o Options, limit uint64) ([]string, error) {
 		"--sandbox="+sandbox,
 		"--xattr",
 		"--announce-submounts",
-		"--log-level=warn")
-	if limit < fewDescriptors {
-		args = append(args, "--inode-file-handles=prefer")
-	}
+		"--log-level=warn",
+		// It then holds no descriptor per file that the guest knows, where the file
+		// system has handles.
+		"--inode-file-handles=prefer")
 	return append(args, o.ExtraArgs...), nil
 }
 

@@ -30,6 +30,9 @@ type Options struct {
 	// SocketDir is a directory that only this user can enter, of any length.
 	// Empty: a temporary one, for a moment.
 	SocketDir string
+	// CacheDir is a directory of root's alone, in which is kept what program a path is;
+	// see jail.Remember. Empty: it is asked each time.
+	CacheDir string
 	// Jail confines the daemon, as root with a file server's capabilities,
 	// whatever user it names; nil: the daemon confines itself as far as it does.
 	// A program that jails it calls jail.Become, see there.
@@ -54,7 +57,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start virtiofsd: %w", err)
 	}
-	installation, err := locate(o.Path)
+	installation, err := locate(o.Path, o.CacheDir)
 	if err != nil {
 		return nil, fmt.Errorf("start virtiofsd: %w", err)
 	}
@@ -120,6 +123,5 @@ func (d *Daemon) Socket() *os.File { return d.socket }
 // Stop kills the daemon, waits for its end, and closes the socket. Idempotent.
 func (d *Daemon) Stop() error {
 	_ = d.socket.Close()
-	d.Helper.Stop()
-	return nil
+	return d.Helper.Stop()
 }

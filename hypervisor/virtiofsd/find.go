@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"kata-runtime/hypervisor/jail"
 )
 
 // ErrNotFound says that no virtiofsd is installed where it was looked for.
@@ -65,7 +67,8 @@ func Find(path string) (Installation, error) {
 		if err == nil {
 			return found, nil
 		}
-		if !errors.Is(err, os.ErrNotExist) {
+		// What is there and does not work is another error than nothing.
+		if !errors.Is(err, ErrNotFound) {
 			errs = append(errs, err)
 		}
 	}
@@ -75,24 +78,35 @@ func Find(path string) (Installation, error) {
 	return Installation{}, fmt.Errorf("%w in %s", ErrNotFound, strings.Join(searchPaths(), ", "))
 }
 
-// locate is Find without starting the program where its path says its kind: to
-// ask costs a process on the way to every VM.
-func locate(path string) (Installation, error) {
+// locate is Find without starting the program, which would cost a process on the way
+// to every VM: where its path says its kind, or where dir keeps the answer. An empty
+// dir keeps none.
+func locate(path, dir string) (Installation, error) {
 	if path == "" {
-		for _, candidate := range searchPaths() {
-			if info, err := os.Stat(candidate); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
-				path = candidate
-				break
-			}
-		}
+		path = firstProgram(searchPaths())
 	}
 	switch path {
 	case "/usr/lib/qemu/virtiofsd", "/usr/lib/qemu-kvm/virtiofsd":
 		// Only QEMU's own packages install below these directories.
 		return Installation{Path: path, Kind: C}, nil
-	default:
+	}
+	if path == "" || dir == "" {
 		return Find(path)
 	}
+	if _, err := os.Stat(path); err != nil {
+		return Installation{}, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return jail.Recall(dir, "virtiofsd", path, func() (Installation, error) { return Find(path) })
+}
+
+// firstProgram returns the first of the paths that is a program.
+func firstProgram(paths []string) string {
+	for _, candidate := range paths {
+		if info, err := os.Stat(candidate); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
+			return candidate
+		}
+	}
+	return ""
 }
 
 // inspect asks a program what it is.

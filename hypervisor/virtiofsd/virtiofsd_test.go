@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/jail"
 )
 
 func TestParseVersion(t *testing.T) {
@@ -51,7 +52,7 @@ func TestArguments(t *testing.T) {
 			Options{SharedDir: "/a,b"},
 			1_000_000,
 			`--fd=3 --rlimit-nofile=1000000 --shared-dir=/a,b --cache=auto --sandbox=namespace ` +
-				`--xattr --announce-submounts --log-level=warn`,
+				`--xattr --announce-submounts --log-level=warn --inode-file-handles=prefer`,
 		},
 		{
 			Rust,
@@ -59,6 +60,19 @@ func TestArguments(t *testing.T) {
 			20000,
 			`--fd=3 --rlimit-nofile=20000 --shared-dir=/a --cache=metadata --sandbox=namespace ` +
 				`--xattr --announce-submounts --log-level=warn --inode-file-handles=prefer`,
+		},
+		{ // The jail has made the namespaces and set the limit.
+			Rust,
+			Options{SharedDir: "/a", Jail: &jail.Options{}},
+			20000,
+			`--fd=3 --rlimit-nofile=0 --shared-dir=/a --cache=auto --sandbox=chroot ` +
+				`--xattr --announce-submounts --log-level=warn --inode-file-handles=prefer`,
+		},
+		{
+			C,
+			Options{SharedDir: "/a", Jail: &jail.Options{}},
+			20000,
+			`--fd=3 --rlimit-nofile=0 -f -o source=/a -o cache=auto -o sandbox=chroot -o xattr -o announce_submounts -o log_level=warn`,
 		},
 	} {
 		got, err := arguments(c.kind, c.o, c.limit)
@@ -137,6 +151,37 @@ func TestFind(t *testing.T) {
 	}
 	if _, err := Find(program(t, "echo something else 1.0")); err == nil {
 		t.Error("another program was taken")
+	}
+}
+
+// A program is asked what it is once, not for each VM.
+func TestLocateAsksOnce(t *testing.T) {
+	asked := filepath.Join(t.TempDir(), "asked")
+	path, dir := program(t, "echo >> "+asked+"\n"+versionScript), filepath.Join(t.TempDir(), "kept")
+	for range 3 {
+		if got, err := locate(path, dir); err != nil || got.Kind != Rust {
+			t.Errorf("got %+v, %v", got, err)
+		}
+	}
+	if times, err := os.ReadFile(asked); err != nil || len(times) != 1 {
+		t.Errorf("asked %d times, %v", len(times), err)
+	}
+	if _, err := locate("/no/such/virtiofsd", dir); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a missing one: %v", err)
+	}
+	// What is there and does not work, or not in time, is not a missing one.
+	if _, err := locate(program(t, "echo broken >&2; exit 1"), dir); err == nil || errors.Is(err, ErrNotFound) {
+		t.Errorf("a broken one: %v", err)
+	}
+}
+
+// However large the host's limits are, a guest's daemon has a bound that leaves most to
+// others.
+func TestDescriptorLimit(t *testing.T) {
+	limit, err := descriptorLimit()
+	all, ok := parameter("/proc/sys/fs/file-max")
+	if err != nil || !ok || limit == 0 || limit > 200_000 || limit > all/10 {
+		t.Errorf("%d of %d, %v", limit, all, err)
 	}
 }
 

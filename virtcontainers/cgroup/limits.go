@@ -19,6 +19,8 @@ type Limits struct {
 	// MilliCPUs is the most CPU time, in thousandths of a CPU; 0: what it was, -1: no
 	// limit.
 	MilliCPUs int64
+	// Tasks is the most threads; 0: what it was, -1: no limit.
+	Tasks int64
 }
 
 // After returns what changes the previous limits to these, of which 0 is none.
@@ -29,6 +31,9 @@ func (l Limits) After(previous Limits) Limits {
 	if l.MilliCPUs == 0 && previous.MilliCPUs > 0 {
 		l.MilliCPUs = -1
 	}
+	if l.Tasks == 0 && previous.Tasks > 0 {
+		l.Tasks = -1
+	}
 	return l
 }
 
@@ -38,10 +43,14 @@ func (g *Group) Limit(limits Limits) error {
 		return nil
 	}
 	resources := &cgroups.Resources{
-		// The VMM opens devices of the host that no container is meant to
-		// reach; a container's rules hold in the guest.
+		// The supervisor opens devices of the host that no container is meant to
+		// reach, and is in the group. A container's rules hold in the guest; what
+		// talks to the guest finds no devices, see package jail.
 		SkipDevices: true, SkipFreezeOnSet: true,
 		Memory: limits.MemoryBytes,
+	}
+	if limits.Tasks != 0 {
+		resources.PidsLimit = &limits.Tasks
 	}
 	switch {
 	case limits.MilliCPUs > 0:

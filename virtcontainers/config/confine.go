@@ -21,7 +21,7 @@ func confineOptions() []Option {
 			Values: "`true` or `false`",
 			Meaning: "Confine the processes that a guest talks to. The VMM gets a user of its own without capabilities, namespaces of its own with nothing in them, and a root file system with nothing but its own files, " +
 				"see [security](security.md). A VMM that serves files by `virtio-9p` is not confined, with a warning. " +
-				"virtiofsd is a root with a file server's capabilities alone that finds nothing but the shared directory; passt confines itself, and starts with fewer capabilities.",
+				"virtiofsd is a root with a file server's capabilities alone that finds nothing but the shared directory; passt is a user of its own, too, without capabilities and files, in the host's network.",
 			get:   func(c *Config) any { return c.Hypervisor.Confine },
 			check: func(*Config) string { return "" },
 		},

@@ -7,16 +7,28 @@ import (
 	"kata-runtime/virtcontainers/sizing"
 )
 
+const (
+	// unlimitedMiB is what the processes of a pod may use besides, whose containers
+	// have no memory limit: their callers do not count either. It has room for
+	// some hundred processes that are added, with a stand-in of 3 MiB each.
+	unlimitedMiB = 1024
+	// maxTasks is the most threads of a pod's processes: those of a VMM (2048), and
+	// of a thousand stand-ins. It is there for a process that has been taken over.
+	maxTasks = 16384
+)
+
 // hostLimits are those of the pod's control group on the host. A container's
 // limit as it stands would kill the VMM, which needs memory for what the guest
 // uses beside its containers and for itself, of which overheadMiB is the driver's
-// own. What nobody limits stays without.
+// own. Memory and threads have a bound whatever the containers' limits: the kernel
+// counts there, too, what it holds for the guest, such as open files. CPU time that
+// nobody limits stays without, as a container's does.
 func hostLimits(size hypervisor.Size, demand sizing.Demand, settings *config.Runtime, overheadMiB int) cgroup.Limits {
-	var limits cgroup.Limits
-	if demand.MemoryBytes > 0 {
-		memory := size.MemoryMiB + settings.OverheadMemoryMiB + overheadMiB
-		limits.MemoryBytes = int64(memory) << 20
+	memory := size.MemoryMiB + settings.OverheadMemoryMiB + overheadMiB
+	if demand.MemoryBytes <= 0 {
+		memory += unlimitedMiB
 	}
+	limits := cgroup.Limits{MemoryBytes: int64(memory) << 20, Tasks: maxTasks}
 	if demand.MilliCPUs > 0 {
 		limits.MilliCPUs = demand.MilliCPUs + int64(settings.OverheadVCPUs)*1000
 	}
@@ -25,16 +37,38 @@ func hostLimits(size hypervisor.Size, demand sizing.Demand, settings *config.Run
 
 // limitHost sets the limits of the pod's group for the machine's first size and what
 // is asked for by then, and returns what sets them again. A limit that nobody asks
-// for any more goes.
+// for any more goes. A host that has no control groups for what nobody asks for
+// is no error, but a warning.
 func limitHost(spec Spec, machine hypervisor.Info, size hypervisor.Size, demand sizing.Demand) (func(hypervisor.Size, sizing.Demand) error, error) {
 	var last cgroup.Limits
+	unbounded := false
 	limit := func(size hypervisor.Size, demand sizing.Demand) error {
 		limits := hostLimits(size, demand, &spec.Config.Runtime, machine.OverheadMiB)
-		if err := spec.Group.Limit(limits.After(last)); err != nil {
+		if unbounded {
+			limits = demanded(limits, demand)
+		}
+		err := spec.Group.Limit(limits.After(last))
+		if err != nil && !unbounded {
+			asked := demanded(limits, demand)
+			if spec.Group.Limit(asked.After(last)) == nil {
+				spec.Log.Warn("the pod's memory and threads on the host have no bound but for its containers' limits", "reason", err)
+				unbounded, limits, err = true, asked, nil
+			}
+		}
+		if err != nil {
 			return err
 		}
 		last = limits
 		return nil
 	}
 	return limit, limit(size, demand)
+}
+
+// demanded are those of the limits that the containers' ask for.
+func demanded(limits cgroup.Limits, demand sizing.Demand) cgroup.Limits {
+	if demand.MemoryBytes <= 0 {
+		limits.MemoryBytes = 0
+	}
+	limits.Tasks = 0
+	return limits
 }

@@ -103,9 +103,9 @@ func checkShare(settings config.Hypervisor) Finding {
 	}
 	f.Detail = err.Error()
 	f.NextStep = "install it (Debian 12: it comes with qemu-system-common; later: apt-get install virtiofsd)"
-	f.Status, f.Value = StatusWarning, "virtio-9p"
-	if settings.SharedFS == config.SharedFSVirtioFS {
-		f.Status, f.Value = StatusMissing, ""
+	f.Status = StatusMissing
+	if fallsBackTo9P(settings, err) {
+		f.Status, f.Value = StatusWarning, "virtio-9p"
 	}
 	return f
 }

@@ -37,6 +37,22 @@ func daemonJail(settings *config.Config) *jail.Options {
 	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.Runtime.Debug}
 }
 
+// passtJail says how passt is confined, for which it takes a user; nil: it is not.
+func (m *Machine) passtJail(settings *config.Config) (*jail.Options, error) {
+	options := daemonJail(settings)
+	if options == nil {
+		return nil, nil //nolint:nilnil // see above
+	}
+	var err error
+	if m.passtUser, err = claimUser(settings.Hypervisor); err != nil {
+		return nil, fmt.Errorf("confine passt: %w", err)
+	}
+	if m.passtUser != nil {
+		options.User = m.passtUser.ID
+	}
+	return options, nil
+}
+
 // claimUser takes one of the configured users; nil where none are.
 func claimUser(settings config.Hypervisor) (*jail.User, error) {
 	first, last, err := settings.UserRange()

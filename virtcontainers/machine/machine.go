@@ -54,7 +54,9 @@ type Machine struct {
 	console *tail.Buffer
 	daemon  *virtiofsd.Daemon // nil with 9p
 	passt   *passt.Daemon     // nil without the host's network
-	user    *jail.User        // nil for root
+	user    *jail.User        // the VMM's; nil for root
+	// passtUser is passt's; nil for none of its own.
+	passtUser *jail.User
 }
 
 // New builds a machine whose VM has not been started: its helpers run, and its
@@ -143,10 +145,13 @@ func (m *Machine) startPasst(ctx context.Context, spec Spec) (_ *hypervisor.NIC,
 	host, settings := spec.HostNetwork, spec.Config.Runtime
 	options := passt.Options{
 		TCPPorts: settings.HostTCPPorts, UDPPorts: settings.HostUDPPorts,
-		Gateways: host.Gateways, Confine: spec.Config.Hypervisor.Confine, Starter: m.starter, Log: spec.Log,
+		Gateways: host.Gateways, Starter: m.starter, Log: spec.Log,
 	}
 	for _, address := range host.Addresses {
 		options.Addresses = append(options.Addresses, address.GetAddress())
+	}
+	if options.Jail, err = m.passtJail(spec.Config); err != nil {
+		return nil, err
 	}
 	if m.passt, err = passt.Start(ctx, options); err != nil {
 		return nil, err
@@ -231,6 +236,7 @@ func (m *Machine) Stop(ctx context.Context) error {
 	m.starter.Close()
 	if errors.Join(errs...) == nil {
 		m.user.Release()
+		m.passtUser.Release()
 	}
 	return errors.Join(errs...)
 }

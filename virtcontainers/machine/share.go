@@ -6,6 +6,7 @@ import (
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/virtiofsd"
 	"kata-runtime/virtcontainers/config"
 )
@@ -14,7 +15,7 @@ import (
 const shareTag = "kata"
 
 // startShare makes the device that the guest mounts: virtiofs, or 9p where that is
-// configured or nothing else is installed. Any other trouble with virtiofsd is an
+// configured, or where no daemon is named and none is installed. Any other trouble with virtiofsd is an
 // error: 9p takes away walls.
 func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Share, err error) {
 	settings := spec.Config.Hypervisor
@@ -25,10 +26,10 @@ func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Shar
 	}
 	m.daemon, err = virtiofsd.Start(ctx, virtiofsd.Options{
 		Path: settings.VirtioFSDaemon, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
-		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
+		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, CacheDir: jail.DefaultDir, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
 	})
 	switch {
-	case errors.Is(err, virtiofsd.ErrNotFound) && settings.SharedFS == config.SharedFSAuto:
+	case fallsBackTo9P(settings, err):
 		spec.Log.Warn("files are served by 9p, which is slower", "reason", err)
 		share.Directory = spec.ShareDir
 		return share, nil
@@ -37,6 +38,11 @@ func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Shar
 	}
 	share.Socket = m.daemon.Socket()
 	return share, nil
+}
+
+// fallsBackTo9P tells whether files are served by 9p after an error of virtiofsd's.
+func fallsBackTo9P(settings config.Hypervisor, err error) bool {
+	return errors.Is(err, virtiofsd.ErrNotFound) && settings.SharedFS == config.SharedFSAuto && settings.VirtioFSDaemon == ""
 }
 
 // Share tells how the guest mounts the pod's shared directory.

@@ -3,6 +3,7 @@ package sizing
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -50,13 +51,25 @@ func Union(lists []string, everything unix.CPUSet) unix.CPUSet {
 	return union
 }
 
-// Pin lets the threads run on the CPUs of a set only. A thread that has ended is
-// not an error.
-func Pin(threads []int, set unix.CPUSet) error {
+// Pin lets threads of a process run on the CPUs of a set only. A thread that has
+// ended is not an error. One that is not the process's is left alone, whoever said so:
+// its id may have been given to another process meanwhile.
+func Pin(process int, threads []int, set unix.CPUSet) error {
 	for _, thread := range threads {
+		if !isThreadOf(process, thread) {
+			continue
+		}
 		if err := unix.SchedSetaffinity(thread, &set); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("pin thread %d: %w", thread, err)
 		}
 	}
 	return nil
+}
+
+func isThreadOf(process, thread int) bool {
+	if process <= 0 || thread <= 0 { // 0 is the calling thread
+		return false
+	}
+	_, err := os.Stat("/proc/" + strconv.Itoa(process) + "/task/" + strconv.Itoa(thread))
+	return err == nil
 }

@@ -2,6 +2,8 @@ package sizing
 
 import (
 	"math"
+	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -157,5 +159,52 @@ func TestUnion(t *testing.T) {
 		if got := Union(test.lists, everything); got != test.want {
 			t.Errorf("%s: %v", name, got)
 		}
+	}
+}
+
+// A VMM that names a thread of another process gets nothing changed there.
+func TestPinLeavesForeignThreadsAlone(t *testing.T) {
+	other := exec.CommandContext(t.Context(), "sleep", "1000")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = other.Process.Kill()
+		_ = other.Wait()
+	})
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	if all.Count() < 2 {
+		t.Fatal("this takes two CPUs")
+	}
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	affinity := func(pid int) (set unix.CPUSet) {
+		t.Helper()
+		if err := unix.SchedGetaffinity(pid, &set); err != nil {
+			t.Fatal(err)
+		}
+		return set
+	}
+	before := affinity(0)
+	if err := Pin(os.Getpid(), []int{other.Process.Pid, 0, -1, 1}, one); err != nil {
+		t.Error(err)
+	}
+	if got := affinity(other.Process.Pid); got != all {
+		t.Errorf("the other process is bound to %v", got)
+	}
+	if affinity(0) != before {
+		t.Error("the caller is bound")
+	}
+	if err := Pin(other.Process.Pid, []int{other.Process.Pid}, one); err != nil {
+		t.Error(err)
+	}
+	if got := affinity(other.Process.Pid); got != one {
+		t.Errorf("the process's own thread is bound to %v", got)
 	}
 }
