@@ -26,13 +26,28 @@ var errUnusable = errors.New("this host cannot run virtual machines yet: see wha
 
 func checkCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "check",
-		Usage: "tell whether this host can run VMs, and what will be used",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "text", Usage: "`FORMAT`: text or json"}},
+		Name:      "check",
+		Usage:     "tell whether this host can run VMs, and what will be used; or what a pod's processes are on the host",
+		ArgsUsage: "[--security ID]",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "text", Usage: "`FORMAT`: text or json"},
+			&cli.BoolFlag{Name: "json", Usage: "the same as --format json"},
+			&cli.StringFlag{Name: "security", Usage: "compare the host's processes of the pod with this `ID`, or with a container of it, with what is promised of them"},
+			stateDirFlag(),
+		},
 		Action: func(c *cli.Context) error {
 			format := c.String("format")
+			if c.Bool("json") {
+				format = "json"
+			}
 			if format != "text" && format != "json" {
 				return fmt.Errorf("--format is %q, not text or json", format)
+			}
+			if c.Args().Present() {
+				return fmt.Errorf("check takes no argument: %q (a pod is named by --security)", c.Args().First())
+			}
+			if c.IsSet("security") {
+				return checkSecurity(c, c.String("security"), format == "json")
 			}
 			report := check(c.Context, c.String("config"))
 			var err error

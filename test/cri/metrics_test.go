@@ -44,6 +44,12 @@ func (p *pod) measured(least int) {
 	if containers := len(tasks.FindAll(output, -1)); containers < least {
 		p.t.Errorf("%d containers have processes:\n%s", containers, output)
 	}
+	output, err = p.monitor("check", "--security", p.id, stateDir)
+	for _, want := range []string{"vmm, process ", "virtiofsd, process ", "every process is what docs/security.md promises\n"} {
+		if err != nil || !strings.Contains(string(output), want) {
+			p.t.Errorf("check --security: %v: %q is not in\n%s", err, want, output)
+		}
+	}
 	output, err = p.monitor("exec", "--guest", stateDir, p.id, "/bin/nothing")
 	if err == nil || !strings.Contains(string(output), `the guest: its image has no program "/bin/nothing"`) {
 		p.t.Errorf("a program in the guest: %v: %s", err, output)

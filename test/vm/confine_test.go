@@ -74,6 +74,8 @@ func TestConfinement(t *testing.T) {
 			}
 		})
 	}
+	// The kernel's own words above, the command's here.
+	checkSecurity(h, d.id, "supervisor", "vmm", "virtiofsd", "stand-in")
 	h.Must("kill", d.id, "KILL")
 	h.Reap(d.pid)
 	h.Must("delete", d.id)

@@ -60,7 +60,8 @@ func TestHostNetwork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := h.Command("run", "-b", h.Bundle(spec), h.ID())
+	id := h.ID()
+	command := h.Command("run", "-b", h.Bundle(spec), id)
 	stdin, err := command.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -75,6 +76,7 @@ func TestHostNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := h.Expect(stdout, "listening\n")
+	checkSecurity(h, id, "supervisor", "vmm", "virtiofsd", "passt", "stand-in")
 	for _, want := range []string{"10.80.0.1/24", "outside has heard 10.80.0.1\n", "pinged\n"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the container said %q, not %q", said, want)

@@ -27,6 +27,9 @@ const MeasureTimeout = 8 * time.Second
 // containers.
 const maxAnswers = 256
 
+// errEndless says that an owner has more to say than there can be.
+var errEndless = errors.New("its owner does not come to an end")
+
 // connect reaches the owner of a pod, whose entry is given. ctx ends the connection.
 func connect(ctx context.Context, entry *store.Entry) (_ *channel.Conn, hangUp func(), err error) {
 	conn, err := entry.Dial(ctx, socketName, network)
@@ -67,7 +70,7 @@ func Measure(ctx context.Context, entry *store.Entry) (_ []metrics.Sample, err e
 			return samples, nil
 		}
 	}
-	return nil, fmt.Errorf("measure pod %s: its owner does not come to an end", entry.ID())
+	return nil, fmt.Errorf("measure pod %s: %w", entry.ID(), errEndless)
 }
 
 // receive takes an answer that is no error, and no file.

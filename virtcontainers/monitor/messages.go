@@ -11,8 +11,9 @@ const (
 
 // request is the first message of a command.
 type request struct {
-	Metrics bool         `json:",omitempty"`
-	Exec    *execRequest `json:",omitempty"`
+	Metrics   bool         `json:",omitempty"`
+	Processes bool         `json:",omitempty"`
+	Exec      *execRequest `json:",omitempty"`
 }
 
 // execRequest asks for a process in the guest. The files of its streams come with
@@ -22,6 +23,15 @@ type execRequest struct {
 	Process []byte
 	// Streams are those of the files, in their order: stdin, stdout or stderr.
 	Streams []string
+}
+
+// Process is a process of the host that belongs to the pod.
+type Process struct {
+	// Role is what it does there.
+	Role string
+	// PID and Start, in clock ticks since the host's boot, name it for good.
+	PID   int
+	Start uint64
 }
 
 // control is what a command says to its process.
@@ -38,7 +48,8 @@ type answer struct {
 	// Forbidden: the error is that of the configuration.
 	Forbidden bool `json:",omitempty"`
 
-	Samples []metrics.Sample `json:",omitempty"`
+	Samples   []metrics.Sample `json:",omitempty"`
+	Processes []Process        `json:",omitempty"`
 	// More: another message has more samples.
 	More bool `json:",omitempty"`
 

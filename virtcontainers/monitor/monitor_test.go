@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -54,7 +55,9 @@ func serveUntil(t *testing.T, allow bool, silence time.Duration) *fixture {
 	if err := f.sandbox.Assign(virtcontainers.Assignment{ID: "pod", Share: f.guest.Share, AllowGuestExec: allow}); err != nil {
 		t.Fatal(err)
 	}
-	if f.server, err = monitor.ServeUntil(f.entry, f.sandbox, silence, log); err != nil {
+	if f.server, err = monitor.ServeUntil(f.entry, f.sandbox, monitor.Owner{Role: "owner", StandIns: func() map[int]string {
+		return map[int]string{os.Getppid(): "stand-in", 1 << 30: "gone"}
+	}}, silence, log); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -315,5 +318,24 @@ func TestWhatIsNoRequest(t *testing.T) {
 	}
 	if _, err := monitor.Measure(t.Context(), f.entry); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestProcesses: the owner is the first of a pod's processes, and names itself.
+func TestProcesses(t *testing.T) {
+	f := serve(t, false)
+	start, err := store.StartTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The fixture's stand-ins are this process's parent, and one that is gone.
+	parent, err := store.StartTime(os.Getppid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := monitor.Processes(t.Context(), f.entry)
+	want := []monitor.Process{{Role: "owner", PID: os.Getpid(), Start: start}, {Role: "stand-in", PID: os.Getppid(), Start: parent}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
 }

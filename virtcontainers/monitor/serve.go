@@ -39,9 +39,19 @@ type Sandbox interface {
 	ExecGuest(ctx context.Context, options virtcontainers.ExecOptions) (*virtcontainers.Process, error)
 }
 
+// Owner is this process, which owns the pod.
+type Owner struct {
+	// Role is what it is called.
+	Role string
+	// StandIns tells which processes stand for containers, by their ids, and what
+	// they are called.
+	StandIns func() map[int]string
+}
+
 // Server serves a pod's socket.
 type Server struct {
 	sandbox    Sandbox
+	owner      Owner
 	log        *slog.Logger
 	silence    time.Duration // restSilence
 	listener   net.Listener
@@ -53,17 +63,17 @@ type Server struct {
 }
 
 // Serve serves the socket of a pod, in its directory, until Close.
-func Serve(entry *store.Entry, sandbox Sandbox, log *slog.Logger) (*Server, error) {
-	return serve(entry, sandbox, restSilence, log)
+func Serve(entry *store.Entry, sandbox Sandbox, owner Owner, log *slog.Logger) (*Server, error) {
+	return serve(entry, sandbox, owner, restSilence, log)
 }
 
-func serve(entry *store.Entry, sandbox Sandbox, silence time.Duration, log *slog.Logger) (*Server, error) {
+func serve(entry *store.Entry, sandbox Sandbox, owner Owner, silence time.Duration, log *slog.Logger) (*Server, error) {
 	socket, err := entry.Listen(socketName, network)
 	if err != nil {
 		return nil, fmt.Errorf("serve the pod's monitor: %w", err)
 	}
 	s := &Server{
-		sandbox: sandbox, log: log, silence: silence,
+		sandbox: sandbox, owner: owner, log: log, silence: silence,
 		listener: accept.Patiently(accept.Peers{UnixListener: socket, Log: log}, log),
 		slots:    make(chan struct{}, maxConnections), measuring: make(chan struct{}, 1), ending: make(chan struct{}),
 	}
@@ -136,6 +146,8 @@ func (s *Server) serve(conn *channel.Conn) error {
 	switch {
 	case r.Metrics:
 		return s.measure(ctx, conn)
+	case r.Processes:
+		return s.processes(conn)
 	case r.Exec != nil:
 		if err := conn.SetDeadline(time.Time{}); err != nil {
 			return err

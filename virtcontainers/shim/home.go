@@ -128,7 +128,7 @@ func (s *service) newHome(ctx context.Context, p plan, keepEmpty bool) (_ *home,
 	if err != nil {
 		return nil, err
 	}
-	watched, err := monitor.Serve(entry, h.sandbox, s.options.Log)
+	watched, err := monitor.Serve(entry, h.sandbox, monitor.Owner{Role: "shim", StandIns: h.holders}, s.options.Log)
 	if err != nil {
 		return nil, errors.Join(err, h.sandbox.Stop(context.WithoutCancel(ctx)))
 	}
@@ -291,6 +291,17 @@ func (h *home) removeMember(id string) {
 	h.membersMu.Lock()
 	defer h.membersMu.Unlock()
 	h.members = slices.DeleteFunc(h.members, func(m namespace.Member) bool { return m.ID == id })
+}
+
+// holders are the pod's namespace holders, as monitor.Owner has them.
+func (h *home) holders() map[int]string {
+	h.membersMu.Lock()
+	defer h.membersMu.Unlock()
+	found := map[int]string{h.holder.PID(): "namespace holder"}
+	for _, m := range h.members {
+		found[m.PID] = "namespace holder"
+	}
+	return found
 }
 
 // OnHostNetwork implements bundle.Pod.

@@ -224,6 +224,20 @@ func (r *record) standInPIDs() []int32 {
 	return pids
 }
 
+// standIns are the stand-ins of the pod's processes, as monitor.Owner has them.
+func (s *server) standIns() map[int]string {
+	s.mu.Lock()
+	records := slices.Collect(maps.Values(s.records))
+	s.mu.Unlock()
+	found := make(map[int]string)
+	for _, r := range records {
+		for _, pid := range r.standInPIDs() {
+			found[int(pid)] = "stand-in"
+		}
+	}
+	return found
+}
+
 // stateForHooks is what hooks in the guest are told of a container; its pid and
 // its status there are the guest's to know.
 func stateForHooks(state store.State) ([]byte, error) {

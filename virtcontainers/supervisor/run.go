@@ -163,7 +163,7 @@ func (s *server) serve(ctx context.Context, first *channel.Conn, entry *store.En
 		return errors.Join(fmt.Errorf("make the ttrpc server: %w", err), rpcListener.Close(), channelListener.Close())
 	}
 	api.RegisterSupervisorService(s.rpc, s)
-	watched, err := monitor.Serve(entry, s.sandbox, s.log)
+	watched, err := monitor.Serve(entry, s.sandbox, monitor.Owner{Role: "supervisor", StandIns: s.standIns}, s.log)
 	if err != nil {
 		return errors.Join(err, rpcListener.Close(), channelListener.Close())
 	}
