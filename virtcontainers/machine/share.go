@@ -3,15 +3,25 @@ package machine
 import (
 	"context"
 	"errors"
+	"os"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/virtiofsd"
 	"kata-runtime/virtcontainers/config"
 )
 
 // shareTag is the name by which the guest mounts the pod's share.
 const shareTag = "kata"
+
+// fileServer is a process that serves the share to the guest: virtiofsd, or ours.
+type fileServer interface {
+	PID() int
+	Socket() *os.File
+	Wait(ctx context.Context) error
+	Stop() error
+}
 
 // startShare makes the device that the guest mounts: virtiofs, or 9p where that is
 // configured or nothing else is installed. Any other trouble with virtiofsd is an
@@ -23,10 +33,7 @@ func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Shar
 		share.Directory = spec.ShareDir
 		return share, nil
 	}
-	m.daemon, err = virtiofsd.Start(ctx, virtiofsd.Options{
-		Path: settings.VirtioFSDaemon, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
-		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
-	})
+	m.daemon, err = m.startDaemon(ctx, spec)
 	switch {
 	case errors.Is(err, virtiofsd.ErrNotFound) && settings.SharedFS == config.SharedFSAuto:
 		spec.Log.Warn("files are served by 9p, which is slower", "reason", err)
@@ -37,6 +44,31 @@ func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Shar
 	}
 	share.Socket = m.daemon.Socket()
 	return share, nil
+}
+
+// startDaemon starts the configured file server. None is a nil interface.
+func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error) {
+	settings := spec.Config.Hypervisor
+	if settings.VirtioFSDaemon == config.FileServer {
+		m.daemonName = fileserver.Name
+		daemon, err := fileserver.Start(ctx, fileserver.Options{
+			SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
+			Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return daemon, nil
+	}
+	m.daemonName = "virtiofsd"
+	daemon, err := virtiofsd.Start(ctx, virtiofsd.Options{
+		Path: settings.VirtioFSDaemon, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
+		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return daemon, nil
 }
 
 // Share tells how the guest mounts the pod's shared directory.
