@@ -251,19 +251,17 @@ func (w *worker) take() (bool, error) {
 		}
 		for {
 			var err error
-			if taken, err = w.queue.ring.Pop(&w.chain); taken || err != nil {
-				break
+			if taken, err = w.queue.ring.Pop(&w.chain); err != nil {
+				return err
 			}
-			more, err := w.queue.ring.WantNotify()
-			if !more || err != nil {
+			if taken {
+				return w.request.read(&w.chain)
+			}
+			if more, err := w.queue.ring.WantNotify(); !more || err != nil {
 				return err
 			}
 			w.queue.ring.RefuseNotify()
 		}
-		if taken {
-			return w.request.read(&w.chain)
-		}
-		return nil
 	})
 	if err != nil {
 		return false, fmt.Errorf("take a request: %w", err)
