@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"strings"
 	"sync"
@@ -38,14 +39,18 @@ type Helper struct {
 }
 
 // StartHelper starts cmd, whose standard error it keeps the last words of, for
-// errors that call it by name. The starter must outlive it; nil: it gets one
-// for itself. Its environment has a PATH and no language. For securebits see
-// Starter.StartWithSecurebits.
+// errors that call it by name; a cmd.Stderr that is set gets it too. The starter must
+// outlive it; nil: it gets one for itself. Its environment has a PATH and no language,
+// beside what cmd.Env has. For securebits see Starter.StartWithSecurebits.
 func StartHelper(starter *Starter, name string, cmd *exec.Cmd, securebits int) (*Helper, error) {
 	h := &Helper{name: name, cmd: cmd, stderr: &tail.Buffer{}, ended: make(chan struct{})}
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Env = append(cmd.Env, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C")
 	cmd.Dir = "/"
-	cmd.Stderr = h.stderr
+	if cmd.Stderr == nil {
+		cmd.Stderr = h.stderr
+	} else {
+		cmd.Stderr = io.MultiWriter(h.stderr, cmd.Stderr)
+	}
 	cmd.WaitDelay = stderrGrace
 	release := func() {}
 	if starter == nil {

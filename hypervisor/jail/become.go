@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,11 +32,37 @@ func Become(args []string) int {
 	if err := json.Unmarshal([]byte(args[0]), &r); err != nil {
 		return fail("", err)
 	}
+	self := -1
+	if r.Path == Self {
+		var err error
+		if self, err = unix.Open(Self, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return fail(r.Args[0], fmt.Errorf("open its program: %w", err))
+		}
+	}
 	if err := enter(&r); err != nil {
 		return fail(r.Path, err)
 	}
 	// The working directory is the root's, and Go's environment the process's.
+	if self >= 0 {
+		return fail(r.Args[0], fmt.Errorf("execute it (all users must be able to): %w", execute(self, r.Args)))
+	}
 	return fail(r.Path, fmt.Errorf("execute it: %w", unix.Exec(r.Path, r.Args, os.Environ())))
+}
+
+// execute becomes the program that is open as fd, which needs no name in the root.
+func execute(fd int, args []string) error {
+	argv, err := syscall.SlicePtrFromStrings(args)
+	if err != nil {
+		return err
+	}
+	envv, err := syscall.SlicePtrFromStrings(os.Environ())
+	if err != nil {
+		return err
+	}
+	var empty [1]byte
+	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(fd), uintptr(unsafe.Pointer(&empty)),
+		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
+	return errno
 }
 
 func fail(path string, err error) int {

@@ -12,6 +12,10 @@ import (
 // Command is the hidden first argument under which a program calls Become.
 const Command = "jail"
 
+// Self is, as a command's path, this program itself: it plays another part in a
+// jail whose root need not show it. A dynamic one needs SelfLibraries there.
+const Self = "/proc/self/exe"
+
 // exitStatus is that of a step that failed, as a shell's for a program that it
 // cannot start.
 const exitStatus = 126
@@ -65,7 +69,7 @@ func Confine(cmd *exec.Cmd, spec Spec) error {
 	if err != nil {
 		return fmt.Errorf("confine %s: %w", cmd.Path, err)
 	}
-	cmd.Path, cmd.Args = "/proc/self/exe", []string{"kata-jail", Command, string(data)}
+	cmd.Path, cmd.Args = Self, []string{"kata-jail", Command, string(data)}
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}

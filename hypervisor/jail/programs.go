@@ -63,6 +63,23 @@ func Libraries(ctx context.Context, program string, modules ...string) ([]string
 	return slices.Compact(found), nil
 }
 
+// SelfLibraries lists the libraries of this program: none of a static one, as it
+// is built.
+func SelfLibraries(ctx context.Context) ([]string, error) {
+	loader, err := interpreter(Self)
+	if err != nil {
+		return nil, fmt.Errorf("find the libraries of this program: %w", err)
+	}
+	if loader == "" {
+		return nil, nil
+	}
+	name, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	return Libraries(ctx, name)
+}
+
 // ErrNoProgram says that a file is a script, say, which would need programs of the
 // host that a jail does not have.
 var ErrNoProgram = errors.New("is no program in the ELF format, which alone can be confined")
