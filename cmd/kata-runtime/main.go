@@ -1,13 +1,14 @@
 // Command kata-runtime is an OCI runtime that runs every pod in a virtual
-// machine of its own. It is also, under hidden first arguments, the two kinds
-// of process that stay, a pod's supervisor and a container's stand-in, and the
-// step that confines a VMM.
+// machine of its own. It is also, under hidden first arguments, the three kinds
+// of process that stay, a pod's supervisor, a container's stand-in and the file
+// server of a machine, and the step that confines a VMM.
 package main
 
 import (
 	"fmt"
 	"os"
 
+	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/standin"
@@ -23,6 +24,9 @@ func main() {
 	// It is to inherit descriptors, and has no time to lose.
 	if len(os.Args) > 1 && os.Args[1] == jail.Command {
 		os.Exit(jail.Become(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == fileserver.Command {
+		os.Exit(fileserver.Run(os.Args[2:]))
 	}
 	// Whatever the caller left open must not stay open in a process that
 	// outlives this one: callers wait for the end of their pipes.

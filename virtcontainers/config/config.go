@@ -68,8 +68,8 @@ type Machine struct {
 	DefaultMaxMemoryMiB int `toml:"default_maxmemory"`
 	// SharedFS is SharedFSAuto, SharedFSVirtioFS or SharedFS9P.
 	SharedFS string `toml:"shared_fs"`
-	// VirtioFSDaemon is virtiofsd's program, absolute; empty: it is searched
-	// where distributions install it.
+	// VirtioFSDaemon is virtiofsd's program, absolute, or FileServer; empty: a
+	// virtiofsd is searched where distributions install it.
 	VirtioFSDaemon string `toml:"virtio_fs_daemon"`
 	// VirtioFSCache is virtiofsd's cache mode: "never", "metadata", "auto" or
 	// "always".
@@ -124,6 +124,9 @@ type Runtime struct {
 
 // DriverQEMU is the value of Hypervisor.Driver.
 const DriverQEMU = "qemu"
+
+// FileServer is the value of virtio_fs_daemon for the file server of our own.
+const FileServer = "kata-fs"
 
 // Values of Machine.Accelerator.
 const (

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"kata-runtime/hypervisor/accel"
+	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/hypervisor/virtiofsd"
 	"kata-runtime/hypervisor/vsock"
@@ -94,6 +95,10 @@ func checkShare(settings config.Hypervisor) Finding {
 	f := Finding{Name: "virtiofsd", Status: StatusOK}
 	if settings.SharedFS == config.SharedFS9P {
 		f.Value, f.Detail = "virtio-9p", "shared_fs says so; no daemon is needed"
+		return f
+	}
+	if settings.VirtioFSDaemon == config.FileServer {
+		f.Name, f.Value, f.Detail = fileserver.Name, fileserver.Name, "part of this program"
 		return f
 	}
 	daemon, err := virtiofsd.Find(settings.VirtioFSDaemon)

@@ -29,7 +29,7 @@ func (m *Machine) confine(spec Spec) (*jail.Options, error) {
 	return options, nil
 }
 
-// daemonJail says how virtiofsd is confined; nil: it is not.
+// daemonJail says how the file server is confined; nil: it is not.
 func daemonJail(settings *config.Config) *jail.Options {
 	if !settings.Hypervisor.Confine {
 		return nil

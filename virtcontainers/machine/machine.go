@@ -17,7 +17,6 @@ import (
 	"kata-runtime/hypervisor/passt"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/hypervisor/tail"
-	"kata-runtime/hypervisor/virtiofsd"
 	"kata-runtime/hypervisor/vsock"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/network"
@@ -52,9 +51,11 @@ type Machine struct {
 	ready   hypervisor.Listener
 	starter *child.Starter
 	console *tail.Buffer
-	daemon  *virtiofsd.Daemon // nil with 9p
-	passt   *passt.Daemon     // nil without the host's network
-	user    *jail.User        // the VMM's; nil for root
+	daemon  fileServer        // nil with 9p
+	// daemonName is what the daemon is called.
+	daemonName string
+	passt      *passt.Daemon // nil without the host's network
+	user       *jail.User    // the VMM's; nil for root
 	// passtUser is passt's; nil for none of its own.
 	passtUser *jail.User
 }
@@ -179,7 +180,7 @@ func (m *Machine) Vsock() string { return m.vsock.Kind() }
 func (m *Machine) Helpers() map[string]int {
 	helpers := make(map[string]int)
 	if m.daemon != nil {
-		helpers["virtiofsd"] = m.daemon.PID()
+		helpers[m.daemonName] = m.daemon.PID()
 	}
 	if m.passt != nil {
 		helpers["passt"] = m.passt.PID()
@@ -187,7 +188,7 @@ func (m *Machine) Helpers() map[string]int {
 	return helpers
 }
 
-// errDaemonQuit is the end of a virtiofsd or passt without an error: the VMM has hung up.
+// errDaemonQuit is the end of a file server or passt without an error: the VMM has hung up.
 var errDaemonQuit = errors.New("its connection to the VMM was closed")
 
 // Wait is that of hypervisor.VM, and returns also when a helper has ended.
@@ -197,17 +198,17 @@ func (m *Machine) Wait(ctx context.Context) error {
 	ended := make(chan error, 3)
 	var waiting sync.WaitGroup
 	waiting.Go(func() { ended <- m.VM.Wait(ctx) })
-	await := func(name string, helper *child.Helper) {
-		waiting.Go(func() {
-			err := helper.Wait(ctx)
-			if err == nil {
-				err = errDaemonQuit
-			}
-			ended <- fmt.Errorf("%s has ended: %w", name, err)
-		})
-	}
+	await := func(name string, helper interface {
+		Wait(ctx context.Context) error
+	}) { waiting.Go(func() {
+		err := helper.Wait(ctx)
+		if err == nil {
+			err = errDaemonQuit
+		}
+		ended <- fmt.Errorf("%s has ended: %w", name, err)
+	}) }
 	if m.daemon != nil {
-		await("virtiofsd", m.daemon.Helper)
+		await(m.daemonName, m.daemon)
 	}
 	if m.passt != nil {
 		await("passt", m.passt.Helper)

@@ -3,9 +3,11 @@ package machine
 import (
 	"context"
 	"errors"
+	"os"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/virtiofsd"
 	"kata-runtime/virtcontainers/config"
@@ -14,9 +16,17 @@ import (
 // shareTag is the name by which the guest mounts the pod's share.
 const shareTag = "kata"
 
+// fileServer is a process that serves the share to the guest: virtiofsd, or ours.
+type fileServer interface {
+	PID() int
+	Socket() *os.File
+	Wait(ctx context.Context) error
+	Stop() error
+}
+
 // startShare makes the device that the guest mounts: virtiofs, or 9p where that is
-// configured, or where no daemon is named and none is installed. Any other trouble with virtiofsd is an
-// error: 9p takes away walls.
+// configured, or where no daemon is named and none is installed. Any other trouble
+// with virtiofsd is an error: 9p takes away walls.
 func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Share, err error) {
 	settings := spec.Config.Hypervisor
 	share := &hypervisor.Share{ID: "share0", Tag: shareTag}
@@ -24,10 +34,7 @@ func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Shar
 		share.Directory = spec.ShareDir
 		return share, nil
 	}
-	m.daemon, err = virtiofsd.Start(ctx, virtiofsd.Options{
-		Path: settings.VirtioFSDaemon, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
-		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, CacheDir: jail.DefaultDir, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
-	})
+	m.daemon, err = m.startDaemon(ctx, spec)
 	switch {
 	case fallsBackTo9P(settings, err):
 		spec.Log.Warn("files are served by 9p, which is slower", "reason", err)
@@ -43,6 +50,31 @@ func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Shar
 // fallsBackTo9P tells whether files are served by 9p after an error of virtiofsd's.
 func fallsBackTo9P(settings config.Hypervisor, err error) bool {
 	return errors.Is(err, virtiofsd.ErrNotFound) && settings.SharedFS == config.SharedFSAuto && settings.VirtioFSDaemon == ""
+}
+
+// startDaemon starts the configured file server. None is a nil interface.
+func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error) {
+	settings := spec.Config.Hypervisor
+	if settings.VirtioFSDaemon == config.FileServer {
+		m.daemonName = fileserver.Name
+		daemon, err := fileserver.Start(ctx, fileserver.Options{
+			SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
+			Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return daemon, nil
+	}
+	m.daemonName = "virtiofsd"
+	daemon, err := virtiofsd.Start(ctx, virtiofsd.Options{
+		Path: settings.VirtioFSDaemon, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
+		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, CacheDir: jail.DefaultDir, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return daemon, nil
 }
 
 // Share tells how the guest mounts the pod's shared directory.

@@ -143,6 +143,14 @@ func (q *Queue) SetAvail(index uint16) {
 	atomic.StoreUint32(word(q.Mem.At(q.Avail, 4)), uint32(index)<<16)
 }
 
+// Peek returns the head of the next used chain, which Take is to return.
+func (q *Queue) Peek() (head uint16, ok bool) {
+	if q.load16(q.Used+2) == q.used {
+		return 0, false
+	}
+	return binary.LittleEndian.Uint16(q.Mem.At(q.Used+4+8*uint64(q.used%q.Size), 2)), true
+}
+
 // Take returns the next used chain and frees its descriptors, of which there
 // are n.
 func (q *Queue) Take(n int) (head uint16, written uint32, ok bool) {

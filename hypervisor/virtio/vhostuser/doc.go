@@ -5,7 +5,7 @@
 // The order of a VMM's messages is not relied on. A queue starts once it has a
 // size, addresses, memory and a kick descriptor, and is enabled; it stops on
 // the request for its base, on being disabled, and at the end of the session.
-// Offered are the protocol features CONFIG, REPLY_ACK and CONFIGURE_MEM_SLOTS;
+// Offered are the protocol features MQ, CONFIG, REPLY_ACK and CONFIGURE_MEM_SLOTS;
 // neither dirty logging (migration) nor reconnection nor packed queues.
 //
 // Goroutines: the caller of Server.Serve reads messages; one more per started

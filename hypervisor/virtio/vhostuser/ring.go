@@ -13,11 +13,21 @@ import (
 	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
-// Ring is a started virtqueue and the way to call the guest about it.
+// Ring is a started virtqueue, the way to call the guest about it and, for a
+// Waiter, to wait for the guest.
 type Ring struct {
 	*virtqueue.Queue
 	callFD int
+	bell   *bell
 }
+
+// Wait blocks until the guest notifies, and reports true, or until Interrupt is
+// called. It is for one goroutine at a time, and may be used during
+// Device.Quiesce.
+func (r *Ring) Wait() bool { return r.bell.wait() }
+
+// Interrupt ends a Wait, or the next one if there is none.
+func (r *Ring) Interrupt() { r.bell.interrupt() }
 
 // Call tells the guest to look at its used ring. It never blocks: an eventfd
 // whose counter is full has the guest's attention already. Like all methods of
@@ -40,6 +50,9 @@ type vring struct {
 	callFD  int
 	kick    *os.File
 	enabled bool
+	// bell takes the place of kick where the device is a Waiter.
+	waits bool
+	bell  *bell
 
 	ring   *Ring // not nil while the queue runs
 	waiter sync.WaitGroup
@@ -50,7 +63,7 @@ type vring struct {
 
 // ready says whether the queue can start.
 func (v *vring) ready(memory *guestmem.Table) bool {
-	return v.ring == nil && v.enabled && v.kick != nil && v.addr != nil && v.size != 0 && memory != nil
+	return v.ring == nil && v.enabled && (v.kick != nil || v.bell != nil) && v.addr != nil && v.size != 0 && memory != nil
 }
 
 // queueConfig finds the ring's parts in the given memory.
@@ -77,11 +90,22 @@ func (v *vring) setKick(fd int) error {
 		return fmt.Errorf("queue %d: kick descriptor: %w", v.index, err)
 	}
 	v.dropKick()
+	if v.waits {
+		var err error
+		if v.bell, err = newBell(fd); err != nil {
+			return fmt.Errorf("queue %d: %w", v.index, err)
+		}
+		return nil
+	}
 	v.kick = os.NewFile(uintptr(fd), "vhost-user kick")
 	return nil
 }
 
 func (v *vring) dropKick() {
+	if v.bell != nil {
+		v.bell.close()
+		v.bell = nil
+	}
 	if v.kick != nil {
 		_ = v.kick.Close()
 		v.kick = nil
@@ -89,9 +113,12 @@ func (v *vring) dropKick() {
 }
 
 // watch passes the guest's notifications on to device until the kick descriptor
-// is closed.
+// is closed. A Waiter watches by itself.
 func (v *vring) watch(device Device) {
 	kick := v.kick
+	if kick == nil {
+		return
+	}
 	v.waiter.Go(func() {
 		// The guest may have made buffers available before the queue started.
 		device.Kicked(v.index)

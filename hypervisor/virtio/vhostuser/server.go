@@ -35,6 +35,15 @@ type Device interface {
 	Quiesce(f func())
 }
 
+// Waiter is a Device that waits for the guest's notifications by Ring.Wait, on
+// goroutines of its own, rather than being told of them by Kicked. When its Stop
+// has returned, none waits any more. A queue may have chains when it starts.
+type Waiter interface {
+	Device
+	// Waits does nothing.
+	Waits()
+}
+
 // Feature bits of virtio and vhost-user that are the transport's.
 const (
 	featureProtocol = uint64(1) << 30 // VHOST_USER_F_PROTOCOL_FEATURES
@@ -44,11 +53,12 @@ const (
 
 // Protocol features.
 const (
+	protocolQueues   = uint64(1) << 0
 	protocolReplyAck = uint64(1) << 3
 	protocolConfig   = uint64(1) << 9
 	protocolMemSlots = uint64(1) << 15
 
-	protocolFeatures = protocolReplyAck | protocolConfig | protocolMemSlots
+	protocolFeatures = protocolQueues | protocolReplyAck | protocolConfig | protocolMemSlots
 )
 
 // memSlots is how many memory regions the VMM is told it may have, its boot
@@ -71,8 +81,9 @@ type Server struct {
 // NewServer returns a server that takes over conn.
 func NewServer(conn *net.UnixConn, device Device, log *slog.Logger) *Server {
 	s := &Server{conn: conn, device: device, log: log}
+	_, waits := device.(Waiter)
 	for i := range device.Queues() {
-		s.vrings = append(s.vrings, &vring{index: i, callFD: noFD})
+		s.vrings = append(s.vrings, &vring{index: i, callFD: noFD, waits: waits})
 	}
 	return s
 }
@@ -170,7 +181,7 @@ func (s *Server) start(v *vring) error {
 	if err != nil {
 		return fmt.Errorf("queue %d: %w", v.index, err)
 	}
-	v.ring = &Ring{Queue: queue, callFD: v.callFD}
+	v.ring = &Ring{Queue: queue, callFD: v.callFD, bell: v.bell}
 	// A paused VM continues where its queue was left. The counter of another
 	// driver that happens to be there too makes a difference only to
 	// connections that this driver resets itself.

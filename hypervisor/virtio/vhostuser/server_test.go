@@ -104,7 +104,7 @@ func (s *session) negotiate() {
 	}
 	s.Send(15, false, nil)
 	protocol := s.Reply(15)
-	if want := uint64(1<<3 | 1<<9 | 1<<15); binary.LittleEndian.Uint64(protocol) != want {
+	if want := uint64(1<<0 | 1<<3 | 1<<9 | 1<<15); binary.LittleEndian.Uint64(protocol) != want {
 		s.t.Errorf("protocol features %#x, want %#x", protocol, want)
 	}
 	s.Send(16, false, protocol)

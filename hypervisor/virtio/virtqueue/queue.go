@@ -121,6 +121,19 @@ func (q *Queue) Pop(c *Chain) (bool, error) {
 	return true, nil
 }
 
+// More says whether further chains are available.
+func (q *Queue) More() (bool, error) {
+	if q.next != q.avail {
+		return true, nil
+	}
+	return q.poll()
+}
+
+// Reload fills a chain that was taken, and not returned yet, anew: for whoever
+// let go of guest memory meanwhile, which may have been mapped elsewhere. The
+// driver can have changed it too.
+func (q *Queue) Reload(c *Chain) error { return q.walk(c, c.head) }
+
 // poll reads the driver's index again and reports whether chains are available.
 func (q *Queue) poll() (bool, error) {
 	avail := q.ring.availIndex()

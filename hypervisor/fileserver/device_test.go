@@ -1,0 +1,281 @@
+package fileserver
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor/internal/drivertest"
+)
+
+// The opcodes of the tests' own.
+const (
+	opGetattr = 3
+	opStatfs  = 17
+)
+
+// files is a file system of one file, whose operations can be made to wait.
+type files struct {
+	fuse.RawFileSystem
+	file *os.File
+	// entered gets what waits; each waits for a value of leave.
+	entered chan string
+	leave   chan struct{}
+	mu      sync.Mutex
+	block   map[string]bool
+}
+
+func newFiles(t *testing.T, block ...string) *files {
+	t.Helper()
+	file, err := os.CreateTemp(t.TempDir(), "file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	f := &files{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), file: file,
+		entered: make(chan string, 16), leave: make(chan struct{}), block: make(map[string]bool),
+	}
+	for _, name := range block {
+		f.block[name] = true
+	}
+	return f
+}
+
+func (f *files) wait(name string) {
+	f.mu.Lock()
+	blocks := f.block[name]
+	f.mu.Unlock()
+	if blocks {
+		f.entered <- name
+		<-f.leave
+	}
+}
+
+func (f *files) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
+	f.wait("read")
+	return fuse.ReadResultFd(f.file.Fd(), int64(in.Offset), int(in.Size)), fuse.OK
+}
+
+func (f *files) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	n, err := unix.Pwritev(int(f.file.Fd()), data, int64(in.Offset))
+	return uint32(max(n, 0)), fuse.ToStatus(err)
+}
+
+func (f *files) GetAttr(<-chan struct{}, *fuse.GetAttrIn, *fuse.AttrOut) fuse.Status {
+	f.wait("getattr")
+	return fuse.ENOENT
+}
+
+func (f *files) SetLkw(<-chan struct{}, *fuse.LkIn) fuse.Status {
+	f.wait("lock")
+	return fuse.OK
+}
+
+func (f *files) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	out.Blocks = 42
+	return fuse.OK
+}
+
+// transfer is the body of a read or a write.
+func transfer(offset uint64, size uint32) []byte {
+	return drivertest.Put(uint64(0), offset, size, uint32(0), uint64(0), uint32(0), uint32(0))
+}
+
+func eachFeatures(t *testing.T, test func(t *testing.T, features uint64)) {
+	t.Helper()
+	for name, features := range map[string]uint64{
+		"plain": 0, "indirect": drivertest.FeatureIndirect, "all": drivertest.FeatureIndirect | drivertest.FeatureEventIndex,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, features) })
+	}
+}
+
+// TestTransfers moves data in pieces of every alignment, and answers each request in
+// its own buffers.
+func TestTransfers(t *testing.T) {
+	eachFeatures(t, func(t *testing.T, features uint64) {
+		f := newFiles(t)
+		g := newGuest(t, f, features)
+		var content []byte
+		for round := range 200 {
+			piece := bytes.Repeat([]byte{byte(round)}, 1+37*round%7000)
+			data := g.want(g.send(opWrite, 1, append(transfer(uint64(len(content)), uint32(len(piece))), piece...), outHeaderSize+writeOutSize), 0)
+			if want := drivertest.Put(uint32(len(piece)), uint32(0)); !bytes.Equal(data, want) {
+				t.Fatalf("a write of %d bytes is answered by %x", len(piece), data)
+			}
+			content = append(content, piece...)
+			offset := max(0, len(content)-9000)
+			size := min(len(content)-offset+10, 3*segment)
+			got := g.want(g.send(opRead, 1, transfer(uint64(offset), uint32(size)), outHeaderSize+size), 0)
+			if want := content[offset:min(len(content), offset+size)]; !bytes.Equal(got, want) {
+				t.Fatalf("read %d bytes at %d, which are others than the %d written", len(got), offset, len(want))
+			}
+			if round%50 == 49 {
+				g.pause()
+				g.boot()
+			}
+		}
+		if got := g.want(g.send(opStatfs, 1, nil, outHeaderSize+80), 0); got[0] != 42 {
+			t.Errorf("statfs: %x", got)
+		}
+		g.want(g.send(opGetattr, 1, make([]byte, 16), outHeaderSize+104), unix.ENOENT)
+		g.want(g.send(4000, 1, nil, outHeaderSize), unix.ENOSYS)
+	})
+}
+
+// TestBadRequests are answered by errors.
+func TestBadRequests(t *testing.T) {
+	g := newGuest(t, newFiles(t), drivertest.FeatureEventIndex)
+	for name, r := range map[string]struct {
+		opcode uint32
+		body   []byte
+		room   int
+		want   unix.Errno
+	}{
+		"write of less":        {opWrite, append(transfer(0, 100), make([]byte, 99)...), 24, unix.EINVAL},
+		"write of more":        {opWrite, append(transfer(0, 100), make([]byte, 101)...), 24, unix.EINVAL},
+		"write without a size": {opWrite, make([]byte, 10), 24, unix.EINVAL},
+		"write without room":   {opWrite, append(transfer(0, 1), 0), 20, unix.EINVAL},
+		"read without a size":  {opRead, make([]byte, 8), 24, unix.EIO},
+		"attributes, short":    {opGetattr, nil, 120, unix.EIO},
+		"attributes, no room":  {opGetattr, make([]byte, 16), 16, unix.EIO},
+		"a long request":       {opGetattr, make([]byte, maxInput), 120, unix.E2BIG},
+		"an unknown request":   {99, nil, 16, unix.ENOSYS},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g.t = t
+			g.want(g.send(r.opcode, 1, r.body, r.room), r.want)
+		})
+	}
+}
+
+// TestReadIsBounded: a guest that has the same page many times as its buffer, or asks
+// for more than there is room.
+func TestReadIsBounded(t *testing.T) {
+	f := newFiles(t)
+	if _, err := f.file.Write(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	g := newGuest(t, f, 0)
+	if got := g.want(g.send(opRead, 1, transfer(0, 1<<31), outHeaderSize+50), 0); len(got) != 50 {
+		t.Errorf("read %d bytes, want the 50 that there is room for", len(got))
+	}
+}
+
+// TestLockHoldsUpNothing: while a request waits for a lock, others are answered,
+// memory comes and goes, and the machine is paused; its answer comes in the end.
+func TestLockHoldsUpNothing(t *testing.T) {
+	eachFeatures(t, func(t *testing.T, features uint64) {
+		f := newFiles(t, "lock")
+		g := newGuest(t, f, features)
+		lock := g.send(opSetLockWait, 1, make([]byte, 48), outHeaderSize)
+		<-f.entered
+		g.want(g.send(opStatfs, 1, nil, outHeaderSize+80), 0)
+		plugged := drivertest.Region{Guest: 1 << 40, Size: 1 << 20, User: 1 << 41, Offset: 0}
+		add := append(drivertest.Put(uint64(0)), drivertest.Put(plugged.Guest, plugged.Size, plugged.User, plugged.Offset)...)
+		g.Ack(addMemReg, add, int(g.mem.File.Fd()))
+		g.Ack(remMemReg, add, int(g.mem.File.Fd()))
+		g.pause()
+		f.leave <- struct{}{}
+		g.resume()
+		g.want(lock, 0)
+		g.want(g.send(opStatfs, 1, nil, outHeaderSize+80), 0)
+	})
+}
+
+// TestLockOfAnotherDriver: a guest that has started anew gets no reply to what it
+// asked before.
+func TestLockOfAnotherDriver(t *testing.T) {
+	f := newFiles(t, "lock")
+	g := newGuest(t, f, drivertest.FeatureEventIndex)
+	g.send(opSetLockWait, 1, make([]byte, 48), outHeaderSize)
+	<-f.entered
+	g.pause()
+	g.boot()
+	f.leave <- struct{}{}
+	for range 10 {
+		g.want(g.send(opStatfs, 1, nil, outHeaderSize+80), 0)
+	}
+}
+
+// TestStuckRequestsHoldUpNothing: whatever takes long is overtaken, as often as there
+// are workers, and what waits for them is carried out then.
+func TestStuckRequestsHoldUpNothing(t *testing.T) {
+	f := newFiles(t, "getattr", "read")
+	g := newGuest(t, f, drivertest.FeatureIndirect|drivertest.FeatureEventIndex)
+	stuck := make(map[uint64]bool)
+	for range 5 {
+		stuck[g.send(opGetattr, 1, make([]byte, 16), outHeaderSize+104)] = true
+		<-f.entered
+		g.want(g.send(opStatfs, 1, nil, outHeaderSize+80), 0)
+	}
+	for range 5 {
+		f.leave <- struct{}{}
+		delete(stuck, g.receive().unique)
+	}
+	if len(stuck) > 0 {
+		t.Errorf("no reply to %v", stuck)
+	}
+}
+
+// TestManyAtOnce has more requests at work than there are workers.
+func TestManyAtOnce(t *testing.T) {
+	f := newFiles(t, "getattr")
+	f.entered = make(chan string, queueSize)
+	g := newGuest(t, f, drivertest.FeatureIndirect|drivertest.FeatureEventIndex)
+	for range queueSize {
+		g.send(opGetattr, 1, make([]byte, 16), outHeaderSize+104)
+	}
+	go func() {
+		for range queueSize {
+			f.leave <- struct{}{}
+		}
+	}()
+	for range queueSize {
+		if got := g.receive(); got.status != -int32(unix.ENOENT) {
+			t.Fatal(got)
+		}
+	}
+}
+
+// TestBrokenDriver: what no driver does ends the device.
+func TestBrokenDriver(t *testing.T) {
+	for name, test := range map[string]struct {
+		buffers []drivertest.Buffer
+		want    string
+	}{
+		"outside memory": {[]drivertest.Buffer{{Addr: 1 << 50, Size: 64}}, "outside guest memory"},
+		"no header":      {[]drivertest.Buffer{{Addr: drivertest.LowBase, Size: 39}}, "less than a header"},
+		"nothing":        {[]drivertest.Buffer{{Addr: drivertest.LowBase, Size: 64, Write: true}}, "less than a header"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuest(t, newFiles(t), drivertest.FeatureEventIndex)
+			g.offer(pending{}, test.buffers...)
+			if err := g.broken(); err == nil || !strings.Contains(fmt.Sprint(err), test.want) {
+				t.Errorf("%v, want one with %q", err, test.want)
+			}
+		})
+	}
+}
+
+// TestMemoryGoes: memory that is cut short under the device ends it.
+func TestMemoryGoes(t *testing.T) {
+	f := newFiles(t, "getattr")
+	g := newGuest(t, f, drivertest.FeatureEventIndex)
+	g.send(opGetattr, 1, make([]byte, 16), outHeaderSize+104)
+	<-f.entered
+	if err := g.mem.File.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	f.leave <- struct{}{}
+	if err := g.broken(); err == nil {
+		t.Error("the device serves a guest whose memory has gone")
+	}
+}
