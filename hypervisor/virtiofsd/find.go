@@ -35,9 +35,9 @@ type Installation struct {
 	Version string
 }
 
-// searchPaths are where distributions put the daemon, the Rust one first: it is
+// SearchPaths are where distributions put the daemon, the Rust one first: it is
 // the one that is maintained.
-func searchPaths() []string {
+func SearchPaths() []string {
 	return []string{
 		"/usr/libexec/virtiofsd",
 		"/usr/lib/virtiofsd",
@@ -60,7 +60,7 @@ func Find(path string) (Installation, error) {
 		return inspect(path)
 	}
 	var errs []error
-	for _, candidate := range searchPaths() {
+	for _, candidate := range SearchPaths() {
 		found, err := inspect(candidate)
 		if err == nil {
 			return found, nil
@@ -72,14 +72,14 @@ func Find(path string) (Installation, error) {
 	if len(errs) > 0 {
 		return Installation{}, errors.Join(errs...)
 	}
-	return Installation{}, fmt.Errorf("%w in %s", ErrNotFound, strings.Join(searchPaths(), ", "))
+	return Installation{}, fmt.Errorf("%w in %s", ErrNotFound, strings.Join(SearchPaths(), ", "))
 }
 
 // locate is Find without starting the program where its path says its kind: to
 // ask costs a process on the way to every VM.
 func locate(path string) (Installation, error) {
 	if path == "" {
-		for _, candidate := range searchPaths() {
+		for _, candidate := range SearchPaths() {
 			if info, err := os.Stat(candidate); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
 				path = candidate
 				break
