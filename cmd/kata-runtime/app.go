@@ -108,7 +108,7 @@ func commands() []*cli.Command {
 		createCommand(), startCommand(), runCommand(), execCommand(), stateCommand(), listCommand(), killCommand(), deleteCommand(),
 		pauseCommand(), resumeCommand(), updateCommand(), psCommand(), eventsCommand(),
 		checkpointCommand(), restoreCommand(),
-		metricsCommand(), specCommand(), featuresCommand(), checkCommand(), envCommand(), nodeCommand(), versionCommand(),
+		factoryCommand(), metricsCommand(), specCommand(), featuresCommand(), checkCommand(), envCommand(), nodeCommand(), versionCommand(),
 	}
 	for _, command := range list {
 		command.HideHelpCommand = true

@@ -58,7 +58,9 @@ func createCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return created.commit(c.Context)
+			err = created.commit(c.Context)
+			created.pool.refill(c.Context)
+			return err
 		},
 	}
 }
@@ -76,6 +78,8 @@ type creation struct {
 	// standInStart is its start time, 0 until it is known.
 	standInStart uint64
 	group        *cgroup.Record // nil for none
+	// pool is where the pod's machine was taken from, or was looked for; nil: nowhere.
+	pool *machinePool
 	// terminal tells that the container's process has one.
 	terminal bool
 	// hooks are nil until the first of them is due.
@@ -149,6 +153,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	if p.bundle, pod, err = loadBundle(c.String("bundle"), id, c.String("root"), allowHostNetwork); err != nil {
 		return nil, err
 	}
+	host := settings
 	if pod == nil { // a VM that runs has its configuration
 		if settings, err = settings.ForPod(p.bundle.Spec.Annotations); err != nil {
 			return nil, err
@@ -180,6 +185,7 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		p.creation.sandbox, p.creation.supervisor = pod.id, pod.supervisor
 		p.creation.client, err = pod.connect(c.Context)
 	} else {
+		p.creation.pool = openPool(host, log)
 		p.creation.client, err = p.creation.launch(c.Context, supervisor.Boot{
 			Root: c.String("root"), ID: id, Hostname: p.bundle.Hostname, Cgroup: group, Config: settings, Debug: c.Bool("debug"),
 			Interfaces: p.bundle.Interfaces, HostNetwork: p.bundle.HostNetwork,
@@ -196,11 +202,16 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 // launch starts a pod of the container's own. After an error nothing is left of
 // it.
 func (n *creation) launch(ctx context.Context, boot supervisor.Boot) (*supervisor.Client, error) {
-	client, err := supervisor.Launch(ctx, boot, func(channel *os.File) (err error) {
-		n.supervisor, err = forkSupervisor(n.id, channel)
-		return err
-	})
+	client, err := n.pool.take(ctx, boot, n)
+	if client == nil && err == nil {
+		client, err = supervisor.Launch(ctx, boot, n.pool.starting(), func(channel *os.File) (err error) {
+			n.supervisor, err = forkSupervisor(n.id, channel)
+			return err
+		})
+	}
+	n.pool.launched()
 	if err != nil {
+		n.pool.refill(ctx)
 		return nil, errors.Join(err, n.removeLeft(ctx))
 	}
 	return client, nil
@@ -338,6 +349,7 @@ func (n *creation) commit(ctx context.Context) error {
 // poststop hooks are due, if others were before.
 func (n *creation) abandon(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
+	defer n.pool.refill(ctx)
 	gone, err := n.awaitAbandoned(ctx)
 	if n.standIn != nil {
 		_ = n.standIn.Process.Kill() // it ends of itself when its channel does

@@ -46,6 +46,9 @@ func dispatch(args []string) int {
 		case supervisorCommand:
 			nameProcess("kata-supervisor")
 			return runSupervisor()
+		case preparedCommand:
+			nameProcess("kata-supervisor")
+			return runPrepared(args[2:])
 		case hooks.Command:
 			return hooks.Become(args[2:])
 		}

@@ -45,7 +45,9 @@ func (n *creation) runDetached(ctx context.Context) error {
 	if err := n.start(ctx); err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}
-	return n.commit(ctx)
+	err := n.commit(ctx)
+	n.pool.refill(ctx)
+	return err
 }
 
 // runAttached sees the container through. The command's life is the
@@ -61,6 +63,7 @@ func (n *creation) runAttached(ctx context.Context, keep bool) error {
 	if err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}
+	n.pool.refill(ctx)
 	code, err := n.await(signals)
 	if err != nil {
 		return errors.Join(err, n.abandon(ctx))

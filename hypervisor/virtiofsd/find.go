@@ -37,9 +37,9 @@ type Installation struct {
 	Version string
 }
 
-// searchPaths are where distributions put the daemon, the Rust one first: it is
+// SearchPaths are where distributions put the daemon, the Rust one first: it is
 // the one that is maintained.
-func searchPaths() []string {
+func SearchPaths() []string {
 	return []string{
 		"/usr/libexec/virtiofsd",
 		"/usr/lib/virtiofsd",
@@ -62,7 +62,7 @@ func Find(path string) (Installation, error) {
 		return inspect(path)
 	}
 	var errs []error
-	for _, candidate := range searchPaths() {
+	for _, candidate := range SearchPaths() {
 		found, err := inspect(candidate)
 		if err == nil {
 			return found, nil
@@ -75,7 +75,7 @@ func Find(path string) (Installation, error) {
 	if len(errs) > 0 {
 		return Installation{}, errors.Join(errs...)
 	}
-	return Installation{}, fmt.Errorf("%w in %s", ErrNotFound, strings.Join(searchPaths(), ", "))
+	return Installation{}, fmt.Errorf("%w in %s", ErrNotFound, strings.Join(SearchPaths(), ", "))
 }
 
 // locate is Find without starting the program, which would cost a process on the way
@@ -83,7 +83,7 @@ func Find(path string) (Installation, error) {
 // dir keeps none.
 func locate(path, dir string) (Installation, error) {
 	if path == "" {
-		path = firstProgram(searchPaths())
+		path = firstProgram(SearchPaths())
 	}
 	switch path {
 	case "/usr/lib/qemu/virtiofsd", "/usr/lib/qemu-kvm/virtiofsd":

@@ -39,15 +39,34 @@ func (g *Group) Join() (*Membership, error) {
 // ownDirectory is the group of the calling process in the hierarchy of a
 // controller.
 func ownDirectory(controller string) (string, error) {
-	if !cgroups.IsCgroup2UnifiedMode() && controller != "" {
-		return cgroups.GetOwnCgroupPath(controller)
-	}
-	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	return directoryOf("/proc/self/cgroup", controller)
+}
+
+// directoryOf is the group, in the hierarchy of a controller, of the process that the
+// file is about.
+func directoryOf(file, controller string) (string, error) {
+	groups, err := cgroups.ParseCgroupFile(file)
 	if err != nil {
 		return "", err
 	}
-	mount, err := mountpoint(controller)
-	return filepath.Join(mount, own[""]), err
+	if cgroups.IsCgroup2UnifiedMode() || controller == "" {
+		mount, err := mountpoint(controller)
+		return filepath.Join(mount, groups[""]), err
+	}
+	group, ok := groups[controller]
+	if !ok {
+		group, ok = groups["name="+controller]
+	}
+	if !ok {
+		return "", fmt.Errorf("%s names no group of it", file)
+	}
+	// In a container, the hierarchy may be mounted from one of its groups on.
+	mount, root, err := cgroups.FindCgroupMountpointAndRoot("", controller)
+	if err != nil {
+		return "", err
+	}
+	below, err := filepath.Rel(root, group)
+	return filepath.Join(mount, below), err
 }
 
 // mountpoint is the root of the hierarchy of a controller.

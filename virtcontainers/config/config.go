@@ -16,6 +16,8 @@ type Config struct {
 	Agent Agent
 	// Runtime is the table [runtime].
 	Runtime Runtime
+	// Factory is the table [factory].
+	Factory Factory
 	// Files are the files that were read, in order; later ones won.
 	Files []string
 }
@@ -122,6 +124,21 @@ type Runtime struct {
 	LoopbackPorts []string `toml:"loopback_ports"`
 }
 
+// Factory says how many machines are prepared before there are pods for them, and
+// when.
+type Factory struct {
+	// PoolSize is how many machines each front end has prepared; 0: none.
+	PoolSize int `toml:"pool_size"`
+	// MaxLoadPercent is the host's load, in percent of its CPUs, from which on none
+	// is prepared; 0: whatever the load is.
+	MaxLoadPercent int `toml:"max_load"`
+	// MinMemoryMiB is the memory that the host has to have left, in MiB, beside what
+	// the machine may take.
+	MinMemoryMiB int `toml:"min_memory"`
+	// Dir is the directory by which prepared machines are found.
+	Dir string `toml:"dir"`
+}
+
 // DriverQEMU is the value of Hypervisor.Driver.
 const DriverQEMU = "qemu"
 
@@ -184,6 +201,7 @@ func Default() *Config {
 			OverheadMemoryMiB: 512, OverheadVCPUs: 1, NetworkModel: NetworkTC,
 			HostNetwork: HostNetworkRefuse, HostTCPPorts: "none", HostUDPPorts: "none",
 		},
+		Factory: Factory{MaxLoadPercent: 80, MinMemoryMiB: 1024, Dir: "/run/kata-factory"},
 	}
 }
 

@@ -172,6 +172,7 @@ type document struct {
 		Kata agentTableShape `toml:"kata"`
 	} `toml:"agent"`
 	Runtime *Runtime `toml:"runtime"`
+	Factory *Factory `toml:"factory"`
 }
 
 // agentTableShape has seconds where Agent has a duration.
@@ -182,7 +183,7 @@ type agentTableShape struct {
 }
 
 func (c *Config) document() *document {
-	doc := &document{Runtime: &c.Runtime}
+	doc := &document{Runtime: &c.Runtime, Factory: &c.Factory}
 	doc.Hypervisor.Driver, doc.Hypervisor.Machine = &c.Hypervisor.Driver, &c.Hypervisor.Machine
 	doc.Hypervisor.QEMU.QEMU, doc.Hypervisor.QEMU.Machine = &c.Hypervisor.QEMU, &c.Hypervisor.Machine
 	doc.Agent.Kata.DialTimeout = int64(c.Agent.DialTimeout / time.Second)

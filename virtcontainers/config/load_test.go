@@ -72,6 +72,11 @@ internetworking_model = "macvtap"
 host_network = "passt"
 host_network_tcp_ports = "80"
 host_network_udp_ports = "all"
+[factory]
+pool_size = 2
+max_load = 50
+min_memory = 512
+dir = "/run/machines"
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +99,8 @@ host_network_udp_ports = "all"
 			DisableSocketRelay: true, NetworkModel: NetworkMacvtap,
 			HostNetwork: HostNetworkPasst, HostTCPPorts: "80", HostUDPPorts: "all",
 		},
-		Files: got.Files,
+		Factory: Factory{PoolSize: 2, MaxLoadPercent: 50, MinMemoryMiB: 512, Dir: "/run/machines"},
+		Files:   got.Files,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// unknownKeyError names the known key that is nearest to an unknown one.
+// unknownKeyError names the known key or table that is nearest to an unknown one.
 func unknownKeyError(file, key string) error {
 	return fmt.Errorf("%s: unknown key %s; did you mean %s?", file, key, nearestKey(key))
 }
@@ -15,8 +15,8 @@ func unknownKeyError(file, key string) error {
 func nearestKey(key string) string {
 	best, bestScore := "", -1
 	for _, option := range Options() {
-		for _, name := range []string{option.Name(), option.KataName()} {
-			score := 1000*distance(lastPart(key), option.Key) + distance(key, name)
+		for _, name := range []string{option.Name(), option.KataName(), option.Table} {
+			score := 1000*distance(lastPart(key), lastPart(name)) + distance(key, name)
 			if name != "" && (bestScore < 0 || score < bestScore) {
 				best, bestScore = name, score
 			}

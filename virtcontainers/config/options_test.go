@@ -24,6 +24,7 @@ func TestOptionsCoverTheStruct(t *testing.T) {
 		qemuTable:    reflect.TypeFor[QEMU](),
 		runtimeTable: reflect.TypeFor[Runtime](),
 		agentTable:   reflect.TypeFor[agentTableShape](),
+		factoryTable: reflect.TypeFor[Factory](),
 	}
 	for table, shape := range tables {
 		for i := range shape.NumField() {
@@ -42,8 +43,8 @@ func TestOptionsCoverTheStruct(t *testing.T) {
 	if agent := reflect.TypeFor[Agent](); agent.NumField() != reflect.TypeFor[agentTableShape]().NumField() {
 		t.Error("Agent and agentTableShape differ")
 	}
-	if n := reflect.TypeFor[Config]().NumField(); n != 4 { // and Files
-		t.Errorf("Config has %d fields, of which three tables and Files are known", n)
+	if n := reflect.TypeFor[Config]().NumField(); n != 5 { // and Files
+		t.Errorf("Config has %d fields, of which four tables and Files are known", n)
 	}
 	if n := reflect.TypeFor[Hypervisor]().NumField(); n != 3 {
 		t.Errorf("Hypervisor has %d fields, of which the driver and two tables are known", n)
@@ -85,6 +86,10 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.confine_users":             `"70000-70009"`,
 		"hypervisor.enable_annotations":        `["default_.*", "runtime\\\\.x"]`,
 		"runtime.loopback_ports":               `["tcp:8080", "udp:127.0.0.11:53"]`,
+		"factory.pool_size":                    `3`,
+		"factory.max_load":                     `0`,
+		"factory.min_memory":                   `64`,
+		"factory.dir":                          `"/d"`,
 	}
 	for _, option := range Options() {
 		if option.Key == "kernel" || option.Key == "initrd" {

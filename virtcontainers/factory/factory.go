@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 
+	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
@@ -45,30 +46,53 @@ type Spec struct {
 // vsock. The mount namespace must be private to this process. After an error
 // nothing is left of it but the directory's content.
 func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error) {
+	made, err := assemble(ctx, spec)
+	if err != nil {
+		return nil, "", err
+	}
+	limit, err := limitHost(spec, made.machine.Info(), made.size, spec.Demand.Max(spec.SandboxDemand))
+	if err == nil {
+		made.sandbox.Boot()
+		err = made.assign(spec, limit)
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, made.stop(context.WithoutCancel(ctx)))
+	}
+	return made.sandbox, made.machine.Vsock(), nil
+}
+
+// assembled is a sandbox that was not assigned, with what its pod gets then.
+type assembled struct {
+	sandbox    *virtcontainers.Sandbox
+	machine    *machine.Machine
+	size       hypervisor.Size // the first
+	share      *share.Dir
+	networking virtcontainers.NetworkOptions
+}
+
+// assemble makes a machine that does not run yet. After an error nothing is left but the
+// directory's content.
+func assemble(ctx context.Context, spec Spec) (_ *assembled, err error) {
 	token, err := newToken()
 	if err != nil {
-		return nil, "", err
-	}
-	ceilings, err := limits.Ceilings(limits.System)
-	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if err := os.Mkdir(spec.ShareDir, 0o700); err != nil {
-		return nil, "", fmt.Errorf("make the share's directory: %w", err)
+		return nil, fmt.Errorf("make the share's directory: %w", err)
 	}
 	shared, err := share.New(spec.ShareDir)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	sizes := sizingOptions(spec)
 	size := firstSize(spec, sizes)
 	host, err := findHostNetwork(spec.HostNetwork)
 	if err != nil {
-		return nil, "", errors.Join(err, shared.Close())
+		return nil, errors.Join(err, shared.Close())
 	}
 	networking, nics, err := networkOptions(spec, size)
 	if err != nil {
-		return nil, "", errors.Join(err, shared.Close())
+		return nil, errors.Join(err, shared.Close())
 	}
 	if host != nil {
 		networking.Fixed, networking.Keep = host.Request(), [][]byte{host.MAC}
@@ -78,25 +102,32 @@ func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock
 		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, HostNetwork: host, Config: spec.Config, Log: spec.Log,
 	})
 	if err != nil {
-		return nil, "", errors.Join(err, closeTaps(networking.Spare), shared.Close())
+		return nil, errors.Join(err, closeTaps(networking.Spare), shared.Close())
 	}
-	sizes.Demand = spec.Demand.Max(spec.SandboxDemand)
-	if sizes.LimitHost, err = limitHost(spec, made.Info(), size, sizes.Demand); err != nil {
-		return nil, "", errors.Join(err, made.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
-	}
-	sandbox = virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
+	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
 		Machine: made, Token: token, BootTimeout: spec.Config.Agent.DialTimeout, Log: spec.Log,
 	})
-	sandbox.Boot()
-	err = sandbox.Assign(virtcontainers.Assignment{
-		ID: spec.ID, Hostname: spec.Hostname, Share: shared, Sizing: sizes, Network: networking,
+	return &assembled{sandbox: sandbox, machine: made, size: size, share: shared, networking: networking}, nil
+}
+
+// assign gives the sandbox to a pod, to whose limits on the host limit leads.
+func (a *assembled) assign(spec Spec, limit func(hypervisor.Size, sizing.Demand) error) error {
+	ceilings, err := limits.Ceilings(limits.System)
+	if err != nil {
+		return err
+	}
+	sizes := sizingOptions(spec)
+	sizes.Demand, sizes.LimitHost = spec.Demand.Max(spec.SandboxDemand), limit
+	return a.sandbox.Assign(virtcontainers.Assignment{
+		ID: spec.ID, Hostname: spec.Hostname, Share: a.share, Sizing: sizes, Network: a.networking,
 		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, Ceilings: ceilings,
 		AllowGuestExec: spec.Config.Agent.DebugConsole,
 	})
-	if err != nil {
-		return nil, "", errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx)), closeTaps(networking.Spare), shared.Close())
-	}
-	return sandbox, made.Vsock(), nil
+}
+
+// stop releases a sandbox that no pod has got.
+func (a *assembled) stop(ctx context.Context) error {
+	return errors.Join(a.sandbox.Stop(ctx), closeTaps(a.networking.Spare), a.share.Close())
 }
 
 func newToken() (string, error) {

@@ -52,6 +52,16 @@ func Check(ctx context.Context, settings *config.Config) []Finding {
 	}
 }
 
+// Programs are the paths of the programs that the configured machines consist of, or
+// may: where nothing is named, each place that is searched.
+func Programs(settings config.Hypervisor) []string {
+	programs := []string{settings.QEMU.Path}
+	if settings.VirtioFSDaemon != "" {
+		return append(programs, settings.VirtioFSDaemon)
+	}
+	return append(programs, virtiofsd.SearchPaths()...)
+}
+
 func checkAccelerator(ctx context.Context, settings config.Hypervisor) Finding {
 	f := Finding{Name: "accelerator", Status: StatusOK}
 	choice, err := accel.Select(ctx, settings.Accelerator)

@@ -51,7 +51,7 @@ type Machine struct {
 	ready   hypervisor.Listener
 	starter *child.Starter
 	console *tail.Buffer
-	daemon  fileServer        // nil with 9p
+	daemon  fileServer // nil with 9p
 	// daemonName is what the daemon is called.
 	daemonName string
 	passt      *passt.Daemon // nil without the host's network
@@ -200,13 +200,15 @@ func (m *Machine) Wait(ctx context.Context) error {
 	waiting.Go(func() { ended <- m.VM.Wait(ctx) })
 	await := func(name string, helper interface {
 		Wait(ctx context.Context) error
-	}) { waiting.Go(func() {
-		err := helper.Wait(ctx)
-		if err == nil {
-			err = errDaemonQuit
-		}
-		ended <- fmt.Errorf("%s has ended: %w", name, err)
-	}) }
+	}) {
+		waiting.Go(func() {
+			err := helper.Wait(ctx)
+			if err == nil {
+				err = errDaemonQuit
+			}
+			ended <- fmt.Errorf("%s has ended: %w", name, err)
+		})
+	}
 	if m.daemon != nil {
 		await(m.daemonName, m.daemon)
 	}

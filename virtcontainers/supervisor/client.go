@@ -69,7 +69,7 @@ type Client struct {
 // that calls Run on the file it is given, in a mount namespace of its own. It
 // returns once the supervisor owns the pod's state directory; the VM boots from
 // then on. An id that is taken wraps virtcontainers.ErrExists.
-func Launch(ctx context.Context, boot Boot, start func(channel *os.File) error) (*Client, error) {
+func Launch(ctx context.Context, boot Boot, starting *os.File, start func(channel *os.File) error) (*Client, error) {
 	conn, theirs, err := channel.Pair()
 	if err != nil {
 		return nil, err
@@ -81,17 +81,21 @@ func Launch(ctx context.Context, boot Boot, start func(channel *os.File) error) 
 		return nil, err
 	}
 	c := &Client{channel: conn, launched: true}
-	if err := c.boot(ctx, boot); err != nil {
+	if err := c.boot(ctx, boot, starting); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Client) boot(ctx context.Context, boot Boot) error {
+func (c *Client) boot(ctx context.Context, boot Boot, starting *os.File) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.channel.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := c.send(boot); err != nil {
+	var files []*os.File
+	if starting != nil {
+		files = []*os.File{starting}
+	}
+	if err := c.send(boot, files...); err != nil {
 		return fmt.Errorf("launch the supervisor: %w", err)
 	}
 	if err := c.receiveReady(); err != nil {
@@ -163,6 +167,12 @@ func (c *Client) receiveReady() error {
 		return fmt.Errorf("hear from the supervisor: %w", err)
 	}
 	switch {
+	case ready.Unfit != "":
+		unfit := &UnfitError{Reason: ready.Unfit}
+		if ready.Error != "" {
+			unfit.Err = errors.New(ready.Error)
+		}
+		return unfit
 	case ready.Exists:
 		return &remoteError{text: ready.Error, kind: virtcontainers.ErrExists}
 	case ready.Error != "":

@@ -1,8 +1,13 @@
 package supervisor
 
 import (
+	"os"
+
+	"golang.org/x/sys/unix"
+
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/factory/pool"
 	"kata-runtime/virtcontainers/sizing"
 )
 
@@ -21,7 +26,8 @@ const (
 	logName     = "supervisor.log"
 )
 
-// Boot is the first message to a new supervisor.
+// Boot is the first message to a new supervisor. With it may come the end of a pipe, to
+// be closed when the first container has started, or cannot any more.
 type Boot struct {
 	// Root is the state directory, ID the pod's and its first container's name.
 	Root, ID string
@@ -41,6 +47,22 @@ type Boot struct {
 	HostNetwork bool
 	Config      *config.Config
 	Debug       bool
+	// Caller is the command's pid, and Directory what it sees as Root: for a supervisor
+	// that it has not started itself.
+	Caller    int
+	Directory Directory
+}
+
+// Directory names a directory, whatever its path is.
+type Directory struct{ Device, Inode uint64 }
+
+// directoryAt is the directory that this process sees at a path.
+func directoryAt(path string) (Directory, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return Directory{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return Directory{Device: stat.Dev, Inode: stat.Ino}, nil
 }
 
 // Ready answers Boot and every message of a command, and opens a channel that
@@ -51,6 +73,8 @@ type Ready struct {
 	// Error is why the supervisor ends; Exists tells that the id is taken.
 	Error  string
 	Exists bool
+	// Unfit is why a prepared supervisor cannot be the pod's.
+	Unfit pool.Reason `json:",omitempty"`
 }
 
 // commandMessage is what a command says on its channel.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/accept"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory"
@@ -45,6 +47,7 @@ type server struct {
 	networked bool
 	log       *slog.Logger
 	rpc       *ttrpc.Server
+	started   func() // to be called when the first container runs
 
 	background sync.WaitGroup
 
@@ -60,17 +63,47 @@ type server struct {
 // or nobody wants the pod any more; everything that the pod held is released
 // then.
 func Run(ctx context.Context, first *channel.Conn) error {
-	if err := first.SetDeadline(time.Now().Add(bootTimeout)); err != nil {
-		return fmt.Errorf("bound the wait for the first message: %w", err)
+	boot, starting, err := receiveBoot(first)
+	if err != nil {
+		return err
 	}
-	var boot Boot
-	if _, err := first.Receive(&boot); err != nil {
-		return fmt.Errorf("receive the first message: %w", err)
+	return runPod(ctx, first, boot, starting, factory.New)
+}
+
+func receiveBoot(first *channel.Conn) (boot Boot, starting *os.File, err error) {
+	if err := first.SetDeadline(time.Now().Add(bootTimeout)); err != nil {
+		return boot, nil, fmt.Errorf("bound the wait for the first message: %w", err)
+	}
+	files, err := first.Receive(&boot)
+	if err != nil {
+		return boot, nil, fmt.Errorf("receive the first message: %w", err)
+	}
+	for i, file := range files {
+		if i > 0 {
+			file.Close()
+			continue
+		}
+		starting = file
 	}
 	if err := first.SetDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("lift the bound: %w", err)
+		closeFile(starting)
+		return boot, nil, fmt.Errorf("lift the bound: %w", err)
 	}
-	err := run(ctx, first, boot)
+	return boot, starting, nil
+}
+
+func closeFile(file *os.File) {
+	if file != nil {
+		file.Close()
+	}
+}
+
+// sandboxMaker is factory.New, or gives a prepared machine away.
+type sandboxMaker func(context.Context, factory.Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error)
+
+func runPod(ctx context.Context, first *channel.Conn, boot Boot, starting *os.File, newSandbox sandboxMaker) error {
+	defer closeFile(starting)
+	err := run(ctx, first, boot, starting, newSandbox)
 	if err != nil {
 		// After the channel was answered once, nobody reads this: harmless.
 		_ = first.Send(Ready{Error: err.Error(), Exists: errors.Is(err, virtcontainers.ErrExists)})
@@ -78,7 +111,7 @@ func Run(ctx context.Context, first *channel.Conn) error {
 	return err
 }
 
-func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
+func run(ctx context.Context, first *channel.Conn, boot Boot, starting *os.File, newSandbox sandboxMaker) (err error) {
 	states, err := store.Open(boot.Root)
 	if err != nil {
 		return err
@@ -115,11 +148,7 @@ func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 	if err != nil {
 		return fmt.Errorf("loopback_ports: %w", err)
 	}
-	sandbox, vsock, err := factory.New(ctx, factory.Spec{
-		ID: boot.ID, Dir: entry.Dir(), ShareDir: entry.Path(shareName), Hostname: boot.Hostname, Group: group,
-		Demand: boot.Demand, SandboxDemand: boot.SandboxDemand,
-		Interfaces: boot.Interfaces, HostNetwork: boot.HostNetwork, Config: boot.Config, Log: log,
-	})
+	sandbox, vsock, err := newSandbox(ctx, boot.spec(entry, group, log))
 	if err != nil {
 		return err
 	}
@@ -131,9 +160,19 @@ func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 		channels:  make(map[string]*commandChannel),
 		records:   make(map[string]*record),
 		first:     entry,
+		started:   sync.OnceFunc(func() { closeFile(starting) }),
 	}
 	defer func() { err = errors.Join(err, sandbox.Stop(context.WithoutCancel(ctx))) }()
 	return s.serve(ctx, first, entry)
+}
+
+// spec is what the pod's sandbox is made for.
+func (b *Boot) spec(entry *store.Entry, group *cgroup.Group, log *slog.Logger) factory.Spec {
+	return factory.Spec{
+		ID: b.ID, Dir: entry.Dir(), ShareDir: entry.Path(shareName), Hostname: b.Hostname, Group: group,
+		Demand: b.Demand, SandboxDemand: b.SandboxDemand,
+		Interfaces: b.Interfaces, HostNetwork: b.HostNetwork, Config: b.Config, Log: log,
+	}
 }
 
 func networkKind(boot Boot) pod.Network {

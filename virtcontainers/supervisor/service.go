@@ -34,6 +34,7 @@ func (s *server) StartContainer(ctx context.Context, request *api.ContainerReque
 	if err != nil {
 		return nil, asStatus(err)
 	}
+	s.started()
 	return &api.StartContainerResponse{Timings: timings(s.sandbox)}, nil
 }
 

@@ -1,0 +1,248 @@
+package factory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/factory/pool"
+	"kata-runtime/virtcontainers/logfile"
+	"kata-runtime/virtcontainers/machine"
+	"kata-runtime/virtcontainers/namespace"
+)
+
+// groupTimeout bounds the wait for the last processes of a machine's control group.
+const groupTimeout = 20 * time.Second
+
+// Describe tells what fits a pod with this configuration, in a process that runs this
+// program and is otherwise like this one.
+func Describe(kind pool.Kind, settings *config.Config, program string) (pool.Fit, error) {
+	return pool.Describe(kind, settings, program, machine.Programs(settings.Hypervisor))
+}
+
+// Misfit tells by its configuration alone why a pod cannot have a machine that was made
+// from base; "" for one that can.
+func Misfit(base *config.Config, spec Spec) (pool.Reason, error) {
+	host, err := pool.DigestConfig(base)
+	if err != nil {
+		return "", err
+	}
+	own, err := pool.DigestConfig(spec.Config)
+	if err != nil {
+		return "", err
+	}
+	sizes := sizingOptions(spec)
+	switch {
+	case host != own:
+		return pool.ReasonConfiguration, nil
+	case spec.HostNetwork:
+		return pool.ReasonHostNetwork, nil
+	case sizes.Static && firstSize(spec, sizes) != sizes.Policy.Default:
+		return pool.ReasonSize, nil
+	default:
+		return "", nil
+	}
+}
+
+// Prepared is a machine that has booted and belongs to nobody. It is the calling
+// process's, which becomes the pod's.
+type Prepared struct {
+	made     *assembled
+	settings *config.Config
+	log      *logfile.Later
+	group    *cgroup.Group // its processes are in it; nil for none
+	former   *cgroup.Membership
+
+	mu    sync.Mutex // guards given
+	given bool
+}
+
+// Prepare boots a machine in the calling process, whose mount namespace must be its own,
+// and waits for its agent. Stop releases it, unless Assign gives it away.
+func Prepare(ctx context.Context, slot *pool.Slot, settings *config.Config) (_ *Prepared, err error) {
+	p := &Prepared{settings: settings, log: logfile.NewLater()}
+	log := slog.New(p.log).With("machine", slot.Name())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Stop(context.WithoutCancel(ctx)))
+		}
+	}()
+	if err := p.enterGroup("machine-" + slot.Name()); err != nil {
+		return nil, err
+	}
+	if err := namespace.SlaveMounts(); err != nil {
+		return nil, err
+	}
+	// Not on the host: it goes with this process, and the pod's own directory is not known.
+	dir := slot.MountPoint()
+	if err := unix.Mount("kata-machine", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=1m"); err != nil {
+		return nil, fmt.Errorf("mount a directory for the machine on %s: %w", dir, err)
+	}
+	if p.made, err = assemble(ctx, Spec{
+		ID: slot.Name(), Dir: dir, ShareDir: filepath.Join(dir, "share"), Config: settings, Log: log,
+	}); err != nil {
+		return nil, err
+	}
+	p.made.sandbox.Boot()
+	if err := p.made.sandbox.Booted(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// enterGroup moves this process into a control group of its own: its parent's would not
+// end with its parent, and what is prepared is not to be charged to it.
+func (p *Prepared) enterGroup(name string) error {
+	options := cgroup.Options{ID: name, Path: "/kata-" + name}
+	if cgroup.SystemdRuns() {
+		options = cgroup.Options{ID: name, Systemd: true}
+	}
+	record, err := cgroup.Resolve(options)
+	if err != nil {
+		return err
+	}
+	if p.group, err = record.Open(); err != nil {
+		return err
+	}
+	p.former, err = p.group.Join()
+	return err
+}
+
+// Ended is closed when the machine has ended.
+func (p *Prepared) Ended() <-chan struct{} { return p.made.sandbox.Ended() }
+
+// Misfit tells why a pod cannot have the machine; "" for one that can.
+func (p *Prepared) Misfit(spec Spec) (pool.Reason, error) {
+	select {
+	case <-p.Ended():
+		return pool.ReasonDied, nil
+	default:
+		return Misfit(p.settings, spec)
+	}
+}
+
+// Assign gives the machine to a pod, in whose control group this process is: the others
+// follow it there, and have its score for the lack of memory from then on. The machine's
+// log is the pod's. After an error the machine is gone.
+func (p *Prepared) Assign(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Stop(context.WithoutCancel(ctx)))
+		}
+	}()
+	p.log.Follow(spec.Log.Handler())
+	if err := p.joinPod(ctx, spec.Group); err != nil {
+		return nil, "", err
+	}
+	if spec.Interfaces > 0 {
+		for _, tap := range p.made.networking.Spare {
+			p.made.networking.Keep = append(p.made.networking.Keep, tap.MAC)
+		}
+	}
+	limit, err := limitHost(spec, p.made.machine.Info(), p.made.size, spec.Demand.Max(spec.SandboxDemand))
+	if err != nil {
+		return nil, "", err
+	}
+	if err := p.made.assign(spec, limit); err != nil {
+		return nil, "", err
+	}
+	p.mu.Lock()
+	p.given = true
+	p.mu.Unlock()
+	return p.made.sandbox, p.made.machine.Vsock(), nil
+}
+
+// joinPod moves the machine's processes into the pod's control group, or without one to
+// this process, and removes their own.
+func (p *Prepared) joinPod(ctx context.Context, group *cgroup.Group) error {
+	pids, err := p.group.Processes()
+	if err != nil {
+		return err
+	}
+	if err := shareScore(pids); err != nil {
+		return err
+	}
+	if group == nil {
+		err = p.group.MoveTo(os.Getpid())
+	} else {
+		err = group.Absorb(p.group)
+	}
+	return errors.Join(err, p.removeGroup(ctx))
+}
+
+// Adopt makes this process what it were if a command had started it: in the command's
+// control groups, and with its score for the lack of memory.
+func (p *Prepared) Adopt(command int) error {
+	score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", command))
+	if err == nil {
+		err = os.WriteFile("/proc/self/oom_score_adj", score, 0)
+	}
+	if err != nil && !errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("take on the command's OOM score: %w", err)
+	}
+	return p.group.Send(os.Getpid(), command)
+}
+
+// shareScore gives processes this process's score for the lack of memory.
+func shareScore(pids []int) error {
+	score, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return fmt.Errorf("read this process's OOM score: %w", err)
+	}
+	for _, pid := range pids {
+		err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", score, 0)
+		// It has ended, or is the kernel's, or may not have a lower one.
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrPermission) && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("set the OOM score of process %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+func (p *Prepared) removeGroup(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, groupTimeout)
+	defer cancel()
+	group := p.group
+	p.group = nil
+	return group.Remove(ctx)
+}
+
+// Stop ends the machine, unless a pod has it. Idempotent.
+func (p *Prepared) Stop(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.given {
+		return nil
+	}
+	p.given = true
+	var errs []error
+	if p.made != nil {
+		errs = append(errs, p.made.stop(ctx))
+	}
+	if p.group != nil {
+		errs = append(errs, p.leaveGroup(), p.removeGroup(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// leaveGroup takes this process out of the machine's group, unless it has gone to a
+// pod's.
+func (p *Prepared) leaveGroup() error {
+	pids, err := p.group.Processes()
+	if err != nil || !slices.Contains(pids, os.Getpid()) {
+		return err
+	}
+	return p.former.Leave()
+}
