@@ -19,7 +19,8 @@ import (
 // addresses. So all threads of this program sleep by the millisecond
 // (slack.c), and the one that becomes a container's process does not.
 func restoreSlack() error {
-	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, C.KATA_USUAL_SLACK, 0, 0, 0); err != nil {
+	const usual = uintptr(C.KATA_USUAL_SLACK)
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, usual, 0, 0, 0); err != nil {
 		return fmt.Errorf("make timers precise: %w", err)
 	}
 	return nil
