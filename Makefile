@@ -125,13 +125,21 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestManyPodsByShim|TestDeathsByShim|TestContainerd2|TestCRIO)$$' ./test/cri
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestBridge)$$' ./test/network
 
+# Another commit, to compare with: make bench BASE=COMMIT
+BASE :=
+
 .PHONY: bench
-bench: deps-test build kernel image crio ## measure start time, memory, calls, throughput and network, and print the tables
+bench: deps-test build kernel image crio ## measure start time, memory, calls, throughput and network, and print the tables (BASE=COMMIT: and what a commit took)
 	@$(GO) run ./test/bench
-	@echo; echo "Pods through containerd's CRI, on a bridge, by its shim for runc and by ours, medians of 7, alternating"
-	@$(GO) test -tags vm -run '^$$' -bench '^BenchmarkFrontEnds$$' -benchtime 7x -timeout 20m ./test/cri
+	@$(MAKE) --no-print-directory bench-pods
 	@echo; echo "A pod, a container's creation and start, and exec through CRI-O, medians of 7"
 	@$(GO) test -tags vm -run '^$$' -bench '^BenchmarkCRIO$$' -benchtime 7x -timeout 20m ./test/cri
+
+.PHONY: bench-pods
+bench-pods: ## the part of bench about pods through containerd (BASE=COMMIT as there)
+	@base=$(if $(BASE),$$(test/base.sh "$(CACHE)/base" '$(BASE)')); echo; \
+	  echo "Pods through containerd's CRI, on a bridge, by its shim for runc and by ours, medians of 7, alternating"; \
+	  KATA_BENCH_BASE=$$base $(GO) test -tags vm -run '^$$' -bench '^BenchmarkFrontEnds$$' -benchtime 7x -timeout 20m ./test/cri
 
 .PHONY: lint
 lint: ## golangci-lint, with the import rules of the architecture

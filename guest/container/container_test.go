@@ -12,8 +12,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
 )
@@ -353,5 +355,30 @@ func TestOpenNetwork(t *testing.T) {
 				t.Errorf("%q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// TestHelperLevel: only what the limits may keep from starting pays for it.
+func TestHelperLevel(t *testing.T) {
+	const most = unix.RLIM_INFINITY
+	for _, test := range []struct {
+		name   string
+		limits []configs.Rlimit
+		want   string
+	}{
+		{"none", nil, plainLevel},
+		{"usual", []configs.Rlimit{{Type: unix.RLIMIT_NOFILE, Soft: 100, Hard: 100}, {Type: unix.RLIMIT_NPROC, Soft: 1 << 16, Hard: 1 << 16}}, plainLevel},
+		{"unlimited", []configs.Rlimit{{Type: unix.RLIMIT_AS, Soft: most, Hard: most}, {Type: unix.RLIMIT_NPROC, Soft: most, Hard: most}}, plainLevel},
+		{"addresses", []configs.Rlimit{{Type: unix.RLIMIT_AS, Soft: 1 << 40, Hard: most}}, roomyLevel},
+		{"data", []configs.Rlimit{{Type: unix.RLIMIT_DATA, Soft: 1 << 26, Hard: most}}, roomyLevel},
+		{"threads", []configs.Rlimit{{Type: unix.RLIMIT_NPROC, Soft: 10, Hard: most}}, roomyLevel},
+	} {
+		if got := helperLevel(test.limits); got != test.want {
+			t.Errorf("%s: level %q, want %q", test.name, got, test.want)
+		}
+	}
+	// As libcontainer's two readers take it.
+	if level, err := strconv.Atoi(roomyLevel); err != nil || strconv.Itoa(level) != plainLevel {
+		t.Errorf("level %d, %v", level, err)
 	}
 }

@@ -10,10 +10,6 @@ import (
 	"kata-runtime/guest/protocol"
 )
 
-// logLevel is what libcontainer's helper process reports: logrus's warning
-// level.
-const logLevel = "3"
-
 // dropBindData takes from bind mounts the options that a bind cannot have.
 // libcontainer has told them from those that it knows: what is left over is for
 // a file system that is being made, and none is. Older runtimes passed it on to
@@ -39,7 +35,6 @@ func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 		UID: int(p.User.UID), GID: int(p.User.GID),
 		NoNewPrivileges: &noNewPrivileges,
 		Scheduler:       p.Scheduler, IOPriority: p.IOPriority,
-		LogLevel: logLevel,
 	}
 	for _, gid := range p.User.AdditionalGids {
 		lp.AdditionalGroups = append(lp.AdditionalGroups, int(gid))
@@ -57,6 +52,7 @@ func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 	if lp.Rlimits, err = newRlimits(p.Rlimits); err != nil {
 		return nil, err
 	}
+	lp.LogLevel = helperLevel(lp.Rlimits)
 	if lp.CPUAffinity, err = configs.ConvertCPUAffinity(p.ExecCPUAffinity); err != nil {
 		return nil, fmt.Errorf("%w: process.execCPUAffinity: %w", ErrInvalid, err)
 	}

@@ -1,8 +1,10 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"runtime"
 
 	// Device rules: without it, libcontainer refuses every container.
 	_ "github.com/opencontainers/cgroups/devices"
@@ -24,13 +26,25 @@ func RunHelper() {
 	switch os.Args[1] {
 	case initArgument:
 		if os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
-			if err := makeRoom(); err != nil { // the container may have no limits
-				fmt.Fprintln(os.Stderr, "kata-agent:", err)
-			}
+			prepareHelper()
 			libcontainer.Init()
 		}
 	case hookArgument:
+		prepareHelper()
 		fmt.Fprintln(os.Stderr, runHookProgram())
 		os.Exit(hookFailure)
+	}
+}
+
+// prepareHelper makes the calling thread fit to become another program. What
+// fails is needed by few, and then shows.
+func prepareHelper() {
+	runtime.LockOSThread() // it is the thread that executes the program
+	err := restoreSlack()
+	if os.Getenv("_LIBCONTAINER_LOGLEVEL") == roomyLevel {
+		err = errors.Join(err, makeRoom())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kata-agent:", err)
 	}
 }

@@ -54,6 +54,9 @@ func (r *Runtime) launch(c *container, spec *specs.Process, opts launchOptions) 
 	}
 	p := &process{name: opts.name, lp: lp, done: make(chan struct{})}
 	config := c.lc.Config()
+	if len(lp.Rlimits) == 0 { // then it has the container's
+		lp.LogLevel = helperLevel(config.Rlimits)
+	}
 	// An owner that the user namespace cannot name is reported by libcontainer.
 	owner, err := config.HostUID(lp.UID)
 	if err != nil {

@@ -11,6 +11,9 @@ import (
 	"sync"
 	"syscall"
 	"unsafe"
+
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -25,6 +28,33 @@ const (
 	// goHeapStep by how much the heap grows within.
 	goArena, goHeapStep = 64 << 20, 4 << 20
 )
+
+// What libcontainer's helper process reports: logrus's warning level, written in
+// two ways. It is the only text that libcontainer hands to the helper, before
+// anything else, as it is given.
+const (
+	plainLevel = "3"
+	roomyLevel = "03" // the helper makes room first
+)
+
+// helperLevel is libcontainer.Process.LogLevel for a process that will have these
+// limits. Making room costs an exec a tenth of its time, above all by the
+// threads: each is told of every change of the user.
+func helperLevel(limits []configs.Rlimit) string {
+	// Below this, a user's other processes may leave no thread to Go.
+	const fewThreads = 4096
+	for _, limit := range limits {
+		switch {
+		case limit.Type == unix.RLIMIT_AS || limit.Type == unix.RLIMIT_DATA:
+			if limit.Soft != unix.RLIM_INFINITY {
+				return roomyLevel
+			}
+		case limit.Type == unix.RLIMIT_NPROC && limit.Soft < fewThreads:
+			return roomyLevel
+		}
+	}
+	return plainLevel
+}
 
 // makeRoom prepares this process for setting up a container from inside when it
 // has the container's resource limits already: libcontainer sets these first and

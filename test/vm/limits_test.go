@@ -46,14 +46,16 @@ func largeFilter() *specs.LinuxSeccomp {
 
 // TestLimits: a container has the limits that its specification lists, however
 // high or low, and otherwise its caller's, which are another one's for each
-// process that is added.
+// process that is added. Its timers are as precise as on a host, not as the
+// agent's.
 func TestLimits(t *testing.T) {
 	const hostsMost = 1073741816
 	hostParameter(t, "/proc/sys/fs/nr_open", strconv.Itoa(hostsMost))
 	hostParameter(t, "/proc/sys/vm/max_map_count", "262144")
 	const low = 64 << 20
 	spec := bundle.Spec("/bin/sh", "-c", `ulimit -Hn; ulimit -Sn; ulimit -v; ulimit -d; ulimit -Ss; ulimit -Hs; ulimit -t
-		cat /proc/sys/fs/nr_open /proc/sys/vm/max_map_count; grep Seccomp: /proc/self/status; exec sleep 100000`)
+		cat /proc/sys/fs/nr_open /proc/sys/vm/max_map_count; grep Seccomp: /proc/self/status
+		cat /proc/self/timerslack_ns; exec sleep 100000`)
 	spec.Process.Rlimits = []specs.POSIXRlimit{
 		{Type: "RLIMIT_NOFILE", Soft: 1000, Hard: hostsMost},
 		{Type: "RLIMIT_AS", Soft: low, Hard: low},
@@ -85,9 +87,9 @@ func TestLimits(t *testing.T) {
 		t.Errorf("exec of a process file: limits %q, want %q", got, want)
 	}
 	for range 5 { // what goes wrong here does not always
-		result := h.Finish(limited(h, "ulimit -Ss 1024", "exec", id, "/bin/sh", "-c", "ulimit -Sn; ulimit -v; ulimit -d; ulimit -Ss"))
+		result := h.Finish(limited(h, "ulimit -Ss 1024", "exec", id, "/bin/sh", "-c", "ulimit -Sn; ulimit -v; ulimit -d; ulimit -Ss; cat /proc/self/timerslack_ns"))
 		wantCode(t, result, 0)
-		if got, want := strings.Fields(result.Stdout), "1000 65536 65536 1024"; strings.Join(got, " ") != want {
+		if got, want := strings.Fields(result.Stdout), "1000 65536 65536 1024 50000"; strings.Join(got, " ") != want {
 			t.Errorf("exec of a command: limits %q, want %q", got, want)
 		}
 	}
@@ -97,7 +99,7 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "1073741816 1000 65536 65536 2048 4096 600 1073741816 262144 Seccomp: 2"
+	want := "1073741816 1000 65536 65536 2048 4096 600 1073741816 262144 Seccomp: 2 50000"
 	if got := strings.Join(strings.Fields(string(data)), " "); got != want {
 		t.Errorf("the container's limits: %q, want %q", got, want)
 	}

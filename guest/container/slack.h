@@ -1,0 +1,9 @@
+#ifndef KATA_SLACK_H
+#define KATA_SLACK_H
+
+/* How late timers may be, in nanoseconds: as Linux has it for every program,
+ * and for the threads of this one. See package container's slack.go. */
+#define KATA_USUAL_SLACK 50000L
+#define KATA_COARSE_SLACK 1000000L
+
+#endif
