@@ -19,9 +19,15 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+
+	"kata-runtime/virtcontainers/machine"
 )
 
 func main() {
+	// The plain VM's vsock device is served as a pod's is.
+	if len(os.Args) > 1 && os.Args[1] == machine.BackendCommand {
+		os.Exit(machine.RunBackend(os.Args[2:]))
+	}
 	runs := flag.Int("n", 7, "how often each start is measured, at least 1")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
