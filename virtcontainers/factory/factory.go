@@ -90,7 +90,7 @@ func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock
 	sandbox.Boot()
 	err = sandbox.Assign(virtcontainers.Assignment{
 		ID: spec.ID, Hostname: spec.Hostname, Share: shared, Sizing: sizes, Network: networking,
-		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, Ceilings: ceilings,
+		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, User: made.User(), Ceilings: ceilings,
 		AllowGuestExec: spec.Config.Agent.DebugConsole,
 	})
 	if err != nil {
