@@ -58,6 +58,9 @@ func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 	if err != nil {
 		return jail.Spec{}, err
 	}
+	if err := checkExecutable(path, o.Jail.User); err != nil {
+		return jail.Spec{}, err
+	}
 	for _, name := range []string{o.Kernel, o.Initrd} {
 		if name == "" {
 			continue
@@ -76,6 +79,7 @@ func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 		Namespaces: jail.Empty, User: o.Jail.User, MaxFiles: maxFiles, MaxThreads: maxThreads,
 		Root:        &jail.Root{Files: files, Devices: devices},
 		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},
+		Without:     o.Jail.Without,
 	}, nil
 }
 
@@ -88,6 +92,18 @@ func checkReadable(name string, user int) error {
 	}
 	if user != 0 && info.Mode()&0o004 == 0 {
 		return fmt.Errorf("QEMU, as user %d, cannot read %s: %w (chmod o+r)", user, name, os.ErrPermission)
+	}
+	return nil
+}
+
+// checkExecutable is checkReadable for QEMU itself.
+func checkExecutable(path string, user int) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("look for QEMU: %w", err)
+	}
+	if user != 0 && info.Mode()&0o005 != 0o005 {
+		return fmt.Errorf("QEMU's user %d cannot execute %s: %w (chmod o+rx)", user, path, os.ErrPermission)
 	}
 	return nil
 }
@@ -142,7 +158,7 @@ func TryJail(ctx context.Context, path string, options jail.Options) error {
 	if err := confine(ctx, cmd, &o); err != nil {
 		return err
 	}
-	if err := cmd.Run(); err != nil {
+	if err := jail.Explain(cmd.SysProcAttr.Cloneflags, cmd.Run()); err != nil {
 		return fmt.Errorf("start %s in a jail: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	_, err := parseVersion(stdout.String())

@@ -41,5 +41,6 @@ func confine(ctx context.Context, cmd *exec.Cmd, o Options, limit uint64) error 
 		// It has a filter of its own, for the threads that it knows of.
 		SystemCalls: &jail.SystemCalls{Log: o.Jail.LogCalls},
 		MaxFiles:    limit,
+		Without:     o.Jail.Without,
 	})
 }

@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/qemu"
@@ -22,7 +23,10 @@ func (m *Machine) confine(spec Spec) (*jail.Options, error) {
 	if m.user, err = claimUser(spec.Config.Hypervisor); err != nil {
 		return nil, fmt.Errorf("confine the VMM: %w", err)
 	}
-	options := &jail.Options{Dir: jail.DefaultDir, LogCalls: spec.Config.Runtime.Debug}
+	options := daemonJail(spec.Config)
+	if without := options.Without; len(without) > 0 {
+		spec.Log.Warn("parts of the confinement are left out, as configured", "confine_without", without)
+	}
 	if m.user != nil {
 		options.User = m.user.ID
 	}
@@ -34,7 +38,7 @@ func daemonJail(settings *config.Config) *jail.Options {
 	if !settings.Hypervisor.Confine {
 		return nil
 	}
-	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.Runtime.Debug}
+	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.Runtime.Debug, Without: settings.Hypervisor.ConfineWithout}
 }
 
 // passtJail says how passt is confined, for which it takes a user; nil: it is not.
@@ -81,7 +85,7 @@ func checkConfinement(ctx context.Context, settings config.Hypervisor) Finding {
 	}
 	user, err := claimUser(settings)
 	defer user.Release()
-	options := jail.Options{Dir: jail.DefaultDir}
+	options := jail.Options{Dir: jail.DefaultDir, Without: settings.ConfineWithout}
 	if user != nil {
 		options.User = user.ID
 	}
@@ -90,12 +94,33 @@ func checkConfinement(ctx context.Context, settings config.Hypervisor) Finding {
 	}
 	if err != nil {
 		f.Status, f.Detail = StatusMissing, err.Error()
-		f.NextStep = "permit what the message names, or set confine = false in [hypervisor]"
+		f.NextStep = "permit what the message names, or leave that part out: confine_without, confine_users or confine in [hypervisor]"
 		return f
 	}
 	f.Value = "root without capabilities"
 	if user != nil {
 		f.Value = "a user of " + settings.ConfineUsers
+	}
+	if len(settings.ConfineWithout) > 0 {
+		f.Status, f.Detail = StatusWarning, fmt.Sprintf("without %s", strings.Join(settings.ConfineWithout, ", "))
+		f.NextStep = "remove confine_without in [hypervisor], where this host permits the parts"
+	}
+	return checkUsers(f, settings)
+}
+
+// checkUsers finds users of the range that are somebody else's too.
+func checkUsers(f Finding, settings config.Hypervisor) Finding {
+	first, last, err := settings.UserRange()
+	if err != nil || first == 0 {
+		return f
+	}
+	others, err := jail.Conflicts("/etc", jail.Range{First: first, Last: last})
+	switch {
+	case err != nil:
+		f.Status, f.Detail, f.NextStep = StatusWarning, err.Error(), ""
+	case len(others) > 0:
+		f.Status, f.Detail = StatusWarning, "others have users of confine_users: "+strings.Join(others, ", ")
+		f.NextStep = "set confine_users in [hypervisor] to a range of ids that nobody else has"
 	}
 	return f
 }
