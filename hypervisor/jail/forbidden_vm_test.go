@@ -90,6 +90,9 @@ func TestWithoutAPart(t *testing.T) {
 	}
 }
 
+// directoryVariable names a directory for a part to be played in.
+const directoryVariable = "JAIL_TEST_DIRECTORY"
+
 // playHost makes this process's host one that forbids a part, tries to start a confined
 // process there, and tells the error.
 func playHost(kind string) int {
@@ -141,14 +144,10 @@ func forbidFilters() error {
 // forbidPivot gives this thread a root that cannot be pivoted away, as the initial RAM
 // disk's: the mount above it is shared.
 func forbidPivot() error {
-	dir, err := os.MkdirTemp("", "root")
-	if err != nil {
-		return err
-	}
+	dir := os.Getenv(directoryVariable)
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 		return err
 	}
-	defer os.Remove(dir)
 	for _, m := range []struct {
 		source, target string
 		flags          uintptr
@@ -173,7 +172,7 @@ func TestForbidden(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			var stderr bytes.Buffer
 			cmd := exec.CommandContext(t.Context(), os.Args[0])
-			cmd.Env, cmd.Stderr = append(os.Environ(), roleVariable+"="+kind), &stderr
+			cmd.Env, cmd.Stderr = append(os.Environ(), roleVariable+"="+kind, directoryVariable+"="+t.TempDir()), &stderr
 			if kind == "limited" {
 				ids := []syscall.SysProcIDMap{{Size: 1}}
 				cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}

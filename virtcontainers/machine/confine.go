@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/virtcontainers/config"
@@ -83,6 +84,11 @@ func checkConfinement(ctx context.Context, settings config.Hypervisor) Finding {
 		f.Status, f.Detail, f.NextStep = StatusWarning, "no VMM to try it with", "install QEMU"
 		return f
 	}
+	accelerator, err := accel.Select(ctx, settings.Accelerator)
+	if err != nil {
+		f.Status, f.Detail, f.NextStep = StatusWarning, "no accelerator to try it with", "see above"
+		return f
+	}
 	user, err := claimUser(settings)
 	defer user.Release()
 	options := jail.Options{Dir: jail.DefaultDir, Without: settings.ConfineWithout}
@@ -90,7 +96,7 @@ func checkConfinement(ctx context.Context, settings config.Hypervisor) Finding {
 		options.User = user.ID
 	}
 	if err == nil {
-		err = qemu.TryJail(ctx, path, options)
+		err = qemu.TryJail(ctx, path, accelerator.Name, options)
 	}
 	if err != nil {
 		f.Status, f.Detail = StatusMissing, err.Error()
