@@ -51,7 +51,7 @@ func confine(ctx context.Context, cmd *exec.Cmd, o *Options) error {
 	if err != nil {
 		return fmt.Errorf("look for QEMU: %w", err)
 	}
-	spec, err := jailSpec(ctx, path, o)
+	spec, err := JailSpec(ctx, path, o)
 	if err != nil {
 		return err
 	}
@@ -59,9 +59,9 @@ func confine(ctx context.Context, cmd *exec.Cmd, o *Options) error {
 	return jail.Confine(cmd, spec)
 }
 
-// jailSpec says what a jailed QEMU keeps: all of it is in Arguments or in QEMU
-// itself.
-func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
+// JailSpec says what a jailed QEMU at path, which is no symbolic link, keeps: all of it
+// is in Arguments or in QEMU itself.
+func JailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 	files, err := jail.Remember(o.Jail.Dir, path, func() ([]string, error) { return programFiles(ctx, path) })
 	if err != nil {
 		return jail.Spec{}, err
