@@ -25,6 +25,9 @@ type Assignment struct {
 	// RelaySockets lets containers connect to the host's unix sockets that
 	// their bind mounts show.
 	RelaySockets bool
+	// User is one of the host that only this pod has, for what the kernel counts for
+	// users; 0: there is none.
+	User int
 	// AllowGuestExec lets processes be added to the guest itself, see ExecGuest.
 	AllowGuestExec bool
 }
@@ -54,7 +57,7 @@ func (s *Sandbox) Assign(assignment Assignment) error {
 	s.assignment = assignment
 	s.sizer = sizer{options: assignment.Sizing, resources: make(map[string]*specs.LinuxResources)}
 	if assignment.RelaySockets {
-		s.sockets = sockets.New(s.log)
+		s.sockets = sockets.New(s.log, assignment.User)
 	}
 	close(s.assigned)
 	return nil

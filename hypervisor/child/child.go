@@ -17,6 +17,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor/jail"
 )
 
 // ErrClosed says that the Starter was closed.
@@ -103,7 +105,7 @@ func (s *Starter) StartWithSecurebits(cmd *exec.Cmd, securebits int) error {
 	case <-s.closing:
 		return ErrClosed
 	}
-	if err := <-r.reply; err != nil {
+	if err := jail.Explain(cmd.SysProcAttr.Cloneflags, <-r.reply); err != nil {
 		return fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -87,10 +88,8 @@ func enter(r *request) error {
 			return err
 		}
 	}
-	// An unnamed session keyring of its own hides the parent's keys. A kernel without any
-	// has none to hide.
-	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) {
-		return fmt.Errorf("make a keyring: %w", err)
+	if err := leaveKeyring(r.Without); err != nil {
+		return err
 	}
 	if err := setLimits(&r.Spec); err != nil {
 		return err
@@ -102,6 +101,19 @@ func enter(r *request) error {
 		return err
 	}
 	return filterSystemCalls(r.SystemCalls)
+}
+
+// leaveKeyring joins an unnamed session keyring of its own, which hides the parent's
+// keys. A kernel without any has none to hide.
+func leaveKeyring(without []string) error {
+	if slices.Contains(without, PartKeyring) {
+		return nil
+	}
+	_, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+	if err != nil && !errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("make a keyring: %w (the sysctls kernel.keys.root_maxkeys and root_maxbytes bound them; %s)", err, advice(PartKeyring))
+	}
+	return nil
 }
 
 // firstInherited is the first descriptor of os/exec's ExtraFiles in the child.

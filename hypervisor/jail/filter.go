@@ -119,7 +119,7 @@ func filterSystemCalls(s *SystemCalls) error {
 	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&program)))
 	runtime.KeepAlive(code)
 	if errno != 0 {
-		return fmt.Errorf("filter system calls (needs a kernel with CONFIG_SECCOMP_FILTER): %w", errno)
+		return fmt.Errorf("filter system calls: %w (it takes a kernel with CONFIG_SECCOMP_FILTER; %s)", errno, advice(PartSystemCalls))
 	}
 	return nil
 }

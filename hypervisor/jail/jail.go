@@ -48,6 +48,8 @@ type Spec struct {
 	// MaxThreads that of the threads of its user. 0: this process's.
 	MaxFiles   uint64 `json:"maxFiles,omitempty"`
 	MaxThreads uint64 `json:"maxThreads,omitempty"`
+	// Without names Parts that are left out of all that, for a host that forbids them.
+	Without []string `json:"without,omitempty"`
 }
 
 // request is what the step is told, as JSON.
@@ -65,6 +67,7 @@ type request struct {
 // does for an io.Writer of a command: by that the step sees whether its parent is
 // alive. The program must call Become under Command.
 func Confine(cmd *exec.Cmd, spec Spec) error {
+	spec.leaveOut()
 	data, err := json.Marshal(request{Spec: spec, Path: cmd.Path, Args: cmd.Args, Inherited: len(cmd.ExtraFiles)})
 	if err != nil {
 		return fmt.Errorf("confine %s: %w", cmd.Path, err)
@@ -85,6 +88,8 @@ type Options struct {
 	// User is the processes' user and group id; 0: they are a root without
 	// capabilities.
 	User int
+	// Without is that of each Spec.
+	Without []string
 	// LogCalls lets the kernel log system calls that a filter refuses.
 	LogCalls bool
 }

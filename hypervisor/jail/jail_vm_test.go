@@ -43,6 +43,10 @@ func TestMain(m *testing.M) {
 		os.Exit(3)
 	case "parent":
 		os.Exit(playParent())
+	case "namespaces":
+		os.Exit(playNamespaces())
+	case "limited", "unfiltered", "ramdisk":
+		os.Exit(playHost(os.Getenv(roleVariable)))
 	}
 	os.Exit(m.Run())
 }

@@ -140,13 +140,14 @@ type remembered[T any] struct {
 // Remember returns what find finds for a program: the files that it needs. It keeps that
 // as Recall does.
 func Remember(dir, program string, find func() ([]string, error)) ([]string, error) {
-	return Recall(dir, "program", program, find)
+	return Recall(dir, "files", program, find)
 }
 
 // Recall returns what find finds out about a program. It keeps that in a file below
 // dir, a directory of root's alone, for as long as neither the program nor the
 // host's libraries change: to find it takes longer than to start the program. What is
-// kept under one name is of one type.
+// kept under one name is of one type, also in other versions of this program: what
+// changes its type changes its name.
 func Recall[T any](dir, name, program string, find func() (T, error)) (T, error) {
 	var none T
 	identity, err := identify(program)
@@ -157,7 +158,7 @@ func Recall[T any](dir, name, program string, find func() (T, error)) (T, error)
 		return none, err
 	}
 	sum := sha256.Sum256([]byte(program))
-	file := filepath.Join(dir, name+"-"+hex.EncodeToString(sum[:8])+".json")
+	file := filepath.Join(dir, "program-"+name+"-"+hex.EncodeToString(sum[:8])+".json")
 	var kept remembered[T]
 	if data, err := os.ReadFile(file); err == nil && json.Unmarshal(data, &kept) == nil && kept.Identity == identity {
 		return kept.Value, nil

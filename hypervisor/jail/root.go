@@ -116,7 +116,7 @@ func enterEmptyRoot() error {
 	}
 	// The old root is stacked on the new one, where the working directory is.
 	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("pivot to the empty root (a host that runs from its initial RAM disk cannot): %w", err)
+		return fmt.Errorf("pivot to the empty root: %w (a host whose root is its initial RAM disk or no mount cannot: move it to a tmpfs with switch_root; %s)", err, advice(PartRoot))
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("leave the host's root: %w", err)

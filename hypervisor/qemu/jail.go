@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/accel"
@@ -44,18 +45,28 @@ func confine(ctx context.Context, cmd *exec.Cmd, o *Options) error {
 	if o.Jail == nil {
 		return nil
 	}
-	spec, err := jailSpec(ctx, cmd.Path, o)
+	// It looks for its modules and firmware from where it is itself, which it finds
+	// out by its first argument in a jail, and otherwise by a file of procfs.
+	path, err := filepath.EvalSymlinks(cmd.Path)
+	if err != nil {
+		return fmt.Errorf("look for QEMU: %w", err)
+	}
+	spec, err := JailSpec(ctx, path, o)
 	if err != nil {
 		return err
 	}
+	cmd.Path, cmd.Args[0] = path, path
 	return jail.Confine(cmd, spec)
 }
 
-// jailSpec says what a jailed QEMU keeps: all of it is in Arguments or in QEMU
-// itself.
-func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
+// JailSpec says what a jailed QEMU at path, which is no symbolic link, keeps: all of it
+// is in Arguments or in QEMU itself.
+func JailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 	files, err := jail.Remember(o.Jail.Dir, path, func() ([]string, error) { return programFiles(ctx, path) })
 	if err != nil {
+		return jail.Spec{}, err
+	}
+	if err := checkExecutable(path, o.Jail.User); err != nil {
 		return jail.Spec{}, err
 	}
 	for _, name := range []string{o.Kernel, o.Initrd} {
@@ -76,6 +87,7 @@ func jailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 		Namespaces: jail.Empty, User: o.Jail.User, MaxFiles: maxFiles, MaxThreads: maxThreads,
 		Root:        &jail.Root{Files: files, Devices: devices},
 		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},
+		Without:     o.Jail.Without,
 	}, nil
 }
 
@@ -88,6 +100,18 @@ func checkReadable(name string, user int) error {
 	}
 	if user != 0 && info.Mode()&0o004 == 0 {
 		return fmt.Errorf("QEMU, as user %d, cannot read %s: %w (chmod o+r)", user, name, os.ErrPermission)
+	}
+	return nil
+}
+
+// checkExecutable is checkReadable for QEMU itself.
+func checkExecutable(path string, user int) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("look for QEMU: %w", err)
+	}
+	if user != 0 && info.Mode()&0o005 != 0o005 {
+		return fmt.Errorf("QEMU's user %d cannot execute %s: %w (chmod o+rx)", user, path, os.ErrPermission)
 	}
 	return nil
 }
@@ -132,19 +156,20 @@ func acceleratorModules(path string) ([]string, error) {
 	return found, nil
 }
 
-// TryJail starts the QEMU at path in a jail as a VM's would be, to find out whether
-// this host lets it, and what it says of itself there.
-func TryJail(ctx context.Context, path string, options jail.Options) error {
-	o := Options{Kernel: path, Accelerator: accel.TCG, Jail: &options}
-	cmd := exec.CommandContext(ctx, path, "--version")
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.Dir = &stdout, &stderr, "/"
+// TryJail starts the QEMU at path in a jail as a VM's would be, with an accelerator and
+// no machine, to find out whether this host lets it and it finds what it needs there.
+func TryJail(ctx context.Context, path, accelerator string, options jail.Options) error {
+	o := Options{Kernel: path, Accelerator: accelerator, Jail: &options}
+	cmd := exec.CommandContext(ctx, path, "-machine", "none", "-accel", accelerator, "-nodefaults", "-no-user-config",
+		"-display", "none", "-monitor", "stdio")
+	var stderr bytes.Buffer
+	cmd.Stdin, cmd.Stderr, cmd.Dir = strings.NewReader("quit\n"), &stderr, "/"
+	cmd.Env, cmd.WaitDelay = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, time.Second
 	if err := confine(ctx, cmd, &o); err != nil {
 		return err
 	}
-	if err := cmd.Run(); err != nil {
+	if err := jail.Explain(cmd.SysProcAttr.Cloneflags, cmd.Run()); err != nil {
 		return fmt.Errorf("start %s in a jail: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
 	}
-	_, err := parseVersion(stdout.String())
-	return err
+	return nil
 }

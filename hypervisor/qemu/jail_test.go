@@ -31,7 +31,7 @@ func TestJailSpec(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := Options{Kernel: kernel, Initrd: initrd, Accelerator: accel.TCG, Jail: &jail.Options{Dir: dir, User: 70000}}
-	spec, err := jailSpec(t.Context(), program, &o)
+	spec, err := JailSpec(t.Context(), program, &o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,17 +43,17 @@ func TestJailSpec(t *testing.T) {
 		t.Errorf("%+v", spec)
 	}
 	o.Accelerator = accel.KVM
-	if spec, err = jailSpec(t.Context(), program, &o); err != nil || !slices.Contains(spec.Root.Devices, "/dev/kvm") {
+	if spec, err = JailSpec(t.Context(), program, &o); err != nil || !slices.Contains(spec.Root.Devices, "/dev/kvm") {
 		t.Errorf("with KVM: %+v, %v", spec.Root, err)
 	}
 	if err := os.Chmod(initrd, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := jailSpec(t.Context(), program, &o); !errors.Is(err, fs.ErrPermission) {
+	if _, err := JailSpec(t.Context(), program, &o); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("an initrd of root's alone: %v", err)
 	}
 	o.Jail.User = 0
-	if _, err := jailSpec(t.Context(), program, &o); err != nil {
+	if _, err := JailSpec(t.Context(), program, &o); err != nil {
 		t.Errorf("likewise, as root: %v", err)
 	}
 }

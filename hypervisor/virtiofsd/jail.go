@@ -20,18 +20,26 @@ func confine(ctx context.Context, cmd *exec.Cmd, o Options, limit uint64) error 
 	if o.Jail == nil {
 		return nil
 	}
-	program := cmd.Path
-	files, err := jail.Remember(o.Jail.Dir, program, func() ([]string, error) {
+	spec, err := JailSpec(ctx, cmd.Path, o.SharedDir, *o.Jail, limit)
+	if err != nil {
+		return err
+	}
+	return jail.Confine(cmd, spec)
+}
+
+// JailSpec says what a jailed daemon that shares a directory keeps.
+func JailSpec(ctx context.Context, program, shared string, options jail.Options, limit uint64) (jail.Spec, error) {
+	files, err := jail.Remember(options.Dir, program, func() ([]string, error) {
 		libraries, err := jail.Libraries(ctx, program)
 		// The C daemon ends without the host's limit of files.
 		return append(libraries, program, "/proc/sys/fs/file-max"), err
 	})
 	if err != nil {
-		return err
+		return jail.Spec{}, err
 	}
-	return jail.Confine(cmd, jail.Spec{
+	return jail.Spec{
 		Namespaces: jail.Empty,
-		Root:       &jail.Root{Files: files, Shares: []string{o.SharedDir}, Self: true},
+		Root:       &jail.Root{Files: files, Shares: []string{shared}, Self: true},
 		Capabilities: []uintptr{
 			unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
 			unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_MKNOD, unix.CAP_SETFCAP,
@@ -39,7 +47,8 @@ func confine(ctx context.Context, cmd *exec.Cmd, o Options, limit uint64) error 
 			unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT,
 		},
 		// It has a filter of its own, for the threads that it knows of.
-		SystemCalls: &jail.SystemCalls{Log: o.Jail.LogCalls},
+		SystemCalls: &jail.SystemCalls{Log: options.LogCalls},
 		MaxFiles:    limit,
-	})
+		Without:     options.Without,
+	}, nil
 }

@@ -84,6 +84,8 @@ type Machine struct {
 	// see UserRange.
 	Confine      bool   `toml:"confine"`
 	ConfineUsers string `toml:"confine_users"`
+	// ConfineWithout names parts of the confinement that are left out.
+	ConfineWithout []string `toml:"confine_without"`
 	// EnableAnnotations are regular expressions for the names of the annotations
 	// by which a pod may change the configuration, see ForPod.
 	EnableAnnotations []string `toml:"enable_annotations"`
@@ -193,6 +195,7 @@ func Default() *Config {
 				VirtioFSCache:    "auto",
 				Confine:          true,
 				ConfineUsers:     defaultUsers(),
+				ConfineWithout:   []string{},
 			},
 			QEMU: QEMU{Path: "/usr/bin/qemu-system-x86_64", Bridges: 1},
 		},

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -38,7 +39,28 @@ func confineOptions() []Option {
 				return ""
 			},
 		},
+		{
+			Table: machineTable, Key: "confine_without",
+			Values: "a list of " + oneOfText(ConfineParts()),
+			Meaning: "Parts of the confinement that are left out, for a host that forbids them: each pod's log then has a warning. They are the namespaces of that name, " +
+				"the root file system of its own (`root`), the filter of system calls (`system_calls`), and the session keyring (`keyring`).",
+			get: func(c *Config) any { return c.Hypervisor.ConfineWithout },
+			check: func(c *Config) string {
+				for _, part := range c.Hypervisor.ConfineWithout {
+					if !slices.Contains(ConfineParts(), part) {
+						return fmt.Sprintf("has %q, which is none of %s", part, oneOfText(ConfineParts()))
+					}
+				}
+				return ""
+			},
+		},
 	}
+}
+
+// ConfineParts are what ConfineWithout may name: package jail's Parts, which this
+// package does not know.
+func ConfineParts() []string {
+	return []string{"cgroup", "ipc", "keyring", "net", "pid", "root", "system_calls", "uts"}
 }
 
 // UserRange is ConfineUsers as numbers; zeroes for an empty one.

@@ -55,6 +55,7 @@ virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
 confine = false
 confine_users = "70000-70009"
+confine_without = ["pid"]
 enable_annotations = ["kernel_params", "default_.*"]
 [hypervisor.qemu]
 path = "/opt/qemu"
@@ -89,7 +90,7 @@ dir = "/run/machines"
 				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
 				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never",
 				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
-				ConfineUsers: "70000-70009", EnableAnnotations: []string{"kernel_params", "default_.*"},
+				ConfineUsers: "70000-70009", ConfineWithout: []string{"pid"}, EnableAnnotations: []string{"kernel_params", "default_.*"},
 			},
 			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
@@ -127,6 +128,7 @@ virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
 confine = false
 confine_users = "70000-70009"
+confine_without = ["pid"]
 enable_annotations = ["enable_iommu", "kernel_params"]
 `
 	for _, option := range Options() {
@@ -276,6 +278,7 @@ func TestLoadErrors(t *testing.T) {
 		{"port off loopback", "[runtime]\nloopback_ports = ['tcp:10.0.0.1:80']", []string{"loopback_ports", "tcp:10.0.0.1:80"}},
 		{"users backwards", qemu + "confine_users = '9-8'", []string{`confine_users = "9-8"`, "a range of user ids"}},
 		{"root among the users", qemu + "confine_users = '0-8'", []string{"a range of user ids"}},
+		{"a part that is none", qemu + "confine_without = ['net', 'nets']", []string{`"nets", which is none of`}},
 		{"one user", qemu + "confine_users = '8'", []string{"a range of user ids"}},
 		{"timeout zero", "[agent.kata]\ndial_timeout = 0", []string{"agent.kata.dial_timeout = 0", "must be 1-3600"}},
 		{"timeout overflow", "[agent.kata]\ndial_timeout = 9223372036854775807", []string{"dial_timeout", "must be 1-3600"}},

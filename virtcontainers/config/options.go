@@ -295,8 +295,8 @@ func otherOptions() []Option {
 		{
 			Table: runtimeTable, Key: "overhead_memory",
 			Values: rangeText(minOverheadMiB, maxMemoryMiB) + " (MiB)",
-			Meaning: "The host's control group of a pod whose containers have a memory limit gets the VM's memory and this as its limit: " +
-				"what the VMM, the file server and the supervisor may use, in MiB. An emulated VM gets 256 MiB more, for the code that is translated.",
+			Meaning: "The host's control group of a pod gets the VM's memory and this as its limit: " +
+				"what the VMM, the file server and the supervisor may use, in MiB. It gets 1024 MiB more where no container has a memory limit. An emulated VM gets 256 MiB more, for the code that is translated.",
 			get:   func(c *Config) any { return int64(c.Runtime.OverheadMemoryMiB) },
 			check: func(c *Config) string { return inRange(c.Runtime.OverheadMemoryMiB, minOverheadMiB, maxMemoryMiB) },
 		},

@@ -120,7 +120,7 @@ func (a *assembled) assign(spec Spec, limit func(hypervisor.Size, sizing.Demand)
 	sizes.Demand, sizes.LimitHost = spec.Demand.Max(spec.SandboxDemand), limit
 	return a.sandbox.Assign(virtcontainers.Assignment{
 		ID: spec.ID, Hostname: spec.Hostname, Share: a.share, Sizing: sizes, Network: a.networking,
-		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, Ceilings: ceilings,
+		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, User: a.machine.User(), Ceilings: ceilings,
 		AllowGuestExec: spec.Config.Agent.DebugConsole,
 	})
 }

@@ -3,7 +3,9 @@ package machine
 import (
 	"context"
 	"fmt"
+	"strings"
 
+	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/virtcontainers/config"
@@ -26,6 +28,9 @@ func (m *Machine) confine(spec Spec) *jail.Options {
 		spec.Log.Warn("the VMM has the host's root privileges, because it serves files by 9p itself", "advice", "install virtiofsd")
 		return nil
 	}
+	if options != nil && len(options.Without) > 0 {
+		spec.Log.Warn("parts of the confinement are left out, as configured", "confine_without", options.Without)
+	}
 	return options
 }
 
@@ -34,7 +39,7 @@ func daemonJail(settings *config.Config) *jail.Options {
 	if !settings.Hypervisor.Confine {
 		return nil
 	}
-	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.Runtime.Debug}
+	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.Runtime.Debug, Without: settings.Hypervisor.ConfineWithout}
 }
 
 // passtJail says how passt is confined, for which it takes a user; nil: it is not.
@@ -79,23 +84,49 @@ func checkConfinement(ctx context.Context, settings config.Hypervisor) Finding {
 		f.Status, f.Detail, f.NextStep = StatusWarning, "no VMM to try it with", "install QEMU"
 		return f
 	}
+	accelerator, err := accel.Select(ctx, settings.Accelerator)
+	if err != nil {
+		f.Status, f.Detail, f.NextStep = StatusWarning, "no accelerator to try it with", "see above"
+		return f
+	}
 	user, err := claimUser(settings)
 	defer user.Release()
-	options := jail.Options{Dir: jail.DefaultDir}
+	options := jail.Options{Dir: jail.DefaultDir, Without: settings.ConfineWithout}
 	if user != nil {
 		options.User = user.ID
 	}
 	if err == nil {
-		err = qemu.TryJail(ctx, path, options)
+		err = qemu.TryJail(ctx, path, accelerator.Name, options)
 	}
 	if err != nil {
 		f.Status, f.Detail = StatusMissing, err.Error()
-		f.NextStep = "permit what the message names, or set confine = false in [hypervisor]"
+		f.NextStep = "permit what the message names, or leave that part out: confine_without, confine_users or confine in [hypervisor]"
 		return f
 	}
 	f.Value = "root without capabilities"
 	if user != nil {
 		f.Value = "a user of " + settings.ConfineUsers
+	}
+	if len(settings.ConfineWithout) > 0 {
+		f.Status, f.Detail = StatusWarning, fmt.Sprintf("without %s", strings.Join(settings.ConfineWithout, ", "))
+		f.NextStep = "remove confine_without in [hypervisor], where this host permits the parts"
+	}
+	return checkUsers(f, settings)
+}
+
+// checkUsers finds users of the range that are somebody else's too.
+func checkUsers(f Finding, settings config.Hypervisor) Finding {
+	first, last, err := settings.UserRange()
+	if err != nil || first == 0 {
+		return f
+	}
+	others, err := jail.Conflicts("/etc", jail.Range{First: first, Last: last})
+	switch {
+	case err != nil:
+		f.Status, f.Detail, f.NextStep = StatusWarning, err.Error(), ""
+	case len(others) > 0:
+		f.Status, f.Detail = StatusWarning, "others have users of confine_users: "+strings.Join(others, ", ")
+		f.NextStep = "set confine_users in [hypervisor] to a range of ids that nobody else has"
 	}
 	return f
 }

@@ -177,6 +177,14 @@ func (m *Machine) kernelParams(spec Spec) []string {
 // start: the guest knows its port before it runs. Whoever reads it closes it.
 func (m *Machine) Ready() net.Listener { return m.ready }
 
+// User is the VMM's user id, which no other pod has; 0: it is root's.
+func (m *Machine) User() int {
+	if m.user == nil {
+		return 0
+	}
+	return m.user.ID
+}
+
 // Vsock names the transport of vsock: "vhost" or "user".
 func (m *Machine) Vsock() string { return m.vsock.Kind() }
 

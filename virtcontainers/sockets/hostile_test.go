@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,7 +81,7 @@ func TestANameThatCannotBeTold(t *testing.T) {
 func logged(t *testing.T) (*Relay, *bytes.Buffer) {
 	t.Helper()
 	warnings := &bytes.Buffer{} // the handler writes under a lock, and tests read at the end
-	r := New(slog.New(slog.NewTextHandler(warnings, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	r := New(slog.New(slog.NewTextHandler(warnings, &slog.HandlerOptions{Level: slog.LevelWarn})), 0)
 	t.Cleanup(r.Close)
 	return r, warnings
 }
@@ -137,5 +139,33 @@ func TestFailuresToTellInARowAreWarnedOfOnce(t *testing.T) {
 	<-done
 	if n := strings.Count(warnings.String(), "\n"); n != 2 {
 		t.Errorf("%d warnings:\n%s", n, warnings)
+	}
+}
+
+// A container that makes directories without end has a bounded number of them watched.
+func TestWatchesAreBounded(t *testing.T) {
+	h, g := newHost(t), newGuest(t)
+	for i := range 3 * maxDirectories {
+		if err := os.MkdirAll(filepath.Join(h.dir, fmt.Sprintf("%d/%d", i%20, i)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := add(t, g, "c1", share.Mount{Name: "mounts/0", Tree: h.tree(".")})
+	for i := range 2 * maxDirectories { // and later
+		if err := os.Mkdir(filepath.Join(h.dir, fmt.Sprintf("later%d", i)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.listen("last", "last")
+	for !slices.ContainsFunc(c.Binds(), func(b *protocol.SocketBind) bool { return len(b.GetSockets()) > 0 }) {
+		runtime.Gosched() // until the watcher is that far
+	}
+	g.mu.Lock()
+	watch := g.watcher
+	g.mu.Unlock()
+	watch.mu.Lock()
+	defer watch.mu.Unlock()
+	if got := len(watch.places); got != maxDirectories {
+		t.Errorf("%d directories are watched, want %d", got, maxDirectories)
 	}
 }

@@ -33,6 +33,7 @@ const (
 // goroutine.
 type Relay struct {
 	log   *slog.Logger
+	user  int
 	token string
 	// maxConnections and maxPerContainer of this process.
 	connectionLimit, containerLimit int
@@ -49,10 +50,11 @@ type Relay struct {
 	unwatched   bool     // there can be no watcher
 }
 
-// New returns a relay. Close ends it.
-func New(log *slog.Logger) *Relay {
+// New returns a relay. user is whom the kernel counts its watches for: one that only
+// this pod has, or 0 for the process's own. Close ends the relay.
+func New(log *slog.Logger, user int) *Relay {
 	r := &Relay{
-		log: log, token: newToken(), containers: map[string]*Container{},
+		log: log, user: user, token: newToken(), containers: map[string]*Container{},
 		connectionLimit: accept.AtMost(maxConnections), containerLimit: accept.AtMost(maxPerContainer),
 	}
 	r.life, r.end = context.WithCancel(context.Background())
@@ -272,7 +274,7 @@ func (r *Relay) watch() *watcher {
 	if r.watcher != nil || r.unwatched {
 		return r.watcher
 	}
-	watch, err := newWatcher(r.log)
+	watch, err := newWatcher(r.log, r.user)
 	if err != nil {
 		r.unwatched = true
 		r.log.Warn("sockets that appear later are not relayed", "error", err)

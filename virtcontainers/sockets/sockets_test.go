@@ -81,7 +81,7 @@ type guest struct {
 
 func newGuest(t *testing.T) *guest {
 	t.Helper()
-	g := &guest{Relay: New(slog.New(slog.DiscardHandler)), conns: make(chan net.Conn), done: make(chan struct{})}
+	g := &guest{Relay: New(slog.New(slog.DiscardHandler), 0), conns: make(chan net.Conn), done: make(chan struct{})}
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(g) }()
 	t.Cleanup(func() {

@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/osthread"
 )
 
 // watcher is a pod's inotify instance: a host has few of them (the sysctl
@@ -34,12 +36,31 @@ type place struct {
 	dir       string // relative to the bind mount
 }
 
-func newWatcher(log *slog.Logger) (*watcher, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+// newWatcher makes an instance that counts as one of a user's, with its watches.
+func newWatcher(log *slog.Logger, user int) (*watcher, error) {
+	fd, err := initAs(user)
 	if err != nil {
 		return nil, fmt.Errorf("watch directories (fs.inotify.max_user_instances): %w", err)
 	}
 	return &watcher{log: log, file: os.NewFile(uintptr(fd), "inotify"), places: map[int32][]place{}}, nil
+}
+
+// initAs makes an inotify instance as a user, whom the kernel counts it for: it lets
+// root have no more of them than anybody else, and pods without a user of their own
+// share those with all of the host's services. 0 is the process's own user.
+func initAs(user int) (fd int, err error) {
+	if user == 0 {
+		return unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	}
+	err = osthread.Run(func() error { // the thread's alone, which ends with it
+		keep := ^uintptr(0)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(user), keep); errno != 0 {
+			return fmt.Errorf("act as user %d: %w", user, errno)
+		}
+		fd, err = unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+		return err
+	})
+	return fd, err
 }
 
 // watched are the events that can mean a change of sockets. IN_ATTRIB: servers
