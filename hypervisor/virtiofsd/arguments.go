@@ -65,7 +65,8 @@ func arguments(kind Kind, o Options, limit uint64) ([]string, error) {
 		"--xattr",
 		"--announce-submounts",
 		"--log-level=warn")
-	if limit < fewDescriptors {
+	// In a jail it may open no file by a handle, which would lead out of the share.
+	if limit < fewDescriptors && o.Jail == nil {
 		args = append(args, "--inode-file-handles=prefer")
 	}
 	return append(args, o.ExtraArgs...), nil

@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"kata-runtime/hypervisor"
+
+	"kata-runtime/hypervisor/jail"
 )
 
 func TestParseVersion(t *testing.T) {
@@ -59,6 +61,13 @@ func TestArguments(t *testing.T) {
 			20000,
 			`--fd=3 --rlimit-nofile=20000 --shared-dir=/a --cache=metadata --sandbox=namespace ` +
 				`--xattr --announce-submounts --log-level=warn --inode-file-handles=prefer`,
+		},
+		{
+			Rust,
+			Options{SharedDir: "/a", Jail: &jail.Options{}},
+			20000,
+			`--fd=3 --rlimit-nofile=0 --shared-dir=/a --cache=auto --sandbox=chroot ` +
+				`--xattr --announce-submounts --log-level=warn`,
 		},
 	} {
 		got, err := arguments(c.kind, c.o, c.limit)
