@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test and prints one summary: first what needs neither root nor a
-# VM, with the race detector, then what does, one package after the other
+# VM, with the race detector, and two minutes of fuzzing, then what does, one package after the other
 # because each VM takes a whole core, and at last the short part of the lab.
 # With --lab it runs all of the lab, and nothing else.
 set -euo pipefail
@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 if [[ ${1-} == --json ]]; then
   code=0
   go test -json -race ./... || code=1
+  # Their seeds were tests above; here is new input.
+  test/fuzz.sh --in-all 120 -json || code=1
   # Packages that have a test file behind the tag, and no others again.
   tagged=$(comm -13 <(go list -f '{{$p := .ImportPath}}{{range .TestGoFiles}}{{$p}} {{.}}
 {{end}}{{range .XTestGoFiles}}{{$p}} {{.}}
