@@ -106,6 +106,12 @@ test: deps-test build kernel image systemd containerd crio critest lint vet ## e
 unit: ## the tests that need neither root nor a VM, with the race detector
 	$(GO) test -race ./...
 
+DURATION := 1m
+
+.PHONY: fuzz
+fuzz: ## fuzz each fuzz target for DURATION (make fuzz DURATION=1h FUZZ=PATTERN)
+	@FUZZ='$(FUZZ)' test/fuzz.sh $(DURATION)
+
 .PHONY: vet
 vet:
 	$(GO) vet ./...

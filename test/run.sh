@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test and prints one summary: first what needs neither root nor a
-# VM, with the race detector, then what does, two packages at a time (a VM waits
-# as often as it works; the longest begins at once), and at last the short part of
-# the lab.
+# VM, with the race detector, and two minutes of fuzzing, then what does, two
+# packages at a time (a VM waits as often as it works; the longest begins at once),
+# and at last the short part of the lab.
 # With --lab it runs all of the lab, and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +10,8 @@ cd "$(dirname "$0")/.."
 if [[ ${1-} == --json ]]; then
   code=0
   go test -json -race ./... || code=1
+  # Their seeds were tests above; here is new input.
+  test/fuzz.sh --in-all 120 -json || code=1
   # Packages that have a test file behind the tag, and no others again.
   tagged=$(comm -13 <(go list -f '{{$p := .ImportPath}}{{range .TestGoFiles}}{{$p}} {{.}}
 {{end}}{{range .XTestGoFiles}}{{$p}} {{.}}

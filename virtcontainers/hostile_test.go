@@ -76,6 +76,15 @@ func TestAnAgentThatHangsUpEndsItsMachine(t *testing.T) {
 	}
 }
 
+// Likewise where no process is that anybody waits for.
+func TestAnAgentThatHangsUpEndsAnEmptyMachine(t *testing.T) {
+	t.Parallel() // it takes a while
+	guest := sandboxtest.NewGuest()
+	startSandbox(t, guest)
+	guest.HangUp()
+	<-guest.Machine.Stopped()
+}
+
 // The agent's connection ends a moment before the machine's end is known: whoever
 // signals a container in between is told of that, and not of the connection.
 func TestSignalAsTheMachineEnds(t *testing.T) {

@@ -2,7 +2,10 @@ package virtcontainers
 
 import (
 	"errors"
+	"fmt"
 	"sync"
+
+	"github.com/containerd/ttrpc"
 
 	"kata-runtime/guest/protocol"
 )
@@ -96,7 +99,13 @@ func (s *Sandbox) dispatchOOM() {
 	for {
 		event, err := s.agent.NextOOM(s.life, &protocol.Empty{})
 		if err != nil {
-			if s.life.Err() == nil {
+			switch {
+			case s.endedWith(err):
+			case errors.Is(err, ttrpc.ErrClosed):
+				// No process may be there whose end anybody waits for, and who makes a
+				// machine without an agent end. For a call it is too late.
+				s.giveUp(fmt.Errorf("%w: the agent has hung up: %w", ErrMachineEnded, err))
+			default:
 				s.log.Warn("lack of memory in the guest will not be reported", "error", agentErr(err))
 			}
 			return

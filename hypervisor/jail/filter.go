@@ -16,7 +16,7 @@ type SystemCalls struct {
 	// have (ENOSYS), for which the C library has another way or the program an
 	// error. A socket can only be a unix socket: a network
 	// namespace does not keep a process from those of other families, such as vsock,
-	// by which it would reach the host's guests.
+	// by which it would reach the host's guests. Nor can it outlive its parent, or open a file by its handle.
 	Allowed []uintptr `json:"allowed,omitempty"`
 	// Log lets the kernel log, with its number, each call that fails for the filter.
 	// Whoever makes them decides how many lines that are. One that ended the process
@@ -83,10 +83,16 @@ func (s *SystemCalls) program() []unix.SockFilter {
 	for _, number := range hostile() {
 		p = append(p, when(equal, uint32(number), kill)...)
 	}
-	// Its flags are in memory, where no filter looks: the C library then takes clone.
-	p = append(p, when(equal, unix.SYS_CLONE3, absent)...)
-	// QEMU's vhost-user library asks whether it is there.
-	p = append(p, when(equal, unix.SYS_USERFAULTFD, absent)...)
+	for _, number := range []uint32{
+		unix.SYS_CLONE3,      // its flags are in memory, where no filter looks: the C library then takes clone
+		unix.SYS_USERFAULTFD, // QEMU's vhost-user library asks whether it is there
+		unix.SYS_IO_URING_SETUP,
+	} {
+		p = append(p, when(equal, number, absent)...)
+	}
+	// With the capability for it, a handle opens any file of a file system, whatever
+	// part of it is mounted.
+	p = append(p, when(equal, unix.SYS_OPEN_BY_HANDLE_AT, unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM))...)
 	for number, flags := range map[uint32]uint32{unix.SYS_CLONE: namespaceFlags, unix.SYS_UNSHARE: namespaceFlags | timeNamespace} {
 		p = append(p, unix.SockFilter{Code: equal, Jf: 4, K: number}, unix.SockFilter{Code: load, K: offsetFirstLow})
 		p = append(p, when(anyBit, flags, kill)...)
@@ -94,6 +100,10 @@ func (s *SystemCalls) program() []unix.SockFilter {
 	}
 	p = append(p, unix.SockFilter{Code: equal, Jf: 4, K: unix.SYS_SOCKET}, unix.SockFilter{Code: load, K: offsetFirstLow},
 		unix.SockFilter{Code: equal, Jt: 1, K: unix.AF_UNIX}, unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)},
+		unix.SockFilter{Code: load, K: offsetNumber})
+	// What ends it with its parent was set before the filter.
+	p = append(p, unix.SockFilter{Code: equal, Jf: 4, K: unix.SYS_PRCTL}, unix.SockFilter{Code: load, K: offsetFirstLow},
+		unix.SockFilter{Code: equal, Jf: 1, K: unix.PR_SET_PDEATHSIG}, unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
 		unix.SockFilter{Code: load, K: offsetNumber})
 	if len(s.Allowed) == 0 {
 		return append(p, unix.SockFilter{Code: ret, K: allow})

@@ -49,8 +49,9 @@ func TestFilter(t *testing.T) {
 		allow  = unix.SECCOMP_RET_ALLOW
 		absent = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 		family = unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)
+		own    = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 	)
-	some := SystemCalls{Allowed: []uintptr{unix.SYS_READ, unix.SYS_CLONE, unix.SYS_SOCKET, unix.SYS_MOUNT}}
+	some := SystemCalls{Allowed: []uintptr{unix.SYS_READ, unix.SYS_CLONE, unix.SYS_SOCKET, unix.SYS_MOUNT, unix.SYS_PRCTL}}
 	thread := uint32(unix.CLONE_VM | unix.CLONE_THREAD)
 	for _, c := range []struct {
 		name           string
@@ -69,6 +70,10 @@ func TestFilter(t *testing.T) {
 		{"a working directory of its own", unix.SYS_UNSHARE, unix.CLONE_FS, absent, allow},
 		{"flags in memory", unix.SYS_CLONE3, 0, absent, absent},
 		{"a unix socket", unix.SYS_SOCKET, unix.AF_UNIX, allow, allow},
+		{"a file by its handle", unix.SYS_OPEN_BY_HANDLE_AT, 0, own, own},
+		{"a ring of system calls", unix.SYS_IO_URING_SETUP, 0, absent, absent},
+		{"to outlive its parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, own, own},
+		{"to name a thread", unix.SYS_PRCTL, unix.PR_SET_NAME, allow, allow},
 		{"a vsock socket", unix.SYS_SOCKET, unix.AF_VSOCK, family, family},
 	} {
 		if got := verdict(t, some.program(), c.number, architecture, c.first); got != c.listed {

@@ -60,10 +60,13 @@ func arguments(kind Kind, o Options, limit uint64) ([]string, error) {
 		"--sandbox="+sandbox,
 		"--xattr",
 		"--announce-submounts",
-		"--log-level=warn",
-		// It then holds no descriptor per file that the guest knows, where the file
-		// system has handles.
-		"--inode-file-handles=prefer")
+		"--log-level=warn")
+	// It then holds no descriptor per file that the guest knows, where the file system
+	// has handles. In a jail it may open no file by one, which would lead out of the
+	// share.
+	if o.Jail == nil {
+		args = append(args, "--inode-file-handles=prefer")
+	}
 	return append(args, o.ExtraArgs...), nil
 }
 

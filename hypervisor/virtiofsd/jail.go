@@ -12,7 +12,8 @@ import (
 // confine makes cmd, which starts a daemon, one of a jailed daemon: it finds the
 // shared directory, its own program, and the list of its descriptors, which it
 // opens files by. It is root, since it makes files for all users, and never has a
-// capability that would let it mount or open a device.
+// capability that would let it mount or open a device, or a file by its handle:
+// one of the share's file system, but not of the share.
 //
 // Its own sandbox of namespaces would need such capabilities, and the C daemon's
 // takes them from some of its threads alone. In the jail it has a chroot.
@@ -41,7 +42,7 @@ func JailSpec(ctx context.Context, program, shared string, options jail.Options,
 		Namespaces: jail.Empty,
 		Root:       &jail.Root{Files: files, Shares: []string{shared}, Self: true},
 		Capabilities: []uintptr{
-			unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
+			unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID,
 			unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_MKNOD, unix.CAP_SETFCAP,
 			// To give up others, and to enter the shared directory.
 			unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT,

@@ -66,7 +66,7 @@ func TestArguments(t *testing.T) {
 			Options{SharedDir: "/a", Jail: &jail.Options{}},
 			20000,
 			`--fd=3 --rlimit-nofile=0 --shared-dir=/a --cache=auto --sandbox=chroot ` +
-				`--xattr --announce-submounts --log-level=warn --inode-file-handles=prefer`,
+				`--xattr --announce-submounts --log-level=warn`,
 		},
 		{
 			C,

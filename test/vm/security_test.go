@@ -48,7 +48,7 @@ type expected struct {
 
 const (
 	unlimited      = 0
-	fileServerCaps = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID SETGID SETUID SETPCAP SYS_CHROOT MKNOD SETFCAP"
+	fileServerCaps = "CHOWN DAC_OVERRIDE FOWNER FSETID SETGID SETUID SETPCAP SYS_CHROOT MKNOD SETFCAP"
 )
 
 // expectations is the table, by the roles of processes.

@@ -74,7 +74,7 @@ func promises() map[string]promise {
 		"virtiofsd": {
 			user: rootUser, confined: true, own: everyNamespace(), root: true,
 			capabilities: []string{
-				"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "SETUID", "SETGID", "MKNOD", "SETFCAP",
+				"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID", "MKNOD", "SETFCAP",
 				"SETPCAP", "SYS_CHROOT", // until it serves
 			},
 			files:  append([]string{"file", "directory", "link", "socket file"}, inMemory...),

@@ -119,12 +119,17 @@ type stat struct {
 	endedUser, endedSystem float64 // of children that have ended
 }
 
-// readStat reads it. Field 2, the name in parentheses, may hold anything.
+// readStat reads it.
 func readStat(path string) (stat, bool) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return stat{}, false
 	}
+	return parseStat(data)
+}
+
+// parseStat: field 2, the name in parentheses, may hold anything.
+func parseStat(data []byte) (stat, bool) {
 	const user, system, endedUser, endedSystem, threads = 11, 12, 13, 14, 17 // counted from the state, field 3
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 	if len(fields) <= threads {
@@ -140,6 +145,7 @@ func readStat(path string) (stat, bool) {
 		}
 		*to = ticks / ticksPerSecond
 	}
+	var err error
 	s.threads, err = strconv.ParseFloat(fields[threads], 64)
 	return s, err == nil
 }
