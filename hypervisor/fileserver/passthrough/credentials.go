@@ -1,0 +1,125 @@
+package passthrough
+
+import (
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// credentials are the server's own, and how a thread takes on those of a caller.
+//
+// A thread whose file system user is not root loses the effective capabilities that let
+// it act on other people's files; it has them in its permitted set still and raises them
+// again. So a new file belongs to the caller, while no permission is checked twice: the
+// guest's kernel knows the caller's groups and this process does not.
+type credentials struct {
+	uid, gid uint32
+	// privileged is whether there is anything to switch.
+	privileged bool
+	all        [2]unix.CapUserData
+	noSetID    [2]unix.CapUserData
+}
+
+// read finds what this process may do.
+func (c *credentials) read() error {
+	c.uid, c.gid = uint32(unix.Geteuid()), uint32(unix.Getegid())
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &c.all[0]); err != nil {
+		return fmt.Errorf("read the capabilities of this process: %w", err)
+	}
+	for i := range c.all {
+		c.all[i].Effective = c.all[i].Permitted
+	}
+	c.noSetID = c.all
+	c.noSetID[0].Effective &^= 1 << unix.CAP_FSETID
+	const needed = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
+	c.privileged = c.uid == 0 && c.all[0].Permitted&needed == needed
+	return nil
+}
+
+func setCapabilities(data *[2]unix.CapUserData) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	return unix.Capset(&header, &data[0])
+}
+
+// as runs f on a thread whose new files belong to the caller.
+func (c *credentials) as(uid, gid uint32, f func() error) error {
+	if uid == c.uid && gid == c.gid {
+		return f()
+	}
+	if !c.privileged || uid == ask || gid == ask {
+		return unix.EPERM
+	}
+	runtime.LockOSThread()
+	// A thread that does not get its own identity back is not used again: it ends with
+	// its goroutine.
+	err, back := c.switched(uid, gid, f)
+	if !back {
+		panic("passthrough: the file server's thread did not get its own user back")
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+func (c *credentials) switched(uid, gid uint32, f func() error) (err error, back bool) {
+	defer func() {
+		// Root's user raises the capabilities again.
+		if uid != c.uid {
+			setFSUID(c.uid)
+		}
+		if gid != c.gid {
+			setFSGID(c.gid)
+		}
+		back = setFSUID(ask) == c.uid && setFSGID(ask) == c.gid
+	}()
+	if gid != c.gid {
+		setFSGID(gid)
+		if setFSGID(ask) != gid {
+			return unix.EOVERFLOW, false // an id that this user namespace does not have
+		}
+	}
+	if uid != c.uid {
+		setFSUID(uid)
+		if setFSUID(ask) != uid {
+			return unix.EOVERFLOW, false
+		}
+		if err := setCapabilities(&c.all); err != nil {
+			return err, false
+		}
+	}
+	return f(), false
+}
+
+// ask is no id: the calls change nothing and return what holds.
+const ask = ^uint32(0)
+
+// setFSUID returns the former one.
+func setFSUID(uid uint32) uint32 {
+	r, _, _ := unix.RawSyscall(unix.SYS_SETFSUID, uintptr(uid), 0, 0)
+	return uint32(r)
+}
+
+func setFSGID(gid uint32) uint32 {
+	r, _, _ := unix.RawSyscall(unix.SYS_SETFSGID, uintptr(gid), 0, 0)
+	return uint32(r)
+}
+
+// withoutSetID runs f as somebody whose change of a file ends its set-user-id and
+// set-group-id bits.
+func (c *credentials) withoutSetID(f func() error) error {
+	if c.all[0].Effective&(1<<unix.CAP_FSETID) == 0 {
+		return f()
+	}
+	runtime.LockOSThread()
+	if err := setCapabilities(&c.noSetID); err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	err := f()
+	if e := setCapabilities(&c.all); e != nil {
+		panic("passthrough: the file server's thread did not get its capabilities back")
+	}
+	runtime.UnlockOSThread()
+	return err
+}
