@@ -8,6 +8,7 @@ import (
 
 	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/jail"
+	"kata-runtime/hypervisor/virtio/backend"
 	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/shim"
@@ -34,8 +35,8 @@ func dispatch(args []string) int {
 			return holder.Run(args[2:])
 		case jail.Command:
 			return jail.Become(args[2:])
-		case fileserver.Command:
-			return fileserver.Run(args[2:])
+		case backend.Command:
+			return backend.Run(args[2:], roles())
 		case hooks.Command:
 			return hooks.Become(args[2:])
 		case pause.Command:
@@ -51,4 +52,9 @@ func serve(ctx context.Context, s bootstrap.Server) error {
 		Listener: s.Listener, Namespace: s.Namespace, ID: s.ID, EventsAddress: s.TTRPCAddress, Root: s.StateRoot,
 		Runtime: s.Options, HostMounts: s.HostMounts, Rlimits: s.Rlimits, Log: s.Log,
 	})
+}
+
+// roles are the devices that have a process of their own.
+func roles() map[string]backend.Role {
+	return map[string]backend.Role{fileserver.Role: fileserver.Serve}
 }

@@ -10,6 +10,7 @@ import (
 
 	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/jail"
+	"kata-runtime/hypervisor/virtio/backend"
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/standin"
 )
@@ -25,8 +26,8 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == jail.Command {
 		os.Exit(jail.Become(os.Args[2:]))
 	}
-	if len(os.Args) > 1 && os.Args[1] == fileserver.Command {
-		os.Exit(fileserver.Run(os.Args[2:]))
+	if len(os.Args) > 1 && os.Args[1] == backend.Command {
+		os.Exit(backend.Run(os.Args[2:], roles()))
 	}
 	// Whatever the caller left open must not stay open in a process that
 	// outlives this one: callers wait for the end of their pipes.
@@ -57,4 +58,9 @@ func dispatch(args []string) int {
 // "exe", for /proc/self/exe. Nothing depends on it.
 func nameProcess(name string) {
 	_ = os.WriteFile("/proc/self/comm", []byte(name), 0)
+}
+
+// roles are the devices that have a process of their own.
+func roles() map[string]backend.Role {
+	return map[string]backend.Role{fileserver.Role: fileserver.Serve}
 }

@@ -195,13 +195,15 @@ func (m *Machine) Wait(ctx context.Context) error {
 	waiting.Go(func() { ended <- m.VM.Wait(ctx) })
 	await := func(name string, helper interface {
 		Wait(ctx context.Context) error
-	}) { waiting.Go(func() {
-		err := helper.Wait(ctx)
-		if err == nil {
-			err = errDaemonQuit
-		}
-		ended <- fmt.Errorf("%s has ended: %w", name, err)
-	}) }
+	}) {
+		waiting.Go(func() {
+			err := helper.Wait(ctx)
+			if err == nil {
+				err = errDaemonQuit
+			}
+			ended <- fmt.Errorf("%s has ended: %w", name, err)
+		})
+	}
 	if m.daemon != nil {
 		await(m.daemonName, m.daemon)
 	}
