@@ -44,7 +44,7 @@ type Options struct {
 	// Starter forks the server. It must outlive it. Nil: the server gets one for
 	// itself.
 	Starter *child.Starter
-	// Count has the server log at its end how many requests it had of each kind.
+	// Count has the server log, on SIGUSR1, how many requests it has had of each kind.
 	Count bool
 	// Log gets what the server says.
 	Log *slog.Logger

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
@@ -51,10 +52,16 @@ func Serve(_ context.Context, in *backend.Inherited) error {
 		return err
 	}
 	session := newSession(files, *files.MountOptions())
-	err = serve(in.VMM, session, in.Log)
 	if s.Count {
-		session.report(in.Log)
+		asked := make(chan os.Signal, 1)
+		signal.Notify(asked, syscall.SIGUSR1)
+		go func() {
+			for range asked {
+				session.report(in.Log)
+			}
+		}()
 	}
+	err = serve(in.VMM, session, in.Log)
 	return errors.Join(err, files.Close())
 }
 
@@ -92,7 +99,7 @@ func serve(vmm *net.UnixConn, s *session, log *slog.Logger) error {
 	return fmt.Errorf("serve the VMM: %w", err)
 }
 
-// report logs how often each request came.
+// report logs how often each request has come, by the numbers of linux/fuse.h.
 func (s *session) report(log *slog.Logger) {
 	var text strings.Builder
 	for opcode := range s.requests {
@@ -100,7 +107,7 @@ func (s *session) report(log *slog.Logger) {
 			fmt.Fprintf(&text, " %d:%d", opcode, n)
 		}
 	}
-	log.Info("requests by opcode" + text.String())
+	log.Info("requests", "counts", text.String()[min(text.Len(), 1):])
 }
 
 // reset lets the file system forget what a guest knew that has started again.

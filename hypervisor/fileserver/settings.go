@@ -17,7 +17,7 @@ type settings struct {
 	// Private are the mounts whose files the guest may rely on for a moment, as
 	// patterns of package path, below Root.
 	Private []string `json:"private,omitempty"`
-	// Count has the requests counted in the log at the end.
+	// Count has the process log how many requests there were on SIGUSR1.
 	Count bool `json:"count,omitempty"`
 }
 

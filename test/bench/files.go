@@ -3,15 +3,21 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"kata-runtime/test/bundle"
 )
@@ -30,7 +36,11 @@ func fileServers() []string { return []string{"kata-fs", ""} }
 
 // fileWork is what one part of the work took: seconds by the clock of the container,
 // and of the processors of the host.
-type fileWork struct{ clock, server, vmm float64 }
+// And how often the guest asked for what, where the server tells.
+type fileWork struct {
+	clock, server, vmm float64
+	requests           map[int]int
+}
 
 // files measures work with files in a container: with our file server, with virtiofsd,
 // and with runc. The processors' time is what counts on a machine that does other
@@ -77,7 +87,7 @@ func (b *bench) fileRun(ctx context.Context, how, program string, parts []string
 	run := b.runc
 	if how != "runc" {
 		path := filepath.Join(dir, "configuration.toml")
-		if err := os.WriteFile(path, fmt.Appendf(nil, "[hypervisor]\nvirtio_fs_daemon = %q\n", how), 0o600); err != nil {
+		if err := os.WriteFile(path, fmt.Appendf(nil, "[hypervisor]\nvirtio_fs_daemon = %q\n[runtime]\nenable_debug = true\n", how), 0o600); err != nil {
 			return nil, nil, err
 		}
 		run = func(ctx context.Context, args ...string) *exec.Cmd {
@@ -95,40 +105,52 @@ func (b *bench) fileRun(ctx context.Context, how, program string, parts []string
 	work = make(map[string]fileWork)
 	var processes []holder
 	var before fileWork
-	lines := bufio.NewScanner(stdout)
-	for lines.Scan() {
+	step := func(line string) error {
 		var name string
 		var seconds float64
-		if _, err := fmt.Sscan(lines.Text(), &name, &seconds); err != nil {
-			break
+		if _, err := fmt.Sscan(line, &name, &seconds); err != nil {
+			return fmt.Errorf("%q: %w", line, err)
 		}
 		if processes == nil && how != "runc" {
+			var err error
 			if processes, err = b.podProcesses(&pod{id: id}); err != nil {
-				break
+				return err
 			}
 		}
 		now, err := processorTime(processes)
 		if err != nil {
-			break
+			return err
+		}
+		if how == "kata-fs" {
+			if now.requests, err = countRequests(processes, filepath.Join(b.dir, "kata", id)); err != nil {
+				return err
+			}
 		}
 		if seconds == 0 {
 			before = now
 			names = append(names, name)
 		} else {
-			work[name] = fileWork{seconds, now.server - before.server, now.vmm - before.vmm}
+			for opcode, n := range before.requests {
+				now.requests[opcode] -= n
+			}
+			work[name] = fileWork{seconds, now.server - before.server, now.vmm - before.vmm, now.requests}
 		}
-		if name == "walk-again" && seconds > 0 {
+		if name == "walk" && seconds > 0 {
 			for _, p := range processes {
 				if own, _, err := pss(p.pid); err == nil {
 					fmt.Fprintf(os.Stderr, "%q: PSS of %s after %d files %.1f MiB\n", how, p.name, treeFiles, own)
 				}
 			}
 		}
-		if _, err := stdin.Write([]byte("\n")); err != nil {
-			break
-		}
+		_, err = stdin.Write([]byte("\n"))
+		return err
 	}
-	if err := errors.Join(err, finish(command, stdout, lines.Err())); err != nil {
+	lines := bufio.NewScanner(stdout)
+	for err == nil && lines.Scan() {
+		err = step(lines.Text())
+	}
+	_ = stdin.Close() // which ends a container that waits
+	if err := finish(command, stdout, errors.Join(err, lines.Err())); err != nil {
 		return nil, nil, fmt.Errorf("%w: %s", err, stderr.Bytes())
 	}
 	return work, names, nil
@@ -198,6 +220,74 @@ func processorTime(processes []holder) (sum fileWork, err error) {
 	return sum, nil
 }
 
+// countRequests asks our file server, which answers in the supervisor's log.
+func countRequests(processes []holder, state string) (map[int]int, error) {
+	for _, p := range processes {
+		if p.name != "kata-fs" {
+			continue
+		}
+		log, err := os.Open(filepath.Join(state, "kata.supervisor.log"))
+		if err != nil {
+			return nil, err
+		}
+		defer log.Close()
+		if _, err := log.Seek(0, io.SeekEnd); err != nil {
+			return nil, err
+		}
+		if err := syscall.Kill(p.pid, syscall.SIGUSR1); err != nil {
+			return nil, err
+		}
+		var text []byte
+		for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			more, err := io.ReadAll(log)
+			if err != nil {
+				return nil, err
+			}
+			text = append(text, more...)
+			if _, counts, found := strings.Cut(string(text), `counts=\"`); found {
+				if counts, _, found := strings.Cut(counts, `\"`); found {
+					return parseRequests(counts)
+				}
+			}
+		}
+		return nil, fmt.Errorf("the file server does not tell its requests: %q", text)
+	}
+	return nil, nil
+}
+
+func parseRequests(counts string) (map[int]int, error) {
+	all := make(map[int]int)
+	for _, field := range strings.Fields(counts) {
+		var opcode, n int
+		if _, err := fmt.Sscanf(field, "%d:%d", &opcode, &n); err != nil {
+			return nil, fmt.Errorf("counts of requests %q: %w", counts, err)
+		}
+		all[opcode] = n
+	}
+	return all, nil
+}
+
+// opcodes are those of linux/fuse.h.
+func opcodes() map[int]string {
+	return map[int]string{
+		1: "LOOKUP", 2: "FORGET", 3: "GETATTR", 4: "SETATTR", 5: "READLINK", 6: "SYMLINK", 8: "MKNOD", 9: "MKDIR", 10: "UNLINK",
+		11: "RMDIR", 12: "RENAME", 13: "LINK", 14: "OPEN", 15: "READ", 16: "WRITE", 17: "STATFS", 18: "RELEASE", 20: "FSYNC",
+		21: "SETXATTR", 22: "GETXATTR", 23: "LISTXATTR", 24: "REMOVEXATTR", 25: "FLUSH", 26: "INIT", 27: "OPENDIR", 28: "READDIR",
+		29: "RELEASEDIR", 30: "FSYNCDIR", 31: "GETLK", 32: "SETLK", 33: "SETLKW", 35: "CREATE", 42: "BATCH_FORGET", 44: "READDIRPLUS",
+		45: "RENAME2", 46: "LSEEK", 47: "COPY_FILE_RANGE", 50: "SYNCFS",
+	}
+}
+
+func printRequests(part string, requests map[int]int) {
+	fmt.Printf("%s:", part)
+	for _, opcode := range slices.Sorted(maps.Keys(requests)) {
+		if n := requests[opcode]; n > 0 {
+			fmt.Printf(" %s %d", cmp.Or(opcodes()[opcode], strconv.Itoa(opcode)), n)
+		}
+	}
+	fmt.Println()
+}
+
 func printFiles(results map[string]map[string][]fileWork, order []string) error {
 	middle := func(how, part string, of func(fileWork) float64) float64 {
 		var values []float64
@@ -222,5 +312,12 @@ func printFiles(results map[string]map[string][]fileWork, order []string) error 
 		}
 		fmt.Fprintf(table, "%.2f\t%.3f\t\n", middle("", part, clock)/middle("kata-fs", part, clock), middle("runc", part, clock))
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Println("\nRequests of the guest to kata-fs")
+	for _, part := range order {
+		printRequests(part, results["kata-fs"][part][0].requests)
+	}
+	return nil
 }

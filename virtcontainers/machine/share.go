@@ -57,7 +57,7 @@ func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error
 		m.daemonName = fileserver.Name
 		daemon, err := fileserver.Start(ctx, fileserver.Options{
 			SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache, Private: []string{rootFileSystems},
-			Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
+			Count: spec.Config.Runtime.Debug, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
 		})
 		if err != nil {
 			return nil, err

@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	smallFiles = 4000
+	smallFiles = 1000
 	largeMiB   = 256
 	page       = 4096
 	// operations are those of a part with random positions.
@@ -45,7 +45,6 @@ func run(dir string, wanted []string) error {
 		{"unpack", unpack},
 		{"remove", remove},
 		{"walk", walk},
-		{"walk-again", walk},
 		{"read-1", random(1, false)},
 		{"read-8", random(8, false)},
 		{"write-1", random(1, true)},
