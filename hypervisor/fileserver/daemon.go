@@ -2,12 +2,9 @@ package fileserver
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 
@@ -15,10 +12,15 @@ import (
 
 	"kata-runtime/hypervisor/child"
 	"kata-runtime/hypervisor/jail"
+	"kata-runtime/hypervisor/virtio/backend"
 )
 
-// Name is what the configuration and the process list call the server.
-const Name = "kata-fs"
+const (
+	// Role is that of the server's process.
+	Role = "fs"
+	// Name is what the configuration and the list of processes call the server.
+	Name = "kata-" + Role
+)
 
 // wantedDescriptors is the limit of open files that the server gets where that can
 // be had.
@@ -30,78 +32,45 @@ type Options struct {
 	// namespace is a slave of the caller's: what is mounted below a shared mount
 	// later reaches the guest.
 	SharedDir string
-	// Cache is how long the guest may keep what it read: "never", "auto" (the
-	// default) or "always".
+	// Cache is how long the guest may keep what it read: "never", "metadata", "auto"
+	// (the default) or "always".
 	Cache string
+	// Private are the mounts below the shared directory whose files hardly anybody
+	// but the guest changes, as patterns of package path.
+	Private []string
 	// Jail confines the server, as root with a file server's capabilities, whatever
 	// user it names; nil: not.
 	Jail *jail.Options
 	// Starter forks the server. It must outlive it. Nil: the server gets one for
 	// itself.
 	Starter *child.Starter
-	// Count has the server tell at its end, on standard error, how many requests it
-	// had of each kind.
+	// Count has the server log, on SIGUSR1, how many requests it has had of each kind.
 	Count bool
-	// Log gets debug messages. Nil: none.
+	// Log gets what the server says.
 	Log *slog.Logger
 }
 
-// Daemon is a server that was started: this program once more, which calls Run
-// under Command. Its Wait returns nil when the VMM has hung up. Its methods are safe
-// for concurrent use.
-type Daemon struct {
-	*child.Helper
-	socket *os.File
-}
-
-// Start starts a server. ctx bounds the call, not the server's life.
-func Start(ctx context.Context, o Options) (*Daemon, error) {
-	d, err := start(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", Name, err)
-	}
-	return d, nil
-}
-
-func start(ctx context.Context, o Options) (*Daemon, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+// Start starts a server. Its Wait returns nil when the VMM has hung up. ctx bounds
+// the call, not the server's life.
+func Start(ctx context.Context, o Options) (*backend.Process, error) {
 	if !filepath.IsAbs(o.SharedDir) {
-		return nil, fmt.Errorf("shared directory %q is not absolute", o.SharedDir)
+		return nil, fmt.Errorf("start %s: shared directory %q is not absolute", Name, o.SharedDir)
 	}
 	if info, err := os.Stat(o.SharedDir); err != nil {
 		return nil, fmt.Errorf("share a directory: %w", err)
 	} else if !info.IsDir() {
 		return nil, fmt.Errorf("share %s: %w", o.SharedDir, syscall.ENOTDIR)
 	}
-	if o.Cache == "" {
-		o.Cache = "auto"
+	s := settings{Root: o.SharedDir, Cache: o.Cache, Private: o.Private, Count: o.Count}
+	if s.Cache == "" {
+		s.Cache = CacheAuto
 	}
-	argument, err := json.Marshal(settings{Root: o.SharedDir, Cache: o.Cache, MaxFiles: wantedDescriptors, Count: o.Count})
-	if err != nil {
-		return nil, err
+	if _, err := s.options(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", Name, err)
 	}
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return nil, err
-	}
-	defer theirs.Close()
-	// The server outlives the call, so ctx must not end it.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), self)
-	cmd.Args = []string{Name, Command, string(argument)}
-	cmd.ExtraFiles = []*os.File{theirs}
-	if o.Log != nil {
-		o.Log.DebugContext(ctx, "start file server", "arguments", cmd.Args)
-	}
-	if err := confine(ctx, cmd, o); err != nil {
-		return nil, errors.Join(err, ours.Close())
-	}
-	helper, err := child.StartHelper(o.Starter, Name, cmd, keepCapabilities)
-	if err != nil {
-		return nil, errors.Join(err, ours.Close())
-	}
-	return &Daemon{Helper: helper, socket: ours}, nil
+	return backend.Start(ctx, backend.Options{
+		Role: Role, Settings: s, Jail: confined(o), Securebits: keepCapabilities, Starter: o.Starter, Log: o.Log,
+	})
 }
 
 // keepCapabilities lets the server keep its capabilities while it has the user of a
@@ -109,23 +78,21 @@ func start(ctx context.Context, o Options) (*Daemon, error) {
 // decided then whether that process may.
 const keepCapabilities = 1 << 2 // SECBIT_NO_SETUID_FIXUP
 
-// socketPair returns the VMM's end of a connection and the server's.
-func socketPair() (vmm, server *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+// confined is the server's jail: it finds the shared directory and its own list of
+// descriptors, by which it opens files. It is root, since it makes files for all
+// users, and never has a capability that would let it mount or open a device.
+func confined(o Options) *jail.Spec {
+	if o.Jail == nil {
+		return nil
 	}
-	return os.NewFile(uintptr(fds[0]), "vhost-user of the VMM"), os.NewFile(uintptr(fds[1]), "vhost-user"), nil
-}
-
-// Socket returns the connected vhost-user socket for the VMM. It belongs to the
-// Daemon, which closes it in Stop; a VMM gets a duplicate. The server ends when
-// every copy of it is closed.
-func (d *Daemon) Socket() *os.File { return d.socket }
-
-// Stop kills the server, waits for its end, and closes the socket. Idempotent.
-func (d *Daemon) Stop() error {
-	_ = d.socket.Close()
-	d.Helper.Stop()
-	return nil
+	return &jail.Spec{
+		Namespaces: jail.Empty,
+		Root:       &jail.Root{Shares: []string{o.SharedDir}, Self: true},
+		Capabilities: []uintptr{
+			unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
+			unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_MKNOD, unix.CAP_SETFCAP,
+		},
+		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},
+		MaxFiles:    wantedDescriptors,
+	}
 }

@@ -2,6 +2,7 @@ package fileserver
 
 import (
 	"encoding/binary"
+	"log/slog"
 	"os"
 	"sync"
 	"testing"
@@ -77,7 +78,7 @@ func newGuest(t *testing.T, files fuse.RawFileSystem, features uint64) *guest {
 		inside: make(map[uint16]pending), served: make(chan error, 1),
 	}
 	session := newSession(files, fuse.MountOptions{})
-	g.done.Go(func() { g.served <- serve(conn, session) })
+	g.done.Go(func() { g.served <- serve(conn, session, slog.New(slog.DiscardHandler)) })
 	t.Cleanup(func() {
 		_ = g.Conn.Close()
 		g.done.Wait()

@@ -13,6 +13,7 @@ const (
 	opRead          = 15
 	opWrite         = 16
 	opFsync         = 20
+	opInit          = 26
 	opSetLockWait   = 33
 	opFsyncDir      = 30
 	opFallocate     = 43

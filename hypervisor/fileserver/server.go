@@ -1,6 +1,7 @@
 package fileserver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,121 +10,82 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
-	"runtime/debug"
+	"strings"
 	"syscall"
-	"unsafe"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/hypervisor/fileserver/passthrough"
+	"kata-runtime/hypervisor/virtio/backend"
 	"kata-runtime/hypervisor/virtio/vhostuser"
 )
 
-// Command is the hidden first argument under which a program calls Run.
-const Command = "file-server"
+// maxProcs bounds the threads that run Go code at once. More would take turns in
+// waiting rather than in working.
+const maxProcs = 4
 
-// socketFD is the first of os/exec's ExtraFiles in the child.
-const socketFD = 3
-
-// settings is what the server is told.
-type settings struct {
-	// Root is the directory to serve.
-	Root string `json:"root"`
-	// Cache is how long the guest may keep what it read.
-	Cache string `json:"cache"`
-	// MaxFiles is the limit of open files to set; 0: as it is.
-	MaxFiles uint64 `json:"maxFiles,omitempty"`
-	// Count has the requests counted on standard error at the end.
-	Count bool `json:"count,omitempty"`
-}
-
-// Run is the server's process: it serves the VMM at the other end of its socket
-// until that hangs up. It returns an exit status. args follow Command.
-func Run(args []string) int {
-	if err := run(args); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-}
-
-func run(args []string) error {
-	tune()
+// Serve is the backend.Role of the server's process: it serves the VMM until that
+// hangs up.
+func Serve(_ context.Context, in *backend.Inherited) error {
+	log.SetOutput(io.Discard) // go-fuse tells there what a guest does wrong
+	runtime.GOMAXPROCS(min(runtime.NumCPU(), maxProcs))
 	var s settings
-	if len(args) != 1 {
-		return errors.New("want one argument")
-	}
-	if err := json.Unmarshal([]byte(args[0]), &s); err != nil {
+	if err := json.Unmarshal(in.Settings, &s); err != nil {
 		return fmt.Errorf("read settings: %w", err)
 	}
-	if s.MaxFiles > 0 {
-		raiseFiles(s.MaxFiles)
-	}
-	socket := os.NewFile(socketFD, "vhost-user")
-	conn, err := net.FileConn(socket)
-	_ = socket.Close()
-	if err != nil {
-		return fmt.Errorf("take the connection to the VMM: %w", err)
-	}
-	vmm, ok := conn.(*net.UnixConn)
-	if !ok {
-		return fmt.Errorf("the connection to the VMM is a %T", conn)
-	}
+	raiseFiles()
 	root, err := os.OpenFile(s.Root, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return fmt.Errorf("open the shared directory: %w", err)
 	}
-	files, options, err := open(root, s)
+	defer root.Close()
+	options, err := s.options()
 	if err != nil {
 		return err
 	}
-	session := newSession(files, options)
-	err = serve(vmm, session)
+	options.Logger = in.Log
+	files, err := passthrough.New(root, options)
+	if err != nil {
+		return err
+	}
+	session := newSession(files, *files.MountOptions())
 	if s.Count {
-		session.report(os.Stderr)
+		asked := make(chan os.Signal, 1)
+		signal.Notify(asked, syscall.SIGUSR1)
+		go func() {
+			for range asked {
+				session.report(in.Log)
+			}
+		}()
 	}
-	return err
+	err = serve(in.VMM, session, in.Log)
+	return errors.Join(err, files.Close())
 }
 
-// tune keeps the process small: it has few objects of its own.
-func tune() {
-	// For ps and top.
-	if name, err := unix.BytePtrFromString(Name); err == nil {
-		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
-	}
-	unix.Umask(0)
-	log.SetOutput(io.Discard) // go-fuse tells there what a guest does wrong
-	debug.SetGCPercent(gcPercent)
-	// More threads would take turns in waiting rather than in working.
-	runtime.GOMAXPROCS(min(runtime.NumCPU(), maxProcs))
-}
-
-const (
-	gcPercent = 50
-	maxProcs  = 4
-)
-
-// raiseFiles sets the limit of open files as near to wanted as may be. The jail has
-// done so already.
-func raiseFiles(wanted uint64) {
-	var limit syscall.Rlimit
-	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: wanted, Max: wanted}) == nil {
+// raiseFiles sets the limit of open files as high as it may be. The jail has done so
+// already.
+func raiseFiles() {
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: wantedDescriptors, Max: wantedDescriptors}) == nil {
 		return
 	}
+	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
 		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit.Max, Max: limit.Max})
 	}
 }
 
 // serve returns nil when the VMM has hung up.
-func serve(vmm *net.UnixConn, s *session) error {
+func serve(vmm *net.UnixConn, s *session, log *slog.Logger) error {
 	broken := make(chan error, 1)
 	var server *vhostuser.Server
 	device := newDevice(s, func(err error) {
 		broken <- err
 		_ = server.Close()
 	})
-	server = vhostuser.NewServer(vmm, device, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	server = vhostuser.NewServer(vmm, device, log)
 	err := server.Serve(nil)
 	device.close()
 	select {
@@ -137,11 +99,22 @@ func serve(vmm *net.UnixConn, s *session) error {
 	return fmt.Errorf("serve the VMM: %w", err)
 }
 
-// report writes how often each request came.
-func (s *session) report(w io.Writer) {
+// report logs how often each request has come, by the numbers of linux/fuse.h.
+func (s *session) report(log *slog.Logger) {
+	var text strings.Builder
 	for opcode := range s.requests {
 		if n := s.requests[opcode].Load(); n > 0 {
-			fmt.Fprintf(w, "requests %d %d\n", opcode, n)
+			fmt.Fprintf(&text, " %d:%d", opcode, n)
 		}
 	}
+	log.Info("requests", "counts", text.String()[min(text.Len(), 1):])
+}
+
+// reset lets the file system forget what a guest knew that has started again.
+func (s *session) reset() { s.files.OnUnmount() }
+
+// syncer is a file system that can be written to its disk, which go-fuse does not ask
+// for.
+type syncer interface {
+	SyncFS(node uint64) fuse.Status
 }

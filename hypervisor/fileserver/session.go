@@ -19,15 +19,19 @@ const maxVectors = 1024
 type session struct {
 	files    fuse.RawFileSystem
 	protocol *fuse.ProtocolServer
+	// untouched has the length of the largest read. A file system that gives results
+	// that read later, as passthrough does, takes no more from it.
+	untouched []byte
 	// requests are counted by opcode, in the last place those without one.
 	requests [64]atomic.Uint64
 }
 
+// newSession serves files, whose reads are results with Readv.
 func newSession(files fuse.RawFileSystem, options fuse.MountOptions) *session {
 	// What a guest does wrong is no line in a log of the host's.
 	options.Logger = log.New(io.Discard, "", 0)
 	options.MaxWrite = maxTransfer
-	return &session{files: files, protocol: fuse.NewProtocolServer(files, &options)}
+	return &session{files: files, protocol: fuse.NewProtocolServer(files, &options), untouched: make([]byte, maxTransfer)}
 }
 
 // carryOut carries out the request, writes the reply to guest memory, and returns
@@ -45,6 +49,12 @@ func (w *worker) carryOut() (uint32, error) {
 		return s.write(r)
 	case r.opcode == opWrite:
 		return r.fail(fuse.EINVAL)
+	case r.opcode == opSyncFS:
+		if files, ok := s.files.(syncer); ok {
+			return r.fail(files.SyncFS(r.inHeader().NodeId))
+		}
+	case r.opcode == opInit:
+		s.reset()
 	}
 	room := min(r.room, maxTransfer+4096)
 	r.out = grow(r.out, room)
@@ -127,7 +137,7 @@ func (s *session) read(r *request) (uint32, error) {
 		LockOwner: binary.LittleEndian.Uint64(b[64:]), Flags: binary.LittleEndian.Uint32(b[72:]),
 	}
 	in.Size = uint32(min(int(in.Size), r.room-outHeaderSize, maxTransfer))
-	result, status := s.files.Read(nil, &in, make([]byte, in.Size))
+	result, status := s.files.Read(nil, &in, s.untouched[:in.Size])
 	if !status.Ok() {
 		return r.fail(status)
 	}
@@ -137,11 +147,7 @@ func (s *session) read(r *request) (uint32, error) {
 	defer result.Done()
 	direct, ok := result.(vectored)
 	if !ok {
-		data, status := result.Bytes(make([]byte, in.Size))
-		if !status.Ok() {
-			return r.fail(status)
-		}
-		return r.finish(fuse.OK, 0, data[:min(len(data), int(in.Size))])
+		return r.fail(fuse.ENOSYS)
 	}
 	r.vectors = section(r.vectors[:0], r.chain.Writable, outHeaderSize, int(in.Size))
 	if len(r.vectors) > maxVectors {
@@ -171,13 +177,6 @@ func (s *session) write(r *request) (uint32, error) {
 		return r.fail(fuse.EINVAL)
 	}
 	written, status := s.files.Writev(nil, &in, r.vectors)
-	if status == fuse.ENOSYS {
-		data := make([]byte, in.Size)
-		if err := guard(func() error { virtqueue.CopyOut(data, r.vectors, 0); return nil }); err != nil {
-			return 0, err
-		}
-		written, status = s.files.Write(nil, &in, data)
-	}
 	if !status.Ok() {
 		return r.fail(status)
 	}

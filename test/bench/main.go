@@ -4,14 +4,15 @@
 // of a process that it is confined; the memory of each
 // process and of a further container of the pod; programs and containers that
 // are started in a running pod; the throughput of a container's output, input and
-// files against that of plain vsock and virtiofs and against runc; that of its
+// files against that of plain vsock and virtiofs and against runc; work with files
+// with each file server and with runc; the throughput of its
 // network against plain VMs on the same tap and against runc; what the network
 // adds to a cold start.
 //
 // What is compared runs alternately, so that a busy machine is slow for all.
 // Every figure is a median.
 //
-//	bench [-n RUNS]
+//	bench [-n RUNS] [-files [PART...]]
 package main
 
 import (
@@ -30,9 +31,10 @@ func main() {
 		os.Exit(machine.RunBackend(os.Args[2:]))
 	}
 	runs := flag.Int("n", 7, "how often each start is measured, at least 1")
+	files := flag.Bool("files", false, "measure work with files alone, of it the parts that follow, if any")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, *runs)
+	err := run(ctx, *runs, *files, flag.Args())
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -40,18 +42,22 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, runs int) error {
+func run(ctx context.Context, runs int, files bool, parts []string) error {
 	b, err := newBench()
 	if err != nil {
 		return err
 	}
 	defer b.close()
+	if files {
+		return b.files(ctx, max(runs, 1), parts)
+	}
 	for _, part := range []func(context.Context) error{
 		func(ctx context.Context) error { return b.confined(ctx, max(runs, 1)) },
 		b.memory, // also learns the machine's options for the bare boot
 		func(ctx context.Context) error { return b.starts(ctx, max(runs, 1)) },
 		func(ctx context.Context) error { return b.calls(ctx, max(runs, 1)) },
 		b.throughput,
+		func(ctx context.Context) error { return b.files(ctx, rounds, nil) },
 		b.network,
 		func(ctx context.Context) error { return b.networkStarts(ctx, max(runs, 1)) },
 	} {

@@ -98,7 +98,7 @@ func (b *bench) podProcesses(p *pod) ([]holder, error) {
 				if b.machine, err = commandLine(child.PID); err != nil {
 					return nil, err
 				}
-			case name == "virtiofsd", name == "kata-vsock":
+			case name == "virtiofsd", name == "kata-vsock", name == "kata-fs":
 				all = append(all, holder{name, child.PID})
 			}
 		}

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/virtio/backend"
 	"kata-runtime/hypervisor/vsock"
 )
@@ -12,5 +13,5 @@ const BackendCommand = backend.Command
 // RunBackend is the whole life of a process that serves one of a machine's devices.
 // It returns the exit status. args follow BackendCommand.
 func RunBackend(args []string) int {
-	return backend.Run(args, map[string]backend.Role{vsock.Role: vsock.Serve})
+	return backend.Run(args, map[string]backend.Role{vsock.Role: vsock.Serve, fileserver.Role: fileserver.Serve})
 }

@@ -11,10 +11,14 @@ import (
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/virtiofsd"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/share"
 )
 
 // shareTag is the name by which the guest mounts the pod's share.
 const shareTag = "kata"
+
+// rootFileSystems are the containers' in the share, see package share.
+const rootFileSystems = "*/" + share.Rootfs
 
 // fileServer is a process that serves the share to the guest: virtiofsd, or ours.
 type fileServer interface {
@@ -29,22 +33,22 @@ type fileServer interface {
 // with virtiofsd is an error: 9p takes away walls.
 func (m *Machine) startShare(ctx context.Context, spec Spec) (_ *hypervisor.Share, err error) {
 	settings := spec.Config.Hypervisor
-	share := &hypervisor.Share{ID: "share0", Tag: shareTag}
+	device := &hypervisor.Share{ID: "share0", Tag: shareTag}
 	if settings.SharedFS == config.SharedFS9P {
-		share.Directory = spec.ShareDir
-		return share, nil
+		device.Directory = spec.ShareDir
+		return device, nil
 	}
 	m.daemon, err = m.startDaemon(ctx, spec)
 	switch {
 	case fallsBackTo9P(settings, err):
 		spec.Log.Warn("files are served by 9p, which is slower", "reason", err)
-		share.Directory = spec.ShareDir
-		return share, nil
+		device.Directory = spec.ShareDir
+		return device, nil
 	case err != nil:
 		return nil, err
 	}
-	share.Socket = m.daemon.Socket()
-	return share, nil
+	device.Socket = m.daemon.Socket()
+	return device, nil
 }
 
 // fallsBackTo9P tells whether files are served by 9p after an error of virtiofsd's.
@@ -58,8 +62,8 @@ func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error
 	if settings.VirtioFSDaemon == config.FileServer {
 		m.daemonName = fileserver.Name
 		daemon, err := fileserver.Start(ctx, fileserver.Options{
-			SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
-			Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
+			SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache, Private: []string{rootFileSystems},
+			Count: spec.Config.Runtime.Debug, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
 		})
 		if err != nil {
 			return nil, err

@@ -18,6 +18,9 @@ func SystemCalls() []uintptr {
 		unix.SYS_MUNMAP, unix.SYS_NANOSLEEP, unix.SYS_PRCTL, unix.SYS_RESTART_SYSCALL, unix.SYS_RT_SIGACTION,
 		unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_SCHED_GETAFFINITY, unix.SYS_SCHED_YIELD,
 		unix.SYS_SIGALTSTACK, unix.SYS_TGKILL,
+		// go-fuse makes a pipe as any program starts that it is part of, and panics
+		// without.
+		unix.SYS_PIPE2,
 		// Its poller.
 		unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EVENTFD2,
 		// Open files: sockets, event counters, guest memory.

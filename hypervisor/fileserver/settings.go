@@ -1,0 +1,72 @@
+package fileserver
+
+import (
+	"fmt"
+	"path"
+	"time"
+
+	"kata-runtime/hypervisor/fileserver/passthrough"
+)
+
+// settings is what the server's process is told.
+type settings struct {
+	// Root is the directory to serve.
+	Root string `json:"root"`
+	// Cache is one of the constants below.
+	Cache string `json:"cache"`
+	// Private are the mounts whose files the guest may rely on for a moment, as
+	// patterns of package path, below Root.
+	Private []string `json:"private,omitempty"`
+	// Count has the process log how many requests there were on SIGUSR1.
+	Count bool `json:"count,omitempty"`
+}
+
+// How long a guest may keep what it read.
+const (
+	CacheNever    = "never"
+	CacheMetadata = "metadata"
+	CacheAuto     = "auto"
+	CacheAlways   = "always"
+)
+
+// moment is how long a guest relies on names and attributes of files that hardly
+// anybody else changes.
+const moment = time.Second
+
+// lasting is how many mounts deep a mount may be that is unmounted lazily.
+const lasting = 1
+
+// options returns those of the file system.
+func (s *settings) options() (passthrough.Options, error) {
+	o := passthrough.Options{Submounts: true, Lasting: lasting}
+	private := passthrough.Cache{Entries: moment, Missing: moment, Attributes: moment, Data: passthrough.DataAuto}
+	switch s.Cache {
+	case CacheNever:
+		o.Cache = passthrough.Uncached()
+		return o, nil
+	case CacheAlways:
+		o.Cache = passthrough.Private()
+		return o, nil
+	case CacheMetadata:
+		o.Cache = passthrough.Shared()
+		o.Cache.Data, private.Data = passthrough.DataNever, passthrough.DataNever
+	case CacheAuto:
+		o.Cache = passthrough.Shared()
+	default:
+		return o, fmt.Errorf("cache mode is not one of %s, %s, %s and %s: %q", CacheNever, CacheMetadata, CacheAuto, CacheAlways, s.Cache)
+	}
+	for _, pattern := range s.Private {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return o, fmt.Errorf("pattern of private mounts %q: %w", pattern, err)
+		}
+	}
+	o.CacheFor = func(mountPoint string) (passthrough.Cache, bool) {
+		for _, pattern := range s.Private {
+			if matches, _ := path.Match(pattern, mountPoint); matches {
+				return private, true
+			}
+		}
+		return passthrough.Cache{}, false
+	}
+	return o, nil
+}
