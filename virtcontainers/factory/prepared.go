@@ -59,20 +59,24 @@ func Misfit(base *config.Config, spec Spec) (pool.Reason, error) {
 // Prepared is a machine that has booted and belongs to nobody. It is the calling
 // process's, which becomes the pod's.
 type Prepared struct {
+	pool     *pool.Pool
+	kind     pool.Kind
 	made     *assembled
 	settings *config.Config
 	log      *logfile.Later
 	group    *cgroup.Group // its processes are in it; nil for none
 	former   *cgroup.Membership
 
+	counting sync.WaitGroup
+
 	mu    sync.Mutex // guards given
-	given bool
+	given bool       // to a pod, or stopped
 }
 
 // Prepare boots a machine in the calling process, whose mount namespace must be its own,
 // and waits for its agent. Stop releases it, unless Assign gives it away.
-func Prepare(ctx context.Context, slot *pool.Slot, settings *config.Config) (_ *Prepared, err error) {
-	p := &Prepared{settings: settings, log: logfile.NewLater()}
+func Prepare(ctx context.Context, slot *pool.Slot, kind pool.Kind, settings *config.Config) (_ *Prepared, err error) {
+	p := &Prepared{pool: slot.Pool(), kind: kind, settings: settings, log: logfile.NewLater()}
 	log := slog.New(p.log).With("machine", slot.Name())
 	defer func() {
 		if err != nil {
@@ -131,6 +135,40 @@ func (p *Prepared) Misfit(spec Spec) (pool.Reason, error) {
 	default:
 		return Misfit(p.settings, spec)
 	}
+}
+
+// NewSandbox is New for a process that has a prepared machine: the first pod that it fits
+// gets it. Any other starts cold. The pool counts which of both it was.
+func (p *Prepared) NewSandbox(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error) {
+	p.mu.Lock()
+	given := p.given
+	p.mu.Unlock()
+	if given {
+		return New(ctx, spec)
+	}
+	reason, err := p.Misfit(spec)
+	if err == nil && reason == "" {
+		if sandbox, vsock, err = p.Assign(ctx, spec); err == nil {
+			spec.Log.Info("machine from the pool")
+			p.count(ctx, func(ctx context.Context) error { return p.pool.Hit(ctx, p.kind) })
+			return sandbox, vsock, nil
+		}
+	}
+	if err != nil {
+		reason = pool.ReasonFailed
+	}
+	spec.Log.Info("the prepared machine is not the pod's, which starts cold", "reason", reason, "error", err)
+	p.count(ctx, func(ctx context.Context) error { return p.pool.Miss(ctx, p.kind, reason) })
+	if err := p.Stop(ctx); err != nil {
+		spec.Log.Warn("a prepared machine was not released", "error", err)
+	}
+	return New(ctx, spec)
+}
+
+// count lets the pool count, in the background.
+func (p *Prepared) count(ctx context.Context, what func(context.Context) error) {
+	ctx = context.WithoutCancel(ctx)
+	p.counting.Go(func() { _ = what(ctx) }) // nothing depends on it
 }
 
 // Assign gives the machine to a pod, in whose control group this process is: the others
@@ -221,6 +259,7 @@ func (p *Prepared) removeGroup(ctx context.Context) error {
 
 // Stop ends the machine, unless a pod has it. Idempotent.
 func (p *Prepared) Stop(ctx context.Context) error {
+	p.counting.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.given {

@@ -44,7 +44,7 @@ func RunPrepared(ctx context.Context, slot *pool.Slot, wait *os.File) error {
 		_ = first.Send(Ready{Error: err.Error(), Unfit: pool.ReasonFailed}) // likewise
 		return errors.Join(err, prepared.Stop(context.WithoutCancel(ctx)))
 	}
-	err = runPod(ctx, first, boot, starting, prepared.Assign)
+	err = runPod(ctx, first, boot, starting, prepared.NewSandbox)
 	return errors.Join(err, prepared.Stop(context.WithoutCancel(ctx)))
 }
 
