@@ -59,7 +59,7 @@ func Misfit(base *config.Config, spec Spec) (pool.Reason, error) {
 // Prepared is a machine that has booted and belongs to nobody. It is the calling
 // process's, which becomes the pod's.
 type Prepared struct {
-	pool     *pool.Pool
+	slot     *pool.Slot
 	kind     pool.Kind
 	made     *assembled
 	settings *config.Config
@@ -76,14 +76,14 @@ type Prepared struct {
 // Prepare boots a machine in the calling process, whose mount namespace must be its own,
 // and waits for its agent. Stop releases it, unless Assign gives it away.
 func Prepare(ctx context.Context, slot *pool.Slot, kind pool.Kind, settings *config.Config) (_ *Prepared, err error) {
-	p := &Prepared{pool: slot.Pool(), kind: kind, settings: settings, log: logfile.NewLater()}
+	p := &Prepared{slot: slot, kind: kind, settings: settings, log: logfile.NewLater()}
 	log := slog.New(p.log).With("machine", slot.Name())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Stop(context.WithoutCancel(ctx)))
 		}
 	}()
-	if err := p.enterGroup("machine-" + slot.Name()); err != nil {
+	if err := p.enterGroup(ctx, "machine-"+slot.Name()); err != nil {
 		return nil, err
 	}
 	if err := namespace.SlaveMounts(); err != nil {
@@ -108,13 +108,16 @@ func Prepare(ctx context.Context, slot *pool.Slot, kind pool.Kind, settings *con
 
 // enterGroup moves this process into a control group of its own: its parent's would not
 // end with its parent, and what is prepared is not to be charged to it.
-func (p *Prepared) enterGroup(name string) error {
+func (p *Prepared) enterGroup(ctx context.Context, name string) error {
 	options := cgroup.Options{ID: name, Path: "/kata-" + name}
 	if cgroup.SystemdRuns() {
 		options = cgroup.Options{ID: name, Systemd: true}
 	}
 	record, err := cgroup.Resolve(options)
 	if err != nil {
+		return err
+	}
+	if err := p.slot.SetCgroup(ctx, record); err != nil {
 		return err
 	}
 	if p.group, err = record.Open(); err != nil {
@@ -150,7 +153,7 @@ func (p *Prepared) NewSandbox(ctx context.Context, spec Spec) (sandbox *virtcont
 	if err == nil && reason == "" {
 		if sandbox, vsock, err = p.Assign(ctx, spec); err == nil {
 			spec.Log.Info("machine from the pool")
-			p.count(ctx, func(ctx context.Context) error { return p.pool.Hit(ctx, p.kind) })
+			p.count(ctx, func(ctx context.Context) error { return p.slot.Pool().Hit(ctx, p.kind) })
 			return sandbox, vsock, nil
 		}
 	}
@@ -158,7 +161,7 @@ func (p *Prepared) NewSandbox(ctx context.Context, spec Spec) (sandbox *virtcont
 		reason = pool.ReasonFailed
 	}
 	spec.Log.Info("the prepared machine is not the pod's, which starts cold", "reason", reason, "error", err)
-	p.count(ctx, func(ctx context.Context) error { return p.pool.Miss(ctx, p.kind, reason) })
+	p.count(ctx, func(ctx context.Context) error { return p.slot.Pool().Miss(ctx, p.kind, reason) })
 	if err := p.Stop(ctx); err != nil {
 		spec.Log.Warn("a prepared machine was not released", "error", err)
 	}
@@ -249,12 +252,17 @@ func shareScore(pids []int) error {
 	return nil
 }
 
+// removeGroup removes the machine's group, and then what the pool has of it: by that, who
+// finds this process killed finds the group.
 func (p *Prepared) removeGroup(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, groupTimeout)
 	defer cancel()
 	group := p.group
 	p.group = nil
-	return group.Remove(ctx)
+	if err := group.Remove(ctx); err != nil {
+		return err
+	}
+	return p.slot.Remove()
 }
 
 // Stop ends the machine, unless a pod has it. Idempotent.
@@ -270,10 +278,7 @@ func (p *Prepared) Stop(ctx context.Context) error {
 	if p.made != nil {
 		errs = append(errs, p.made.stop(ctx))
 	}
-	if p.group != nil {
-		errs = append(errs, p.leaveGroup(), p.removeGroup(ctx))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.leaveGroup(), p.removeGroup(ctx))...)
 }
 
 // leaveGroup takes this process out of the machine's group, unless it has gone to a
