@@ -66,6 +66,8 @@ type Prepared struct {
 	log      *logfile.Later
 	group    *cgroup.Group // its processes are in it; nil for none
 	former   *cgroup.Membership
+	// cold is New, but in tests.
+	cold func(context.Context, Spec) (*virtcontainers.Sandbox, string, error)
 
 	counting sync.WaitGroup
 
@@ -76,7 +78,7 @@ type Prepared struct {
 // Prepare boots a machine in the calling process, whose mount namespace must be its own,
 // and waits for its agent. Stop releases it, unless Assign gives it away.
 func Prepare(ctx context.Context, slot *pool.Slot, kind pool.Kind, settings *config.Config) (_ *Prepared, err error) {
-	p := &Prepared{slot: slot, kind: kind, settings: settings, log: logfile.NewLater()}
+	p := &Prepared{slot: slot, kind: kind, settings: settings, log: logfile.NewLater(), cold: New}
 	log := slog.New(p.log).With("machine", slot.Name())
 	defer func() {
 		if err != nil {
@@ -147,7 +149,7 @@ func (p *Prepared) NewSandbox(ctx context.Context, spec Spec) (sandbox *virtcont
 	given := p.given
 	p.mu.Unlock()
 	if given {
-		return New(ctx, spec)
+		return p.cold(ctx, spec)
 	}
 	reason, err := p.Misfit(spec)
 	if err == nil && reason == "" {
@@ -165,7 +167,7 @@ func (p *Prepared) NewSandbox(ctx context.Context, spec Spec) (sandbox *virtcont
 	if err := p.Stop(ctx); err != nil {
 		spec.Log.Warn("a prepared machine was not released", "error", err)
 	}
-	return New(ctx, spec)
+	return p.cold(ctx, spec)
 }
 
 // count lets the pool count, in the background.

@@ -80,12 +80,19 @@ type Request struct {
 
 // prepare makes the pool's directories.
 func (p *Pool) prepare() error {
-	for _, dir := range []string{p.dir, p.machines(), p.path(mountName)} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make the pool's directory: %w", err)
+	err := os.MkdirAll(p.dir, 0o700)
+	if err == nil {
+		err = p.check()
+	}
+	for _, dir := range []string{p.machines(), p.path(mountName)} {
+		if err == nil {
+			err = os.MkdirAll(dir, 0o700)
 		}
 	}
-	return p.check()
+	if err != nil {
+		return fmt.Errorf("make the pool's directory: %w", err)
+	}
+	return nil
 }
 
 // check refuses a directory in which others could put a machine of theirs.
