@@ -244,7 +244,7 @@ func (p *Pool) Fill(ctx context.Context, fit Fit, request Request, size int, sta
 		return 0, err
 	}
 	defer lock.Close()
-	there, err := p.clean(ctx, fit)
+	there, err := p.clean(ctx, fit, request.Now)
 	if err != nil {
 		return 0, err
 	}
@@ -257,8 +257,9 @@ func (p *Pool) Fill(ctx context.Context, fit Fit, request Request, size int, sta
 }
 
 // clean removes what is left of machines that have died, ends those that no pod of
-// this configuration can take any more, and counts those that fit. The pool is locked.
-func (p *Pool) clean(ctx context.Context, fit Fit) (fitting int, err error) {
+// this configuration can take any more, and counts those that fit. With now, those that
+// still wait for others go too. The pool is locked.
+func (p *Pool) clean(ctx context.Context, fit Fit, now bool) (fitting int, err error) {
 	names, err := p.names()
 	if err != nil {
 		return 0, err
@@ -274,6 +275,10 @@ func (p *Pool) clean(ctx context.Context, fit Fit) (fitting int, err error) {
 			discarded[ReasonDied]++
 		case err != nil, record.gone(): // or its process is about to end
 		case record.Fit.Kind != fit.Kind || record.Fit.Source != fit.Source: // another pool's
+		case record.Fit == fit && record.State == Waiting && now:
+			if err := p.discard(record); err != nil {
+				return 0, err
+			}
 		case record.Fit == fit:
 			fitting++
 		default:

@@ -213,7 +213,7 @@ func (p Program) prepared(args []string) error {
 		return errors.New(PreparedCommand + " is for this program itself")
 	}
 	_ = os.WriteFile("/proc/self/comm", []byte(processName), 0) // nothing depends on it
-	if _, err := limits.OfCaller(limits.System); err != nil { // which the server is told, and does not have
+	if _, err := limits.OfCaller(limits.System); err != nil {   // which the server is told, and does not have
 		return err
 	}
 	if err := liftLimits(slog.New(slog.DiscardHandler)); err != nil {
