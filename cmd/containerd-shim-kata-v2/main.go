@@ -42,13 +42,14 @@ func dispatch(args []string) int {
 			return pause.Run()
 		}
 	}
-	program := bootstrap.Program{Version: version, Commit: commit, Serve: serve}
+	program := bootstrap.Program{Version: version, Commit: commit, Serve: serve, LoadConfig: shim.LoadConfig}
 	return program.Run(args[1:])
 }
 
 func serve(ctx context.Context, s bootstrap.Server) error {
 	return shim.Serve(ctx, shim.Options{
 		Listener: s.Listener, Namespace: s.Namespace, ID: s.ID, EventsAddress: s.TTRPCAddress, Root: s.StateRoot,
-		Runtime: s.Options, HostMounts: s.HostMounts, Rlimits: s.Rlimits, Log: s.Log,
+		Runtime: s.Options, HostMounts: s.HostMounts, Rlimits: s.Rlimits,
+		Prepared: s.Prepared, Started: s.Started, Log: s.Log,
 	})
 }

@@ -81,7 +81,6 @@ func (p *machinePool) take(ctx context.Context, boot supervisor.Boot, n *creatio
 		if takeErr == nil {
 			n.supervisor = process{pid: claim.PID, start: claim.StartTime}
 			p.log.Debug("machine from the pool", "machine", claim.Name, "supervisor_pid", claim.PID)
-			p.count(p.pool.Hit(ctx, pool.Supervisor))
 			return client, nil
 		}
 		var unfit *supervisor.UnfitError
@@ -102,15 +101,10 @@ func (p *machinePool) take(ctx context.Context, boot supervisor.Boot, n *creatio
 		reason = pool.ReasonFailed
 	}
 	p.log.Debug("no machine from the pool: the pod starts cold", "reason", reason)
-	p.count(p.pool.Miss(ctx, pool.Supervisor, reason))
-	return nil, nil //nolint:nilnil // none
-}
-
-// count logs what keeps the pool from counting.
-func (p *machinePool) count(err error) {
-	if err != nil {
+	if err := p.pool.Miss(ctx, pool.Supervisor, reason); err != nil {
 		p.log.Warn("the pool does not count", "error", err)
 	}
+	return nil, nil //nolint:nilnil // none
 }
 
 // starting is for the supervisor to close when its first container has started; nil for

@@ -61,12 +61,18 @@ func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock
 	return made.sandbox, made.machine.Vsock(), nil
 }
 
+// vsockMachine is *machine.Machine.
+type vsockMachine interface {
+	virtcontainers.Machine
+	Vsock() string
+}
+
 // assembled is a sandbox that was not assigned, with what its pod gets then.
 type assembled struct {
 	sandbox    *virtcontainers.Sandbox
-	machine    *machine.Machine
+	machine    vsockMachine
 	size       hypervisor.Size // the first
-	share      *share.Dir
+	share      virtcontainers.Share
 	networking virtcontainers.NetworkOptions
 }
 

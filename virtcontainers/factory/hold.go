@@ -48,7 +48,7 @@ func Hold(ctx context.Context, slot *pool.Slot, wait *os.File, consider func(*Pr
 	if err != nil {
 		return nil, err
 	}
-	prepared, err := Prepare(ctx, slot, request.Config)
+	prepared, err := Prepare(ctx, slot, kind, request.Config)
 	if err != nil {
 		if ctx.Err() == nil {
 			err = errors.Join(err, slot.Pool().Failed(ctx, kind, err))

@@ -59,27 +59,33 @@ func Misfit(base *config.Config, spec Spec) (pool.Reason, error) {
 // Prepared is a machine that has booted and belongs to nobody. It is the calling
 // process's, which becomes the pod's.
 type Prepared struct {
+	slot     *pool.Slot
+	kind     pool.Kind
 	made     *assembled
 	settings *config.Config
 	log      *logfile.Later
 	group    *cgroup.Group // its processes are in it; nil for none
 	former   *cgroup.Membership
+	// cold is New, but in tests.
+	cold func(context.Context, Spec) (*virtcontainers.Sandbox, string, error)
+
+	counting sync.WaitGroup
 
 	mu    sync.Mutex // guards given
-	given bool
+	given bool       // to a pod, or stopped
 }
 
 // Prepare boots a machine in the calling process, whose mount namespace must be its own,
 // and waits for its agent. Stop releases it, unless Assign gives it away.
-func Prepare(ctx context.Context, slot *pool.Slot, settings *config.Config) (_ *Prepared, err error) {
-	p := &Prepared{settings: settings, log: logfile.NewLater()}
+func Prepare(ctx context.Context, slot *pool.Slot, kind pool.Kind, settings *config.Config) (_ *Prepared, err error) {
+	p := &Prepared{slot: slot, kind: kind, settings: settings, log: logfile.NewLater(), cold: New}
 	log := slog.New(p.log).With("machine", slot.Name())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Stop(context.WithoutCancel(ctx)))
 		}
 	}()
-	if err := p.enterGroup("machine-" + slot.Name()); err != nil {
+	if err := p.enterGroup(ctx, "machine-"+slot.Name()); err != nil {
 		return nil, err
 	}
 	if err := namespace.SlaveMounts(); err != nil {
@@ -104,13 +110,16 @@ func Prepare(ctx context.Context, slot *pool.Slot, settings *config.Config) (_ *
 
 // enterGroup moves this process into a control group of its own: its parent's would not
 // end with its parent, and what is prepared is not to be charged to it.
-func (p *Prepared) enterGroup(name string) error {
+func (p *Prepared) enterGroup(ctx context.Context, name string) error {
 	options := cgroup.Options{ID: name, Path: "/kata-" + name}
 	if cgroup.SystemdRuns() {
 		options = cgroup.Options{ID: name, Systemd: true}
 	}
 	record, err := cgroup.Resolve(options)
 	if err != nil {
+		return err
+	}
+	if err := p.slot.SetCgroup(ctx, record); err != nil {
 		return err
 	}
 	if p.group, err = record.Open(); err != nil {
@@ -131,6 +140,40 @@ func (p *Prepared) Misfit(spec Spec) (pool.Reason, error) {
 	default:
 		return Misfit(p.settings, spec)
 	}
+}
+
+// NewSandbox is New for a process that has a prepared machine: the first pod that it fits
+// gets it. Any other starts cold. The pool counts which of both it was.
+func (p *Prepared) NewSandbox(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error) {
+	p.mu.Lock()
+	given := p.given
+	p.mu.Unlock()
+	if given {
+		return p.cold(ctx, spec)
+	}
+	reason, err := p.Misfit(spec)
+	if err == nil && reason == "" {
+		if sandbox, vsock, err = p.Assign(ctx, spec); err == nil {
+			spec.Log.Info("machine from the pool")
+			p.count(ctx, func(ctx context.Context) error { return p.slot.Pool().Hit(ctx, p.kind) })
+			return sandbox, vsock, nil
+		}
+	}
+	if err != nil {
+		reason = pool.ReasonFailed
+	}
+	spec.Log.Info("the prepared machine is not the pod's, which starts cold", "reason", reason, "error", err)
+	p.count(ctx, func(ctx context.Context) error { return p.slot.Pool().Miss(ctx, p.kind, reason) })
+	if err := p.Stop(ctx); err != nil {
+		spec.Log.Warn("a prepared machine was not released", "error", err)
+	}
+	return p.cold(ctx, spec)
+}
+
+// count lets the pool count, in the background.
+func (p *Prepared) count(ctx context.Context, what func(context.Context) error) {
+	ctx = context.WithoutCancel(ctx)
+	p.counting.Go(func() { _ = what(ctx) }) // nothing depends on it
 }
 
 // Assign gives the machine to a pod, in whose control group this process is: the others
@@ -211,16 +254,22 @@ func shareScore(pids []int) error {
 	return nil
 }
 
+// removeGroup removes the machine's group, and then what the pool has of it: by that, who
+// finds this process killed finds the group.
 func (p *Prepared) removeGroup(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, groupTimeout)
 	defer cancel()
 	group := p.group
 	p.group = nil
-	return group.Remove(ctx)
+	if err := group.Remove(ctx); err != nil {
+		return err
+	}
+	return p.slot.Remove()
 }
 
 // Stop ends the machine, unless a pod has it. Idempotent.
 func (p *Prepared) Stop(ctx context.Context) error {
+	p.counting.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.given {
@@ -231,10 +280,7 @@ func (p *Prepared) Stop(ctx context.Context) error {
 	if p.made != nil {
 		errs = append(errs, p.made.stop(ctx))
 	}
-	if p.group != nil {
-		errs = append(errs, p.leaveGroup(), p.removeGroup(ctx))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.leaveGroup(), p.removeGroup(ctx))...)
 }
 
 // leaveGroup takes this process out of the machine's group, unless it has gone to a

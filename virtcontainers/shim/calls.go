@@ -52,6 +52,7 @@ func (s *service) Start(ctx context.Context, request *taskapi.StartRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
+	s.options.Started()
 	return &taskapi.StartResponse{Pid: p.reportedPID()}, nil
 }
 

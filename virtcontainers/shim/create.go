@@ -120,7 +120,7 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 	if h != nil {
 		return false, fmt.Errorf("this shim has the pod %q: %q would be another: %w", h.id, t.id, virtcontainers.ErrExists)
 	}
-	settings, err := loadConfig(ctx, options)
+	settings, err := LoadConfig(ctx, options)
 	if err != nil {
 		return false, err
 	}
@@ -181,9 +181,9 @@ func hostNetwork(settings *config.Config) bool {
 	return settings.Runtime.HostNetwork != config.HostNetworkRefuse
 }
 
-// loadConfig reads the configuration, which containerd's options may name or be, and
+// LoadConfig reads the configuration, which containerd's options may name or be, and
 // finds the guest's kernel and image.
-func loadConfig(ctx context.Context, options bootstrap.RuntimeOptions) (settings *config.Config, err error) {
+func LoadConfig(ctx context.Context, options bootstrap.RuntimeOptions) (settings *config.Config, err error) {
 	if options.ConfigPath == "" && len(options.Config) > 0 {
 		settings, err = config.Parse("ConfigBody of the runtime options", string(options.Config))
 	} else {

@@ -62,7 +62,7 @@ func (s *service) CreateSandbox(ctx context.Context, request *sandboxapi.CreateS
 
 // newSandbox makes the pod of a sandbox and connects it with its network.
 func (s *service) newSandbox(ctx context.Context, request *sandboxapi.CreateSandboxRequest, config *podconfig.PodSandboxConfig) (*home, error) {
-	settings, err := loadConfig(ctx, s.options.Runtime)
+	settings, err := LoadConfig(ctx, s.options.Runtime)
 	if err != nil {
 		return nil, err
 	}
@@ -134,6 +134,7 @@ func (s *service) StartSandbox(ctx context.Context, request *sandboxapi.StartSan
 		}
 		h.sandboxed.paused = true
 	}
+	s.options.Started()
 	return &sandboxapi.StartSandboxResponse{
 		Pid: uint32(h.holder.PID()), CreatedAt: timestamppb.New(h.sandboxed.createdAt),
 	}, nil

@@ -45,9 +45,13 @@ type Options struct {
 	HostMounts *os.File
 	// Rlimits are containerd's, which a container has that names none.
 	Rlimits []specs.POSIXRlimit
+	// Prepared is a machine that this process has already, for the pod; nil: none.
+	Prepared *factory.Prepared
+	// Started is called when the pod runs; nil: nobody wants to know.
+	Started func()
 	Log     *slog.Logger
 
-	// NewSandbox makes the pod's machine; nil: factory.New.
+	// NewSandbox makes the pod's machine; nil: that of Prepared, or factory.New.
 	NewSandbox func(context.Context, factory.Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error)
 	// StartHolder starts the process that stands for a container; nil: holder.Start.
 	StartHolder func(context.Context, holder.Options) (Holder, error)
@@ -66,7 +70,11 @@ func startHolder(ctx context.Context, options holder.Options) (Holder, error) {
 // process's own. Everything that the pod held is released then, and nothing goes
 // on in the background.
 func Serve(ctx context.Context, options Options) (err error) {
-	if options.NewSandbox == nil {
+	switch {
+	case options.NewSandbox != nil:
+	case options.Prepared != nil:
+		options.NewSandbox = options.Prepared.NewSandbox
+	default:
 		options.NewSandbox = factory.New
 	}
 	if options.StartHolder == nil {

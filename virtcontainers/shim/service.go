@@ -70,6 +70,9 @@ type service struct {
 }
 
 func newService(options Options, publisher Publisher) *service {
+	if options.Started == nil {
+		options.Started = func() {}
+	}
 	return &service{
 		options: options, publisher: publisher,
 		done: make(chan struct{}), tasks: make(map[string]*task), underWay: make(map[uint64]context.CancelCauseFunc),

@@ -10,6 +10,7 @@ import (
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/channel"
+	"kata-runtime/virtcontainers/cmdline"
 	"kata-runtime/virtcontainers/factory"
 	"kata-runtime/virtcontainers/factory/pool"
 	"kata-runtime/virtcontainers/store"
@@ -40,11 +41,12 @@ func RunPrepared(ctx context.Context, slot *pool.Slot, wait *os.File) error {
 	if err != nil {
 		return err
 	}
+	_ = cmdline.Set([]string{"kata-runtime", "supervisor", boot.ID}) // for people alone
 	if err := prepared.Adopt(boot.Caller); err != nil {
 		_ = first.Send(Ready{Error: err.Error(), Unfit: pool.ReasonFailed}) // likewise
 		return errors.Join(err, prepared.Stop(context.WithoutCancel(ctx)))
 	}
-	err = runPod(ctx, first, boot, starting, prepared.Assign)
+	err = runPod(ctx, first, boot, starting, prepared.NewSandbox)
 	return errors.Join(err, prepared.Stop(context.WithoutCancel(ctx)))
 }
 

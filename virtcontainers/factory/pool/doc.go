@@ -13,10 +13,10 @@
 //
 // A machine's life, with what triggers each arrow:
 //
-//	Reserve ─► waiting ─who made room for it runs, host idle─► booting ─agent answers─► ready ─Take─► a pod's
-//	   SIGTERM, its VM ends, Destroy, found stale: from each of them ─► gone
+//	Fill ─► waiting ─who made room for it runs, host idle─► booting ─agent answers─► ready ─Take─► taken, a pod's
+//	   SIGTERM, its VM ends, Destroy, found stale: from each of the first three ─► gone
 //
-// Whoever reserves forks the process, and hands it the lock on its directory, which
+// Whoever fills the pool forks the process, and hands it the lock on its directory, which
 // the kernel releases with the process: a directory without a lock is a leftover,
 // whatever it says, after a reboot too. Ready and taken are one process's own
 // decisions, so that two commands never have the same machine: it accepts one

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/store"
 )
@@ -49,6 +50,10 @@ const (
 	Waiting State = "waiting" // until there is time for it
 	Booting State = "booting"
 	Ready   State = "ready"
+	// Taken and Ending are those that are nobody else's to have, until nothing of them is
+	// left in the pool.
+	Taken  State = "taken"
+	Ending State = "ending"
 )
 
 // Record is what is known of a machine.
@@ -61,6 +66,9 @@ type Record struct {
 	// Since is when it came into its state.
 	Since time.Time `json:"since"`
 	Fit   Fit       `json:"fit"`
+	// Cgroup is the host's control group of its processes, written down before it is
+	// made: the kernel does not remove it when they are killed.
+	Cgroup *cgroup.Record `json:"cgroup,omitempty"`
 }
 
 // Request is what a machine is made from.
@@ -72,12 +80,19 @@ type Request struct {
 
 // prepare makes the pool's directories.
 func (p *Pool) prepare() error {
-	for _, dir := range []string{p.dir, p.machines(), p.path(mountName)} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make the pool's directory: %w", err)
+	err := os.MkdirAll(p.dir, 0o700)
+	if err == nil {
+		err = p.check()
+	}
+	for _, dir := range []string{p.machines(), p.path(mountName)} {
+		if err == nil {
+			err = os.MkdirAll(dir, 0o700)
 		}
 	}
-	return p.check()
+	if err != nil {
+		return fmt.Errorf("make the pool's directory: %w", err)
+	}
+	return nil
 }
 
 // check refuses a directory in which others could put a machine of theirs.
@@ -184,7 +199,9 @@ func (p *Pool) Take(ctx context.Context, fit Fit) (*Claim, Reason, error) {
 			continue
 		}
 		if record.State != Ready {
-			note(ReasonPreparing)
+			if !record.gone() {
+				note(ReasonPreparing)
+			}
 			continue
 		}
 		conn, err := p.dial(ctx, name)
@@ -227,7 +244,7 @@ func (p *Pool) Fill(ctx context.Context, fit Fit, request Request, size int, sta
 		return 0, err
 	}
 	defer lock.Close()
-	there, err := p.clean(fit)
+	there, err := p.clean(ctx, fit, request.Now)
 	if err != nil {
 		return 0, err
 	}
@@ -240,8 +257,9 @@ func (p *Pool) Fill(ctx context.Context, fit Fit, request Request, size int, sta
 }
 
 // clean removes what is left of machines that have died, ends those that no pod of
-// this configuration can take any more, and counts those that fit. The pool is locked.
-func (p *Pool) clean(fit Fit) (fitting int, err error) {
+// this configuration can take any more, and counts those that fit. With now, those that
+// still wait for others go too. The pool is locked.
+func (p *Pool) clean(ctx context.Context, fit Fit, now bool) (fitting int, err error) {
 	names, err := p.names()
 	if err != nil {
 		return 0, err
@@ -251,12 +269,16 @@ func (p *Pool) clean(fit Fit) (fitting int, err error) {
 		record, err := readRecord(p.machine(name))
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && !held(p.machine(name)), err == nil && !store.Alive(record.PID, record.StartTime):
-			if err := removeMachine(p.machine(name)); err != nil {
+			if err := p.sweep(ctx, name, record); err != nil {
 				return 0, err
 			}
 			discarded[ReasonDied]++
-		case err != nil: // its process has just been taken, or ends
+		case err != nil, record.gone(): // or its process is about to end
 		case record.Fit.Kind != fit.Kind || record.Fit.Source != fit.Source: // another pool's
+		case record.Fit == fit && record.State == Waiting && now:
+			if err := p.discard(record); err != nil {
+				return 0, err
+			}
 		case record.Fit == fit:
 			fitting++
 		default:
@@ -276,15 +298,34 @@ func (p *Pool) clean(fit Fit) (fitting int, err error) {
 	})
 }
 
+// sweep removes what a machine has left whose process has died, in the pool and in its
+// control group.
+func (p *Pool) sweep(ctx context.Context, name string, record Record) error {
+	group, err := record.Cgroup.Open()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, destroyPatience)
+	defer cancel()
+	if err := group.Remove(ctx); err != nil {
+		return fmt.Errorf("remove what is left of the prepared machine %s: %w", name, err)
+	}
+	return removeMachine(p.machine(name))
+}
+
 // discard takes a machine out of the pool and lets its process end. The pool is locked:
 // a machine that is there has not been taken.
 func (p *Pool) discard(record Record) error {
-	if err := removeMachine(p.machine(record.Name)); err != nil {
+	record.State, record.Since = Ending, time.Now().UTC()
+	if err := writeJSON(filepath.Join(p.machine(record.Name), recordName), record); err != nil {
 		return err
 	}
 	end(record, unix.SIGTERM)
 	return nil
 }
+
+// gone tells that nobody can take the machine any more.
+func (r *Record) gone() bool { return r.State == Taken || r.State == Ending }
 
 // held tells whether somebody has the lock of a machine's directory.
 func held(dir string) bool {
@@ -375,7 +416,11 @@ func (p *Pool) Destroy(ctx context.Context) error {
 	patience, cancel := context.WithTimeout(ctx, destroyPatience)
 	defer cancel()
 	for _, record := range ending {
-		if err := awaitEnd(ctx, patience, record); err != nil {
+		err := awaitEnd(ctx, patience, record)
+		if err == nil {
+			err = p.sweep(ctx, record.Name, record)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("end the prepared machine %s: %w", record.Name, err))
 		}
 	}
@@ -397,12 +442,15 @@ func (p *Pool) discardAll(ctx context.Context) (ending []Record, err error) {
 	var errs []error
 	for _, name := range names {
 		record, err := readRecord(p.machine(name))
-		if err == nil && store.Alive(record.PID, record.StartTime) {
+		switch {
+		case err != nil && held(p.machine(name)), record.State == Taken && store.Alive(record.PID, record.StartTime):
+			// a pod's, or about to be removed by its own process
+		case err == nil && store.Alive(record.PID, record.StartTime):
 			errs = append(errs, p.discard(record))
 			ending = append(ending, record)
-			continue
+		default:
+			errs = append(errs, p.sweep(ctx, name, record))
 		}
-		errs = append(errs, removeMachine(p.machine(name)))
 	}
 	return ending, errors.Join(errs...)
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/accept"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/store"
 )
@@ -101,19 +102,36 @@ func (s *Slot) Turn(ctx context.Context) (*os.File, error) {
 	return turn, nil
 }
 
-// Set notes how far the machine is. ctx bounds the wait for who has forked this
-// process to have written down that.
+// Set notes how far the machine is. It wraps ErrDiscarded when somebody has taken the
+// machine out of the pool.
 func (s *Slot) Set(ctx context.Context, state State) error {
+	return s.update(ctx, func(r *Record) { r.State, r.Since = state, time.Now().UTC() })
+}
+
+// SetCgroup notes which control group the machine's processes are about to be in.
+func (s *Slot) SetCgroup(ctx context.Context, group *cgroup.Record) error {
+	return s.update(ctx, func(r *Record) { r.Cgroup = group })
+}
+
+// update changes the machine's record. The pool's lock keeps others from it, and waits
+// for who has forked this process to have written down that.
+func (s *Slot) update(ctx context.Context, change func(*Record)) error {
 	lock, err := s.pool.lock(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrDiscarded
+	}
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
 	record, err := readRecord(s.dir())
-	if err != nil {
-		return fmt.Errorf("find this machine in the pool: %w", err)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && record.State == Ending {
+		return ErrDiscarded
 	}
-	record.State, record.Since = state, time.Now().UTC()
+	if err != nil {
+		return err
+	}
+	change(&record)
 	return writeJSON(filepath.Join(s.dir(), recordName), record)
 }
 
@@ -159,25 +177,12 @@ func (s *Slot) Offer(ctx context.Context, log *slog.Logger, consider func(*chann
 // ErrDiscarded says that somebody has taken the machine out of the pool: it is to end.
 var ErrDiscarded = errors.New("the machine was taken out of the pool")
 
-// Leave takes the machine out of the pool, for who has taken it. It wraps ErrDiscarded
-// when somebody else was faster.
-func (s *Slot) Leave(ctx context.Context) error {
-	lock, err := s.pool.lock(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		return ErrDiscarded
-	}
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if _, err := os.Stat(filepath.Join(s.dir(), recordName)); errors.Is(err, fs.ErrNotExist) {
-		return ErrDiscarded
-	}
-	return s.Remove()
-}
+// Leave takes the machine out of the pool, for who has taken it: nobody else gets it, or
+// ends it. It wraps ErrDiscarded when somebody else was faster. Remove follows.
+func (s *Slot) Leave(ctx context.Context) error { return s.Set(ctx, Taken) }
 
-// Remove removes what the machine has in the pool, when it has left or its process
-// ends. Idempotent.
+// Remove removes what the machine has in the pool, when all of it is a pod's, or its
+// process ends. Idempotent.
 func (s *Slot) Remove() (err error) {
 	s.once.Do(func() { err = errors.Join(removeMachine(s.dir()), s.lock.Close()) })
 	return err

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/factory"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/store"
 )
@@ -46,6 +48,9 @@ type Program struct {
 	// containerd has asked for the end (Shutdown), or ctx ends; everything that
 	// the pod held is released when it returns.
 	Serve func(ctx context.Context, s Server) error
+	// LoadConfig reads the configuration that a sandbox with these options has, for
+	// prepared machines; nil: there are none.
+	LoadConfig func(context.Context, RuntimeOptions) (*config.Config, error)
 	// Root and SocketDir replace DefaultRoot and DefaultSocketDir.
 	Root, SocketDir string
 }
@@ -74,7 +79,11 @@ type Server struct {
 	// HostMounts is the mount namespace of the caller, for
 	// namespace.WithMounts. nil for a server that was not forked by start.
 	HostMounts *os.File
-	Log        *slog.Logger
+	// Prepared is the machine that this process has, for its pod; nil: none.
+	Prepared *factory.Prepared
+	// Started is to be called when the pod runs.
+	Started func()
+	Log     *slog.Logger
 }
 
 // invocation is a command line.
@@ -140,6 +149,12 @@ func (p Program) Run(args []string) int {
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return failed(fmt.Errorf("mark descriptors close-on-exec: %w", err))
 	}
+	if len(args) > 0 && args[0] == PreparedCommand {
+		if err := p.prepared(args[1:]); err != nil {
+			return failed(err)
+		}
+		return 0
+	}
 	inv, err := parse(args, os.Stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -175,7 +190,7 @@ func (p Program) dispatch(inv invocation) error {
 	case "delete":
 		return p.delete(context.Background(), inv, os.Stdout, os.Stderr)
 	case "":
-		return p.serve(context.Background(), inv)
+		return p.serve(context.Background(), inv, nil)
 	default:
 		return fmt.Errorf("no such action: %q: it is start, delete or none", inv.action)
 	}

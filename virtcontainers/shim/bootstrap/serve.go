@@ -11,10 +11,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/accept"
+	"kata-runtime/virtcontainers/factory"
 	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/logfile"
 	"kata-runtime/virtcontainers/namespace"
@@ -23,9 +25,15 @@ import (
 // errAbandoned is why a server ends of which nobody was told.
 var errAbandoned = errors.New("the command that started the server ended before it had answered its caller")
 
-// serve is the program as a server.
-func (p Program) serve(ctx context.Context, inv invocation) (err error) {
-	_ = os.WriteFile("/proc/self/comm", []byte("containerd-shim"), 0) // what ps shows; nothing depends on it
+// inherited is what a server has of start.
+type inherited struct {
+	socket, handover, mounts, starting *os.File
+	prepared                           *factory.Prepared // nil: none
+}
+
+// serve is the program as a server. from is nil for one that start has forked.
+func (p Program) serve(ctx context.Context, inv invocation, from *inherited) (err error) {
+	_ = os.WriteFile("/proc/self/comm", []byte(processName), 0) // what ps shows; nothing depends on it
 	if inv.bundle, err = inv.directory(); err != nil {
 		return err
 	}
@@ -40,7 +48,7 @@ func (p Program) serve(ctx context.Context, inv invocation) (err error) {
 	}()
 	s := Server{
 		Namespace: inv.namespace, ID: inv.id, Bundle: inv.bundle, Address: inv.address, PublishBinary: inv.publishBinary,
-		TTRPCAddress: os.Getenv(ttrpcVariable), StateRoot: p.stateRoot(inv.namespace), Debug: inv.debug, Log: log,
+		TTRPCAddress: os.Getenv(ttrpcVariable), StateRoot: p.stateRoot(inv.namespace), Debug: inv.debug, Started: func() {}, Log: log,
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -51,10 +59,16 @@ func (p Program) serve(ctx context.Context, inv invocation) (err error) {
 	if socket != "" {
 		listener, err = listen(ctx, socket)
 	} else {
+		if from == nil {
+			if from, err = inherit(); err != nil {
+				return err
+			}
+		}
 		var told handover
-		listener, told, err = takeOver(end)
-		socket, s.TTRPCAddress, s.Debug, s.Options = told.Socket, told.TTRPCAddress, told.Debug, told.Options
-		s.HostMounts = os.NewFile(mountsFD, "the caller's mount namespace")
+		listener, told, err = from.takeOver(end)
+		socket, s.TTRPCAddress, s.Debug, s.Options, s.Rlimits = told.Socket, told.TTRPCAddress, told.Debug, told.Options, told.Rlimits
+		s.HostMounts, s.Prepared, s.Started = from.mounts, from.prepared, sync.OnceFunc(func() { from.starting.Close() })
+		defer s.Started()
 	}
 	if err != nil {
 		return err
@@ -66,19 +80,10 @@ func (p Program) serve(ctx context.Context, inv invocation) (err error) {
 	if s.Debug {
 		level.Set(slog.LevelDebug)
 	}
-	if inv.socket == "" {
-		if err := namespace.SlaveMounts(); err != nil {
+	if s.Prepared == nil {
+		if err := s.settle(inv.socket == ""); err != nil {
 			return err
 		}
-	}
-	if s.Rlimits, err = limits.OfCaller(limits.System); err != nil {
-		return err
-	}
-	if err := limits.Lift(); err != nil {
-		s.Log.Debug("some of the caller's limits remain", "error", err)
-	}
-	if _, err := limits.MoreFiles(); err != nil { // for good
-		return err
 	}
 	if len(s.Options.Ignored) > 0 {
 		s.Log.Debug("options that mean nothing here", "options", s.Options.Ignored)
@@ -97,27 +102,56 @@ func (p Program) serve(ctx context.Context, inv invocation) (err error) {
 	return nil
 }
 
-// takeOver receives from start what is to be served. end is called when start ends
-// without having told its caller.
-func takeOver(end context.CancelCauseFunc) (*net.UnixListener, handover, error) {
-	fail := func(err error) (*net.UnixListener, handover, error) {
-		return nil, handover{}, fmt.Errorf("take over from start (or give -socket): %w", err)
+// settle gives a new process the mounts and the limits of a server.
+func (s *Server) settle(ownMounts bool) (err error) {
+	if ownMounts {
+		if err := namespace.SlaveMounts(); err != nil {
+			return err
+		}
 	}
+	if s.Rlimits, err = limits.OfCaller(limits.System); err != nil {
+		return err
+	}
+	return liftLimits(s.Log)
+}
+
+func liftLimits(log *slog.Logger) error {
+	if err := limits.Lift(); err != nil {
+		log.Debug("some of the caller's limits remain", "error", err)
+	}
+	_, err := limits.MoreFiles() // for good
+	return err
+}
+
+var errNotStarts = errors.New("take over from start (or give -socket)")
+
+// inherit finds what start has left to the server that it has forked.
+func inherit() (*inherited, error) {
 	for fd, kind := range map[int]uint32{listenerFD: unix.S_IFSOCK, handoverFD: unix.S_IFIFO} {
 		var stat unix.Stat_t
 		if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != kind {
-			return fail(fmt.Errorf("descriptor %d is not start's", fd))
+			return nil, fmt.Errorf("%w: descriptor %d is not start's", errNotStarts, fd)
 		}
 	}
-	pipe := os.NewFile(handoverFD, "handover")
-	messages := json.NewDecoder(pipe)
+	return &inherited{
+		socket: os.NewFile(listenerFD, "socket"), handover: os.NewFile(handoverFD, "handover"),
+		mounts: os.NewFile(mountsFD, "the caller's mount namespace"), starting: os.NewFile(startingFD, "starting"),
+	}, nil
+}
+
+// takeOver receives from start what is to be served. end is called when start ends
+// without having told its caller.
+func (i *inherited) takeOver(end context.CancelCauseFunc) (*net.UnixListener, handover, error) {
+	fail := func(err error) (*net.UnixListener, handover, error) {
+		return nil, handover{}, fmt.Errorf("%w: %w", errNotStarts, err)
+	}
+	messages := json.NewDecoder(i.handover)
 	var told handover
 	if err := messages.Decode(&told); err != nil {
 		return fail(err)
 	}
-	socket := os.NewFile(listenerFD, "socket")
-	general, err := net.FileListener(socket)
-	socket.Close()
+	general, err := net.FileListener(i.socket)
+	i.socket.Close()
 	if err != nil {
 		return fail(err)
 	}
@@ -128,7 +162,7 @@ func takeOver(end context.CancelCauseFunc) (*net.UnixListener, handover, error) 
 	}
 	listener.SetUnlinkOnClose(false)
 	go func() { // ends with start, which goes on to answer its caller
-		defer pipe.Close()
+		defer i.handover.Close()
 		var last answered
 		if messages.Decode(&last) != nil || !last.Answered {
 			end(errAbandoned)

@@ -18,12 +18,15 @@ import (
 	"syscall"
 
 	boot "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/oci"
+	"kata-runtime/virtcontainers/store"
 )
 
 // Descriptors of a server that start has forked.
@@ -31,6 +34,7 @@ const (
 	listenerFD = 3 + iota
 	handoverFD
 	mountsFD
+	startingFD
 )
 
 // handover is what start tells the server that it forks.
@@ -40,6 +44,8 @@ type handover struct {
 	Options      RuntimeOptions
 	// Socket is the path of the socket, by which it is removed in the end.
 	Socket string
+	// Rlimits are the caller's, for a server that start has not forked.
+	Rlimits []specs.POSIXRlimit
 }
 
 // answered follows the handover once start has answered its caller.
@@ -95,7 +101,9 @@ func (p Program) start(ctx context.Context, inv invocation, stdin *os.File, stdo
 	if told.TTRPCAddress == "" {
 		told.TTRPCAddress = os.Getenv(ttrpcVariable)
 	}
-	err = fork(inv, listener, told, func() error { return answer(stdout, said.announced, scheme+path) })
+	machines := p.openPool(ctx, told.Options)
+	err = p.launch(ctx, inv, listener, told, machines, func() error { return answer(stdout, said.announced, scheme+path) })
+	machines.refill(ctx)
 	listener.Close()
 	if err != nil {
 		return errors.Join(err, removeStale(ctx, path))
@@ -157,9 +165,9 @@ func answer(stdout io.Writer, announced bool, address string) error {
 	return nil
 }
 
-// fork starts the server, with a session and a mount namespace of its own, and
-// calls reply when all that it needs is done. After an error it is gone.
-func fork(inv invocation, listener *net.UnixListener, told handover, reply func() error) (err error) {
+// launch starts the server, or makes a prepared process the server, and calls reply when
+// all that it needs is done. After an error it is gone.
+func (p Program) launch(ctx context.Context, inv invocation, listener *net.UnixListener, told handover, machines *machinePool, reply func() error) (err error) {
 	socket, err := listener.File()
 	if err != nil {
 		return fmt.Errorf("start the server: %w", err)
@@ -176,26 +184,60 @@ func fork(inv invocation, listener *net.UnixListener, told handover, reply func(
 		return fmt.Errorf("start the server: %w", err)
 	}
 	defer mounts.Close()
-	cmd := serverCommand(inv)
-	cmd.ExtraFiles = []*os.File{socket, theirs, mounts}
-	if err := startProcess(cmd); err != nil {
+	starting, err := machines.starting()
+	if err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait() // killed
-		}
-	}()
-	theirs.Close() // so that the server's end shows
-	if err := place(cmd.Process.Pid, told.Options.ShimCgroup); err != nil {
+	defer starting.Close()
+	files := []*os.File{socket, theirs, mounts, starting} // in the order of listenerFD and so on
+	server, err := machines.take(ctx, inv, files)
+	if err != nil {
 		return err
 	}
-	messages := json.NewEncoder(ours)
+	if server != nil {
+		if told.Rlimits, err = limits.OfCaller(limits.System); err != nil {
+			return errors.Join(err, server.kill())
+		}
+	} else if server, err = fork(inv, files); err != nil {
+		return err
+	}
+	theirs.Close() // so that the server's end shows
+	defer server.release()
+	if err := server.handOver(inv, ours, told, reply); err != nil {
+		return errors.Join(err, server.kill())
+	}
+	return nil
+}
+
+// server is a process that start has made a pod's server.
+type server struct {
+	pid   int
+	pidfd *os.File
+}
+
+// fork starts the server, with a session and a mount namespace of its own.
+func fork(inv invocation, files []*os.File) (*server, error) {
+	cmd := serverCommand(inv)
+	cmd.ExtraFiles = files
+	fd := -1
+	cmd.SysProcAttr.PidFD = &fd
+	if err := startProcess(cmd); err != nil {
+		return nil, fmt.Errorf("start the server: %w", err)
+	}
+	s := &server{pid: cmd.Process.Pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	return s, cmd.Process.Release() // it outlives this process
+}
+
+// handOver tells the server what it is to serve, and containerd where it is.
+func (s *server) handOver(inv invocation, to io.Writer, told handover, reply func() error) error {
+	if err := place(s.pid, told.Options.ShimCgroup); err != nil {
+		return err
+	}
+	messages := json.NewEncoder(to)
 	if err := messages.Encode(told); err != nil {
 		return fmt.Errorf("hand over to the server: %w", err)
 	}
-	if err := replaceFile(filepath.Join(inv.bundle, "shim.pid"), strconv.Itoa(cmd.Process.Pid)); err != nil {
+	if err := replaceFile(filepath.Join(inv.bundle, "shim.pid"), strconv.Itoa(s.pid)); err != nil {
 		return fmt.Errorf("keep the server's pid in the bundle: %w", err)
 	}
 	if err := writeAddress(inv.bundle, scheme+told.Socket); err != nil {
@@ -207,8 +249,18 @@ func fork(inv invocation, listener *net.UnixListener, told handover, reply func(
 	if err := messages.Encode(answered{true}); err != nil {
 		return fmt.Errorf("hand over to the server: %w", err)
 	}
-	return cmd.Process.Release() // it outlives this process
+	return nil
 }
+
+// kill ends a server of which nobody was told, and waits for its end.
+func (s *server) kill() error {
+	if err := unix.PidfdSendSignal(int(s.pidfd.Fd()), unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill the server, process %d: %w", s.pid, err)
+	}
+	return store.AwaitEnd(context.Background(), s.pidfd)
+}
+
+func (s *server) release() { s.pidfd.Close() }
 
 // serverCommand says on its command line what people look for in a list of
 // processes.
