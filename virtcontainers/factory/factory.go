@@ -61,16 +61,17 @@ func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock
 	return made.sandbox, made.machine.Vsock(), nil
 }
 
-// vsockMachine is *machine.Machine.
-type vsockMachine interface {
+// madeMachine is *machine.Machine.
+type madeMachine interface {
 	virtcontainers.Machine
 	Vsock() string
+	User() int
 }
 
 // assembled is a sandbox that was not assigned, with what its pod gets then.
 type assembled struct {
 	sandbox    *virtcontainers.Sandbox
-	machine    vsockMachine
+	machine    madeMachine
 	size       hypervisor.Size // the first
 	share      virtcontainers.Share
 	networking virtcontainers.NetworkOptions

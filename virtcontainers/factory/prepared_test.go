@@ -26,6 +26,8 @@ type fakeMachine struct{ *sandboxtest.Machine }
 
 func (fakeMachine) Vsock() string { return "fake" }
 
+func (fakeMachine) User() int { return 0 }
+
 // errCold is what a pod gets that starts cold.
 var errCold = errors.New("cold")
 
