@@ -231,7 +231,11 @@ func rootPort(i int) string { return "port" + strconv.Itoa(i) }
 
 // commandLine is the kernel's.
 func (o *Options) commandLine() string {
-	return strings.Join(append(MachineParams(o.Architecture), o.KernelParams...), " ")
+	params := MachineParams(o.Architecture)
+	if o.Accelerator == accel.TCG {
+		params = append(params, emulatedParam)
+	}
+	return strings.Join(append(params, o.KernelParams...), " ")
 }
 
 // MachineParams returns the kernel parameters that fit the driver's machine:

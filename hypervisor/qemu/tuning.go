@@ -38,8 +38,16 @@ func OverheadMiB(accelerator string) int {
 // emulatedX86 is the CPU model under TCG: all that QEMU emulates, but for what is
 // slower than doing without. ERMS and FSRM make Linux copy and clear memory by
 // single bytes, which hardware does fast and TCG does one at a time. Five-level
-// page tables make each walk longer.
-const emulatedX86 = "max,erms=off,fsrm=off,la57=off"
+// page tables make each walk longer. MPX, for which no compiler of today makes
+// code, has registers that Linux saves and loads at every change of threads.
+const emulatedX86 = "max,erms=off,fsrm=off,la57=off,mpx=off"
+
+// emulatedParam leaves out under TCG what a guest's kernel does against
+// speculation. Its code is not what speculates: each of its indirect branches,
+// that of a retpoline too, is a look-up and an indirect branch of QEMU's on the
+// host, and an lfence is nothing there. So it would protect nothing, at the price
+// of three branches for one, and of 32 calls at each change of threads.
+const emulatedParam = "mitigations=off"
 
 // memoryBlockMiB is the granularity of memory hot-plug: Linux on x86 adds
 // memory in blocks of 128 MiB.
