@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,7 +38,7 @@ func confine(ctx context.Context, cmd *exec.Cmd, o *Options) error {
 	program := cmd.Path
 	files, err := jail.Remember(o.Jail.Dir, program, func() ([]string, error) {
 		libraries, err := jail.Libraries(ctx, program)
-		files := append(libraries, program)
+		files := slices.Concat(libraries, []string{program})
 		// What passt becomes on a processor with AVX2, if its package has it.
 		if _, statErr := os.Stat(program + ".avx2"); statErr == nil {
 			files = append(files, program+".avx2")

@@ -5,10 +5,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/jail"
@@ -172,6 +174,30 @@ func TestLocateAsksOnce(t *testing.T) {
 	// What is there and does not work, or not in time, is not a missing one.
 	if _, err := locate(program(t, "echo broken >&2; exit 1"), dir); err == nil || errors.Is(err, ErrNotFound) {
 		t.Errorf("a broken one: %v", err)
+	}
+}
+
+// Either daemon is a root with a file server's capabilities, in namespaces of its own,
+// whatever user the machine has, and finds the shared directory alone to write to.
+func TestJailSpec(t *testing.T) {
+	shared := t.TempDir()
+	spec, err := JailSpec(t.Context(), "/bin/true", shared, jail.Options{
+		Dir: filepath.Join(t.TempDir(), "jail"), User: 70000, Without: []string{"net"},
+	}, 99)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(spec.Capabilities)
+	want := []uintptr{
+		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
+		unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT, unix.CAP_MKNOD, unix.CAP_SETFCAP,
+	}
+	if !slices.Equal(spec.Capabilities, want) {
+		t.Errorf("capabilities %v, want %v", spec.Capabilities, want)
+	}
+	if spec.User != 0 || spec.Namespaces != jail.Empty || spec.SystemCalls == nil || spec.MaxFiles != 99 ||
+		!slices.Equal(spec.Root.Shares, []string{shared}) || len(spec.Root.Devices) > 0 || !spec.Root.Self || !slices.Equal(spec.Without, []string{"net"}) {
+		t.Errorf("%+v", spec)
 	}
 }
 

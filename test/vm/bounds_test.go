@@ -5,6 +5,8 @@ package vm
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,6 +38,7 @@ func TestPodWithoutLimitsIsBounded(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, want.value)
 		}
 	}
+	checkDumps(t, h)
 	// Lower, so that the guest reaches it in a moment.
 	const low = 480
 	file := filepath.Join("/sys/fs/cgroup/memory", spec.Linux.CgroupsPath, "memory.limit_in_bytes")
@@ -62,4 +65,37 @@ func TestPodWithoutLimitsIsBounded(t *testing.T) {
 	h.Must("kill", d.id, "KILL")
 	h.Reap(d.pid)
 	h.Must("delete", d.id)
+}
+
+// checkDumps finds processes in whose core dumps the guest's memory could be.
+func checkDumps(t *testing.T, h *harness.Host) {
+	t.Helper()
+	mapped := 0
+	for _, p := range h.Processes() {
+		dir := filepath.Join("/proc", strconv.Itoa(p.PID))
+		maps, err := os.ReadFile(filepath.Join(dir, "smaps"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		limits, err := os.ReadFile(filepath.Join(dir, "limits"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		none := regexp.MustCompile(`(?m)^Max core file size +[01] +[01] `).Match(limits)
+		guest := false
+		for line := range strings.Lines(string(maps)) {
+			if flags, ok := strings.CutPrefix(line, "VmFlags:"); ok {
+				if guest && !none && !slices.Contains(strings.Fields(flags), "dd") {
+					t.Errorf("%s: the guest's memory would be in a core dump: %s", p, line)
+				}
+				guest = false
+			} else if strings.Contains(line, "memfd:memory-backend") {
+				guest = true
+				mapped++
+			}
+		}
+	}
+	if mapped == 0 {
+		t.Error("nobody maps the guest's memory")
+	}
 }

@@ -1,6 +1,8 @@
 package factory
 
 import (
+	"log/slog"
+
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
@@ -40,35 +42,54 @@ func hostLimits(size hypervisor.Size, demand sizing.Demand, settings *config.Run
 // for any more goes. A host that has no control groups for what nobody asks for
 // is no error, but a warning.
 func limitHost(spec Spec, machine hypervisor.Info, size hypervisor.Size, demand sizing.Demand) (func(hypervisor.Size, sizing.Demand) error, error) {
-	var last cgroup.Limits
-	unbounded := false
-	limit := func(size hypervisor.Size, demand sizing.Demand) error {
-		limits := hostLimits(size, demand, &spec.Config.Runtime, machine.OverheadMiB)
-		if unbounded {
-			limits = demanded(limits, demand)
-		}
-		err := spec.Group.Limit(limits.After(last))
-		if err != nil && !unbounded {
-			asked := demanded(limits, demand)
-			if spec.Group.Limit(asked.After(last)) == nil {
-				spec.Log.Warn("the pod's memory and threads on the host have no bound but for its containers' limits", "reason", err)
-				unbounded, limits, err = true, asked, nil
-			}
-		}
-		if err != nil {
-			return err
-		}
-		last = limits
-		return nil
-	}
-	return limit, limit(size, demand)
+	l := &limiter{group: spec.Group.Limit, settings: &spec.Config.Runtime, overheadMiB: machine.OverheadMiB, log: spec.Log}
+	return l.limit, l.limit(size, demand)
 }
 
-// demanded are those of the limits that the containers' ask for.
-func demanded(limits cgroup.Limits, demand sizing.Demand) cgroup.Limits {
+// limiter sets the limits of a group again and again.
+type limiter struct {
+	group       func(cgroup.Limits) error
+	settings    *config.Runtime
+	overheadMiB int
+	log         *slog.Logger
+	last        cgroup.Limits
+	// absent are the bounds, of those that nobody asks for, that this host cannot set.
+	absent []func(*cgroup.Limits, sizing.Demand)
+}
+
+func (l *limiter) limit(size hypervisor.Size, demand sizing.Demand) error {
+	limits := hostLimits(size, demand, l.settings, l.overheadMiB)
+	for _, leaveOut := range l.absent {
+		leaveOut(&limits, demand)
+	}
+	err := l.group(limits.After(l.last))
+	for _, leaveOut := range []func(*cgroup.Limits, sizing.Demand){withoutTasks, withoutMemory} {
+		if err == nil {
+			break
+		}
+		fewer := limits
+		leaveOut(&fewer, demand)
+		if fewer == limits {
+			continue
+		}
+		if l.group(fewer.After(l.last)) == nil {
+			l.log.Warn("a bound of the pod on the host cannot be set", "limits", fewer, "reason", err)
+			l.absent, limits, err = append(l.absent, leaveOut), fewer, nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	l.last = limits
+	return nil
+}
+
+// withoutTasks and withoutMemory take away bounds that nobody asks for.
+func withoutTasks(limits *cgroup.Limits, _ sizing.Demand) { limits.Tasks = 0 }
+
+func withoutMemory(limits *cgroup.Limits, demand sizing.Demand) {
+	limits.Tasks = 0
 	if demand.MemoryBytes <= 0 {
 		limits.MemoryBytes = 0
 	}
-	limits.Tasks = 0
-	return limits
 }

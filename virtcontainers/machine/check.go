@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
 	"strings"
 
@@ -150,6 +151,12 @@ func checkNetwork(settings config.Runtime) Finding {
 		if _, err := exec.LookPath("passt"); err != nil {
 			f.Status, f.Detail = StatusWarning, "host_network is passt, which is not installed"
 			f.NextStep = "install it (Debian: apt-get install passt)"
+			return f
+		}
+		// passt makes one for itself, confined or not.
+		if data, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err == nil && strings.TrimSpace(string(data)) == "0" {
+			f.Status, f.Detail = StatusWarning, "host_network is passt, which needs a user namespace, and user.max_user_namespaces is 0"
+			f.NextStep = "set it higher (sysctl -w user.max_user_namespaces=65536), or set host_network"
 			return f
 		}
 	}

@@ -108,7 +108,7 @@ func checkConfinement(ctx context.Context, settings config.Hypervisor) Finding {
 		f.Value = "a user of " + settings.ConfineUsers
 	}
 	if len(settings.ConfineWithout) > 0 {
-		f.Status, f.Detail = StatusWarning, fmt.Sprintf("without %s", strings.Join(settings.ConfineWithout, ", "))
+		f.Status, f.Detail = StatusWarning, "without "+strings.Join(settings.ConfineWithout, ", ")
 		f.NextStep = "remove confine_without in [hypervisor], where this host permits the parts"
 	}
 	return checkUsers(f, settings)
