@@ -82,6 +82,8 @@ type Machine struct {
 	// see UserRange.
 	Confine      bool   `toml:"confine"`
 	ConfineUsers string `toml:"confine_users"`
+	// LogRefusedCalls lets the kernel log each system call that is refused.
+	LogRefusedCalls bool `toml:"log_refused_calls"`
 	// EnableAnnotations are regular expressions for the names of the annotations
 	// by which a pod may change the configuration, see ForPod.
 	EnableAnnotations []string `toml:"enable_annotations"`

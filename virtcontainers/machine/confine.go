@@ -22,7 +22,7 @@ func (m *Machine) confine(spec Spec) (*jail.Options, error) {
 	if m.user, err = claimUser(spec.Config.Hypervisor); err != nil {
 		return nil, fmt.Errorf("confine the VMM: %w", err)
 	}
-	options := &jail.Options{Dir: jail.DefaultDir, LogCalls: spec.Config.Runtime.Debug}
+	options := &jail.Options{Dir: jail.DefaultDir, LogCalls: spec.Config.LogCalls()}
 	if m.user != nil {
 		options.User = m.user.ID
 	}
@@ -34,7 +34,7 @@ func daemonJail(settings *config.Config) *jail.Options {
 	if !settings.Hypervisor.Confine {
 		return nil
 	}
-	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.Runtime.Debug}
+	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.LogCalls()}
 }
 
 // claimUser takes one of the configured users; nil where none are.
