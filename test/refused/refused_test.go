@@ -21,11 +21,17 @@ func TestParse(t *testing.T) {
 
 func TestUnlisted(t *testing.T) {
 	expected := []Call{
-		{"/usr/bin/qemu-system-x86_64", 425, 0}, {"/usr/bin/qemu-system-x86_64", 435, 0}, {"/tmp/probe/qemu-system-x86_64", 165, 31},
-		{"/usr/bin/chrome", 1, 31}, {"/somewhere/else/bin/kata-runtime", 1, 0}, {"/usr/lib/qemu/virtiofsd", 435, 0},
+		{"/usr/bin/qemu-system-x86_64", 425, 0},
+		{"/usr/bin/qemu-system-x86_64", 435, 0},
+		{"/tmp/probe/qemu-system-x86_64", 165, 31},
+		{"/usr/bin/chrome", 1, 31},
+		{"/somewhere/else/bin/kata-runtime", 1, 0},
+		{"/usr/lib/qemu/virtiofsd", 435, 0},
 	}
 	wanted := []Call{
-		{"/usr/bin/qemu-system-x86_64", 441, 0}, {"/usr/bin/qemu-system-x86_64", 425, 31}, {"/repository/bin/kata-runtime", 1, 0},
+		{"/usr/bin/qemu-system-x86_64", 441, 0},
+		{"/usr/bin/qemu-system-x86_64", 425, 31},
+		{"/repository/bin/kata-runtime", 1, 0},
 		{"/usr/lib/qemu/virtiofsd", 157, 0},
 	}
 	if got := Unlisted(slices.Concat(expected, wanted), "/repository/bin"); !slices.Equal(got, wanted) {
