@@ -74,10 +74,7 @@ func FuzzAnswers(f *testing.F) {
 			t.Error("the machine goes on")
 		}
 		for _, p := range processes {
-			<-p.Done()
-			if code := p.Exit().Code; code > 255 {
-				t.Errorf("exit code %d", code)
-			}
+			<-p.Done() // or it hangs
 		}
 	})
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/config"
 )
 
 // insideVariable marks, in the environment, a test program that runs in
@@ -62,6 +64,17 @@ func runInside() (code int) {
 		fmt.Fprintln(os.Stderr, "make control groups for the tests (root is needed):", err)
 		return 1
 	}
+	refusals, err := watchRefusals()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "watch for system calls that are refused:", err)
+		return 1
+	}
+	defer func() {
+		if err := refusals.end(); err != nil {
+			fmt.Fprintln(os.Stderr, "FAIL:", err)
+			code = 1
+		}
+	}()
 	// The tests wait for its end.
 	ready, aside, err := os.Pipe()
 	if err != nil {
@@ -72,7 +85,7 @@ func runInside() (code int) {
 	command := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // ends with this process
 	command.ExtraFiles = []*os.File{ready}
 	command.Stdin, command.Stdout, command.Stderr = os.Stdin, os.Stdout, os.Stderr
-	command.Env = append(os.Environ(), insideVariable+"=1")
+	command.Env = append(os.Environ(), insideVariable+"=1", config.PathVariable+"="+refusals.configuration)
 	if groups != nil {
 		command.Env = append(command.Env, cgroupVariable+"="+groups.name)
 	}

@@ -38,6 +38,7 @@ func configure(h *harness.Host, lines ...string) {
 	if !slices.ContainsFunc(lines, func(line string) bool { return strings.HasPrefix(line, timeout) }) {
 		lines = append(lines, fmt.Sprintf("%s = %d", timeout, harness.DialTimeout))
 	}
+	lines = append(lines, "hypervisor."+harness.LogRefusedCalls)
 	tables := map[string][]string{}
 	for _, line := range lines {
 		name, _, _ := strings.Cut(line, " ")

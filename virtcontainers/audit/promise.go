@@ -80,6 +80,11 @@ func promises() map[string]promise {
 			files:  append([]string{"file", "directory", "link", "socket file"}, inMemory...),
 			limits: map[string]uint64{"Max core file size": noCore},
 		},
+		"vsock": {
+			user: ownUser, confined: true, capabilities: []string{}, own: everyNamespace(),
+			root: true, readOnly: true, devices: []string{}, files: inMemory,
+			limits: map[string]uint64{"Max core file size": noCore, "Max open files": 4096, "Max processes": 2048},
+		},
 		"passt": {
 			user: otherUser, confined: true, capabilities: []string{"NET_BIND_SERVICE"},
 			own: []string{"cgroup", "ipc", "mnt", "pid", "uts"}, root: true,

@@ -86,6 +86,8 @@ type Machine struct {
 	ConfineUsers string `toml:"confine_users"`
 	// ConfineWithout names parts of the confinement that are left out.
 	ConfineWithout []string `toml:"confine_without"`
+	// LogRefusedCalls lets the kernel log each system call that is refused.
+	LogRefusedCalls bool `toml:"log_refused_calls"`
 	// EnableAnnotations are regular expressions for the names of the annotations
 	// by which a pod may change the configuration, see ForPod.
 	EnableAnnotations []string `toml:"enable_annotations"`

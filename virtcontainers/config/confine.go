@@ -54,6 +54,14 @@ func confineOptions() []Option {
 				return ""
 			},
 		},
+		{
+			Table: machineTable, Key: "log_refused_calls",
+			Values: "`true` or `false`",
+			Meaning: "Let the kernel log each system call that it refuses a confined process, with its number (`type=1326`), as `enable_debug` does too. " +
+				"Who has taken such a process over decides how many lines that are. Calls that end the process are logged in any case.",
+			get:   func(c *Config) any { return c.Hypervisor.LogRefusedCalls },
+			check: func(*Config) string { return "" },
+		},
 	}
 }
 
@@ -62,6 +70,9 @@ func confineOptions() []Option {
 func ConfineParts() []string {
 	return []string{"cgroup", "ipc", "keyring", "net", "pid", "root", "system_calls", "uts"}
 }
+
+// LogCalls tells whether the kernel is to log system calls that it refuses.
+func (c *Config) LogCalls() bool { return c.Runtime.Debug || c.Hypervisor.LogRefusedCalls }
 
 // UserRange is ConfineUsers as numbers; zeroes for an empty one.
 func (m *Machine) UserRange() (first, last int, err error) {

@@ -11,7 +11,7 @@ import (
 func FuzzResolvConf(f *testing.F) {
 	f.Add([]byte("# by docker\nnameserver 127.0.0.11\nsearch a b\noptions ndots:0\n"))
 	f.Add([]byte("nameserver ::1\nnameserver ::ffff:127.0.0.53\nnameserver 127.0.0.1%eth0\nnameserver 8.8.8.8\n"))
-	f.Add([]byte("nameserver\nnameserver \xff\n" + strings.Repeat("nameserver 127.0.0.2\n", 9)))
+	f.Add([]byte("nameserver\n#\nnameserver \xff\n" + strings.Repeat("nameserver 127.0.0.2\n", 9)))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		services := ServicesOfResolvConf(bytes.NewReader(text))
 		if len(services) > 2*maxNameservers {

@@ -39,7 +39,7 @@ func daemonJail(settings *config.Config) *jail.Options {
 	if !settings.Hypervisor.Confine {
 		return nil
 	}
-	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.Runtime.Debug, Without: settings.Hypervisor.ConfineWithout}
+	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.LogCalls(), Without: settings.Hypervisor.ConfineWithout}
 }
 
 // passtJail says how passt is confined, for which it takes a user; nil: it is not.

@@ -68,6 +68,7 @@ func FuzzLive(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 2, 1, 0, 0, 3, 1, 0, 44, 2, 1, 0, 0, 3, 1, 0, 44})
 	f.Add([]byte{0, 1, 0, 0, 4, 0, 0, 0, 0, 5, 0, 255, 4, 0, 0, 0, 1, 0, 0, 0, 5, 1, 0, 0})
 	f.Add([]byte{2, 1, 0, 0, 2, 2, 0, 0, 3, 1, 0, 100, 3, 2, 3, 44, 0, 1, 0, 0, 2, 2, 0, 0, 4, 0, 0, 0})
+	f.Add([]byte("2000X\x01\x00\x00\x02\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		defer time.AfterFunc(20*time.Second, func() { panic("it hangs") }).Stop()
 		d, g := setup(t, everyFeature)
@@ -129,6 +130,7 @@ func FuzzLive(f *testing.F) {
 			case 4:
 				g.Pause()
 				g.Resume()
+				clear(plugged) // it begins with the memory table of before
 			case 5:
 				host.close(int(a))
 			}

@@ -1,0 +1,51 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"kata-runtime/test/refused"
+)
+
+// LogRefusedCalls is a line of the table [hypervisor], with which the tests notice
+// every system call that a confined process is refused.
+const LogRefusedCalls = "log_refused_calls = true"
+
+// refusals are what confined processes are refused while a test program runs.
+type refusals struct {
+	log *refused.Log
+	// configuration is a file that lets the kernel log them, for tests that have none
+	// of their own.
+	configuration string
+	programs      string
+}
+
+func watchRefusals() (_ *refusals, err error) {
+	r := &refusals{}
+	if r.programs, err = filepath.Abs("../../bin"); err != nil { // from the tests' packages
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "kata-test-")
+	if err != nil {
+		return nil, err
+	}
+	r.configuration = filepath.Join(dir, "configuration.toml")
+	if err = os.WriteFile(r.configuration, []byte("[hypervisor]\n"+LogRefusedCalls+"\n"), 0o600); err == nil {
+		r.log, err = refused.Open()
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return r, nil
+}
+
+// end says which calls were refused that are on no list.
+func (r *refusals) end() error {
+	calls, err := r.log.Calls()
+	for _, call := range refused.Unlisted(calls, r.programs) {
+		err = errors.Join(err, fmt.Errorf("a confined process was refused what it needs, or tried what it must not: %s", call))
+	}
+	return errors.Join(err, r.log.Close(), os.RemoveAll(filepath.Dir(r.configuration)))
+}

@@ -1,0 +1,151 @@
+// Package refused finds the system calls that the kernel has refused to confined
+// processes, in the kernel's log: a list that lacks one is found by tests, and not by
+// users. The configuration has to let the kernel log them (log_refused_calls).
+package refused
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Call is a system call that was refused.
+type Call struct {
+	// Program is the path of the process's.
+	Program string
+	Number  int
+	// Signal ended the process; 0: the call failed.
+	Signal int
+}
+
+// String names the call.
+func (c Call) String() string {
+	what := "failed"
+	if c.Signal != 0 {
+		what = fmt.Sprintf("ended the process by signal %d", c.Signal)
+	}
+	return fmt.Sprintf("%s: system call %d %s", c.Program, c.Number, what)
+}
+
+// Log is the kernel's, from the call of Open on.
+type Log struct {
+	file *os.File
+	// limit is what kernel.printk_ratelimit was.
+	limit []byte
+}
+
+// rateLimit is the sysctl that makes the kernel leave out records.
+const rateLimit = "/proc/sys/kernel/printk_ratelimit"
+
+// Open opens the log at its end. Until Close, the kernel leaves out nothing.
+func Open() (*Log, error) {
+	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the kernel's log: %w", err)
+	}
+	l := &Log{file: os.NewFile(uintptr(fd), "/dev/kmsg")}
+	if _, err := unix.Seek(fd, 0, io.SeekEnd); err != nil {
+		return nil, errors.Join(fmt.Errorf("find the end of the kernel's log: %w", err), l.file.Close())
+	}
+	if l.limit, err = os.ReadFile(rateLimit); err == nil {
+		err = os.WriteFile(rateLimit, []byte("0"), 0)
+	}
+	if err != nil {
+		l.limit = nil // some records may be missing
+	}
+	return l, nil
+}
+
+// Close closes the log.
+func (l *Log) Close() error {
+	var err error
+	if l.limit != nil {
+		err = os.WriteFile(rateLimit, l.limit, 0)
+	}
+	return errors.Join(err, l.file.Close())
+}
+
+// Calls reads what was refused since the last call. It wraps ErrLost if the kernel
+// has dropped records that nobody read in time.
+func (l *Log) Calls() ([]Call, error) {
+	raw, err := l.file.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's log: %w", err)
+	}
+	var calls []Call
+	var lost error
+	record := make([]byte, 8192) // the kernel's longest
+	for {
+		n, readErr := 0, error(nil)
+		if err := raw.Control(func(fd uintptr) { n, readErr = unix.Read(int(fd), record) }); err != nil {
+			return calls, fmt.Errorf("read the kernel's log: %w", err)
+		}
+		switch {
+		case errors.Is(readErr, unix.EAGAIN):
+			return calls, lost
+		case errors.Is(readErr, unix.EPIPE):
+			lost = ErrLost
+		case errors.Is(readErr, unix.EINTR):
+		case readErr != nil:
+			return calls, fmt.Errorf("read the kernel's log: %w", readErr)
+		default:
+			if call, ok := parse(string(record[:n])); ok && !slices.Contains(calls, call) {
+				calls = append(calls, call)
+			}
+		}
+	}
+}
+
+// ErrLost says that records of the log are missing.
+var ErrLost = errors.New("the kernel has dropped records of its log")
+
+// parse reads a record of /dev/kmsg.
+func parse(record string) (Call, bool) {
+	if !strings.Contains(record, "type=1326 ") {
+		return Call{}, false
+	}
+	field := func(pattern string) string {
+		if m := regexp.MustCompile(pattern).FindStringSubmatch(record); m != nil {
+			return m[1]
+		}
+		return ""
+	}
+	call := Call{Program: field(` exe="([^"]*)"`)}
+	var err, err2 error
+	call.Number, err = strconv.Atoi(field(` syscall=(\d+)`))
+	call.Signal, err2 = strconv.Atoi(field(` sig=(\d+)`))
+	return call, err == nil && err2 == nil
+}
+
+// Unlisted are those calls of pods' programs that nobody expects. ours is the
+// directory of the programs that are built here.
+func Unlisted(calls []Call, ours string) []Call {
+	return slices.DeleteFunc(calls, func(c Call) bool {
+		name := filepath.Base(c.Program)
+		switch {
+		case strings.HasPrefix(c.Program, os.TempDir()): // a test's own, which may try anything
+			return true
+		case strings.HasPrefix(name, "qemu-system-"):
+			return c.Signal == 0 && slices.Contains(expectedOfQEMU(), c.Number)
+		case name == "virtiofsd":
+			return c.Signal == 0 && slices.Contains(expectedOfFileServer(), c.Number)
+		default:
+			return filepath.Dir(c.Program) != ours
+		}
+	})
+}
+
+// expectedOfQEMU are the calls that QEMU 7.2 and its libraries try, and do without:
+// see hypervisor/qemu/syscalls.go.
+func expectedOfQEMU() []int { return []int{unix.SYS_CLONE3, unix.SYS_IO_URING_SETUP} }
+
+// expectedOfFileServer are those of virtiofsd.
+func expectedOfFileServer() []int { return []int{unix.SYS_CLONE3, unix.SYS_USERFAULTFD} }
