@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor/fileserver/passthrough"
 )
 
 // scene is what is done to a directory, once on a bare file system and once through the
@@ -202,14 +204,27 @@ func accounts(t *testing.T, dir string) map[string]string {
 // TestLikeTheHosts compares what is seen through the file server with the file system
 // that is behind it.
 func TestLikeTheHosts(t *testing.T) {
-	bare := t.TempDir()
-	if err := os.Chmod(bare, 0o755); err != nil {
-		t.Fatal(err)
+	t.Run("handles", func(t *testing.T) { compare(t, t.TempDir(), options()) })
+	t.Run("names", func(t *testing.T) {
+		o := options()
+		o.MaxNodeDescriptors = 4
+		compare(t, overlay(t), o)
+	})
+}
+
+func compare(t *testing.T, dir string, o passthrough.Options) {
+	for d := dir; len(d) > len(os.TempDir()); d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	_, mnt := mounted(t, options())
-	if err := os.Chmod(filepath.Dir(filepath.Dir(mnt)), 0o755); err != nil {
-		t.Fatal(err)
+	bare, source, mnt := filepath.Join(dir, "bare"), filepath.Join(dir, "source"), filepath.Join(dir, "mnt")
+	for _, d := range []string{bare, source, mnt} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
+	mountAt(t, source, mnt, o)
 	want, got := accounts(t, bare), accounts(t, mnt)
 	for name := range scenes() {
 		t.Run(name, func(t *testing.T) {
