@@ -2,9 +2,9 @@ package passthrough_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
-	"log"
 	"maps"
 	"os"
 	"os/exec"
@@ -37,16 +37,8 @@ func (a *account) say(step string, err error) bool {
 	result := "ok"
 	if err != nil {
 		result = err.Error()
-		var pe *fs.PathError
-		if e, ok := err.(*fs.PathError); ok {
-			pe = e
-			result = pe.Err.Error()
-		}
-		if e, ok := err.(*os.LinkError); ok {
-			result = e.Err.Error()
-		}
-		if e, ok := err.(*os.SyscallError); ok {
-			result = e.Err.Error()
+		if e, ok := errors.AsType[unix.Errno](err); ok {
+			result = e.Error() // without names of the directory
 		}
 	}
 	fmt.Fprintf(&a.text, "%s: %s\n", step, result)
@@ -116,7 +108,7 @@ type acting struct {
 func act(text string) {
 	var how acting
 	if err := json.Unmarshal([]byte(text), &how); err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	accounts := map[string]string{}
 	for name, s := range scenes() {
@@ -125,12 +117,12 @@ func act(text string) {
 		}
 		unix.Umask(0o022)
 		if err := os.Chdir(filepath.Join(how.Dir, name)); err != nil {
-			log.Fatal(err)
+			fatal(err)
 		}
 		accounts[name] = play(s.run)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(accounts); err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 }
 
@@ -150,11 +142,6 @@ func play(f func(*account)) string {
 func accounts(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	before := map[string]string{}
-	back, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = os.Chdir(back) }()
 	for name, s := range scenes() {
 		d := filepath.Join(dir, name)
 		if err := os.Mkdir(d, 0o777); err != nil {
@@ -163,9 +150,7 @@ func accounts(t *testing.T, dir string) map[string]string {
 		if err := os.Chmod(d, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Chdir(d); err != nil {
-			t.Fatal(err)
-		}
+		t.Chdir(d)
 		if s.prepare != nil {
 			before[name] = play(s.prepare)
 		}
@@ -193,9 +178,7 @@ func accounts(t *testing.T, dir string) map[string]string {
 		maps.Copy(all, part)
 	}
 	for name := range scenes() {
-		if err := os.Chdir(filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
+		t.Chdir(filepath.Join(dir, name))
 		all[name] = before[name] + all[name] + play((*account).tree)
 	}
 	return all

@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
-	"log"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,14 +38,14 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() == 0 && os.Getenv(envMounts) == "" {
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			log.Fatal(err)
+			fatal(err)
 		}
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			log.Fatal(err)
+			fatal(err)
 		}
 		// All threads are in that namespace only after an exec.
 		env := append(os.Environ(), envMounts+"=private")
-		log.Fatal(unix.Exec("/proc/self/exe", os.Args, env))
+		fatal(unix.Exec("/proc/self/exe", os.Args, env))
 	}
 	os.Exit(m.Run())
 }
@@ -60,15 +60,15 @@ type served struct {
 func serve(text string) {
 	var s served
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	root, err := os.Open(s.Source)
 	if err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	fs, err := passthrough.New(root, s.Options)
 	if err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	root.Close()
 	mo := fs.MountOptions()
@@ -76,26 +76,26 @@ func serve(text string) {
 	mo.DirectMountFlags = unix.MS_MGC_VAL
 	mo.AllowOther = true
 	mo.Options = append(mo.Options, "default_permissions")
-	mo.Logger = log.New(os.Stderr, "fuse: ", 0)
+	mo.Logger = slog.NewLogLogger(slog.NewTextHandler(os.Stderr, nil), slog.LevelDebug)
 	mo.Debug = s.Debug
 	server, err := fuse.NewServer(fs, s.Mount, mo)
 	if err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	go server.Serve()
 	if err := server.WaitMount(); err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	if _, err := os.Stdout.WriteString("ready\n"); err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	if err := unix.Unmount(s.Mount, unix.MNT_DETACH); err != nil {
-		log.Print(err)
+		slog.Error("unmount", "error", err)
 	}
 	server.Wait()
 	if err := fs.Close(); err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 }
 
@@ -150,4 +150,10 @@ func mountAt(t *testing.T, source, mnt string, o passthrough.Options) *exec.Cmd 
 		t.Fatalf("the server says %q: %v", line, err)
 	}
 	return cmd
+}
+
+// fatal ends a process of a test that is not the test's own.
+func fatal(what any) {
+	slog.Error("a test's process", "error", what)
+	os.Exit(1)
 }
