@@ -186,7 +186,7 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (ui
 		}
 		break
 	}
-	if n != nil && n.mode != st.Mode&unix.S_IFMT {
+	if n != nil && (n.mode != st.Mode&unix.S_IFMT || n.fd < 0 && n.mode != unix.S_IFREG && n.seen != born(st)) {
 		t.unhash(place, n)
 		n = nil
 	}
