@@ -46,7 +46,7 @@ func confined() map[string]confinement {
 			root:   []string{"dev", "etc", "lib", "lib64", "usr"},
 			limits: map[string]uint64{"Max core file size": 1, "Max open files": 1 << 16, "Max processes": 2048},
 		},
-		"virtiofsd": {
+		strings.TrimSpace(strings.TrimPrefix(serverProcess(), "/")): {
 			capabilities: fileServer,
 			own:          []string{"cgroup", "ipc", "mnt", "net", "pid", "uts"},
 			limits:       map[string]uint64{"Max core file size": 1, "Max open files": 1_000_000},

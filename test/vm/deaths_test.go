@@ -233,7 +233,7 @@ func (r *deathRow) kill(victim string) {
 		r.killIfThere(supervisorOf(r.h, r.pod))
 	case "qemu", "virtiofsd":
 		for _, p := range r.h.Processes() {
-			if strings.Contains(p.Command, map[string]string{"qemu": "qemu-system", "virtiofsd": "/virtiofsd "}[victim]) {
+			if strings.Contains(p.Command, map[string]string{"qemu": "qemu-system", "virtiofsd": serverProcess()}[victim]) {
 				r.killIfThere(p.PID)
 			}
 		}
