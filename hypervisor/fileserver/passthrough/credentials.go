@@ -106,8 +106,8 @@ func setFSGID(gid uint32) uint32 {
 }
 
 // withoutSetID runs f as somebody whose change of a file ends its set-user-id and
-// set-group-id bits.
-func (c *credentials) withoutSetID(f func() error) error {
+// set-group-id bits, and who is of the group.
+func (c *credentials) withoutSetID(group uint32, f func() error) error {
 	if c.all[0].Effective&(1<<unix.CAP_FSETID) == 0 {
 		return f()
 	}
@@ -116,10 +116,33 @@ func (c *credentials) withoutSetID(f func() error) error {
 		runtime.UnlockOSThread()
 		return err
 	}
+	if group != c.gid {
+		setFSGID(group)
+	}
 	err := f()
-	if e := setCapabilities(&c.all); e != nil {
+	if group != c.gid {
+		setFSGID(c.gid)
+	}
+	if e := setCapabilities(&c.all); e != nil || setFSGID(ask) != c.gid {
 		panic("passthrough: the file server's thread did not get its capabilities back")
 	}
 	runtime.UnlockOSThread()
 	return err
+}
+
+// changed runs f, which changes the content of the file fd. Where kill is set, that is
+// done in the name of somebody whose changes end set-user-id and set-group-id bits: as
+// everywhere, the latter only where the group may execute the file.
+func (c *credentials) changed(fd int, kill bool, f func() error) error {
+	if !kill {
+		return f()
+	}
+	var st unix.Statx_t
+	if err := statMore(fd, unix.STATX_MODE|unix.STATX_GID, &st); err != nil {
+		return err
+	}
+	if st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
+		return f()
+	}
+	return c.withoutSetID(st.Gid, f)
 }

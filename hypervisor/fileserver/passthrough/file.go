@@ -182,12 +182,7 @@ func (fs *FileSystem) open(in *fuse.OpenIn, out *fuse.OpenOut) error {
 		fd, err = fs.openRetry(func() (int, error) { return openAgain(fs.proc, itoa(h.fd), fs.openFlags(in.Flags), 0) })
 		return err
 	}
-	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
-		err = fs.creds.withoutSetID(open)
-	} else {
-		err = open()
-	}
-	if err != nil {
+	if err := fs.creds.changed(h.fd, in.Mode&fuse.OPEN_KILL_SUIDGID != 0, open); err != nil {
 		return err
 	}
 	unchanged := h.node.mount.cache.Data == DataAuto && fs.unchanged(h.node, fd)
@@ -304,11 +299,9 @@ func (fs *FileSystem) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte)
 	}
 	total := 0
 	code := fs.changing(in.Fh, in.NodeId, func(fd int) error {
-		write := func() error { return writeAll(fd, data, int64(in.Offset), &total) }
-		if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 && hasSetID(fd) {
-			return fs.creds.withoutSetID(write)
-		}
-		return write()
+		return fs.creds.changed(fd, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0, func() error {
+			return writeAll(fd, data, int64(in.Offset), &total)
+		})
 	})
 	if total > 0 {
 		return uint32(total), fuse.OK
@@ -333,13 +326,6 @@ func writeAll(fd int, data [][]byte, off int64, total *int) error {
 		data = data[len(part):]
 	}
 	return nil
-}
-
-// hasSetID is whether a write by somebody else would take bits of the mode away.
-func hasSetID(fd int) bool {
-	var st unix.Statx_t
-	err := statMore(fd, unix.STATX_MODE, &st)
-	return err != nil || st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 }
 
 // Release implements fuse.RawFileSystem.
@@ -400,10 +386,13 @@ func (fs *FileSystem) SyncFS(id uint64) fuse.Status {
 	return status(retry(func() error { return unix.Syncfs(fd) }))
 }
 
-// Fallocate implements fuse.RawFileSystem.
+// Fallocate implements fuse.RawFileSystem. The message does not say whether set-user-id
+// bits end: they do for whoever is not root.
 func (fs *FileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	return fs.changing(in.Fh, in.NodeId, func(fd int) error {
-		return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length))
+		return fs.creds.changed(fd, in.Uid != 0, func() error {
+			return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length))
+		})
 	})
 }
 
@@ -429,10 +418,13 @@ func (fs *FileSystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn)
 		return 0, fuse.EBADF
 	}
 	defer fs.files.put(from)
-	code := fs.changing(in.FhOut, in.NodeIdOut, func(to int) (err error) {
+	code := fs.changing(in.FhOut, in.NodeIdOut, func(to int) error {
+		var err error
 		offIn, offOut := int64(in.OffIn), int64(in.OffOut)
-		n, err = unix.CopyFileRange(from.fd, &offIn, to, &offOut, int(min(in.Len, most)), int(in.Flags))
-		return err
+		return fs.creds.changed(to, in.Uid != 0, func() error {
+			n, err = unix.CopyFileRange(from.fd, &offIn, to, &offOut, int(min(in.Len, most)), int(in.Flags))
+			return err
+		})
 	})
 	return uint32(max(n, 0)), code
 }

@@ -204,10 +204,7 @@ func (fs *FileSystem) truncate(h held, in *fuse.SetAttrIn, size int64) error {
 			cut = func() error { return retry(func() error { return unix.Ftruncate(f.fd, size) }) }
 		}
 	}
-	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
-		return fs.creds.withoutSetID(cut)
-	}
-	return cut()
+	return fs.creds.changed(h.fd, in.Valid&fuse.FATTR_KILL_SUIDGID != 0, cut)
 }
 
 func (fs *FileSystem) setTimes(self string, in *fuse.SetAttrIn) error {

@@ -20,6 +20,7 @@ import (
 const (
 	envMounts = "PASSTHROUGH_TEST_MOUNTS"
 	envServe  = "PASSTHROUGH_TEST_SERVE"
+	envAct    = "PASSTHROUGH_TEST_ACT"
 )
 
 // TestMain gives the tests mounts of their own where they may have them, and is the
@@ -28,6 +29,10 @@ const (
 func TestMain(m *testing.M) {
 	if s := os.Getenv(envServe); s != "" {
 		serve(s)
+		return
+	}
+	if s := os.Getenv(envAct); s != "" {
+		act(s)
 		return
 	}
 	if os.Geteuid() == 0 && os.Getenv(envMounts) == "" {
@@ -121,10 +126,9 @@ func mountAt(t *testing.T, source, mnt string, o passthrough.Options) *exec.Cmd 
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
-	cmd.Env = append(os.Environ(), envServe+"="+string(text))
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), envServe+"="+string(text), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
-	cmd.Cancel = func() error { return nil }
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -87,7 +87,7 @@ func (fs *FileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name stri
 	return status(fs.attribute(in.NodeId, name, func(path, name string) error {
 		set := func() error { return unix.Setxattr(path, name, data, int(in.Flags)) }
 		if name == aclAccess && in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-			return fs.creds.withoutSetID(set)
+			return fs.creds.withoutSetID(fs.creds.gid, set)
 		}
 		return set()
 	}))
