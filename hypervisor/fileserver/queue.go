@@ -19,7 +19,7 @@ const (
 	// slowRequests is for how many requests, since the last one that took longer than
 	// slowTime, a queue changes leaders before each.
 	slowRequests = 64
-	slowTime     = time.Millisecond
+	slowTime     = 5 * time.Millisecond
 	// waitingIO is how long reads and writes take, on average, where they wait for a
 	// disk: longer than a change of threads.
 	waitingIO = 100 * time.Microsecond
