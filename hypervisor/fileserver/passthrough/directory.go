@@ -11,9 +11,33 @@ import (
 // directory is how far a directory that the guest has open was read. The offsets are the
 // host's file system's own, so that the guest can go on anywhere.
 type directory struct {
-	mu   sync.Mutex
-	buf  []byte // read from the host and not told yet
-	next int64  // the offset of the first entry of buf
+	mu    sync.Mutex
+	space *[entriesSize]byte // what buf is part of; none between readings
+	buf   []byte             // read from the host and not told yet
+	next  int64              // the offset of the first entry of buf
+	read  bool
+}
+
+// entriesSize is how much of a directory is read at a time.
+const entriesSize = 16 << 10
+
+// spaces are those of directories that are read just now.
+type spaces struct{ sync.Pool }
+
+func (s *spaces) take(d *directory) {
+	if d.space == nil {
+		d.space, _ = s.Get().(*[entriesSize]byte)
+	}
+	if d.space == nil {
+		d.space = new([entriesSize]byte)
+	}
+}
+
+func (s *spaces) give(d *directory) {
+	if d.space != nil {
+		s.Put(d.space)
+		d.space, d.buf = nil, nil
+	}
 }
 
 // OpenDir implements fuse.RawFileSystem.
@@ -45,7 +69,17 @@ func (fs *FileSystem) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.Open
 }
 
 // ReleaseDir implements fuse.RawFileSystem.
-func (fs *FileSystem) ReleaseDir(in *fuse.ReleaseIn) { fs.files.remove(in.Fh, in.NodeId) }
+func (fs *FileSystem) ReleaseDir(in *fuse.ReleaseIn) {
+	if f := fs.files.get(in.Fh, in.NodeId); f != nil {
+		if f.dir != nil {
+			f.dir.mu.Lock()
+			fs.spaces.give(f.dir)
+			f.dir.mu.Unlock()
+		}
+		fs.files.put(f)
+	}
+	fs.files.remove(in.Fh, in.NodeId)
+}
 
 // ReadDir implements fuse.RawFileSystem.
 func (fs *FileSystem) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
@@ -91,15 +125,20 @@ func (fs *FileSystem) list(in *fuse.ReadIn, tell func(*file, fuse.DirEntry) bool
 
 func (fs *FileSystem) listFrom(f *file, off int64, tell func(*file, fuse.DirEntry) bool) error {
 	d := f.dir
-	if off != d.next || off == 0 && d.buf != nil {
+	if off != d.next || off == 0 && d.read {
 		if _, err := unix.Seek(f.fd, off, unix.SEEK_SET); err != nil {
 			return err
 		}
 		d.buf, d.next = nil, off
 	}
+	d.read = true
 	for told := false; ; told = true {
 		if len(d.buf) == 0 {
-			more, err := readEntries(f.fd)
+			fs.spaces.take(d)
+			more, err := readEntries(f.fd, d.space[:])
+			if len(more) == 0 {
+				fs.spaces.give(d)
+			}
 			if err != nil && !told {
 				return err
 			}
@@ -129,9 +168,7 @@ func (fs *FileSystem) listFrom(f *file, off int64, tell func(*file, fuse.DirEntr
 	}
 }
 
-func readEntries(fd int) ([]byte, error) {
-	const size = 16 << 10
-	buf := make([]byte, size)
+func readEntries(fd int, buf []byte) ([]byte, error) {
 	n := 0
 	err := retry(func() (err error) {
 		n, err = unix.Getdents(fd, buf)

@@ -26,6 +26,7 @@ type FileSystem struct {
 	files  files
 	locks  locks
 	mounts mounts
+	spaces spaces
 
 	closing   chan struct{}
 	closeOnce sync.Once

@@ -3,6 +3,7 @@ package passthrough
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -247,7 +248,9 @@ func unescape(s string) string {
 
 // watchMounts drops what is remembered of mounts as they go.
 func (fs *FileSystem) watchMounts() {
-	f, err := os.Open(fs.options.Proc + "/mountinfo")
+	// An os.File would be watched by Go's own poller, which would see the changes first:
+	// the kernel tells of each once for each open file.
+	table, err := unix.Open(fs.options.Proc+"/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		fs.log.Warn("cannot watch the mounts of this process: files of mounts that go are remembered until the guest forgets them",
 			"error", err)
@@ -255,7 +258,7 @@ func (fs *FileSystem) watchMounts() {
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
-		f.Close()
+		unix.Close(table)
 		fs.log.Warn("cannot watch the mounts of this process", "error", err)
 		return
 	}
@@ -266,8 +269,8 @@ func (fs *FileSystem) watchMounts() {
 		_, _ = unix.Write(wake, one[:])
 	})
 	fs.watching.Go(func() {
-		defer f.Close()
-		poll := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}, {Fd: int32(wake), Events: unix.POLLIN}}
+		defer unix.Close(table)
+		poll := []unix.PollFd{{Fd: int32(table), Events: unix.POLLPRI}, {Fd: int32(wake), Events: unix.POLLIN}}
 		for {
 			if _, err := unix.Poll(poll, -1); err != nil && err != unix.EINTR {
 				fs.log.Warn("cannot watch the mounts of this process any more", "error", err)
@@ -285,18 +288,23 @@ func (fs *FileSystem) watchMounts() {
 
 // dropGone leaves the mounts that are no more.
 func (fs *FileSystem) dropGone() {
+	ms := &fs.mounts
+	ms.mu.Lock()
+	before := maps.Clone(ms.byID) // what is found meanwhile may be newer than the table
+	ms.mu.Unlock()
 	table, err := fs.readMounts()
 	if err != nil {
 		fs.log.Warn("cannot read the mounts of this process", "error", err)
 		return
 	}
 	var gone []*mount
-	ms := &fs.mounts
 	ms.mu.Lock()
-	for id, m := range ms.byID {
+	for id, m := range before {
 		if _, ok := table[id]; !ok && id != ms.root && m.parent != 0 {
 			gone = append(gone, m)
-			delete(ms.byID, id)
+			if ms.byID[id] == m {
+				delete(ms.byID, id)
+			}
 		}
 	}
 	ms.mu.Unlock()
