@@ -6,9 +6,7 @@ import (
 	"context"
 	"os"
 
-	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/jail"
-	"kata-runtime/hypervisor/virtio/backend"
 	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/shim"
@@ -35,8 +33,6 @@ func dispatch(args []string) int {
 			return holder.Run(args[2:])
 		case jail.Command:
 			return jail.Become(args[2:])
-		case backend.Command:
-			return backend.Run(args[2:], roles())
 		case hooks.Command:
 			return hooks.Become(args[2:])
 		case pause.Command:
@@ -52,9 +48,4 @@ func serve(ctx context.Context, s bootstrap.Server) error {
 		Listener: s.Listener, Namespace: s.Namespace, ID: s.ID, EventsAddress: s.TTRPCAddress, Root: s.StateRoot,
 		Runtime: s.Options, HostMounts: s.HostMounts, Rlimits: s.Rlimits, Log: s.Log,
 	})
-}
-
-// roles are the devices that have a process of their own.
-func roles() map[string]backend.Role {
-	return map[string]backend.Role{fileserver.Role: fileserver.Serve}
 }

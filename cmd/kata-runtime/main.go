@@ -1,16 +1,14 @@
 // Command kata-runtime is an OCI runtime that runs every pod in a virtual
-// machine of its own. It is also, under hidden first arguments, the three kinds
-// of process that stay, a pod's supervisor, a container's stand-in and the file
-// server of a machine, and the step that confines a VMM.
+// machine of its own. It is also, under hidden first arguments, the two kinds
+// of process that stay, a pod's supervisor and a container's stand-in, and the
+// step that confines a VMM.
 package main
 
 import (
 	"fmt"
 	"os"
 
-	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/jail"
-	"kata-runtime/hypervisor/virtio/backend"
 	"kata-runtime/virtcontainers/hooks"
 	"kata-runtime/virtcontainers/standin"
 )
@@ -25,9 +23,6 @@ func main() {
 	// It is to inherit descriptors, and has no time to lose.
 	if len(os.Args) > 1 && os.Args[1] == jail.Command {
 		os.Exit(jail.Become(os.Args[2:]))
-	}
-	if len(os.Args) > 1 && os.Args[1] == backend.Command {
-		os.Exit(backend.Run(os.Args[2:], roles()))
 	}
 	// Whatever the caller left open must not stay open in a process that
 	// outlives this one: callers wait for the end of their pipes.
@@ -58,9 +53,4 @@ func dispatch(args []string) int {
 // "exe", for /proc/self/exe. Nothing depends on it.
 func nameProcess(name string) {
 	_ = os.WriteFile("/proc/self/comm", []byte(name), 0)
-}
-
-// roles are the devices that have a process of their own.
-func roles() map[string]backend.Role {
-	return map[string]backend.Role{fileserver.Role: fileserver.Serve}
 }
