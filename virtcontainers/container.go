@@ -405,6 +405,10 @@ func (s *Sandbox) callWithin(ctx context.Context, extra time.Duration) (context.
 // connection has ended.
 const newsTimeout = 3 * time.Second
 
+// reasonTimeout is the same where a machine that goes on is ended: for the connection,
+// unless there is a better reason by then.
+const reasonTimeout = newsTimeout / 20
+
 // callFailure names the stage of a failed call of the agent, and puts the
 // machine's own end before the error that it caused.
 func (s *Sandbox) callFailure(stage Stage, err error) error {
@@ -416,9 +420,12 @@ func (s *Sandbox) callFailure(stage Stage, err error) error {
 
 // endedWith tells whether the machine has ended when a call of its agent has failed:
 // the agent's connection ends a moment before it is known why.
-func (s *Sandbox) endedWith(err error) bool {
+func (s *Sandbox) endedWith(err error) bool { return s.endedWithin(err, newsTimeout) }
+
+// endedWithin is endedWith with another bound.
+func (s *Sandbox) endedWithin(err error, patience time.Duration) bool {
 	if errors.Is(err, ttrpc.ErrClosed) {
-		timer := time.NewTimer(newsTimeout)
+		timer := time.NewTimer(patience)
 		defer timer.Stop()
 		select {
 		case <-s.life.Done():

@@ -174,7 +174,9 @@ func (p *Process) await(s *Sandbox) {
 	p.exit.At = time.Now()
 	if err != nil {
 		// An agent that breaks the connection, or answers nonsense, cannot be
-		// worked with any longer: the machine goes.
+		// worked with any longer: the machine goes, unless it has gone before, with a
+		// reason of its own.
+		s.endedWithin(err, reasonTimeout)
 		s.giveUp(fmt.Errorf("%w: wait for a process: %w", ErrMachineEnded, agentErr(err)))
 		p.exit.Code, p.exit.Reason = killedExit, context.Cause(s.life)
 		return

@@ -9,6 +9,7 @@ import (
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/hooks"
+	"kata-runtime/virtcontainers/machine"
 	"kata-runtime/virtcontainers/shim"
 	"kata-runtime/virtcontainers/shim/bootstrap"
 	"kata-runtime/virtcontainers/shim/pause"
@@ -33,6 +34,8 @@ func dispatch(args []string) int {
 			return holder.Run(args[2:])
 		case jail.Command:
 			return jail.Become(args[2:])
+		case machine.BackendCommand:
+			return machine.RunBackend(args[2:])
 		case hooks.Command:
 			return hooks.Become(args[2:])
 		case pause.Command:

@@ -1,7 +1,7 @@
 // Command kata-runtime is an OCI runtime that runs every pod in a virtual
-// machine of its own. It is also, under hidden first arguments, the two kinds
-// of process that stay, a pod's supervisor and a container's stand-in, and the
-// step that confines a VMM.
+// machine of its own. It is also, under hidden first arguments, the kinds of
+// process that stay, a pod's supervisor, its device processes and a container's
+// stand-in, and the step that confines a VMM.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/virtcontainers/hooks"
+	"kata-runtime/virtcontainers/machine"
 	"kata-runtime/virtcontainers/standin"
 )
 
@@ -20,9 +21,14 @@ var (
 )
 
 func main() {
-	// It is to inherit descriptors, and has no time to lose.
-	if len(os.Args) > 1 && os.Args[1] == jail.Command {
-		os.Exit(jail.Become(os.Args[2:]))
+	// They are to inherit descriptors, and have no time to lose.
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case jail.Command:
+			os.Exit(jail.Become(os.Args[2:]))
+		case machine.BackendCommand:
+			os.Exit(machine.RunBackend(os.Args[2:]))
+		}
 	}
 	// Whatever the caller left open must not stay open in a process that
 	// outlives this one: callers wait for the end of their pipes.

@@ -114,6 +114,14 @@ func (h *Helper) Stop() {
 	<-h.ended
 }
 
+// Kill kills the process with its group, because something is wrong with it: Wait
+// returns that it was killed.
+func (h *Helper) Kill() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.killGroup()
+}
+
 // killGroup kills the process and those that it has forked. h.mu is held.
 func (h *Helper) killGroup() {
 	if !h.reaped {

@@ -70,7 +70,7 @@ func openVsock(t *testing.T) listeningHost {
 // listen opens the host's end of a vsock, which the caller closes.
 func listen(t *testing.T) listeningHost {
 	t.Helper()
-	host, err := vsock.Open(t.Context(), vsock.ModeAuto, logger(t))
+	host, err := vsock.Open(t.Context(), vsock.Options{Log: logger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

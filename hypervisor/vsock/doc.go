@@ -4,9 +4,11 @@
 // without the kernel's vhost-vsock.
 //
 // There are two kinds. "vhost" is the kernel's vhost-vsock. "user" is a
-// vhost-user device that this process serves itself; packages device (packets
-// and connections), vhostuser (the protocol with the VMM), virtqueue and
-// guestmem make it up. The guest cannot tell them apart: it uses AF_VSOCK.
+// vhost-user device that a process of its own serves (Serve), which can be confined:
+// it reads the guest's memory. Packages device (packets and connections), vhostuser
+// (the protocol with the VMM), virtqueue and guestmem make it up; package control owns
+// what that process and the Host say to each other. A connection is a socket pair, of
+// which each has an end. The guest cannot tell the kinds apart: it uses AF_VSOCK.
 //
 // Ports of the host: with vhost-vsock they are shared by all guests and all
 // programs of the host, so that a fixed port can be had once. Listen therefore

@@ -10,7 +10,7 @@ import (
 
 // A Host exists before its VM: listen first, then hand the device to the VMM.
 func ExampleOpen() {
-	host, err := vsock.Open(context.Background(), vsock.ModeUser, slog.New(slog.DiscardHandler))
+	host, err := vsock.Open(context.Background(), vsock.Options{Mode: vsock.ModeUser, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -7,6 +7,8 @@ import (
 	"net"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/child"
+	"kata-runtime/hypervisor/jail"
 )
 
 // Host is the host's end of one guest's vsock. It is safe for concurrent use.
@@ -29,6 +31,9 @@ type Host interface {
 	Device() *hypervisor.Vsock
 	// Kind is "vhost" or "user".
 	Kind() string
+	// Helper is the process that serves the device, whose end is the guest's; nil
+	// where the kernel does.
+	Helper() *child.Helper
 	// Close ends every connection and every listener, and waits for the Host's
 	// goroutines. It is idempotent.
 	Close() error
@@ -49,22 +54,36 @@ const (
 // DeviceID is the id of the device that Host.Device returns.
 const DeviceID = "vsock0"
 
+// Options say what to open.
+type Options struct {
+	// Mode is ModeAuto if empty.
+	Mode Mode
+	// Jail confines the process that serves a device of ours; nil: it is not
+	// confined.
+	Jail *jail.Options
+	// Starter forks that process, and must outlive the Host. Nil: it gets one for
+	// itself.
+	Starter *child.Starter
+	Log     *slog.Logger
+}
+
 // Open opens the host's end of the vsock of a guest that has not been started
-// yet. The empty mode is ModeAuto. ctx bounds the call alone.
-func Open(ctx context.Context, mode Mode, log *slog.Logger) (Host, error) {
-	switch mode {
+// yet. ctx bounds the call alone. For the device of our own, it starts this program
+// once more, which calls backend.Run with Role.
+func Open(ctx context.Context, o Options) (Host, error) {
+	switch o.Mode {
 	case ModeAuto, "":
 		h, err := openVhost(ctx)
 		if err == nil {
 			return h, nil
 		}
-		log.LogAttrs(ctx, slog.LevelDebug, "vhost-vsock is not usable, using the vhost-user device", slog.Any("error", err))
-		return openUser(log)
+		o.Log.LogAttrs(ctx, slog.LevelDebug, "vhost-vsock is not usable, using the vhost-user device", slog.Any("error", err))
+		return openUser(ctx, o)
 	case ModeVhost:
 		return openVhost(ctx)
 	case ModeUser:
-		return openUser(log)
+		return openUser(ctx, o)
 	default:
-		return nil, fmt.Errorf("vsock mode %q is none of %q, %q and %q", mode, ModeAuto, ModeVhost, ModeUser)
+		return nil, fmt.Errorf("vsock mode %q is none of %q, %q and %q", o.Mode, ModeAuto, ModeVhost, ModeUser)
 	}
 }

@@ -10,98 +10,300 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/mdlayher/vsock"
 
 	"kata-runtime/hypervisor"
-	"kata-runtime/hypervisor/virtio/vhostuser"
-	"kata-runtime/hypervisor/vsock/device"
+	"kata-runtime/hypervisor/child"
+	"kata-runtime/hypervisor/virtio/backend"
+	"kata-runtime/hypervisor/vsock/control"
 )
 
-// userCID is the CID of every guest with a device of ours: nobody else sees it.
-const userCID = 3
+const (
+	// userCID is the CID of every guest with a device of ours: nobody else sees it.
+	userCID = 3
+	// hostCID is the host's, for every guest.
+	hostCID = vsock.Host
 
-// user is a Host that serves a vhost-user device in this process.
+	// sendTimeout bounds how long the process may leave a request lying about.
+	sendTimeout = 10 * time.Second
+	// maxPending is how many requests it may have to answer, those of callers who
+	// have given up included.
+	maxPending = 8 << 10
+)
+
+var (
+	errProcess = fmt.Errorf("the process of the vsock device has ended: %w", syscall.ECONNRESET)
+	errAnswer  = errors.New("answer to a question that nobody asked")
+)
+
+// user is a Host whose device a process of its own serves. What comes from there is
+// not trusted: the guest may have taken it over.
 type user struct {
-	device  *device.Device
-	server  *vhostuser.Server
-	backend *os.File // the VMM's end
+	process *backend.Process
+	control *net.UnixConn
 	log     *slog.Logger
-	serving sync.WaitGroup
+	reading sync.WaitGroup
+
+	sending sync.Mutex // held while a message is sent
+
+	mu        sync.Mutex // guards the fields below
+	err       error      // why the device has ended
+	last      uint64     // ID of the last request
+	pending   map[uint64]chan<- control.Message
+	conns     map[*userConn]struct{}
+	listeners map[uint32]*userListener
 }
 
-func openUser(log *slog.Logger) (Host, error) {
-	conn, backend, err := socketPair()
+func openUser(ctx context.Context, o Options) (Host, error) {
+	u, err := startUser(ctx, o, Role, nil)
 	if err != nil {
-		return nil, fmt.Errorf("vhost-user socket: %w", err)
+		return nil, err
 	}
-	dev := device.New(userCID, log)
-	u := &user{device: dev, server: vhostuser.NewServer(conn, dev, log), backend: backend, log: log}
-	u.serving.Go(u.serve)
 	return u, nil
 }
 
-// socketPair returns two ends: one of this process, one for the VMM.
-func socketPair() (*net.UnixConn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// startUser starts the process in a role.
+func startUser(ctx context.Context, o Options, role string, settings any) (*user, error) {
+	conn, theirs, err := control.Pair()
 	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
+		return nil, fmt.Errorf("vsock device: %w", err)
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "vhost-user"), os.NewFile(uintptr(fds[1]), "vhost-user of the VMM")
-	defer func() { _ = ours.Close() }() // FileConn duplicates
-	conn, err := net.FileConn(ours)
+	defer theirs.Close()
+	process, err := backend.Start(ctx, backend.Options{
+		Role: role, Settings: settings, Files: []*os.File{theirs}, Jail: confinement(o.Jail), Starter: o.Starter, Log: o.Log,
+	})
 	if err != nil {
-		_ = theirs.Close()
-		return nil, nil, err
+		return nil, errors.Join(err, conn.Close())
 	}
-	unixConn, ok := conn.(*net.UnixConn)
-	if !ok {
-		_, _ = conn.Close(), theirs.Close()
-		return nil, nil, fmt.Errorf("socketpair is a %T", conn)
+	u := &user{
+		process: process, control: conn, log: o.Log,
+		pending: make(map[uint64]chan<- control.Message), conns: make(map[*userConn]struct{}),
+		listeners: make(map[uint32]*userListener),
 	}
-	return unixConn, theirs, nil
+	u.reading.Go(u.read)
+	return u, nil
 }
 
-// serve answers the VMM until it or this process closes the connection.
-func (u *user) serve() {
-	// Once the VMM talks, it has its own duplicate; with ours closed, its end is
-	// the end of the connection.
-	err := u.server.Serve(func() { _ = u.backend.Close() })
-	switch {
-	case errors.Is(err, io.EOF):
-		u.device.Fail(fmt.Errorf("VMM closed the vsock device: %w", syscall.ECONNRESET))
-	case errors.Is(err, net.ErrClosed):
-		u.device.Fail(net.ErrClosed)
-	default:
-		if u.device.Fail(fmt.Errorf("vsock device: %w", err)) {
-			u.log.LogAttrs(context.Background(), slog.LevelError, "vsock device ended", slog.Any("error", err))
+// read takes what the process says until it ends.
+func (u *user) read() {
+	for {
+		m, err := control.ReceiveAnswer(u.control)
+		if err == nil {
+			err = u.obey(m)
 		}
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+			err = errProcess
+		case errors.Is(err, net.ErrClosed): // by Close
+		default:
+			err = fmt.Errorf("the process of the vsock device: %w", err)
+			u.log.LogAttrs(context.Background(), slog.LevelError, "the process of the vsock device sends what makes no sense and is ended", slog.Any("error", err))
+			u.process.Kill()
+		}
+		u.fail(err)
+		return
 	}
+}
+
+func (u *user) obey(m control.Message) error {
+	switch m.Kind {
+	case control.Connected:
+		// The VMM has its own duplicate: with this one closed, its end is the end of
+		// the connection.
+		_ = u.process.Socket().Close()
+		return nil
+	case control.Failed:
+		u.fail(fmt.Errorf("the vsock device has ended: %w", errnoOf(m)))
+		return nil
+	default: // Answer: ReceiveAnswer lets no others through
+	}
+	u.mu.Lock()
+	answer, asked := u.pending[m.ID]
+	delete(u.pending, m.ID)
+	u.mu.Unlock()
+	if !asked {
+		return fmt.Errorf("%d: %w", m.ID, errAnswer)
+	}
+	answer <- m // has room for the one
+	return nil
+}
+
+// errnoOf returns a message's error.
+func errnoOf(m control.Message) error {
+	if m.Errno == 0 {
+		return syscall.EPROTO
+	}
+	return m.Errno
+}
+
+// fail ends the device for everybody. Only the first call counts.
+func (u *user) fail(err error) {
+	u.mu.Lock()
+	if u.err != nil {
+		u.mu.Unlock()
+		return
+	}
+	u.err = err
+	listeners := u.listeners
+	u.listeners = nil
+	for id, answer := range u.pending {
+		delete(u.pending, id)
+		close(answer)
+	}
+	u.mu.Unlock()
+	// To a listener, whatever ends its device closes it.
+	if !errors.Is(err, net.ErrClosed) {
+		err = fmt.Errorf("%w: %w", net.ErrClosed, err)
+	}
+	for _, l := range listeners {
+		l.end(err)
+	}
+}
+
+// failure says why the device has ended, if it has.
+func (u *user) failure() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.err
+}
+
+// send sends a message to the process.
+func (u *user) send(m control.Message, file *os.File) error {
+	u.sending.Lock()
+	defer u.sending.Unlock()
+	err := u.control.SetWriteDeadline(time.Now().Add(sendTimeout))
+	if err == nil {
+		err = control.Send(u.control, m, file)
+	}
+	if err == nil {
+		return nil
+	}
+	if failed := u.failure(); failed != nil {
+		return failed
+	}
+	return fmt.Errorf("ask the process of the vsock device: %w", err)
+}
+
+// ask sends a request with one end of a connection, and returns the other one and
+// where the answer will be. It is closed without one when the device has ended.
+func (u *user) ask(kind control.Kind, port uint32) (*net.UnixConn, uint64, <-chan control.Message, error) {
+	conn, theirs, err := control.StreamPair()
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	defer theirs.Close()
+	answer := make(chan control.Message, 1)
+	id, err := u.register(answer)
+	if err == nil {
+		err = u.send(control.Message{Kind: kind, ID: id, Port: port}, theirs)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, 0, nil, err
+	}
+	return conn, id, answer, nil
+}
+
+func (u *user) register(answer chan<- control.Message) (uint64, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.err != nil:
+		return 0, u.err
+	case len(u.pending) >= maxPending:
+		return 0, fmt.Errorf("the vsock device leaves %d requests unanswered: %w", maxPending, syscall.ENOBUFS)
+	}
+	u.last++
+	u.pending[u.last] = answer
+	return u.last, nil
 }
 
 func (u *user) Dial(ctx context.Context, port uint32) (net.Conn, error) {
-	return u.device.Dial(ctx, port)
+	conn, err := u.dial(ctx, port)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: address(userCID, port), Err: err}
+	}
+	return conn, nil
+}
+
+func (u *user) dial(ctx context.Context, port uint32) (*userConn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	conn, id, answered, err := u.ask(control.Dial, port)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case m, ok := <-answered:
+		switch {
+		case !ok:
+			err = u.failure()
+		case m.Errno != 0:
+			err = m.Errno
+		default:
+			return u.track(conn, address(hostCID, m.Port), address(userCID, port))
+		}
+	case <-ctx.Done():
+		err = ctx.Err()
+		_ = u.send(control.Message{Kind: control.Cancel, ID: id}, nil)
+	}
+	_ = conn.Close()
+	return nil, err
 }
 
 func (u *user) Listen(port uint32) (hypervisor.Listener, error) {
-	l, err := u.device.Listen(port)
+	l, err := u.listen(port)
 	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: address(hostCID, port), Err: err}
+	}
+	return l, nil
+}
+
+func (u *user) listen(port uint32) (*userListener, error) {
+	u.mu.Lock()
+	err := u.err
+	if err == nil && u.listeners[port] != nil {
+		err = syscall.EADDRINUSE
+	}
+	if err != nil {
+		u.mu.Unlock()
 		return nil, err
+	}
+	l := &userListener{host: u, port: port, done: make(chan struct{})}
+	u.listeners[port] = l
+	u.mu.Unlock()
+	if err := u.send(control.Message{Kind: control.Listen, Port: port}, nil); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
 func (u *user) Device() *hypervisor.Vsock {
-	return &hypervisor.Vsock{ID: DeviceID, CID: userCID, Backend: u.backend}
+	return &hypervisor.Vsock{ID: DeviceID, CID: userCID, Backend: u.process.Socket()}
 }
 
 func (u *user) Kind() string { return string(ModeUser) }
 
+func (u *user) Helper() *child.Helper { return u.process.Helper }
+
 func (u *user) Close() error {
-	err := errors.Join(u.device.Close(), u.server.Close())
-	u.serving.Wait()
-	if cerr := u.backend.Close(); cerr != nil && !errors.Is(cerr, os.ErrClosed) {
-		err = errors.Join(err, fmt.Errorf("close the VMM's end of the vsock device: %w", cerr))
+	u.fail(net.ErrClosed)
+	u.mu.Lock()
+	conns := u.conns
+	u.conns = nil
+	u.mu.Unlock()
+	for c := range conns {
+		_ = c.UnixConn.Close()
 	}
+	err := u.process.Stop()
+	if closed := u.control.Close(); closed != nil && !errors.Is(closed, net.ErrClosed) {
+		err = errors.Join(err, fmt.Errorf("close the control of the vsock device: %w", closed))
+	}
+	u.reading.Wait()
 	return err
 }

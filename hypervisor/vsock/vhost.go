@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/child"
 )
 
 const (
@@ -147,6 +148,8 @@ func (v *vhost) Device() *hypervisor.Vsock {
 }
 
 func (v *vhost) Kind() string { return string(ModeVhost) }
+
+func (v *vhost) Helper() *child.Helper { return nil }
 
 func (v *vhost) Close() error {
 	v.mu.Lock()

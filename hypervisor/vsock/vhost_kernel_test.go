@@ -21,7 +21,7 @@ import (
 
 func openVhost(t *testing.T) (vsock.Host, *drivertest.Guest) {
 	t.Helper()
-	h, err := vsock.Open(t.Context(), vsock.ModeAuto, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	h, err := vsock.Open(t.Context(), vsock.Options{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

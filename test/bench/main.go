@@ -11,23 +11,34 @@
 // What is compared runs alternately, so that a busy machine is slow for all.
 // Every figure is a median.
 //
-//	bench [-n RUNS] [-files [PART...]]
+//	bench [-n RUNS] [-part memory|starts|calls|throughput|files|network|networkstarts [DETAIL...]]
+//
+// The details of files are parts of the work, see internal/files.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+
+	"kata-runtime/virtcontainers/machine"
 )
 
+var errNoPart = errors.New("there is no such part")
+
 func main() {
+	// The plain VM's vsock device is served as a pod's is.
+	if len(os.Args) > 1 && os.Args[1] == machine.BackendCommand {
+		os.Exit(machine.RunBackend(os.Args[2:]))
+	}
 	runs := flag.Int("n", 7, "how often each start is measured, at least 1")
-	files := flag.Bool("files", false, "measure work with files alone, of it the parts that follow, if any")
+	part := flag.String("part", "", "the only part to measure")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, *runs, *files, flag.Args())
+	err := run(ctx, *runs, *part, flag.Args())
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -35,27 +46,40 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, runs int, files bool, parts []string) error {
+func run(ctx context.Context, runs int, only string, details []string) error {
 	b, err := newBench()
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	if files {
-		return b.files(ctx, max(runs, 1), parts)
+	runs = max(runs, 1)
+	rounds := min(runs, maxRounds)
+	if only != "" {
+		rounds = runs
 	}
-	for _, part := range []func(context.Context) error{
-		b.memory, // also learns the machine's options for the bare boot
-		func(ctx context.Context) error { return b.starts(ctx, max(runs, 1)) },
-		func(ctx context.Context) error { return b.calls(ctx, max(runs, 1)) },
-		b.throughput,
-		func(ctx context.Context) error { return b.files(ctx, rounds, nil) },
-		b.network,
-		func(ctx context.Context) error { return b.networkStarts(ctx, max(runs, 1)) },
+	known := false
+	for _, part := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{
+		{"memory", b.memory}, // also learns the machine's options for the bare boot of starts
+		{"starts", func(ctx context.Context) error { return b.starts(ctx, runs) }},
+		{"calls", func(ctx context.Context) error { return b.calls(ctx, runs) }},
+		{"throughput", func(ctx context.Context) error { return b.throughput(ctx, rounds) }},
+		{"files", func(ctx context.Context) error { return b.files(ctx, rounds, details) }},
+		{"network", b.network},
+		{"networkstarts", func(ctx context.Context) error { return b.networkStarts(ctx, runs) }},
 	} {
-		if err := part(ctx); err != nil {
+		if only != "" && only != part.name {
+			continue
+		}
+		known = true
+		if err := part.measure(ctx); err != nil {
 			return err
 		}
+	}
+	if !known {
+		return fmt.Errorf("%q: %w", only, errNoPart)
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func (b *bench) podProcesses(p *pod) ([]holder, error) {
 				if b.machine, err = commandLine(child.PID); err != nil {
 					return nil, err
 				}
-			case name == "virtiofsd", name == "kata-fs":
+			case name == "virtiofsd", name == "kata-vsock", name == "kata-fs":
 				all = append(all, holder{name, child.PID})
 			}
 		}
@@ -148,7 +148,7 @@ func printMemory(before, after held, log string) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "\tPSS without guest RAM\tguest RAM\tfurther container\tits guest RAM\t")
 	var total, more size
-	for _, name := range []string{"supervisor", "stand-in", "virtiofsd", "QEMU"} {
+	for _, name := range []string{"supervisor", "kata-vsock", "stand-in", "virtiofsd", "QEMU"} {
 		first, further := before[name], after[name].per(members, before[name])
 		total, more = total.plus(first), more.plus(further)
 		fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t\n", name, first.own, first.guest, further.own, further.guest)

@@ -100,7 +100,7 @@ func (p *plain) run(ctx context.Context) (result rates, err error) {
 	starter := child.NewStarter()
 	defer starter.Close()
 	log := slog.New(slog.DiscardHandler)
-	host, err := vsock.Open(ctx, vsock.Mode(p.settings.Vsock), log)
+	host, err := vsock.Open(ctx, vsock.Options{Mode: vsock.Mode(p.settings.Vsock), Log: log})
 	if err != nil {
 		return rates{}, err
 	}

@@ -34,7 +34,7 @@ func testDeaths(t *testing.T, version containerd, handler string) {
 	t.Helper()
 	k := newKubelet(t, version)
 	// What a shim that was killed leaves to the first process of a system.
-	k.h.ReapOrphans("containerd-shim", "exe", "qemu-system-x86", "virtiofsd")
+	k.h.ReapOrphans("containerd-shim", "exe", "qemu-system-x86", "virtiofsd", "kata-vsock")
 	first := k.run(handler, k.podConfig("first")) // makes what stays, as the bridge
 	first.start("main", "echo ready; sleep 100000").await("ready").remove()
 	first.remove()
@@ -54,14 +54,14 @@ func testDeaths(t *testing.T, version containerd, handler string) {
 		})
 	}
 	// A row after one that failed would fail for its reasons.
-	for _, victim := range []string{"shim", "holder", "qemu", "virtiofsd", "containerd"} {
+	for _, victim := range []string{"shim", "holder", "qemu", "virtiofsd", "vsock", "containerd"} {
 		for _, moment := range moments() {
 			if !row(fmt.Sprintf("boot+%s", moment), victim, func(d *deaths) { d.duringBoot(moment) }) {
 				return
 			}
 		}
 	}
-	for _, victim := range []string{"shim", "holder", "qemu", "virtiofsd", "agent", "guest"} {
+	for _, victim := range []string{"shim", "holder", "qemu", "virtiofsd", "vsock", "agent", "guest"} {
 		if !row("life", victim, (*deaths).ofPod) {
 			return
 		}
@@ -244,7 +244,7 @@ func (d *deaths) processes(name string) []int {
 	}
 	part := map[string]string{
 		"shim": "containerd-shim-kata-v2 -", "holder": "namespace-holder " + d.pod, "container's holder": "namespace-holder " + d.running,
-		"qemu": "qemu-system", "virtiofsd": "/virtiofsd ",
+		"qemu": "qemu-system", "virtiofsd": "/virtiofsd ", "vsock": "kata-vsock",
 	}[name]
 	var pids []int
 	for _, p := range d.h.Processes() {

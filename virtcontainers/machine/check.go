@@ -117,7 +117,7 @@ func checkShare(settings config.Hypervisor) Finding {
 
 func checkVsock(ctx context.Context, settings config.Hypervisor) Finding {
 	f := Finding{Name: "vsock", Status: StatusOK}
-	host, err := vsock.Open(ctx, vsock.Mode(settings.Vsock), slog.New(slog.DiscardHandler))
+	host, err := vsock.Open(ctx, vsock.Options{Mode: vsock.Mode(settings.Vsock), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Status, f.Detail, f.NextStep = StatusMissing, err.Error(), `set vsock = "auto", or load the module: modprobe vhost_vsock`
 		return f

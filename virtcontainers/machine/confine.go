@@ -2,31 +2,30 @@ package machine
 
 import (
 	"context"
-	"fmt"
 
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/virtcontainers/config"
 )
 
-// confine says how the VMM is confined, for which it takes a user; nil: it is not.
-func (m *Machine) confine(spec Spec) (*jail.Options, error) {
-	if !spec.Config.Hypervisor.Confine {
-		return nil, nil //nolint:nilnil // see above
-	}
-	if m.daemon == nil {
-		spec.Log.Warn("the VMM has the host's root privileges, because it serves files by 9p itself", "advice", "install virtiofsd")
-		return nil, nil //nolint:nilnil // see above
-	}
-	var err error
-	if m.user, err = claimUser(spec.Config.Hypervisor); err != nil {
-		return nil, fmt.Errorf("confine the VMM: %w", err)
-	}
-	options := &jail.Options{Dir: jail.DefaultDir, LogCalls: spec.Config.Runtime.Debug}
-	if m.user != nil {
+// jail says how those of the machine's processes are confined that need no
+// privilege; nil: they are not.
+func (m *Machine) jail(spec Spec) *jail.Options {
+	options := daemonJail(spec.Config)
+	if options != nil && m.user != nil {
 		options.User = m.user.ID
 	}
-	return options, nil
+	return options
+}
+
+// confine says how the VMM is confined; nil: it is not.
+func (m *Machine) confine(spec Spec) *jail.Options {
+	options := m.jail(spec)
+	if options != nil && m.daemon == nil {
+		spec.Log.Warn("the VMM has the host's root privileges, because it serves files by 9p itself", "advice", "install virtiofsd")
+		return nil
+	}
+	return options
 }
 
 // daemonJail says how the file server is confined; nil: it is not.

@@ -75,7 +75,15 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
 		}
 	}()
-	if m.vsock, err = vsock.Open(ctx, vsock.Mode(settings.Vsock), spec.Log); err != nil {
+	if settings.Confine {
+		if m.user, err = claimUser(settings); err != nil {
+			return nil, fmt.Errorf("confine the machine's processes: %w", err)
+		}
+	}
+	m.vsock, err = vsock.Open(ctx, vsock.Options{
+		Mode: vsock.Mode(settings.Vsock), Jail: m.jail(spec), Starter: m.starter, Log: spec.Log,
+	})
+	if err != nil {
 		return nil, err
 	}
 	// The guest is told the port on its kernel's command line.
@@ -86,11 +94,7 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	confinement, err := m.confine(spec)
-	if err != nil {
-		return nil, err
-	}
-	if m.VM, err = m.newVM(spec, choice.Name, devices, confinement); err != nil {
+	if m.VM, err = m.newVM(spec, choice.Name, devices, m.confine(spec)); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -180,6 +184,9 @@ func (m *Machine) Helpers() map[string]int {
 	if m.passt != nil {
 		helpers["passt"] = m.passt.PID()
 	}
+	if helper := m.vsock.Helper(); helper != nil {
+		helpers["vsock"] = helper.PID()
+	}
 	return helpers
 }
 
@@ -190,12 +197,13 @@ var errDaemonQuit = errors.New("its connection to the VMM was closed")
 func (m *Machine) Wait(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 3)
+	ended := make(chan error, 4)
 	var waiting sync.WaitGroup
 	waiting.Go(func() { ended <- m.VM.Wait(ctx) })
 	await := func(name string, helper interface {
 		Wait(ctx context.Context) error
-	}) {
+	},
+	) {
 		waiting.Go(func() {
 			err := helper.Wait(ctx)
 			if err == nil {
@@ -209,6 +217,9 @@ func (m *Machine) Wait(ctx context.Context) error {
 	}
 	if m.passt != nil {
 		await("passt", m.passt.Helper)
+	}
+	if helper := m.vsock.Helper(); helper != nil {
+		await("the vsock device's process", helper)
 	}
 	err := <-ended
 	cancel()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	"kata-runtime/hypervisor/jail"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/accept"
 	"kata-runtime/virtcontainers/channel"
@@ -110,6 +111,12 @@ func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 	group, err := boot.Cgroup.Open()
 	if err != nil {
 		return err
+	}
+	if boot.Config.Hypervisor.Confine {
+		// Before the guest is there that it listens to.
+		if err := jail.Restrict(); err != nil {
+			return fmt.Errorf("restrict the supervisor (confine = false goes without): %w", err)
+		}
 	}
 	services, err := loopback.ParseServices(boot.Config.Runtime.LoopbackPorts)
 	if err != nil {

@@ -462,8 +462,11 @@ func contentScenes(all map[string]scene) {
 		a.must(os.WriteFile("file", nil, 0o644))
 		a.must(os.Symlink("file", "link"))
 		for _, ts := range [][]unix.Timespec{
-			{{Sec: 1, Nsec: 2}, {Sec: 3, Nsec: 4}}, {{Sec: -5}, {Sec: -6, Nsec: 7}},
-			{{Nsec: unix.UTIME_OMIT}, {Sec: 9}}, {{Sec: 10}, {Nsec: unix.UTIME_OMIT}}, {{Sec: 1 << 33}, {Sec: 1 << 33}},
+			{{Sec: 1, Nsec: 2}, {Sec: 3, Nsec: 4}},
+			{{Sec: -5}, {Sec: -6, Nsec: 7}},
+			{{Nsec: unix.UTIME_OMIT}, {Sec: 9}},
+			{{Sec: 10}, {Nsec: unix.UTIME_OMIT}},
+			{{Sec: 1 << 33}, {Sec: 1 << 33}},
 		} {
 			for _, n := range []string{"file", "link"} {
 				a.say("set", unix.UtimesNanoAt(unix.AT_FDCWD, n, ts, unix.AT_SYMLINK_NOFOLLOW))
@@ -502,8 +505,20 @@ func nameScenes(all map[string]scene) {
 		}
 		for _, flags := range []uint{0, unix.RENAME_NOREPLACE, unix.RENAME_EXCHANGE, unix.RENAME_WHITEOUT, unix.RENAME_NOREPLACE | unix.RENAME_EXCHANGE, 1 << 8} {
 			for _, p := range [][2]string{
-				{"a", "b"}, {"a", "new"}, {"a", "also"}, {"a", "a"}, {"a", "empty"}, {"empty", "a"}, {"empty", "full"}, {"full", "empty"},
-				{"full", "full/sub/x"}, {"full/sub", "full"}, {"link", "b"}, {"none", "b"}, {"a", "none/x"}, {"a", "full/sub/a"},
+				{"a", "b"},
+				{"a", "new"},
+				{"a", "also"},
+				{"a", "a"},
+				{"a", "empty"},
+				{"empty", "a"},
+				{"empty", "full"},
+				{"full", "empty"},
+				{"full", "full/sub/x"},
+				{"full/sub", "full"},
+				{"link", "b"},
+				{"none", "b"},
+				{"a", "none/x"},
+				{"a", "full/sub/a"},
 			} {
 				fresh()
 				a.say("rename "+itoa(int(flags))+" "+p[0]+" "+p[1], unix.Renameat2(unix.AT_FDCWD, "d/"+p[0], unix.AT_FDCWD, "d/"+p[1], flags))

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,6 +59,9 @@ func run(args []string, roles map[string]Role) error {
 	if err := json.Unmarshal([]byte(args[0]), &a); err != nil {
 		return fmt.Errorf("arguments: %w", err)
 	}
+	// Nothing depends on the name, which is what ps and top show.
+	name := append([]byte("kata-"+a.Role), 0)
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
 	role := roles[a.Role]
 	if role == nil {
 		return fmt.Errorf("%q: %w", a.Role, errRole)

@@ -82,6 +82,7 @@ type Conn struct {
 	reading   *chunk     // what the reader is at; guarded by readLock
 	writeLock sync.Mutex // held by the writer at work
 
+	sendEnded                   chan struct{} // closed when no data can be sent any more
 	readable, writable          chan struct{} // hold a token when the waiter should look again
 	readDeadline, writeDeadline deadline
 }
@@ -89,7 +90,7 @@ type Conn struct {
 func newConn(d *Device, k key) *Conn {
 	c := &Conn{
 		d: d, key: k,
-		settled:  make(chan struct{}),
+		settled: make(chan struct{}), sendEnded: make(chan struct{}),
 		readable: make(chan struct{}, 1),
 		writable: make(chan struct{}, 1),
 	}
@@ -103,6 +104,12 @@ func (c *Conn) LocalAddr() net.Addr { return hostAddress(c.key.local) }
 
 // RemoteAddr returns the guest's address, a *vsock.Addr.
 func (c *Conn) RemoteAddr() net.Addr { return c.d.address(c.key.remote) }
+
+// LocalPort returns the host's port.
+func (c *Conn) LocalPort() uint32 { return c.key.local }
+
+// RemotePort returns the guest's port.
+func (c *Conn) RemotePort() uint32 { return c.key.remote }
 
 func hostAddress(port uint32) net.Addr { return &vsock.Addr{ContextID: hostCID, Port: port} }
 

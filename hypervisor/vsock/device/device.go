@@ -276,6 +276,15 @@ func (d *Device) remove(c *Conn, err error, last *reply) {
 // until the guest runs and has a vsock driver; where nobody listens, the error
 // wraps syscall.ECONNREFUSED.
 func (d *Device) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	c, err := d.DialConn(ctx, port)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// DialConn is Dial with a result of the dynamic type.
+func (d *Device) DialConn(ctx context.Context, port uint32) (*Conn, error) {
 	c, err := d.newDialled(port)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: d.address(port), Err: err}

@@ -26,6 +26,15 @@ func newListener(d *Device, port uint32) *Listener {
 // its error wraps net.ErrClosed; in the latter case the reason of the end, too.
 // The connection's dynamic type is *Conn.
 func (l *Listener) Accept() (net.Conn, error) {
+	c, err := l.AcceptConn()
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// AcceptConn is Accept with a result of the dynamic type.
+func (l *Listener) AcceptConn() (*Conn, error) {
 	select {
 	case <-l.done:
 	default:

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -28,6 +29,29 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	c.took(n)
 	return n, nil
+}
+
+// WriteTo implements io.WriterTo. It returns nil at the end of what the guest sends.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	c.readLock.Lock()
+	defer c.readLock.Unlock()
+	var total int64
+	for {
+		chunk, err := c.fetch(true)
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, c.opError("read", err)
+		}
+		n, err := w.Write(chunk.bytes())
+		chunk.from += n
+		total += int64(n)
+		c.took(n)
+		if err != nil {
+			return total, err
+		}
+	}
 }
 
 // fetch returns the chunk to read from, which has data. If there is no data it

@@ -1,8 +1,10 @@
 package device
 
 import (
+	"errors"
 	"net"
 	"os"
+	"syscall"
 )
 
 // Write implements net.Conn. It returns when the guest has been given all of p,
@@ -28,6 +30,52 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 	}
 }
+
+// ReadAllFrom writes what comes from a socket, until its end, which is no error. It
+// has a buffer only while there is something to copy.
+func (c *Conn) ReadAllFrom(socket syscall.Conn) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		var buffer *chunk
+		var n int
+		var failed error
+		err := raw.Read(func(fd uintptr) bool {
+			buffer = c.d.chunks.get()
+			n, failed = receive(int(fd), buffer.data[:])
+			if errors.Is(failed, syscall.EAGAIN) {
+				c.d.chunks.put(buffer)
+				return false
+			}
+			return true
+		})
+		if err := errors.Join(err, failed); err != nil {
+			return err
+		}
+		if n > 0 {
+			_, err = c.Write(buffer.data[:n])
+		}
+		c.d.chunks.put(buffer)
+		if n == 0 || err != nil {
+			return err
+		}
+	}
+}
+
+// receive reads from a socket without waiting.
+func receive(fd int, p []byte) (int, error) {
+	for {
+		n, _, err := syscall.Recvfrom(fd, p, syscall.MSG_DONTWAIT)
+		if !errors.Is(err, syscall.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// SendEnded is closed when the guest takes no more data, or the connection is over.
+func (c *Conn) SendEnded() <-chan struct{} { return c.sendEnded }
 
 // progress returns how much the writer has left to send, and takes it back if
 // it cannot be sent, or in time.
@@ -128,6 +176,7 @@ func (c *Conn) takeData(space int) []byte {
 func (c *Conn) failSend(err error) {
 	if c.sendErr == nil {
 		c.sendErr = err
+		close(c.sendEnded)
 	}
 	wake(c.writable)
 }
@@ -135,6 +184,7 @@ func (c *Conn) failSend(err error) {
 // closeSend makes later writes return net.ErrClosed, whatever ended the sending
 // before. The caller holds sender.mu.
 func (c *Conn) closeSend() {
+	c.failSend(net.ErrClosed)
 	c.sendErr = net.ErrClosed
 	wake(c.writable)
 }

@@ -1,0 +1,209 @@
+package vsock_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor/internal/drivertest"
+	"kata-runtime/hypervisor/virtio/backend"
+	"kata-runtime/hypervisor/vsock"
+	"kata-runtime/hypervisor/vsock/control"
+)
+
+// hostile is a device's process that was taken over: it answers each request as its
+// settings name.
+func hostile(_ context.Context, in *backend.Inherited) error {
+	var mood string
+	if err := json.Unmarshal(in.Settings, &mood); err != nil {
+		return err
+	}
+	conn, err := control.Conn(in.Files[0])
+	if err != nil {
+		return err
+	}
+	for {
+		m, file, err := control.ReceiveRequest(conn)
+		if err != nil {
+			return err
+		}
+		answer := control.Message{Kind: control.Answer, ID: m.ID}
+		var rights []byte
+		switch mood {
+		case "unasked":
+			answer.ID += 1000
+		case "garbage":
+			answer.Kind = 99
+		case "twice":
+			_ = control.Send(conn, answer, nil)
+		case "descriptors":
+			rights = unix.UnixRights(0, 1, 2)
+		case "exits":
+			return errors.New("taken over")
+		case "silent":
+			continue
+		case "closes":
+			_ = file.Close()
+		}
+		if _, _, err := conn.WriteMsgUnix(answer.Encode(), rights, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// Whatever the process does, the Host ends it, or goes on; it keeps nothing.
+func TestHostileProcess(t *testing.T) {
+	openRole(t, "closes").Close() // opens the poller
+	before := openFiles(t)
+	for _, mood := range []string{"unasked", "garbage", "twice", "descriptors", "exits"} {
+		t.Run(mood, func(t *testing.T) {
+			h := openRole(t, mood)
+			l, err := h.Listen(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if conn, err := h.Dial(ctx, 5); err == nil && mood != "twice" {
+				t.Errorf("connected: %v", conn)
+			}
+			err = h.Helper().Wait(ctx)
+			if err == nil || errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("its process: %v", err)
+			}
+			if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("accept: %v", err)
+			}
+			if _, err := h.Dial(ctx, 5); err == nil || ctx.Err() != nil {
+				t.Errorf("dial after its end: %v", err)
+			}
+			if err := h.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("silent", func(t *testing.T) {
+		h := openRole(t, "silent")
+		for range 20 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			if _, err := h.Dial(ctx, 5); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("dial: %v", err)
+			}
+			cancel()
+		}
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("closes", func(t *testing.T) {
+		h := openRole(t, "closes")
+		conn, err := h.Dial(t.Context(), 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("read: %v", err)
+		}
+		if _, err := conn.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("write: %v", err)
+		}
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if after := openFiles(t); after > before {
+		t.Errorf("%d open files, before %d", after, before)
+	}
+}
+
+func openRole(t *testing.T, mood string) vsock.Host {
+	t.Helper()
+	h, err := vsock.OpenRole(t.Context(), "hostile", mood, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.Close() })
+	return h
+}
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// The end of the device's process is an error that says so.
+func TestProcessDies(t *testing.T) {
+	h := openUser(t)
+	l, err := h.Listen(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := drivertest.NewGuest(t, h.Device().Backend, 0)
+	peer := drivertest.NewPeer(g)
+	defer peer.Close()
+	conn, err := h.Dial(t.Context(), drivertest.EchoPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan error, 1)
+	go func() { _, err := l.Accept(); accepted <- err }()
+	if err := syscall.Kill(h.Helper().PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("read: %v", err)
+	}
+	if err := <-accepted; !errors.Is(err, net.ErrClosed) || !strings.Contains(err.Error(), "process of the vsock device") {
+		t.Errorf("accept: %v", err)
+	}
+	if _, err := h.Dial(t.Context(), 1); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("dial: %v", err)
+	}
+	if err := h.Helper().Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("wait: %v", err)
+	}
+}
+
+// Both directions end for themselves, and closing ends both.
+func TestConnectionEnds(t *testing.T) {
+	h := openUser(t)
+	g := drivertest.NewGuest(t, h.Device().Backend, 0)
+	peer := drivertest.NewPeer(g)
+	defer peer.Close()
+	for range 50 {
+		conn, err := h.Dial(t.Context(), drivertest.EchoPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := bytes.Repeat([]byte("0123456789abcdef"), 20_000)
+		go func() {
+			_, _ = conn.Write(data)
+			_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+		}()
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		if got, err := io.ReadAll(conn); err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("%d bytes of %d, %v", len(got), len(data), err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := h.Dial(t.Context(), 9999); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("where nobody listens: %v", err)
+	}
+}
