@@ -31,7 +31,7 @@ type files struct {
 	block   map[string]bool
 }
 
-func newFiles(t *testing.T, block ...string) *files {
+func newFiles(t testing.TB, block ...string) *files {
 	t.Helper()
 	file, err := os.CreateTemp(t.TempDir(), "file")
 	if err != nil {

@@ -42,7 +42,7 @@ const (
 // guest is a VM with a file system device: its VMM's messages and its driver.
 type guest struct {
 	*drivertest.FrontEnd
-	t        *testing.T
+	t        testing.TB
 	mem      *drivertest.Memory
 	features uint64
 	queues   [queueCount]*drivertest.Queue
@@ -52,7 +52,6 @@ type guest struct {
 	// inside are the requests under way by their heads.
 	inside map[uint16]pending
 	served chan error
-	done   sync.WaitGroup
 }
 
 // pending is where a request's reply will be.
@@ -73,18 +72,28 @@ type reply struct {
 func newGuest(t *testing.T, files fuse.RawFileSystem, features uint64) *guest {
 	t.Helper()
 	conn, theirs := drivertest.SocketPair(t)
-	g := &guest{
-		t: t, mem: drivertest.NewMemory(t, 8<<20), features: features | drivertest.FeatureVersion1 | drivertest.FeatureProtocol,
-		inside: make(map[uint16]pending), served: make(chan error, 1),
-	}
+	served := make(chan error, 1)
 	session := newSession(files, fuse.MountOptions{})
-	g.done.Go(func() { g.served <- serve(conn, session, slog.New(slog.DiscardHandler)) })
+	var done sync.WaitGroup
+	done.Go(func() { served <- serve(conn, session, slog.New(slog.DiscardHandler)) })
+	g := connect(t, theirs, features)
+	_ = theirs.Close()
+	g.served = served
 	t.Cleanup(func() {
 		_ = g.Conn.Close()
-		g.done.Wait()
+		done.Wait()
 	})
-	g.FrontEnd = drivertest.NewFrontEnd(t, theirs)
-	_ = theirs.Close()
+	return g
+}
+
+// connect makes a guest of the device at the other end of a socket.
+func connect(t testing.TB, socket *os.File, features uint64) *guest {
+	t.Helper()
+	g := &guest{
+		t: t, mem: drivertest.NewMemory(t, 8<<20), features: features | drivertest.FeatureVersion1 | drivertest.FeatureProtocol,
+		inside: make(map[uint16]pending),
+	}
+	g.FrontEnd = drivertest.NewFrontEnd(t, socket)
 	g.Send(getFeatures, false, nil)
 	if offered := binary.LittleEndian.Uint64(g.Reply(getFeatures)); offered&g.features != g.features {
 		t.Fatalf("device offers features %#x, want %#x", offered, g.features)
@@ -134,7 +143,7 @@ func (g *guest) pause() {
 }
 
 // eventFD is a descriptor whose reads block.
-func eventFD(t *testing.T) *os.File {
+func eventFD(t testing.TB) *os.File {
 	t.Helper()
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {

@@ -3,6 +3,7 @@ package fileserver
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"kata-runtime/hypervisor/virtio/vhostuser"
 	"kata-runtime/hypervisor/virtio/virtqueue"
@@ -15,9 +16,13 @@ const (
 	spareWorkers = 4
 	// maxWaiting bounds the requests of a queue that wait for other processes.
 	maxWaiting = 512
-	// slowRequests is for how many requests a queue whose leader was stuck changes
-	// leaders before each.
+	// slowRequests is for how many requests, since the last one that took longer than
+	// slowTime, a queue changes leaders before each.
 	slowRequests = 64
+	slowTime     = 5 * time.Millisecond
+	// waitingIO is how long reads and writes take, on average, where they wait for a
+	// disk: longer than a change of threads.
+	waitingIO = 100 * time.Microsecond
 )
 
 // queue is one virtqueue and those who serve it.
@@ -41,7 +46,10 @@ type queue struct {
 	waiting int
 	// late are replies that came while the queue was stopped.
 	late []*waiter
-	slow int
+	// slow is for how many requests more the leader changes before each; ioTime is how
+	// long reads and writes take, a moving average.
+	slow   int
+	ioTime time.Duration
 	// watched is what relieve last saw of the leader.
 	watched uint64
 	closed  bool
@@ -142,22 +150,22 @@ func (q *queue) elect() {
 }
 
 // relieve lets another worker lead if the leader is at the same request as it was
-// at the last call. It reports whether there was any.
-func (q *queue) relieve() bool {
+// at the last call. It reports whether there was any request since, and whether
+// requests take long at present.
+func (q *queue) relieve() (active, slow bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.leader == nil {
-		return false
+		return q.busy > 0, q.slow > 0
 	}
-	before := q.watched
-	q.watched = q.leader.turn
-	if q.leader.turn%2 == 0 || before != q.leader.turn {
-		return before != q.leader.turn
+	before, turn := q.watched, q.leader.turn
+	q.watched = turn
+	if turn%2 == 1 && turn == before {
+		q.slow = slowRequests
+		q.leader = nil
+		q.elect()
 	}
-	q.slow = slowRequests
-	q.leader = nil
-	q.elect()
-	return true
+	return turn%2 == 1 || turn != before, q.slow > 0
 }
 
 // run leads whenever it is asked to.
@@ -198,6 +206,7 @@ func (w *worker) lead() bool {
 	}
 	w.turn++
 	q.busy++
+	begin := time.Now()
 	if w.yields(q) {
 		q.leader = nil
 		q.elect()
@@ -223,6 +232,7 @@ func (w *worker) lead() bool {
 	}
 	w.turn++
 	q.busy--
+	q.account(&w.request, time.Since(begin))
 	if err != nil {
 		q.stopping = true
 	}
@@ -279,7 +289,7 @@ func (w *worker) yields(q *queue) bool {
 	switch {
 	case w.request.slow():
 		return true
-	case w.request.large():
+	case w.request.large(), w.request.transfers() && q.ioTime > waitingIO:
 		more := false
 		_ = guard(func() (err error) {
 			more, err = q.ring.More()
@@ -288,6 +298,17 @@ func (w *worker) yields(q *queue) bool {
 		return more
 	default:
 		return false
+	}
+}
+
+// account learns from the time that a request took. q.mu is held.
+func (q *queue) account(r *request, took time.Duration) {
+	const weight = 8
+	if r.transfers() && !r.large() {
+		q.ioTime += (took - q.ioTime) / weight
+	}
+	if took > slowTime && !r.slow() && !r.large() {
+		q.slow = slowRequests
 	}
 }
 

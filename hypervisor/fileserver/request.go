@@ -107,6 +107,9 @@ func (r *request) large() bool {
 	}
 }
 
+// transfers says whether the request is a read or a write.
+func (r *request) transfers() bool { return r.opcode == opRead || r.opcode == opWrite }
+
 // waits says whether the request may wait for another process, for ever.
 func (r *request) waits() bool { return r.opcode == opSetLockWait && len(r.in) > 0 }
 

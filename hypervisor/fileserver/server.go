@@ -23,15 +23,11 @@ import (
 	"kata-runtime/hypervisor/virtio/vhostuser"
 )
 
-// maxProcs bounds the threads that run Go code at once. More would take turns in
-// waiting rather than in working.
-const maxProcs = 4
-
 // Serve is the backend.Role of the server's process: it serves the VMM until that
 // hangs up.
 func Serve(_ context.Context, in *backend.Inherited) error {
 	log.SetOutput(io.Discard) // go-fuse tells there what a guest does wrong
-	runtime.GOMAXPROCS(min(runtime.NumCPU(), maxProcs))
+	runtime.GOMAXPROCS(calmProcs)
 	var s settings
 	if err := json.Unmarshal(in.Settings, &s); err != nil {
 		return fmt.Errorf("read settings: %w", err)

@@ -1,15 +1,25 @@
 package fileserver
 
 import (
+	"runtime"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	// watchInterval is how long a request may keep those behind it waiting.
-	watchInterval = time.Millisecond
+	// watchInterval is about how long a request may keep those behind it waiting.
+	watchInterval = 20 * time.Millisecond
 	// watchIdle is after how many intervals without a request the watchdog sleeps.
-	watchIdle = 8
+	watchIdle = 2
+)
+
+// Go code runs on one thread at a time where requests are short: with more, each
+// notification of the guest wakes several threads, which takes more time than most
+// requests. Where requests wait for disks, more of them are to be under way than
+// Go's scheduler, which looks every now and then for threads that wait, would begin.
+const (
+	calmProcs = 1
+	busyProcs = 4
 )
 
 // watchdog finds leaders that are stuck. It sleeps while nothing is to be done.
@@ -41,6 +51,7 @@ func (d *device) watch() {
 			return
 		}
 		ticker.Reset(watchInterval)
+		procs := calmProcs
 		for idle := 0; idle < watchIdle; {
 			select {
 			case <-ticker.C:
@@ -48,11 +59,21 @@ func (d *device) watch() {
 				return
 			}
 			idle++
+			waits := false
 			for _, q := range d.queues {
-				if q.relieve() {
+				active, slow := q.relieve()
+				waits = waits || slow
+				if active {
 					idle = 0
 				}
 			}
+			if waits && procs == calmProcs {
+				procs = busyProcs
+				runtime.GOMAXPROCS(min(runtime.NumCPU(), procs))
+			}
+		}
+		if procs != calmProcs {
+			runtime.GOMAXPROCS(calmProcs)
 		}
 		d.asleep.Store(true)
 	}

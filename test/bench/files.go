@@ -226,33 +226,40 @@ func countRequests(processes []holder, state string) (map[int]int, error) {
 		if p.name != "kata-fs" {
 			continue
 		}
-		log, err := os.Open(filepath.Join(state, "kata.supervisor.log"))
+		return askRequests(p.pid, filepath.Join(state, "kata.supervisor.log"))
+	}
+	return nil, nil
+}
+
+// askRequests signals a process that answers in a log.
+func askRequests(pid int, path string) (map[int]int, error) {
+	log, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	if _, err := log.Seek(0, io.SeekEnd); err != nil {
+		return nil, err
+	}
+	if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
+		return nil, err
+	}
+	var text []byte
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); <-ticker.C {
+		more, err := io.ReadAll(log)
 		if err != nil {
 			return nil, err
 		}
-		defer log.Close()
-		if _, err := log.Seek(0, io.SeekEnd); err != nil {
-			return nil, err
-		}
-		if err := syscall.Kill(p.pid, syscall.SIGUSR1); err != nil {
-			return nil, err
-		}
-		var text []byte
-		for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-			more, err := io.ReadAll(log)
-			if err != nil {
-				return nil, err
-			}
-			text = append(text, more...)
-			if _, counts, found := strings.Cut(string(text), `counts=\"`); found {
-				if counts, _, found := strings.Cut(counts, `\"`); found {
-					return parseRequests(counts)
-				}
+		text = append(text, more...)
+		if _, counts, found := strings.Cut(string(text), `counts=\"`); found {
+			if counts, _, found := strings.Cut(counts, `\"`); found {
+				return parseRequests(counts)
 			}
 		}
-		return nil, fmt.Errorf("the file server does not tell its requests: %q", text)
 	}
-	return nil, nil
+	return nil, fmt.Errorf("the file server does not tell its requests: %q", text)
 }
 
 func parseRequests(counts string) (map[int]int, error) {

@@ -12,7 +12,9 @@
 // What is compared runs alternately, so that a busy machine is slow for all.
 // Every figure is a median.
 //
-//	bench [-n RUNS] [-part confined|memory|starts|calls|throughput|files|network|networkstarts [FILES...]]
+//	bench [-n RUNS] [-part confined|memory|starts|calls|throughput|files|network|networkstarts [DETAIL...]]
+//
+// The details of files are parts of the work, see internal/files.
 package main
 
 import (
@@ -45,7 +47,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, runs int, only string, files []string) error {
+func run(ctx context.Context, runs int, only string, details []string) error {
 	b, err := newBench()
 	if err != nil {
 		return err
@@ -66,7 +68,7 @@ func run(ctx context.Context, runs int, only string, files []string) error {
 		{"starts", func(ctx context.Context) error { return b.starts(ctx, runs) }},
 		{"calls", func(ctx context.Context) error { return b.calls(ctx, runs) }},
 		{"throughput", func(ctx context.Context) error { return b.throughput(ctx, rounds) }},
-		{"files", func(ctx context.Context) error { return b.files(ctx, rounds, files) }},
+		{"files", func(ctx context.Context) error { return b.files(ctx, rounds, details) }},
 		{"network", b.network},
 		{"networkstarts", func(ctx context.Context) error { return b.networkStarts(ctx, runs) }},
 	} {

@@ -62,7 +62,7 @@ func confined() map[string]confinement {
 			limits: map[string]uint64{"Max core file size": 1, "Max open files": 4096, "Max processes": 2048},
 		},
 		"kata-runtime supervisor": {capabilities: supervising, own: []string{"mnt"}},
-		"virtiofsd": {
+		strings.TrimSpace(strings.TrimPrefix(serverProcess(), "/")): {
 			capabilities: fileServer,
 			own:          []string{"cgroup", "ipc", "mnt", "net", "pid", "uts"},
 			limits:       map[string]uint64{"Max core file size": 1, "Max open files": 1_000_000},

@@ -11,9 +11,41 @@ import (
 	"testing"
 
 	"kata-runtime/test/harness"
+	"kata-runtime/virtcontainers/config"
 )
 
-func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
+// serverVariable chooses the file server that the tests run with, as a value of
+// virtio_fs_daemon: all that holds with one has to hold with the other.
+const serverVariable = "KATA_TEST_FILE_SERVER"
+
+func TestMain(m *testing.M) {
+	if err := chooseServer(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(harness.Main(m))
+}
+
+// chooseServer configures the server for tests that have no configuration.
+func chooseServer() error {
+	server := os.Getenv(serverVariable)
+	if server == "" || os.Getenv(config.PathVariable) != "" {
+		return nil
+	}
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("kata-test-%d.toml", os.Getpid()))
+	if err := os.WriteFile(path, fmt.Appendf(nil, "[hypervisor]\nvirtio_fs_daemon = %q\n", server), 0o600); err != nil {
+		return err
+	}
+	return os.Setenv(config.PathVariable, path)
+}
+
+// serverProcess is what the command of a machine's file server holds.
+func serverProcess() string {
+	if os.Getenv(serverVariable) == config.FileServer {
+		return "kata-fs "
+	}
+	return "/virtiofsd "
+}
 
 // assets is a guest kernel and its initrd.
 type assets struct{ kernel, initrd string }
@@ -39,6 +71,12 @@ func configure(h *harness.Host, lines ...string) {
 		lines = append(lines, fmt.Sprintf("%s = %d", timeout, harness.DialTimeout))
 	}
 	lines = append(lines, "hypervisor."+harness.LogRefusedCalls)
+	shares := func(line string) bool {
+		return strings.Contains(line, "virtio_fs_daemon") || strings.Contains(line, "shared_fs") || strings.Contains(line, "virtio_fs_extra_args")
+	}
+	if server := os.Getenv(serverVariable); server != "" && !slices.ContainsFunc(lines, shares) {
+		lines = append(lines, fmt.Sprintf("hypervisor.virtio_fs_daemon = %q", server))
+	}
 	tables := map[string][]string{}
 	for _, line := range lines {
 		name, _, _ := strings.Cut(line, " ")

@@ -129,7 +129,7 @@ func machineOptions() []Option {
 			Table: machineTable, Key: "vsock",
 			Values: oneOfText(vsocks()),
 			Meaning: "The host's end of the channel to the guest. `vhost` is the kernel's `/dev/vhost-vsock`, " +
-				"`user` is a device inside the runtime, which needs nothing of the host. " +
+				"`user` is a device of the runtime's own, in a process of its own, which needs nothing of the host. " +
 				"`auto` takes `vhost` where it is usable, and `user` elsewhere.",
 			get:   func(c *Config) any { return c.Hypervisor.Vsock },
 			check: func(c *Config) string { return oneOf(c.Hypervisor.Vsock, vsocks()) },

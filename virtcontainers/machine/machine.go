@@ -215,7 +215,8 @@ func (m *Machine) Wait(ctx context.Context) error {
 	waiting.Go(func() { ended <- m.VM.Wait(ctx) })
 	await := func(name string, helper interface {
 		Wait(ctx context.Context) error
-	}) {
+	},
+	) {
 		waiting.Go(func() {
 			err := helper.Wait(ctx)
 			if err == nil {

@@ -11,14 +11,13 @@ import (
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/virtiofsd"
 	"kata-runtime/virtcontainers/config"
-	"kata-runtime/virtcontainers/share"
 )
 
 // shareTag is the name by which the guest mounts the pod's share.
 const shareTag = "kata"
 
-// rootFileSystems are the containers' in the share, see package share.
-const rootFileSystems = "*/" + share.Rootfs
+// rootFileSystems are the containers' in the share, as package share has them.
+const rootFileSystems = "*/rootfs"
 
 // fileServer is a process that serves the share to the guest: virtiofsd, or ours.
 type fileServer interface {

@@ -15,6 +15,7 @@ type Memory struct {
 	Regions [2]Region
 	bytes   []byte
 	next    uint64
+	marked  uint64
 }
 
 // Region is a piece of guest memory, as in a vhost-user memory table.
@@ -77,6 +78,12 @@ func (m *Memory) User(addr uint64) uint64 {
 	}
 	return 0
 }
+
+// Mark remembers what is allocated; Rewind lets go of what was since.
+func (m *Memory) Mark() { m.marked = m.next }
+
+// Rewind is what undoes Alloc since Mark.
+func (m *Memory) Rewind() { m.next = m.marked }
 
 // Alloc returns the guest address of size fresh bytes, all zero.
 func (m *Memory) Alloc(size uint64) uint64 {

@@ -91,10 +91,7 @@ func (v *vring) setKick(fd int) error {
 	}
 	v.dropKick()
 	if v.waits {
-		var err error
-		if v.bell, err = newBell(fd); err != nil {
-			return fmt.Errorf("queue %d: %w", v.index, err)
-		}
+		v.bell = newBell(fd)
 		return nil
 	}
 	v.kick = os.NewFile(uintptr(fd), "vhost-user kick")

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -83,13 +84,13 @@ func unpack(dir string) error {
 	data := make([]byte, 16<<10)
 	at := time.Unix(1_000_000_000, 0)
 	for i := range smallFiles {
-		folder := filepath.Join(dir, "unpacked", fmt.Sprint(i/20))
+		folder := filepath.Join(dir, "unpacked", strconv.Itoa(i/20))
 		if i%20 == 0 {
 			if err := os.MkdirAll(folder, 0o755); err != nil {
 				return err
 			}
 		}
-		file, err := os.OpenFile(filepath.Join(folder, fmt.Sprint(i)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		file, err := os.OpenFile(filepath.Join(folder, strconv.Itoa(i)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
 		}

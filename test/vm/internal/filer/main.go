@@ -1,0 +1,48 @@
+// Command filer does with a file what no program of the tests' root file system does,
+// and says what came of it.
+//
+//	filer flock|posix FILE       take a lock, if nobody has one
+//	filer get FILE NAME          read an extended attribute
+//	filer set FILE NAME VALUE    set one
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	file, err := os.OpenFile(args[1], os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	fd := int(file.Fd())
+	switch args[0] {
+	case "flock":
+		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	case "posix":
+		err = unix.FcntlFlock(file.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	case "get":
+		value := make([]byte, 256)
+		var n int
+		if n, err = unix.Fgetxattr(fd, args[2], value); err == nil {
+			fmt.Printf("%s\n", value[:n])
+		}
+	case "set":
+		err = unix.Fsetxattr(fd, args[2], []byte(args[3]), 0)
+	default:
+		err = errors.ErrUnsupported
+	}
+	return err
+}
