@@ -1,6 +1,7 @@
 // Command bench measures the built runtime and prints the figures as tables:
 // the cold start of a container against a bare boot of the same kernel with the
-// same QEMU and against runc, with the time of each stage; the memory of each
+// same QEMU and against runc, with the time of each stage; its start from a pool of
+// prepared machines, and what such a machine takes; the memory of each
 // process and of a further container of the pod; programs and containers that
 // are started in a running pod; the throughput of a container's output, input and
 // files against that of plain vsock and virtiofs and against runc; that of its
@@ -42,6 +43,7 @@ func run(ctx context.Context, runs int) error {
 	for _, part := range []func(context.Context) error{
 		b.memory, // also learns the machine's options for the bare boot
 		func(ctx context.Context) error { return b.starts(ctx, max(runs, 1)) },
+		func(ctx context.Context) error { return b.pooled(ctx, max(runs, 1)) },
 		func(ctx context.Context) error { return b.calls(ctx, max(runs, 1)) },
 		b.throughput,
 		b.network,
