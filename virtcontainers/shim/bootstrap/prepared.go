@@ -154,6 +154,9 @@ func adopt(claim *pool.Claim, inv invocation, files []*os.File) (_ *server, refu
 	}
 	s := &server{pid: claim.PID, pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	defer func() {
+		if err != nil {
+			claim.Kill() // it has not said no, and may do so late
+		}
 		if err != nil || refused != "" {
 			s.release()
 		}
