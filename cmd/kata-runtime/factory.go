@@ -18,6 +18,8 @@ import (
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory"
 	"kata-runtime/virtcontainers/factory/pool"
+	"kata-runtime/virtcontainers/metrics"
+	"kata-runtime/virtcontainers/metrics/exposition"
 )
 
 // shimName is containerd's shim, which lies beside this program.
@@ -242,4 +244,44 @@ func reasons(counts map[pool.Reason]int) string {
 		return "none"
 	}
 	return strings.Join(parts, ", ")
+}
+
+// factorySamples measures the pool that the configuration names.
+func factorySamples(c *cli.Context) []metrics.Sample {
+	settings, err := config.Load(c.Context, c.String("config"))
+	var counters pool.Counters
+	var records []pool.Record
+	if err == nil {
+		machines := pool.Open(settings.Factory.Dir)
+		if counters, err = machines.Counters(); err == nil {
+			records, err = machines.List()
+		}
+	}
+	if err != nil {
+		logger(c).Warn("prepared machines are not measured", "error", err)
+		return nil
+	}
+	var samples []metrics.Sample
+	add := func(name string, value int, labels ...string) {
+		samples = append(samples, metrics.Sample{Name: name, Labels: labels, Value: float64(value)})
+	}
+	states := make(map[[2]string]int)
+	for _, r := range records {
+		states[[2]string{string(r.Fit.Kind), string(r.State)}]++
+	}
+	for labels, n := range states {
+		add(exposition.FactoryMachines, n, labels[:]...)
+	}
+	for kind, counts := range counters {
+		add(exposition.FactoryHits, counts.Hits, string(kind))
+		add(exposition.FactoryPrepared, counts.Prepared, string(kind))
+		add(exposition.FactoryFailures, counts.Failures, string(kind))
+		for reason, n := range counts.Misses {
+			add(exposition.FactoryMisses, n, string(kind), string(reason))
+		}
+		for reason, n := range counts.Discarded {
+			add(exposition.FactoryDiscarded, n, string(kind), string(reason))
+		}
+	}
+	return samples
 }

@@ -70,6 +70,7 @@ func metricsAction(c *cli.Context) error {
 func newExporter(c *cli.Context, pods func(context.Context) ([]exposition.Pod, error)) *exposition.Exporter {
 	return exposition.New(exposition.Options{
 		Version: version, Commit: commit, Pods: pods, Timeout: monitor.MeasureTimeout, Log: logger(c),
+		Host: func() []metrics.Sample { return factorySamples(c) },
 	})
 }
 

@@ -92,6 +92,9 @@ func (p *machinePool) take(ctx context.Context, boot supervisor.Boot, n *creatio
 			continue
 		}
 		reason = unfit.Reason
+		if unfit.Err != nil { // it has not said no
+			claim.Kill()
+		}
 		n.supervisor = process{pid: claim.PID, start: claim.StartTime} // it may have begun
 		err = n.removeLeft(ctx)
 		n.supervisor = process{}

@@ -63,8 +63,13 @@ func (n *creation) runAttached(ctx context.Context, keep bool) error {
 	if err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}
-	n.pool.refill(ctx)
+	refilled := make(chan struct{})
+	go func() { // the container may be short
+		defer close(refilled)
+		n.pool.refill(ctx)
+	}()
 	code, err := n.await(signals)
+	<-refilled
 	if err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}

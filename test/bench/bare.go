@@ -26,7 +26,12 @@ const restarter = `void _start(void) {
 // newBareBoot prepares boots of the kernel that the runtime boots, with the
 // same QEMU, processor, memory and kernel parameters, and no device at all.
 func (b *bench) newBareBoot() (func(context.Context) *exec.Cmd, error) {
-	initrd, err := b.bareInitrd()
+	return b.newBareMachine(restarter)
+}
+
+// newBareMachine is newBareBoot with another first process, in C.
+func (b *bench) newBareMachine(init string) (func(context.Context) *exec.Cmd, error) {
+	initrd, err := b.bareInitrd(init)
 	if err != nil {
 		return nil, err
 	}
@@ -63,16 +68,20 @@ func bareValue(option, value string) string {
 	}), ",")
 }
 
-func (b *bench) bareInitrd() (string, error) {
-	source, program := filepath.Join(b.dir, "init.c"), filepath.Join(b.dir, "init")
-	if err := os.WriteFile(source, []byte(restarter), 0o600); err != nil {
+func (b *bench) bareInitrd(init string) (string, error) {
+	dir, err := os.MkdirTemp(b.dir, "bare-")
+	if err != nil {
+		return "", err
+	}
+	source, program := filepath.Join(dir, "init.c"), filepath.Join(dir, "init")
+	if err := os.WriteFile(source, []byte(init), 0o600); err != nil {
 		return "", err
 	}
 	compile := exec.Command("gcc", "-Os", "-static", "-nostdlib", "-s", "-o", program, source) //nolint:noctx // takes a moment
 	if text, err := compile.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s: %w: %s", compile, err, text)
 	}
-	path := filepath.Join(b.dir, "bare.img")
+	path := filepath.Join(dir, "bare.img")
 	return path, writeInitrd(path, program)
 }
 

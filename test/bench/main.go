@@ -1,7 +1,8 @@
 // Command bench measures the built runtime and prints the figures as tables:
 // the cold start of a container against a bare boot of the same kernel with the
-// same QEMU and against runc, with the time of each stage; what it adds to the start
-// of a process that it is confined; the memory of each
+// same QEMU and against runc, with the time of each stage; its start from a pool of
+// prepared machines, and what such a machine takes; what it adds to the start of a
+// process that it is confined; the memory of each
 // process and of a further container of the pod; programs and containers that
 // are started in a running pod; the throughput of a container's output, input and
 // files against that of plain vsock and virtiofs and against runc; work with files
@@ -12,7 +13,7 @@
 // What is compared runs alternately, so that a busy machine is slow for all.
 // Every figure is a median.
 //
-//	bench [-n RUNS] [-part confined|memory|starts|calls|throughput|files|network|networkstarts [DETAIL...]]
+//	bench [-n RUNS] [-part confined|memory|starts|pooled|calls|throughput|files|network|networkstarts [DETAIL...]]
 //
 // The details of files are parts of the work, see internal/files.
 package main
@@ -66,6 +67,7 @@ func run(ctx context.Context, runs int, only string, details []string) error {
 		{"confined", func(ctx context.Context) error { return b.confined(ctx, runs) }},
 		{"memory", b.memory}, // also learns the machine's options for the bare boot of starts
 		{"starts", func(ctx context.Context) error { return b.starts(ctx, runs) }},
+		{"pooled", func(ctx context.Context) error { return b.pooled(ctx, runs) }},
 		{"calls", func(ctx context.Context) error { return b.calls(ctx, runs) }},
 		{"throughput", func(ctx context.Context) error { return b.throughput(ctx, rounds) }},
 		{"files", func(ctx context.Context) error { return b.files(ctx, rounds, details) }},

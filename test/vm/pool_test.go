@@ -95,7 +95,7 @@ func TestPool(t *testing.T) {
 	wantPool(h, 1, map[string]int{})
 
 	fillPool(h)
-	t.Run("two pods at once never share", func(t *testing.T) {
+	t.Run("two pods at once never share", func(*testing.T) {
 		var starting sync.WaitGroup
 		for range 2 {
 			starting.Go(func() { run() })

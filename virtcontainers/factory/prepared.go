@@ -185,7 +185,7 @@ func (p *Prepared) Assign(ctx context.Context, spec Spec) (sandbox *virtcontaine
 			err = errors.Join(err, p.Stop(context.WithoutCancel(ctx)))
 		}
 	}()
-	p.log.Follow(spec.Log.Handler())
+	p.log.Follow(ctx, spec.Log.Handler())
 	if err := p.joinPod(ctx, spec.Group); err != nil {
 		return nil, "", err
 	}

@@ -32,11 +32,10 @@ type held struct {
 func NewLater() *Later { return &Later{shared: &later{}} }
 
 // Follow gives it its log, or another one.
-func (l *Later) Follow(target slog.Handler) {
+func (l *Later) Follow(ctx context.Context, target slog.Handler) {
 	l.shared.mu.Lock()
 	defer l.shared.mu.Unlock()
 	l.shared.target = target
-	ctx := context.Background()
 	for _, h := range l.shared.held {
 		if target.Enabled(ctx, h.record.Level) {
 			_ = h.from.on(target).Handle(ctx, h.record) // as a Logger does

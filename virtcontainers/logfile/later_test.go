@@ -14,7 +14,7 @@ func TestLaterKeepsWhatComesBeforeItsLog(t *testing.T) {
 	log.Debug("too detailed")
 	var text bytes.Buffer
 	handler := slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelInfo})
-	later.Follow(handler.WithAttrs([]slog.Attr{slog.String("id", "pod")}))
+	later.Follow(t.Context(), handler.WithAttrs([]slog.Attr{slog.String("id", "pod")}))
 	log.WithGroup("g").Info("late", "k", "v")
 	log.Debug("too detailed")
 	lines := strings.Split(strings.TrimSpace(text.String()), "\n")

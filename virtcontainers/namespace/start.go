@@ -11,10 +11,10 @@ import (
 	"kata-runtime/virtcontainers/osthread"
 )
 
-// forProcess tells whether a process on the host that stands for a container is
+// ForProcess tells whether a process on the host that stands for a container is
 // in such a namespace of the container. User and time namespaces are the guest's
 // alone; mounts it always has of its own.
-func forProcess(t specs.LinuxNamespaceType) bool {
+func ForProcess(t specs.LinuxNamespaceType) bool {
 	switch t {
 	case specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace:
 		return true
@@ -35,7 +35,7 @@ func Start(cmd *exec.Cmd, namespaces []specs.LinuxNamespace) error {
 	var join []specs.LinuxNamespace
 	for _, namespace := range namespaces {
 		switch {
-		case !forProcess(namespace.Type):
+		case !ForProcess(namespace.Type):
 		case namespace.Path != "":
 			join = append(join, namespace)
 		default:

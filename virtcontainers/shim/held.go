@@ -2,9 +2,13 @@ package shim
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"slices"
 	"sync/atomic"
 
 	"kata-runtime/virtcontainers/holder"
+	"kata-runtime/virtcontainers/namespace"
 )
 
 // heldBy is a namespace holder of this shim's. What it stands for does not outlive
@@ -18,11 +22,44 @@ type heldBy struct {
 }
 
 func (s *service) startHolder(ctx context.Context, options holder.Options) (*heldBy, error) {
+	var opened []*os.File
+	defer func() {
+		for _, file := range opened {
+			file.Close()
+		}
+	}()
+	options.Namespaces = slices.Clone(options.Namespaces)
+	err := s.seeingHost(func() error {
+		for i, n := range options.Namespaces {
+			if n.Path == "" || !namespace.ForProcess(n.Type) {
+				continue
+			}
+			file, err := namespace.Open(n.Type, n.Path)
+			if err != nil {
+				return fmt.Errorf("start a namespace holder: %w", err)
+			}
+			opened = append(opened, file)
+			options.Namespaces[i].Path = fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	h, err := s.options.StartHolder(ctx, options)
 	if err != nil {
 		return nil, err
 	}
 	return &heldBy{Holder: h}, nil
+}
+
+// seeingHost calls f where paths mean what they mean for containerd, which may have
+// mounted what they lead to after this process began. f starts nothing.
+func (s *service) seeingHost(f func() error) error {
+	if s.options.HostMounts == nil {
+		return f()
+	}
+	return namespace.WithMounts(s.options.HostMounts, f)
 }
 
 // Stop ends the holder, and waits for it.

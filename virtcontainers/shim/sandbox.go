@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/shim/podconfig"
 	"kata-runtime/virtcontainers/shim/stats"
@@ -69,7 +70,12 @@ func (s *service) newSandbox(ctx context.Context, request *sandboxapi.CreateSand
 	if settings, err = settings.ForPod(podAnnotations(request, config)); err != nil {
 		return nil, invalid(err)
 	}
-	p, joined, err := planSandbox(request, config, settings, s.options.Runtime.SystemdCgroup)
+	var p plan
+	var joined *network.Namespace
+	err = s.seeingHost(func() (err error) {
+		p, joined, err = planSandbox(request, config, settings, s.options.Runtime.SystemdCgroup)
+		return err
+	})
 	if err != nil {
 		return nil, invalid(err)
 	}

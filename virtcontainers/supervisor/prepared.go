@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/channel"
@@ -98,9 +99,13 @@ func (e *UnfitError) Error() string {
 // Unwrap returns the cause.
 func (e *UnfitError) Unwrap() error { return e.Err }
 
+// takeTimeout bounds how long a process may take to become a pod's supervisor: it has its
+// machine, and does not wait for the guest.
+const takeTimeout = 20 * time.Second
+
 // Take makes the process at the other end of a connection the supervisor of a new pod.
 // It is Launch for a process that is there. An *UnfitError says that nothing has become
-// of it, and nothing is left.
+// of it; a process that has not ended, and was not refused, is to be killed.
 func Take(ctx context.Context, conn *net.UnixConn, boot Boot, starting *os.File) (*Client, error) {
 	c := &Client{channel: channel.FromConn(conn), launched: true}
 	if err := os.MkdirAll(boot.Root, 0o700); err != nil {
@@ -110,12 +115,21 @@ func Take(ctx context.Context, conn *net.UnixConn, boot Boot, starting *os.File)
 	var err error
 	boot.Caller = os.Getpid()
 	if boot.Directory, err = directoryAt(boot.Root); err == nil {
+		err = c.channel.SetDeadline(time.Now().Add(takeTimeout))
+	}
+	if err == nil {
 		err = c.boot(ctx, boot, starting)
+	}
+	if err == nil {
+		err = c.channel.SetDeadline(time.Time{})
 	}
 	if err != nil {
 		c.Close()
-		if errors.Is(err, ErrGone) {
+		switch {
+		case errors.Is(err, ErrGone):
 			err = &UnfitError{Reason: pool.ReasonDied, Err: err}
+		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
+			err = &UnfitError{Reason: pool.ReasonFailed, Err: fmt.Errorf("no answer within %v: %w", takeTimeout, err)}
 		}
 		return nil, err
 	}

@@ -172,6 +172,9 @@ type Claim struct {
 	Record
 }
 
+// Kill ends a process that does not answer.
+func (c *Claim) Kill() { end(c.Record, unix.SIGKILL) }
+
 // Take finds a machine that fits, and connects to its process. Without one it tells
 // why: of several reasons that which came nearest.
 func (p *Pool) Take(ctx context.Context, fit Fit) (*Claim, Reason, error) {

@@ -36,6 +36,8 @@ type Options struct {
 	Version, Commit string
 	// Pods finds those that there are now.
 	Pods func(ctx context.Context) ([]Pod, error)
+	// Host measures what is the host's, of HostFamilies; nil: nothing.
+	Host func() []metrics.Sample
 	// Timeout bounds how long each pod takes.
 	Timeout time.Duration
 	Log     *slog.Logger

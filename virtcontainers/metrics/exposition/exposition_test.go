@@ -45,8 +45,17 @@ func pod(id string, samples []metrics.Sample, err error) exposition.Pod {
 func exporter(pods ...exposition.Pod) *exposition.Exporter {
 	return exposition.New(exposition.Options{
 		Version: "1.2.3", Commit: "abc", Timeout: time.Minute, Log: slog.New(slog.DiscardHandler),
-		Pods: func(context.Context) ([]exposition.Pod, error) { return pods, nil },
+		Pods: func(context.Context) ([]exposition.Pod, error) { return pods, nil }, Host: host,
 	})
+}
+
+// host has a sample of every metric that is no pod's.
+func host() []metrics.Sample {
+	var samples []metrics.Sample
+	for _, f := range exposition.HostFamilies() {
+		samples = append(samples, metrics.Sample{Name: f.Name, Labels: slices.Repeat([]string{"y"}, len(f.Labels)), Value: 2})
+	}
+	return samples
 }
 
 // parse reads a text as Prometheus does.
@@ -103,6 +112,7 @@ func TestText(t *testing.T) {
 	for name, want := range map[string]map[string]float64{
 		"kata_build_info":       {"version=1.2.3,commit=abc": 1},
 		"kata_pods":             {"": 2},
+		"kata_factory_machines": {"front_end=y,state=y": 2},
 		"kata_up":               {"sandbox_id=p1": 1, "sandbox_id=p2": 1},
 		"kata_pod_info":         {"sandbox_id=p1,pod_namespace=default,pod_name=web": 1},
 		"kata_vm_memory_bytes":  {"sandbox_id=p1": 1.5, "sandbox_id=p2": 1.5},
@@ -131,6 +141,7 @@ func TestStrangeSamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	families := parse(t, &text)
+	maps.DeleteFunc(families, func(name string, _ *dto.MetricFamily) bool { return strings.HasPrefix(name, "kata_factory_") }) // the host's
 	names := slices.Sorted(maps.Keys(families))
 	want := []string{"kata_build_info", "kata_guest_load1", "kata_pods", "kata_process_threads", "kata_scrape_duration_seconds", "kata_up"}
 	if diff := cmp.Diff(want, names); diff != "" {

@@ -38,8 +38,31 @@ func families() []metrics.Family {
 		metrics.Family{Name: pods, Help: "Pods of this host."},
 		metrics.Family{Name: buildInfo, Help: "The runtime that shows these figures; always 1.", Labels: []string{"version", "commit"}},
 	)
+	list = append(list, HostFamilies()...)
 	slices.SortFunc(list, func(a, b metrics.Family) int { return strings.Compare(a.Name, b.Name) })
 	return list
+}
+
+// Names of metrics of the pool of prepared machines.
+const (
+	FactoryMachines  = "kata_factory_machines"
+	FactoryHits      = "kata_factory_hits_total"
+	FactoryMisses    = "kata_factory_misses_total"
+	FactoryPrepared  = "kata_factory_prepared_total"
+	FactoryDiscarded = "kata_factory_discarded_total"
+	FactoryFailures  = "kata_factory_failures_total"
+)
+
+// HostFamilies are the metrics that are the host's and no pod's.
+func HostFamilies() []metrics.Family {
+	return []metrics.Family{
+		{Name: FactoryMachines, Help: "Prepared machines, by the front end that they are for.", Labels: []string{"front_end", "state"}},
+		{Name: FactoryHits, Help: "Pods that have taken a prepared machine.", Kind: metrics.Counter, Labels: []string{"front_end"}},
+		{Name: FactoryMisses, Help: "Pods that have started cold although there is a pool.", Kind: metrics.Counter, Labels: []string{"front_end", "reason"}},
+		{Name: FactoryPrepared, Help: "Machines that were prepared.", Kind: metrics.Counter, Labels: []string{"front_end"}},
+		{Name: FactoryDiscarded, Help: "Prepared machines that were thrown away.", Kind: metrics.Counter, Labels: []string{"front_end", "reason"}},
+		{Name: FactoryFailures, Help: "Machines that could not be prepared.", Kind: metrics.Counter, Labels: []string{"front_end"}},
+	}
 }
 
 // sample is a value of a metric with the values of all its labels.
@@ -57,6 +80,11 @@ func (e *Exporter) render(results []*result) []byte {
 	}
 	add(buildInfo, 1, e.options.Version, e.options.Commit)
 	add(pods, float64(len(results)))
+	if e.options.Host != nil {
+		for _, s := range e.options.Host() {
+			add(s.Name, s.Value, s.Labels...)
+		}
+	}
 	for _, r := range results {
 		answered := 1.0
 		if r.err != nil {

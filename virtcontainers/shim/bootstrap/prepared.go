@@ -99,9 +99,9 @@ func (m *machinePool) starting() (*os.File, error) {
 }
 
 // take makes a prepared process the server. nil: there is none.
-func (m *machinePool) take(ctx context.Context, inv invocation, files []*os.File) (*server, error) {
+func (m *machinePool) take(ctx context.Context, inv invocation, files []*os.File) *server {
 	if m == nil {
-		return nil, nil //nolint:nilnil // none
+		return nil
 	}
 	reason, err := m.misfit(inv)
 	for err == nil && reason == "" {
@@ -117,14 +117,14 @@ func (m *machinePool) take(ctx context.Context, inv invocation, files []*os.File
 		case refused != "":
 			reason = refused
 		default:
-			return s, nil
+			return s
 		}
 	}
 	if err != nil {
 		reason = pool.ReasonFailed
 	}
 	_ = m.pool.Miss(ctx, pool.Shim, reason) // as for openPool
-	return nil, nil                         //nolint:nilnil // none
+	return nil
 }
 
 // misfit tells by what start knows of a pod whether it is to look for a machine. The
@@ -154,6 +154,9 @@ func adopt(claim *pool.Claim, inv invocation, files []*os.File) (_ *server, refu
 	}
 	s := &server{pid: claim.PID, pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	defer func() {
+		if err != nil {
+			claim.Kill() // it has not said no, and may do so late
+		}
 		if err != nil || refused != "" {
 			s.release()
 		}

@@ -80,9 +80,9 @@ type Server struct {
 	// namespace.WithMounts. nil for a server that was not forked by start.
 	HostMounts *os.File
 	// Prepared is the machine that this process has, for its pod; nil: none.
-	Prepared *factory.Prepared
+	Prepared *factory.Prepared `json:"-"`
 	// Started is to be called when the pod runs.
-	Started func()
+	Started func() `json:"-"`
 	Log     *slog.Logger
 }
 

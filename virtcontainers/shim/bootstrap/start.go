@@ -190,13 +190,10 @@ func (p Program) launch(ctx context.Context, inv invocation, listener *net.UnixL
 	}
 	defer starting.Close()
 	files := []*os.File{socket, theirs, mounts, starting} // in the order of listenerFD and so on
-	server, err := machines.take(ctx, inv, files)
-	if err != nil {
-		return err
-	}
+	server := machines.take(ctx, inv, files)
 	if server != nil {
 		if told.Rlimits, err = limits.OfCaller(limits.System); err != nil {
-			return errors.Join(err, server.kill())
+			return errors.Join(err, server.kill(ctx))
 		}
 	} else if server, err = fork(inv, files); err != nil {
 		return err
@@ -204,7 +201,7 @@ func (p Program) launch(ctx context.Context, inv invocation, listener *net.UnixL
 	theirs.Close() // so that the server's end shows
 	defer server.release()
 	if err := server.handOver(inv, ours, told, reply); err != nil {
-		return errors.Join(err, server.kill())
+		return errors.Join(err, server.kill(ctx))
 	}
 	return nil
 }
@@ -253,11 +250,11 @@ func (s *server) handOver(inv invocation, to io.Writer, told handover, reply fun
 }
 
 // kill ends a server of which nobody was told, and waits for its end.
-func (s *server) kill() error {
+func (s *server) kill(ctx context.Context) error {
 	if err := unix.PidfdSendSignal(int(s.pidfd.Fd()), unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill the server, process %d: %w", s.pid, err)
 	}
-	return store.AwaitEnd(context.Background(), s.pidfd)
+	return store.AwaitEnd(context.WithoutCancel(ctx), s.pidfd)
 }
 
 func (s *server) release() { s.pidfd.Close() }
