@@ -9,8 +9,10 @@ import (
 	"time"
 )
 
-// programInterval is how often is looked whether a process has become its
-// program: the kernel tells nobody.
+// programInterval is after how long is looked whether a process has become its
+// program: the kernel tells nobody. Later it is a quarter of the time that has
+// passed: the agent goes before containers, and on a processor that others take
+// most of, looking all the time would leave the process none.
 const programInterval = time.Millisecond
 
 // neverExecuted is PF_FORKNOEXEC in the flags of /proc/PID/stat: the process was
@@ -25,8 +27,9 @@ func (p *process) awaitProgram(ctx context.Context) error {
 	if err != nil {
 		return nil // it has ended
 	}
-	ticker := time.NewTicker(programInterval)
-	defer ticker.Stop()
+	began := time.Now()
+	timer := time.NewTimer(programInterval)
+	defer timer.Stop()
 	for {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil || hasProgram(string(stat)) {
@@ -37,7 +40,8 @@ func (p *process) awaitProgram(ctx context.Context) error {
 			return nil
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the program: %w", context.Cause(ctx))
-		case <-ticker.C:
+		case <-timer.C:
+			timer.Reset(max(programInterval, time.Since(began)/4))
 		}
 	}
 }

@@ -144,7 +144,7 @@ func readPending(file *os.File, limit int) []byte {
 		return nil
 	}
 	var pending []byte
-	buffer := make([]byte, 64<<10)
+	buffer := make([]byte, firstBuffer) // most leave nothing
 	// Control, and not Read: the file's deadline has passed.
 	_ = raw.Control(func(fd uintptr) {
 		for len(pending) < limit {
@@ -156,6 +156,9 @@ func readPending(file *os.File, limit int) []byte {
 				return
 			}
 			pending = append(pending, buffer[:n]...)
+			if n == len(buffer) && n < largeBuffer {
+				buffer = make([]byte, largeBuffer)
+			}
 		}
 	})
 	return pending
