@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/jail"
+	"kata-runtime/hypervisor/tail"
 )
 
 const (
@@ -162,14 +162,14 @@ func TryJail(ctx context.Context, path, accelerator string, options jail.Options
 	o := Options{Kernel: path, Accelerator: accelerator, Jail: &options}
 	cmd := exec.CommandContext(ctx, path, "-machine", "none", "-accel", accelerator, "-nodefaults", "-no-user-config",
 		"-display", "none", "-monitor", "stdio")
-	var stderr bytes.Buffer
+	var stderr tail.Buffer
 	cmd.Stdin, cmd.Stderr, cmd.Dir = strings.NewReader("quit\n"), &stderr, "/"
 	cmd.Env, cmd.WaitDelay = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, time.Second
 	if err := confine(ctx, cmd, &o); err != nil {
 		return err
 	}
 	if err := jail.Explain(cmd.SysProcAttr.Cloneflags, cmd.Run()); err != nil {
-		return fmt.Errorf("start %s in a jail: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
+		return fmt.Errorf("start %s in a jail: %w%s", path, err, quoteTail(&stderr))
 	}
 	return nil
 }

@@ -48,8 +48,8 @@ func TestPodWithoutLimitsIsBounded(t *testing.T) {
 	if err := os.WriteFile(file, []byte(strconv.Itoa(low<<20)), 0); err != nil {
 		t.Fatal(err)
 	}
-	out := h.Must("exec", d.id, "/bin/sh", "-c", `dd if=/dev/zero of=/big bs=1M count=200 2>/dev/null && cat /big | wc -c; rm /big; echo alive`)
-	if out != strconv.Itoa(200<<20)+"\nalive\n" {
+	out := h.Must("exec", d.id, "/bin/sh", "-c", `dd if=/dev/zero of=/big bs=1M count=160 2>/dev/null && cat /big | wc -c; rm /big; echo alive`)
+	if out != strconv.Itoa(160<<20)+"\nalive\n" {
 		t.Errorf("the container said %q", out)
 	}
 	if status := stateOf(h, d.id).Status; status != "running" {

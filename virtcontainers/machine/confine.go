@@ -125,7 +125,10 @@ func checkUsers(f Finding, settings config.Hypervisor) Finding {
 	case err != nil:
 		f.Status, f.Detail, f.NextStep = StatusWarning, err.Error(), ""
 	case len(others) > 0:
-		f.Status, f.Detail = StatusWarning, "others have users of confine_users: "+strings.Join(others, ", ")
+		if f.Status = StatusWarning; f.Detail != "" {
+			f.Detail += "; "
+		}
+		f.Detail += "others have users of confine_users: " + strings.Join(others, ", ")
 		f.NextStep = "set confine_users in [hypervisor] to a range of ids that nobody else has"
 	}
 	return f
