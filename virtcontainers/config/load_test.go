@@ -55,6 +55,7 @@ virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
 confine = false
 confine_users = "70000-70009"
+log_refused_calls = true
 enable_annotations = ["kernel_params", "default_.*"]
 [hypervisor.qemu]
 path = "/opt/qemu"
@@ -84,7 +85,7 @@ host_network_udp_ports = "all"
 				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
 				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never",
 				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
-				ConfineUsers: "70000-70009", EnableAnnotations: []string{"kernel_params", "default_.*"},
+				ConfineUsers: "70000-70009", LogRefusedCalls: true, EnableAnnotations: []string{"kernel_params", "default_.*"},
 			},
 			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
@@ -121,6 +122,7 @@ virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
 confine = false
 confine_users = "70000-70009"
+log_refused_calls = true
 enable_annotations = ["enable_iommu", "kernel_params"]
 `
 	for _, option := range Options() {
