@@ -3,6 +3,7 @@ package jail
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,8 @@ type SystemCalls struct {
 	// have (ENOSYS), for which the C library has another way or the program an
 	// error. A socket can only be a unix socket: a network
 	// namespace does not keep a process from those of other families, such as vsock,
-	// by which it would reach the host's guests. Nor can it outlive its parent, or open a file by its handle.
+	// by which it would reach the host's guests. Nor can it outlive its parent, or open a
+	// file by its handle unless that is listed.
 	Allowed []uintptr `json:"allowed,omitempty"`
 	// Log lets the kernel log, with its number, each call that fails for the filter.
 	// Whoever makes them decides how many lines that are. One that ended the process
@@ -90,9 +92,11 @@ func (s *SystemCalls) program() []unix.SockFilter {
 	} {
 		p = append(p, when(equal, number, absent)...)
 	}
-	// With the capability for it, a handle opens any file of a file system, whatever
-	// part of it is mounted.
-	p = append(p, when(equal, unix.SYS_OPEN_BY_HANDLE_AT, unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM))...)
+	// With CAP_DAC_READ_SEARCH, a handle that a process makes up opens any file of a
+	// file system, whatever part of it is mounted: who needs that has to ask for it.
+	if !slices.Contains(s.Allowed, unix.SYS_OPEN_BY_HANDLE_AT) {
+		p = append(p, when(equal, unix.SYS_OPEN_BY_HANDLE_AT, unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM))...)
+	}
 	for number, flags := range map[uint32]uint32{unix.SYS_CLONE: namespaceFlags, unix.SYS_UNSHARE: namespaceFlags | timeNamespace} {
 		p = append(p, unix.SockFilter{Code: equal, Jf: 4, K: number}, unix.SockFilter{Code: load, K: offsetFirstLow})
 		p = append(p, when(anyBit, flags, kill)...)

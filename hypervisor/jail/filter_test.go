@@ -83,6 +83,10 @@ func TestFilter(t *testing.T) {
 			t.Errorf("%s: %#x, want %#x", c.name, got, c.others)
 		}
 	}
+	handles := SystemCalls{Allowed: []uintptr{unix.SYS_OPEN_BY_HANDLE_AT}}
+	if got := verdict(t, handles.program(), unix.SYS_OPEN_BY_HANDLE_AT, architecture, 0); got != allow {
+		t.Errorf("a file by its handle, where that is listed: %#x", got)
+	}
 	if got := verdict(t, some.program(), unix.SYS_READ, architecture+1, 0); got != kill {
 		t.Errorf("of another architecture: %#x", got)
 	}

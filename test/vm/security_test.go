@@ -69,6 +69,12 @@ func expectations() map[string]expected {
 			core: 1, files: 1_000_000, processes: unlimited, dumpable: "unknown",
 			open: []string{"device /dev/null", "directory", "eventfd", "file", "link", "memory", "pipe", "unix socket"},
 		},
+		"kata-fs": {
+			user: "0", effective: "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID SETGID SETUID MKNOD SETFCAP",
+			bounding: "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID SETGID SETUID MKNOD SETFCAP", noNewPrivs: true, seccomp: "filter",
+			cgroup: "own", ipc: "own", mnt: "own", net: "own", pid: "own", uts: "own",
+			core: 1, files: 1_000_000, processes: unlimited, dumpable: "unknown",
+		},
 		"vsock": {
 			user: "own", noNewPrivs: true, seccomp: "filter",
 			cgroup: "own", ipc: "own", mnt: "own", net: "own", pid: "own", uts: "own",

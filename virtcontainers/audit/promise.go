@@ -80,6 +80,14 @@ func promises() map[string]promise {
 			files:  append([]string{"file", "directory", "link", "socket file"}, inMemory...),
 			limits: map[string]uint64{"Max core file size": noCore},
 		},
+		"kata-fs": {
+			user: rootUser, confined: true, own: everyNamespace(), root: true,
+			capabilities: []string{
+				"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "SETUID", "SETGID", "MKNOD", "SETFCAP",
+			},
+			files:  append([]string{"file", "directory", "link", "socket file", "device ", "disk"}, inMemory...),
+			limits: map[string]uint64{"Max core file size": noCore},
+		},
 		"vsock": {
 			user: ownUser, confined: true, capabilities: []string{}, own: everyNamespace(),
 			root: true, readOnly: true, devices: []string{}, files: inMemory,

@@ -147,6 +147,9 @@ func parseRights(data []byte) ([]*os.File, error) {
 	}
 	var files []*os.File
 	for i := range messages {
+		if len(messages[i].Data)%4 != 0 { // of no kernel: ParseUnixRights would panic
+			continue
+		}
 		fds, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
 			continue // another kind of control message

@@ -19,6 +19,9 @@ func FuzzDecode(f *testing.F) {
 	f.Add(drivertest.MemTable(drivertest.Region{Guest: 1, Size: 2, User: 3, Offset: 4}), 1)
 	f.Add(drivertest.Put(uint32(1), uint32(0), uint64(1), uint64(2), uint64(3), uint64(4)), 0)
 	f.Add(drivertest.Put(uint32(0), uint32(8), uint32(0), uint64(0)), 0)
+	// Control messages with one descriptor, and with half of one.
+	f.Add([]byte("\x14\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\xff\xff\xff\xff"), 0)
+	f.Add([]byte("\x12\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\xff\xff"), 0)
 	f.Fuzz(func(t *testing.T, payload []byte, files int) {
 		_, _ = decodeU64(payload)
 		_, _ = decodeVringState(payload)

@@ -102,6 +102,10 @@ func parseRights(oob []byte) ([]int, error) {
 	var all []int
 	var failed error
 	for i := range messages {
+		if len(messages[i].Data)%4 != 0 { // of no kernel: ParseUnixRights would panic
+			failed = fmt.Errorf("descriptors: %d bytes", len(messages[i].Data))
+			continue
+		}
 		fds, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
 			failed = fmt.Errorf("descriptors: %w", err)
