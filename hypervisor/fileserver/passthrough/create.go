@@ -1,6 +1,8 @@
 package passthrough
 
 import (
+	"errors"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -175,17 +177,17 @@ func (fs *FileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, 
 		})
 		return err
 	})
-	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
 		return status(fs.openExisting(dir, in, name, out))
 	}
 	if err != nil {
 		return status(err)
 	}
-	return status(fs.created(dir, in, name, fd, out))
+	return status(fs.created(dir, name, fd, out))
 }
 
 // created makes the guest know a file that it has just made and has open as fd.
-func (fs *FileSystem) created(dir held, in *fuse.CreateIn, name string, fd int, out *fuse.CreateOut) error {
+func (fs *FileSystem) created(dir held, name string, fd int, out *fuse.CreateOut) error {
 	node, err := fs.openRetry(func() (int, error) { return openAgain(fs.proc, itoa(fd), unix.O_PATH|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		unix.Close(fd)
@@ -244,5 +246,5 @@ func (fs *FileSystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cr
 	if err != nil {
 		return status(err)
 	}
-	return status(fs.created(dir, in, "", fd, out))
+	return status(fs.created(dir, "", fd, out))
 }

@@ -54,7 +54,7 @@ func (c *credentials) as(uid, gid uint32, f func() error) error {
 	runtime.LockOSThread()
 	// A thread that does not get its own identity back is not used again: it ends with
 	// its goroutine.
-	err, back := c.switched(uid, gid, f)
+	back, err := c.switched(uid, gid, f)
 	if !back {
 		panic("passthrough: the file server's thread did not get its own user back")
 	}
@@ -62,7 +62,7 @@ func (c *credentials) as(uid, gid uint32, f func() error) error {
 	return err
 }
 
-func (c *credentials) switched(uid, gid uint32, f func() error) (err error, back bool) {
+func (c *credentials) switched(uid, gid uint32, f func() error) (back bool, err error) {
 	defer func() {
 		// Root's user raises the capabilities again.
 		if uid != c.uid {
@@ -76,19 +76,19 @@ func (c *credentials) switched(uid, gid uint32, f func() error) (err error, back
 	if gid != c.gid {
 		setFSGID(gid)
 		if setFSGID(ask) != gid {
-			return unix.EOVERFLOW, false // an id that this user namespace does not have
+			return false, unix.EOVERFLOW // an id that this user namespace does not have
 		}
 	}
 	if uid != c.uid {
 		setFSUID(uid)
 		if setFSUID(ask) != uid {
-			return unix.EOVERFLOW, false
+			return false, unix.EOVERFLOW
 		}
 		if err := setCapabilities(&c.all); err != nil {
-			return err, false
+			return false, err
 		}
 	}
-	return f(), false
+	return false, f()
 }
 
 // ask is no id: the calls change nothing and return what holds.

@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"errors"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -137,8 +138,7 @@ func (fs *FileSystem) reopenByName(n *node, parent uint32, name string) (int, er
 
 // stale is what the guest's kernel looks a name up again for.
 func stale(err error) error {
-	switch err {
-	case unix.ENOENT, unix.ENOTDIR, unix.EINVAL:
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return unix.ESTALE
 	}
 	return err
@@ -155,7 +155,7 @@ func born(st *unix.Statx_t) uint64 {
 // openRetry makes room when there are too many descriptors.
 func (fs *FileSystem) openRetry(open func() (int, error)) (int, error) {
 	fd, err := open()
-	if err == unix.EMFILE {
+	if errors.Is(err, unix.EMFILE) {
 		const some = 64
 		fs.evict(some)
 		fd, err = open()
@@ -164,12 +164,8 @@ func (fs *FileSystem) openRetry(open func() (int, error)) (int, error) {
 }
 
 // adopt makes the guest know the file that fd, which it takes over, refers to.
-func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (uint64, *mount, error) {
-	m, err := fs.mountOf(dir.node.mount, fd, st)
-	if err != nil {
-		unix.Close(fd)
-		return 0, nil, err
-	}
+func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (uint64, *mount) {
+	m := fs.mountOf(dir.node.mount, fd, st)
 	k := key{mount: m.index, dev: device(st), ino: st.Ino}
 	t := &fs.nodes
 	t.mu.Lock()
@@ -190,7 +186,7 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (ui
 		}
 		break
 	}
-	if n != nil && n.mode != st.Mode&unix.S_IFMT {
+	if n != nil && (n.mode != st.Mode&unix.S_IFMT || n.fd < 0 && n.mode != unix.S_IFREG && n.seen != born(st)) {
 		t.unhash(place, n)
 		n = nil
 	}
@@ -219,7 +215,7 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (ui
 	if over {
 		fs.evict(1)
 	}
-	return id, m, nil
+	return id, m
 }
 
 // evict closes descriptors of nodes that were not used lately, until count fewer than

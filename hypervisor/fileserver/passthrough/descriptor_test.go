@@ -239,9 +239,9 @@ func TestHostMounts(t *testing.T) {
 					t.Fatalf("read: %q %v", content, s)
 				}
 				dir := g.lookup("point/dir")
-				new, newFH, s := g.create(dir, "new")
+				made, madeFH, s := g.create(dir, "new")
 				g.want("create", s, 0)
-				g.release(new, newFH)
+				g.release(made, madeFH)
 				// Open: busy, as under runc.
 				if err := unix.Unmount(point, 0); err != unix.EBUSY {
 					t.Errorf("unmount with a file open: %v, want EBUSY", err)

@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"encoding/binary"
+	"errors"
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -139,11 +140,11 @@ func (fs *FileSystem) listFrom(f *file, off int64, tell func(*file, fuse.DirEntr
 			if len(more) == 0 {
 				fs.spaces.give(d)
 			}
-			if err != nil && !told {
-				return err
+			if told && len(more) == 0 {
+				return nil // and an error is told when it is asked for the rest
 			}
 			if err != nil || len(more) == 0 {
-				return nil
+				return err
 			}
 			d.buf = more
 		}
@@ -174,7 +175,7 @@ func readEntries(fd int, buf []byte) ([]byte, error) {
 		n, err = unix.Getdents(fd, buf)
 		return err
 	})
-	if err == unix.ENOENT { // the directory was removed
+	if errors.Is(err, unix.ENOENT) { // the directory was removed
 		return nil, nil
 	}
 	return buf[:max(n, 0)], err

@@ -80,17 +80,16 @@ func (t *files) put(f *file) {
 	}
 }
 
-func (t *files) remove(fh, id uint64) bool {
+func (t *files) remove(fh, id uint64) {
 	t.mu.Lock()
 	f := t.open[fh]
 	if f == nil || f.id != id {
 		t.mu.Unlock()
-		return false
+		return
 	}
 	delete(t.open, fh)
 	t.mu.Unlock()
 	t.put(f)
-	return true
 }
 
 func (t *files) reset() {

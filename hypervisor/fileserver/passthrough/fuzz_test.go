@@ -3,8 +3,7 @@ package passthrough_test
 import (
 	"bytes"
 	"encoding/binary"
-	"io"
-	"log"
+	"log/slog"
 	"os"
 	"testing"
 
@@ -41,7 +40,7 @@ func FuzzRequests(f *testing.F) {
 		o.MaxNodeDescriptors, o.MaxOpenFiles = 4, 8
 		g := serveDir(t, share, o)
 		mo := g.fs.MountOptions()
-		mo.Logger = log.New(io.Discard, "", 0)
+		mo.Logger = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 		mo.PanicHandler = func(cause any) fuse.Status {
 			t.Errorf("a handler panics: %v", cause)
 			return fuse.EIO

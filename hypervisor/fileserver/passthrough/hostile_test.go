@@ -277,6 +277,11 @@ func TestMappedAttributes(t *testing.T) {
 			t.Errorf("the host has %s: %v, want %v", name, err == nil, want)
 		}
 	}
+	for _, name := range []string{"security.selinux", "security.ima", "security.evm", "security.SMACK64", "security.apparmor"} {
+		g.want("set "+name, set(name, "x"), unix.EPERM)
+		g.want("remove "+name, g.fs.RemoveXAttr(nil, &h, name), unix.EPERM)
+	}
+	g.want("set system.other", set("system.other", "x"), unix.EOPNOTSUPP)
 	// The host's own do not reach the guest.
 	if err := unix.Setxattr(g.dir+"/file", "user.overlay.impure", []byte("of the host"), 0); err != nil {
 		t.Fatal(err)

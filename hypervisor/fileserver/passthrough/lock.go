@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"errors"
 	"math"
 	"sync"
 	"time"
@@ -215,7 +216,7 @@ func (fs *FileSystem) openForLocks(in *fuse.LkIn) (int, error) {
 		return -1, unix.EINVAL
 	}
 	fd, err := fs.openRetry(func() (int, error) { return openAgain(fs.proc, itoa(f.fd), unix.O_RDWR|unix.O_NONBLOCK, 0) })
-	if err == nil || err == unix.EMFILE || err == unix.ENFILE {
+	if err == nil || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 		return fd, err
 	}
 	return openAgain(fs.proc, itoa(f.fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -299,7 +300,7 @@ func (fs *FileSystem) setLock(in *fuse.LkIn) error {
 		if err == nil && !same {
 			continue
 		}
-		if err == unix.EACCES {
+		if errors.Is(err, unix.EACCES) {
 			return unix.EAGAIN
 		}
 		return err
@@ -352,7 +353,7 @@ func (fs *FileSystem) flock(in *fuse.LkIn) error {
 // the guest's own processes give up is told to it; the host's are asked again and again,
 // since the kernel's own wait could not be ended.
 func (fs *FileSystem) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
-	if err := fs.setLock(in); err != unix.EAGAIN {
+	if err := fs.setLock(in); !errors.Is(err, unix.EAGAIN) {
 		return status(err)
 	}
 	told := fs.locks.wait(in.NodeId)
@@ -361,7 +362,7 @@ func (fs *FileSystem) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status 
 	pause := time.NewTimer(shortest)
 	defer pause.Stop()
 	for next := shortest; ; next = min(2*next, longest) {
-		if err := fs.setLock(in); err != unix.EAGAIN {
+		if err := fs.setLock(in); !errors.Is(err, unix.EAGAIN) {
 			return status(err)
 		}
 		pause.Reset(next)

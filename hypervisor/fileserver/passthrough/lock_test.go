@@ -1,6 +1,7 @@
 package passthrough_test
 
 import (
+	"errors"
 	"math"
 	"os"
 	"testing"
@@ -58,7 +59,7 @@ func TestLocks(t *testing.T) {
 	g.want("another owner's, elsewhere", set(2, writeLock, 10, 19), 0)
 	g.want("own again", set(1, readLock, 0, 4), 0)
 	g.want("shared", set(2, readLock, 0, 4), 0)
-	if err := hostLock(t, host, writeLock); err != unix.EAGAIN {
+	if err := hostLock(t, host, writeLock); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("the host's lock: %v, want EAGAIN", err)
 	}
 	var out fuse.LkOut
@@ -210,7 +211,7 @@ func TestLocksBetweenMounts(t *testing.T) {
 			if err := each.lock(pair[0]); err != nil {
 				t.Fatalf("%s: %v", each.name, err)
 			}
-			if err := each.lock(pair[1]); err != unix.EAGAIN {
+			if err := each.lock(pair[1]); !errors.Is(err, unix.EAGAIN) {
 				t.Errorf("%s: what the other side has: %v, want EAGAIN", each.name, err)
 			}
 			if err := each.unlock(pair[0]); err != nil {

@@ -1,6 +1,8 @@
 package passthrough
 
 import (
+	"errors"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +15,7 @@ func (fs *FileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, 
 	}
 	defer fs.drop(dir)
 	err = fs.entry(dir, name, out)
-	if missing := dir.node.mount.cache.Missing; err == unix.ENOENT && missing > 0 {
+	if missing := dir.node.mount.cache.Missing; missing > 0 && errors.Is(err, unix.ENOENT) {
 		*out = fuse.EntryOut{}
 		out.SetEntryTimeout(missing)
 		return fuse.OK
@@ -40,10 +42,7 @@ func (fs *FileSystem) known(dir held, name string, fd int, out *fuse.EntryOut) e
 		unix.Close(fd)
 		return err
 	}
-	id, m, err := fs.adopt(dir, name, fd, &st)
-	if err != nil {
-		return err
-	}
+	id, m := fs.adopt(dir, name, fd, &st)
 	fs.fillEntry(dir, id, m, &st, out)
 	return nil
 }

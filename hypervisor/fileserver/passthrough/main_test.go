@@ -3,12 +3,13 @@ package passthrough_test
 import (
 	"bufio"
 	"encoding/json"
-	"io"
-	"log"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -38,14 +39,14 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() == 0 && os.Getenv(envMounts) == "" {
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			log.Fatal(err)
+			fatal(err)
 		}
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			log.Fatal(err)
+			fatal(err)
 		}
 		// All threads are in that namespace only after an exec.
 		env := append(os.Environ(), envMounts+"=private")
-		log.Fatal(unix.Exec("/proc/self/exe", os.Args, env))
+		fatal(unix.Exec("/proc/self/exe", os.Args, env))
 	}
 	os.Exit(m.Run())
 }
@@ -55,48 +56,80 @@ type served struct {
 	Source, Mount string
 	Options       passthrough.Options
 	Debug         bool
+	// Device is /dev/fuse, mounted: what follows has the capabilities of a jail.
+	Device int
+}
+
+// jailed are all capabilities that a file server has.
+func jailed() []uintptr {
+	return []uintptr{
+		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
+		unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_MKNOD, unix.CAP_SETFCAP,
+	}
 }
 
 func serve(text string) {
 	var s served
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
-		log.Fatal(err)
+		fatal(err)
+	}
+	if s.Device == 0 {
+		fatal(mountAndConfine(s))
 	}
 	root, err := os.Open(s.Source)
 	if err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	fs, err := passthrough.New(root, s.Options)
 	if err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	root.Close()
 	mo := fs.MountOptions()
-	mo.DirectMountStrict = true
-	mo.DirectMountFlags = unix.MS_MGC_VAL
-	mo.AllowOther = true
-	mo.Options = append(mo.Options, "default_permissions")
-	mo.Logger = log.New(os.Stderr, "fuse: ", 0)
+	mo.Logger = slog.NewLogLogger(slog.NewTextHandler(os.Stderr, nil), slog.LevelDebug)
 	mo.Debug = s.Debug
-	server, err := fuse.NewServer(fs, s.Mount, mo)
+	server, err := fuse.NewServer(fs, "/dev/fd/"+strconv.Itoa(s.Device), mo)
 	if err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
 	go server.Serve()
-	if err := server.WaitMount(); err != nil {
-		log.Fatal(err)
-	}
 	if _, err := os.Stdout.WriteString("ready\n"); err != nil {
-		log.Fatal(err)
-	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	if err := unix.Unmount(s.Mount, unix.MNT_DETACH); err != nil {
-		log.Print(err)
+		fatal(err)
 	}
 	server.Wait()
 	if err := fs.Close(); err != nil {
-		log.Fatal(err)
+		fatal(err)
 	}
+}
+
+// mountAndConfine mounts what is to be served and becomes the server, with a file
+// server's capabilities alone. It returns only with an error.
+func mountAndConfine(s served) error {
+	runtime.LockOSThread()
+	device, err := unix.Open("/dev/fuse", unix.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	data := "fd=" + strconv.Itoa(device) + ",rootmode=40000,user_id=0,group_id=0,max_read=1048576,default_permissions,allow_other"
+	if err := unix.Mount("kata", s.Mount, "fuse.kata", 0, data); err != nil {
+		return err
+	}
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		if !slices.Contains(jailed(), c) {
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+				return err
+			}
+		}
+	}
+	s.Device = device
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := os.Setenv(envServe, string(text)); err != nil {
+		return err
+	}
+	return unix.Exec("/proc/self/exe", os.Args, os.Environ())
 }
 
 // mounted serves a new directory, mounts it, and returns the directory and the mount
@@ -129,10 +162,6 @@ func mountAt(t *testing.T, source, mnt string, o passthrough.Options) *exec.Cmd 
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), envServe+"="+string(text), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +170,9 @@ func mountAt(t *testing.T, source, mnt string, o passthrough.Options) *exec.Cmd 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		in.Close()
+		if err := unix.Unmount(mnt, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("the server: %v", err)
 		}
@@ -150,4 +181,10 @@ func mountAt(t *testing.T, source, mnt string, o passthrough.Options) *exec.Cmd 
 		t.Fatalf("the server says %q: %v", line, err)
 	}
 	return cmd
+}
+
+// fatal ends a process of a test that is not the test's own.
+func fatal(what any) {
+	slog.Error("a test's process", "error", what)
+	os.Exit(1)
 }

@@ -94,9 +94,9 @@ func uniqueMount(fd int) uint64 {
 }
 
 // mountOf is the mount of a file that was found in a directory of the mount from.
-func (fs *FileSystem) mountOf(from *mount, fd int, st *unix.Statx_t) (*mount, error) {
+func (fs *FileSystem) mountOf(from *mount, fd int, st *unix.Statx_t) *mount {
 	if st.Mnt_id == from.id && !from.gone.Load() {
-		return from, nil
+		return from
 	}
 	unique := uniqueMount(fd)
 	ms := &fs.mounts
@@ -104,7 +104,7 @@ func (fs *FileSystem) mountOf(from *mount, fd int, st *unix.Statx_t) (*mount, er
 	m := ms.byID[st.Mnt_id]
 	ms.mu.Unlock()
 	if m != nil && m.unique == unique {
-		return m, nil
+		return m
 	}
 	fresh := &mount{id: st.Mnt_id, unique: unique, fd: -1, cache: fs.options.Cache, remote: isRemote(fd)}
 	fs.describe(fresh)
@@ -115,7 +115,7 @@ func (fs *FileSystem) mountOf(from *mount, fd int, st *unix.Statx_t) (*mount, er
 	if m = ms.byID[st.Mnt_id]; m != nil && m.unique == unique {
 		ms.mu.Unlock()
 		fresh.close()
-		return m, nil
+		return m
 	}
 	ms.last++
 	fresh.index = ms.last
@@ -124,7 +124,7 @@ func (fs *FileSystem) mountOf(from *mount, fd int, st *unix.Statx_t) (*mount, er
 	if m != nil {
 		fs.leave(m)
 	}
-	return fresh, nil
+	return fresh
 }
 
 // describe finds out where a mount is, and so how it is to be treated.

@@ -102,7 +102,7 @@ func (t *table) get(id uint64) (uint32, *node) {
 		return 0, nil
 	}
 	n := t.at(place)
-	if n.flags&nodeLive == 0 || n.generation != uint32(id>>32) || n.lookups == 0 {
+	if n.flags&nodeLive == 0 || uint64(n.generation) != id>>32 || n.lookups == 0 {
 		return 0, nil
 	}
 	return place, n

@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"errors"
 	"strconv"
 	"unsafe"
 
@@ -33,7 +34,7 @@ func device(st *unix.Statx_t) uint64 { return uint64(st.Dev_major)<<32 | uint64(
 // retry repeats a call that a signal of Go's scheduler has cut short.
 func retry(f func() error) error {
 	for {
-		if err := f(); err != unix.EINTR {
+		if err := f(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

@@ -33,6 +33,13 @@ func (fs *FileSystem) hostName(name string) (string, error) {
 	return name, nil
 }
 
+// isLabel is whether an attribute is what security modules of the host go by. A
+// guest reads them and does not change them.
+func isLabel(name string) bool {
+	name, ok := strings.CutPrefix(name, "security.")
+	return ok && (name == "selinux" || name == "apparmor" || name == "ima" || name == "evm" || strings.HasPrefix(name, "SMACK64"))
+}
+
 func (fs *FileSystem) mapped(name string) bool {
 	return strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "user.overlay.") ||
 		strings.HasPrefix(name, fs.options.XattrPrefix)
@@ -83,6 +90,9 @@ func (fs *FileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name stri
 	if int(in.Size) > len(data) {
 		return fuse.EINVAL
 	}
+	if isLabel(name) {
+		return fuse.EPERM
+	}
 	data = data[:in.Size]
 	return status(fs.attribute(in.NodeId, name, func(path, name string) error {
 		set := func() error { return unix.Setxattr(path, name, data, int(in.Flags)) }
@@ -97,6 +107,9 @@ func (fs *FileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name stri
 func (fs *FileSystem) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
 	if fs.options.ReadOnly {
 		return fuse.EROFS
+	}
+	if isLabel(name) {
+		return fuse.EPERM
 	}
 	return status(fs.attribute(in.NodeId, name, unix.Removexattr))
 }
