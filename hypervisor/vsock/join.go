@@ -28,7 +28,7 @@ func join(conn *device.Conn, socket *net.UnixConn) {
 
 // fromGuest lets the socket's reader have what the guest sends.
 func fromGuest(socket *net.UnixConn, conn *device.Conn) {
-	_, err := conn.WriteTo(socket)
+	err := conn.CopyTo(socket)
 	switch {
 	case err == nil:
 		_ = socket.CloseWrite()

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"fmt"
 
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/qemu"
@@ -81,4 +82,17 @@ func checkConfinement(ctx context.Context, settings config.Hypervisor) Finding {
 		f.Value = "a user of " + settings.ConfineUsers
 	}
 	return f
+}
+
+// Restrict takes from the process that has a machine, for good, what nobody needs who
+// looks after one, unless the configuration says that nothing is confined. It comes
+// before the machine: its processes inherit it.
+func Restrict(settings config.Hypervisor) error {
+	if !settings.Confine {
+		return nil
+	}
+	if err := jail.Restrict(); err != nil {
+		return fmt.Errorf("restrict the supervisor (confine = false goes without): %w", err)
+	}
+	return nil
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/containerd/ttrpc"
 
-	"kata-runtime/hypervisor/jail"
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/accept"
 	"kata-runtime/virtcontainers/channel"
@@ -21,6 +20,7 @@ import (
 	"kata-runtime/virtcontainers/factory"
 	"kata-runtime/virtcontainers/logfile"
 	"kata-runtime/virtcontainers/loopback"
+	"kata-runtime/virtcontainers/machine"
 	"kata-runtime/virtcontainers/monitor"
 	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/store"
@@ -112,11 +112,9 @@ func run(ctx context.Context, first *channel.Conn, boot Boot) (err error) {
 	if err != nil {
 		return err
 	}
-	if boot.Config.Hypervisor.Confine {
-		// Before the guest is there that it listens to.
-		if err := jail.Restrict(); err != nil {
-			return fmt.Errorf("restrict the supervisor (confine = false goes without): %w", err)
-		}
+	// Before the guest is there that it listens to.
+	if err := machine.Restrict(boot.Config.Hypervisor); err != nil {
+		return err
 	}
 	services, err := loopback.ParseServices(boot.Config.Runtime.LoopbackPorts)
 	if err != nil {

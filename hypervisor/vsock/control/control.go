@@ -100,7 +100,18 @@ func Pair() (*net.UnixConn, *os.File, error) {
 
 // StreamPair returns the two ends of a connection: what is there of one in the Host,
 // and what the device serves.
-func StreamPair() (*net.UnixConn, *os.File, error) { return pair(unix.SOCK_STREAM, "vsock connection") }
+func StreamPair() (*net.UnixConn, *os.File, error) {
+	conn, file, err := pair(unix.SOCK_STREAM, "vsock connection")
+	if err == nil {
+		// What is on its way to the guest is sent in larger pieces then. The default
+		// works too.
+		_ = conn.SetWriteBuffer(toGuestBuffer)
+	}
+	return conn, file, err
+}
+
+// toGuestBuffer is what may be on its way to the device, in bytes.
+const toGuestBuffer = 256 << 10
 
 func pair(kind int, name string) (*net.UnixConn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)

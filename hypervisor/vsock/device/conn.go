@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
 
 	"kata-runtime/hypervisor/virtio/virtqueue"
 )
@@ -71,12 +72,15 @@ type Conn struct {
 
 	mu       sync.Mutex // guards the fields below
 	data     chunkQueue
-	received uint32        // bytes of data in all
-	eof      bool          // the guest sends no more
-	recvErr  error         // returned after data
-	open     bool          // established
-	closed   bool          // by Close
-	settled  chan struct{} // closed when established or ended
+	received uint32          // bytes of data in all
+	eof      bool            // the guest sends no more
+	recvErr  error           // returned after data
+	open     bool            // established
+	closed   bool            // by Close
+	settled  chan struct{}   // closed when established or ended
+	direct   syscall.RawConn // the socket of CopyTo
+	parts    [][]byte        // those of pass
+	idle     bool            // CopyTo waits, and has passed on all data before
 
 	readLock  sync.Mutex // held by the reader at work
 	reading   *chunk     // what the reader is at; guarded by readLock
@@ -186,19 +190,27 @@ func (c *Conn) endOfData() {
 	wake(c.readable)
 }
 
-// deliver takes n bytes of data that follow the header in chain.
-func (c *Conn) deliver(chain *virtqueue.Chain, n int) error {
+// deliver takes n bytes of data that follow the header in chain. It reports how many
+// of them a reader has already.
+func (c *Conn) deliver(chain *virtqueue.Chain, n int) (passed int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	free := c.taken.Load() + c.window.Load() - c.received
 	if c.eof || n > int(free) {
-		return fmt.Errorf("%d bytes of data where %d are allowed: %w", n, free, errProtocol)
+		return 0, fmt.Errorf("%d bytes of data where %d are allowed: %w", n, free, errProtocol)
 	}
 	c.received += uint32(n)
 	if c.closed || c.recvErr != nil {
-		return nil
+		return 0, nil
 	}
-	for at := headerSize; n > 0; {
+	if c.direct != nil && c.idle {
+		passed = c.pass(chain.Readable, n)
+	}
+	if n -= passed; n == 0 {
+		return passed, nil
+	}
+	c.idle = false // the rest goes first
+	for at := headerSize + passed; n > 0; {
 		room := c.data.room(&c.d.chunks)
 		end := min(chunkSize, room.to+n)
 		copied := virtqueue.CopyOut(room.data[room.to:end], chain.Readable, at)
@@ -206,7 +218,38 @@ func (c *Conn) deliver(chain *virtqueue.Chain, n int) error {
 		at, n = at+copied, n-copied
 	}
 	wake(c.readable)
-	return nil
+	return passed, nil
+}
+
+// pass sends n bytes that follow the header in buffers to the socket, as far as that
+// takes them at once. Whatever is in the way, CopyTo finds out.
+func (c *Conn) pass(buffers [][]byte, n int) int {
+	skip := headerSize
+	c.parts = c.parts[:0]
+	for _, b := range buffers {
+		if skip >= len(b) {
+			skip -= len(b)
+			continue
+		}
+		b = b[skip:]
+		skip = 0
+		if b = b[:min(n, len(b))]; len(b) > 0 {
+			c.parts = append(c.parts, b)
+			n -= len(b)
+		}
+	}
+	passed := 0
+	err := c.direct.Control(func(fd uintptr) {
+		sent, err := unix.SendmsgBuffers(int(fd), c.parts, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if err == nil {
+			passed = sent
+		}
+	})
+	clear(c.parts)
+	if err != nil {
+		return 0
+	}
+	return passed
 }
 
 // complete fills in a connection's last packet.

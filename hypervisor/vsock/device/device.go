@@ -55,6 +55,7 @@ type Device struct {
 	sender   sender
 	receiver receiver
 	chunks   chunkPool
+	large    chan []byte  // nil ones have not been made yet
 	left     atomic.Int64 // of budget
 	running  [queues]bool // used by Start and Stop alone
 
@@ -80,6 +81,10 @@ func New(cid uint32, log *slog.Logger) *Device {
 		nextPort:  firstDialPort,
 	}
 	d.left.Store(budget)
+	d.large = make(chan []byte, largePieces)
+	for range largePieces {
+		d.large <- nil
+	}
 	return d
 }
 

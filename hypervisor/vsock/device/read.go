@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 )
 
 // Read implements net.Conn.
@@ -29,6 +30,29 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	c.took(n)
 	return n, nil
+}
+
+// CopyTo is WriteTo for a stream socket. While the socket takes them, bytes go there
+// out of the guest's memory, without a stop.
+func (c *Conn) CopyTo(socket interface {
+	io.Writer
+	syscall.Conn
+},
+) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	c.setDirect(raw)
+	defer c.setDirect(nil)
+	_, err = c.WriteTo(socket)
+	return err
+}
+
+func (c *Conn) setDirect(raw syscall.RawConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.direct, c.idle = raw, false
 }
 
 // WriteTo implements io.WriterTo. It returns nil at the end of what the guest sends.
@@ -86,6 +110,7 @@ func (c *Conn) nextChunk() (*chunk, error) {
 	}
 	c.recycle()
 	c.reading = c.data.pop()
+	c.idle = c.reading == nil
 	switch {
 	case c.reading != nil:
 		return c.reading, nil
@@ -106,18 +131,22 @@ func (c *Conn) recycle() {
 
 // took tells the guest, when it is worth a packet, that n bytes were read.
 func (c *Conn) took(n int) {
-	if n == 0 {
-		return
+	if n > 0 && c.count(n) {
+		c.d.send(func(s *sender) { s.do(c, todoCredit) })
 	}
+}
+
+// count counts n bytes as read and reports whether the guest should be told.
+func (c *Conn) count(n int) bool {
 	window := c.window.Load()
 	edge := c.taken.Add(uint32(n)) + window
 	// What the guest does not know to be free yet. It can wait as long as three
 	// quarters of the window are left for it to fill.
 	if edge-c.edge.Load() < window/4 {
-		return
+		return false
 	}
 	c.grow(window)
-	c.d.send(func(s *sender) { s.do(c, todoCredit) })
+	return true
 }
 
 // grow doubles the window if the guest has used up, or nearly, what it was

@@ -184,7 +184,13 @@ func (d *Device) operate(c *Conn, h header, chain *virtqueue.Chain) error {
 	case !c.isEstablished():
 		return fmt.Errorf("packet with operation %d before the response: %w", h.op, errProtocol)
 	case h.op == opData:
-		return c.deliver(chain, int(h.length))
+		passed, err := c.deliver(chain, int(h.length))
+		if passed > 0 && c.count(passed) {
+			d.sender.mu.Lock()
+			defer d.sender.mu.Unlock()
+			d.sender.do(c, todoCredit)
+		}
+		return err
 	case h.op == opShutdown:
 		d.peerShutdown(c, h.flags)
 		return nil

@@ -38,34 +38,67 @@ func (c *Conn) ReadAllFrom(socket syscall.Conn) error {
 	if err != nil {
 		return err
 	}
+	much := false
 	for {
-		var buffer *chunk
-		var n int
-		var failed error
-		err := raw.Read(func(fd uintptr) bool {
-			buffer = c.d.chunks.get()
-			n, failed = receive(int(fd), buffer.data[:])
-			if errors.Is(failed, syscall.EAGAIN) {
-				c.d.chunks.put(buffer)
-				return false
-			}
-			return true
-		})
-		if err := errors.Join(err, failed); err != nil {
-			return err
-		}
-		if n > 0 {
-			_, err = c.Write(buffer.data[:n])
-		}
-		c.d.chunks.put(buffer)
+		n, err := c.readPiece(raw, &much)
 		if n == 0 || err != nil {
 			return err
 		}
 	}
 }
 
-// receive reads from a socket without waiting.
-func receive(fd int, p []byte) (int, error) {
+// readPiece writes one piece of what comes from a socket, and reports 0 at its end.
+// If there was much the last time, the piece may be larger: the fewer they are, the
+// less often the guest is interrupted.
+func (c *Conn) readPiece(raw syscall.RawConn, much *bool) (int, error) {
+	var n int
+	var failed error
+	var buffer []byte
+	release := func() {}
+	err := raw.Read(func(fd uintptr) bool {
+		buffer, release = c.d.buffer(*much)
+		n, failed = receiveFrom(int(fd), buffer)
+		if errors.Is(failed, syscall.EAGAIN) {
+			release()
+			release = func() {}
+			*much = false
+			return false
+		}
+		return true
+	})
+	defer func() { release() }()
+	if err := errors.Join(err, failed); err != nil || n == 0 {
+		return 0, err
+	}
+	*much = n >= chunkSize
+	return c.Write(buffer[:n])
+}
+
+const (
+	// largePiece is what is written at once where there is much, largePieces how many
+	// connections may do so at the same time.
+	largePiece  = 256 << 10
+	largePieces = 4
+)
+
+// buffer returns a buffer and what gives it back. A large one may not be left.
+func (d *Device) buffer(large bool) ([]byte, func()) {
+	if large {
+		select {
+		case b := <-d.large:
+			if b == nil {
+				b = make([]byte, largePiece)
+			}
+			return b, func() { d.large <- b } // has room: it came from there
+		default:
+		}
+	}
+	b := d.chunks.get()
+	return b.data[:], func() { d.chunks.put(b) }
+}
+
+// receiveFrom reads from a socket without waiting.
+func receiveFrom(fd int, p []byte) (int, error) {
 	for {
 		n, _, err := syscall.Recvfrom(fd, p, syscall.MSG_DONTWAIT)
 		if !errors.Is(err, syscall.EINTR) {
