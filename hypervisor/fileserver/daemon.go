@@ -24,7 +24,7 @@ const (
 
 // wantedDescriptors is the limit of open files that the server gets where that can
 // be had.
-const wantedDescriptors = 1_000_000
+const wantedDescriptors = 200_000
 
 // Options say what to share and how.
 type Options struct {
@@ -80,7 +80,8 @@ const keepCapabilities = 1 << 2 // SECBIT_NO_SETUID_FIXUP
 
 // confined is the server's jail: it finds the shared directory and its own list of
 // descriptors, by which it opens files. It is root, since it makes files for all
-// users, and never has a capability that would let it mount or open a device.
+// users, and never has a capability that would let it mount, open a device, or, by a
+// handle that it makes up (CAP_DAC_READ_SEARCH), a file outside the share.
 func confined(o Options) *jail.Spec {
 	if o.Jail == nil {
 		return nil
@@ -89,7 +90,7 @@ func confined(o Options) *jail.Spec {
 		Namespaces: jail.Empty,
 		Root:       &jail.Root{Shares: []string{o.SharedDir}, Self: true},
 		Capabilities: []uintptr{
-			unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
+			unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID,
 			unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_MKNOD, unix.CAP_SETFCAP,
 		},
 		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},

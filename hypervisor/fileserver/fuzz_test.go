@@ -12,7 +12,7 @@ import (
 // FuzzRequest carries out whatever a guest may send, in buffers of any size: the reply
 // is no longer than there is room, and says how long it is.
 func FuzzRequest(f *testing.F) {
-	for opcode := uint32(0); opcode < 60; opcode++ {
+	for opcode := range uint32(60) {
 		f.Add(encode(opcode, 1, 1, make([]byte, 64)), uint16(40), uint16(200), uint8(16))
 	}
 	f.Add(encode(opWrite, 1, 1, append(transfer(0, 3), 1, 2, 3)), uint16(81), uint16(24), uint8(16))
@@ -34,8 +34,10 @@ func FuzzRequest(f *testing.F) {
 		if int(written) > len(out) {
 			t.Fatalf("%d bytes in %d", written, len(out))
 		}
-		if size := binary.LittleEndian.Uint32(append(out, 0, 0, 0, 0)); written >= outHeaderSize && size != written {
-			t.Errorf("a reply of %d bytes says that it has %d", written, size)
+		if written >= outHeaderSize {
+			if size := binary.LittleEndian.Uint32(out); size != written {
+				t.Errorf("a reply of %d bytes says that it has %d", written, size)
+			}
 		}
 	})
 }

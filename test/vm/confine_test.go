@@ -67,7 +67,7 @@ func confined() map[string]confinement {
 		strings.TrimSpace(strings.TrimPrefix(serverProcess(), "/")): {
 			capabilities: fileServer,
 			own:          []string{"cgroup", "ipc", "mnt", "net", "pid", "uts"},
-			limits:       map[string]uint64{"Max core file size": 1, "Max open files": 1_000_000},
+			limits:       map[string]uint64{"Max core file size": 1, "Max open files": 200_000},
 		},
 	}
 }

@@ -66,14 +66,14 @@ func expectations() map[string]expected {
 		"virtiofsd": {
 			user: "0", effective: fileServerCaps, bounding: fileServerCaps, noNewPrivs: true, seccomp: "filter",
 			cgroup: "own", ipc: "own", mnt: "own", net: "own", pid: "own", uts: "own",
-			core: 1, files: 1_000_000, processes: unlimited, dumpable: "unknown",
+			core: 1, files: 200_000, processes: unlimited, dumpable: "unknown",
 			open: []string{"device /dev/null", "directory", "eventfd", "file", "link", "memory", "pipe", "unix socket"},
 		},
 		"kata-fs": {
-			user: "0", effective: "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID SETGID SETUID MKNOD SETFCAP",
-			bounding: "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID SETGID SETUID MKNOD SETFCAP", noNewPrivs: true, seccomp: "filter",
+			user: "0", effective: "CHOWN DAC_OVERRIDE FOWNER FSETID SETGID SETUID MKNOD SETFCAP",
+			bounding: "CHOWN DAC_OVERRIDE FOWNER FSETID SETGID SETUID MKNOD SETFCAP", noNewPrivs: true, seccomp: "filter",
 			cgroup: "own", ipc: "own", mnt: "own", net: "own", pid: "own", uts: "own",
-			core: 1, files: 1_000_000, processes: unlimited, dumpable: "unknown",
+			core: 1, files: 200_000, processes: unlimited, dumpable: "unknown",
 		},
 		"vsock": {
 			user: "own", noNewPrivs: true, seccomp: "filter",
@@ -87,7 +87,7 @@ func expectations() map[string]expected {
 			core: 1, dumpable: "no|yes",
 		},
 		"supervisor": {
-			user: "0", effective: "any", bounding: "any", seccomp: "none",
+			user: "0", effective: "any", bounding: "any", noNewPrivs: true, seccomp: "filter",
 			cgroup: "host", ipc: "host", mnt: "own", net: "host", pid: "host", uts: "host", hostRoot: true, dumpable: "unknown",
 		},
 		"stand-in": {

@@ -83,7 +83,7 @@ func promises() map[string]promise {
 		"kata-fs": {
 			user: rootUser, confined: true, own: everyNamespace(), root: true,
 			capabilities: []string{
-				"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "SETUID", "SETGID", "MKNOD", "SETFCAP",
+				"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID", "MKNOD", "SETFCAP",
 			},
 			files:  append([]string{"file", "directory", "link", "socket file", "device ", "disk"}, inMemory...),
 			limits: map[string]uint64{"Max core file size": noCore},

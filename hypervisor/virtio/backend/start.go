@@ -149,6 +149,5 @@ func (p *Process) Socket() *os.File { return p.socket }
 // Stop kills the process, waits for its end, and closes the socket. Idempotent.
 func (p *Process) Stop() error {
 	_ = p.socket.Close()
-	p.Helper.Stop()
-	return nil
+	return p.Helper.Stop()
 }
