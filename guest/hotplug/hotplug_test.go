@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -49,18 +50,46 @@ func TestOnlineAll(t *testing.T) {
 	write(t, dir, map[string]string{
 		"cpu0/topology": "", "cpu1/online": "1\n", "cpu2/online": "0\n", "cpu3/topology": "", "cpufreq/online": "0\n", "online": "0-1\n",
 	})
-	if n, err := onlineAll(dir, "cpu", "1"); err != nil || n != 3 {
+	if n, err := onlineAll(dir, "cpu", "1", writeFile); err != nil || n != 3 {
 		t.Errorf("%d processors, %v", n, err)
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, "cpu2/online")); err != nil || string(text) != "1" {
 		t.Errorf("the processor that was off: %q, %v", text, err)
 	}
 	write(t, dir, map[string]string{"memory0/online": "1\n", "memory1/online": "0\n", "memory1/state": "offline\n"})
-	if n, err := onlineAll(dir, "memory", "online"); err != nil || n != 2 {
+	if n, err := onlineAll(dir, "memory", "online", writeFile); err != nil || n != 2 {
 		t.Errorf("%d blocks, %v", n, err)
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, "memory1/state")); err != nil || string(text) != "online" {
 		t.Errorf("the block that was off: %q, %v", text, err)
+	}
+}
+
+// The kernel may bring a block on line between our look and our order, which it then
+// refuses.
+func TestTheKernelIsFaster(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"memory1/online": "0\n", "memory1/state": "offline\n"})
+	refuse := func(string, string) error { return syscall.EINVAL }
+	if _, err := onlineAll(dir, "memory", "online", refuse); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("a block that stays off: %v", err)
+	}
+	n, err := onlineAll(dir, "memory", "online", func(path, value string) error {
+		write(t, dir, map[string]string{"memory1/online": "1\n"})
+		return refuse(path, value)
+	})
+	if err != nil || n != 1 {
+		t.Errorf("%d blocks, %v", n, err)
+	}
+	write(t, dir, map[string]string{"memory1/online": "0\n"})
+	n, err = onlineAll(dir, "memory", "online", func(path, value string) error {
+		if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+			t.Error(err)
+		}
+		return refuse(path, value)
+	})
+	if err != nil || n != 0 {
+		t.Errorf("of a block that has left: %d blocks, %v", n, err)
 	}
 }
 

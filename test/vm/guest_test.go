@@ -49,7 +49,9 @@ func execInGuest(t *testing.T, h *harness.Host, id string) {
 
 	command := h.Command("exec", "--guest", id, busybox, "sh")
 	terminal := h.StartOnTerminal(command, 40, 90)
-	if _, err := io.WriteString(terminal, busybox+" stty size; "+busybox+" sleep 7777\n"); err != nil {
+	// Of one process group, in the foreground before there is output: a shell that is about
+	// to start the next program of its own takes the signal and goes on to wait.
+	if _, err := io.WriteString(terminal, busybox+" sh -c '"+busybox+" stty size; exec "+busybox+" sleep 7777'\n"); err != nil {
 		t.Fatal(err)
 	}
 	h.Expect(terminal, "40 90")
