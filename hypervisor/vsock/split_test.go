@@ -54,6 +54,8 @@ func hostile(_ context.Context, in *backend.Inherited) error {
 			rights = unix.UnixRights(0, 1, 2)
 		case "exits":
 			return errors.New("taken over")
+		case "fails first":
+			_ = control.Send(conn, control.Message{Kind: control.Failed, Errno: syscall.ECONNRESET}, nil)
 		case "silent":
 			continue
 		case "closes":
@@ -104,6 +106,23 @@ func TestHostileProcess(t *testing.T) {
 				t.Errorf("dial: %v", err)
 			}
 			cancel()
+		}
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	// The rest of the answers of a device that has ended are no lie.
+	t.Run("fails first", func(t *testing.T) {
+		h := openRole(t, "fails first")
+		for range 2 {
+			if conn, err := h.Dial(t.Context(), 5); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("connected: %v, %v", conn, err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		if err := h.Helper().Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("its process: %v", err)
 		}
 		if err := h.Close(); err != nil {
 			t.Error(err)

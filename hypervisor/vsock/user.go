@@ -124,8 +124,12 @@ func (u *user) obey(m control.Message) error {
 	u.mu.Lock()
 	answer, asked := u.pending[m.ID]
 	delete(u.pending, m.ID)
+	ended := u.err != nil
 	u.mu.Unlock()
-	if !asked {
+	switch {
+	case !asked && ended:
+		return nil // given up when the device ended
+	case !asked:
 		return fmt.Errorf("%d: %w", m.ID, errAnswer)
 	}
 	answer <- m // has room for the one
