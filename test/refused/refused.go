@@ -138,7 +138,7 @@ func Unlisted(calls []Call, ours string) []Call {
 		case name == "virtiofsd":
 			return c.Signal == 0 && slices.Contains(expectedOfFileServer(), c.Number)
 		default:
-			return filepath.Dir(c.Program) != ours
+			return filepath.Dir(c.Program) != ours || c.Signal == 0 && slices.Contains(expectedOfDevice(), c.Number)
 		}
 	})
 }
@@ -146,6 +146,12 @@ func Unlisted(calls []Call, ours string) []Call {
 // expectedOfQEMU are the calls that QEMU 7.2 and its libraries try, and do without:
 // see hypervisor/qemu/syscalls.go.
 func expectedOfQEMU() []int { return []int{unix.SYS_CLONE3, unix.SYS_IO_URING_SETUP} }
+
+// expectedOfDevice are what Go's runtime and packages try as a program begins, and do
+// without: of the processes of our own that serve a device, and open no files.
+func expectedOfDevice() []int {
+	return []int{unix.SYS_OPENAT, unix.SYS_PRLIMIT64, unix.SYS_READLINKAT, unix.SYS_STATFS}
+}
 
 // expectedOfFileServer are those of virtiofsd.
 func expectedOfFileServer() []int { return []int{unix.SYS_CLONE3, unix.SYS_USERFAULTFD} }
