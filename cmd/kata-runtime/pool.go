@@ -88,13 +88,16 @@ func (p *machinePool) take(ctx context.Context, boot supervisor.Boot, n *creatio
 			return nil, takeErr
 		}
 		p.log.Debug("a prepared machine was not taken", "machine", claim.Name, "error", takeErr)
-		if unfit.Reason == pool.ReasonTaken { // there may be others
+		taken := unfit.Reason == pool.ReasonTaken
+		if unfit.Err != nil { // it has not said no
+			if taken, err = claim.GiveUp(ctx); err != nil {
+				break
+			}
+		}
+		if taken { // there may be others
 			continue
 		}
 		reason = unfit.Reason
-		if unfit.Err != nil { // it has not said no
-			claim.Kill()
-		}
 		n.supervisor = process{pid: claim.PID, start: claim.StartTime} // it may have begun
 		err = n.removeLeft(ctx)
 		n.supervisor = process{}

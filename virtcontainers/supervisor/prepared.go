@@ -67,7 +67,7 @@ func considerBoot(ctx context.Context, slot *pool.Slot, p *factory.Prepared, boo
 		Log: slog.New(slog.DiscardHandler),
 	})
 	if err == nil && reason == "" {
-		err = slot.Leave(ctx)
+		err = slot.Leave(ctx, boot.Caller)
 	}
 	switch {
 	case errors.Is(err, pool.ErrDiscarded):

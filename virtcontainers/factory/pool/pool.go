@@ -67,6 +67,8 @@ type Record struct {
 	// Cgroup is the host's control group of its processes, written down before it is
 	// made: the kernel does not remove it when they are killed.
 	Cgroup *cgroup.Record `json:"cgroup,omitempty"`
+	// Taker is the pid, as it says itself, of the command that has Taken it.
+	Taker int `json:"taker,omitempty"`
 }
 
 // Request is what a machine is made from.
@@ -168,10 +170,35 @@ func readRecord(dir string) (Record, error) {
 type Claim struct {
 	Conn *net.UnixConn // of network "unixpacket"
 	Record
+
+	pool *Pool
 }
 
-// Kill ends a process that does not answer.
-func (c *Claim) Kill() { end(c.Record, unix.SIGKILL) }
+// GiveUp ends a process that does not answer, or has closed the connection, unless it is
+// another command's: who asked while that one was given the machine has no answer either.
+// It tells whether that is so.
+func (c *Claim) GiveUp(ctx context.Context) (taken bool, err error) {
+	lock, err := c.pool.lock(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil // the pool has gone, with all that nobody had taken
+	}
+	if err != nil {
+		return false, fmt.Errorf("give up the prepared machine %s: %w", c.Name, err)
+	}
+	defer lock.Close()
+	record, err := readRecord(c.pool.machine(c.Name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // it is all a pod's, or has ended
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("give up the prepared machine %s: %w", c.Name, err)
+	case record.State == Taken && record.Taker != os.Getpid():
+		return true, nil
+	default:
+		end(c.Record, unix.SIGKILL)
+		return false, nil
+	}
+}
 
 // Take finds a machine that fits, and connects to its process. Without one it tells
 // why: of several reasons that which came nearest.
@@ -192,7 +219,9 @@ func (p *Pool) Take(ctx context.Context, fit Fit) (*Claim, Reason, error) {
 			continue // it was taken just now, or is being made
 		}
 		if !store.Alive(record.PID, record.StartTime) {
-			note(ReasonDied)
+			if !record.gone() { // otherwise it ended with its pod
+				note(ReasonDied)
+			}
 			continue
 		}
 		if misfit := record.Fit.Misfit(fit); misfit != "" {
@@ -210,7 +239,7 @@ func (p *Pool) Take(ctx context.Context, fit Fit) (*Claim, Reason, error) {
 			note(ReasonTaken)
 			continue
 		}
-		return &Claim{Conn: conn, Record: record}, "", nil
+		return &Claim{Conn: conn, Record: record, pool: p}, "", nil
 	}
 	return nil, nearest, nil
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -95,7 +96,7 @@ func offer(t *testing.T, slots []*Slot) (given func() int) {
 				if _, err := conn.Receive(&question); err != nil {
 					return false
 				}
-				if err := slot.Leave(ctx); err != nil {
+				if err := slot.Leave(ctx, os.Getpid()); err != nil {
 					t.Error(err)
 					return false
 				}
@@ -156,6 +157,48 @@ func take(t *testing.T, p *Pool, f Fit) (string, Reason) {
 		if err == nil {
 			return name, ""
 		}
+	}
+}
+
+// Who asks for a machine while another command gets it has no answer, and leaves it alone.
+func TestGiveUp(t *testing.T) {
+	p := Open(t.TempDir())
+	slot := occupied(t, p, fit(), 1)[0] // of this process: its end would be the test's
+	record, err := readRecord(slot.dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := &Claim{Record: record, pool: p}
+	if err := slot.Leave(t.Context(), os.Getpid()+1); err != nil {
+		t.Fatal(err)
+	}
+	if taken, err := claim.GiveUp(t.Context()); err != nil || !taken {
+		t.Errorf("another's machine: %t, %v", taken, err)
+	}
+	if err := slot.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if taken, err := claim.GiveUp(t.Context()); err != nil || !taken {
+		t.Errorf("a machine that is all a pod's: %t, %v", taken, err)
+	}
+
+	silent := exec.Command("sleep", "1000")
+	if _, err := p.Fill(t.Context(), fit(), request(), 1, func(_, _ string, lock *os.File) (int, error) {
+		silent.ExtraFiles = []*os.File{lock}
+		err := silent.Start()
+		return silent.Process.Pid, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	records, err := p.List()
+	if err != nil || len(records) != 1 {
+		t.Fatalf("%v, %v", records, err)
+	}
+	if taken, err := (&Claim{Record: records[0], pool: p}).GiveUp(t.Context()); err != nil || taken {
+		t.Errorf("a silent process: %t, %v", taken, err)
+	}
+	if err := silent.Wait(); err == nil || silent.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("a silent process: %v", err)
 	}
 }
 
@@ -310,7 +353,7 @@ func TestDestroyLeavesNothing(t *testing.T) {
 func TestDestroyKeepsWhatPodsHave(t *testing.T) {
 	p := Open(filepath.Join(t.TempDir(), "pool"))
 	slot := occupied(t, p, fit(), 1)[0]
-	if err := slot.Leave(t.Context()); err != nil {
+	if err := slot.Leave(t.Context(), os.Getpid()); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Destroy(t.Context()); err != nil { // nor is this process ended
@@ -338,7 +381,7 @@ func TestADiscardedMachineIsNobodys(t *testing.T) {
 	if err := writeJSON(filepath.Join(slot.dir(), recordName), record); err != nil {
 		t.Fatal(err)
 	}
-	if err := slot.Leave(t.Context()); !errors.Is(err, ErrDiscarded) {
+	if err := slot.Leave(t.Context(), os.Getpid()); !errors.Is(err, ErrDiscarded) {
 		t.Errorf("who takes it is told: %v", err)
 	}
 	if _, reason := take(t, p, fit()); reason != ReasonEmpty {

@@ -177,9 +177,12 @@ func (s *Slot) Offer(ctx context.Context, log *slog.Logger, consider func(*chann
 // ErrDiscarded says that somebody has taken the machine out of the pool: it is to end.
 var ErrDiscarded = errors.New("the machine was taken out of the pool")
 
-// Leave takes the machine out of the pool, for who has taken it: nobody else gets it, or
-// ends it. It wraps ErrDiscarded when somebody else was faster. Remove follows.
-func (s *Slot) Leave(ctx context.Context) error { return s.Set(ctx, Taken) }
+// Leave takes the machine out of the pool, for the command with this pid, which has taken
+// it: nobody else gets it, or ends it. It wraps ErrDiscarded when somebody else was faster.
+// Remove follows.
+func (s *Slot) Leave(ctx context.Context, taker int) error {
+	return s.update(ctx, func(r *Record) { r.State, r.Since, r.Taker = Taken, time.Now().UTC(), taker })
+}
 
 // Remove removes what the machine has in the pool, when all of it is a pod's, or its
 // process ends. Idempotent.

@@ -109,7 +109,7 @@ func (m *machinePool) take(ctx context.Context, inv invocation, files []*os.File
 		if claim, reason, err = m.pool.Take(ctx, m.fit); claim == nil {
 			break
 		}
-		s, refused, adoptErr := adopt(claim, inv, files)
+		s, refused, adoptErr := adopt(ctx, claim, inv, files)
 		switch {
 		case adoptErr != nil:
 			reason = pool.ReasonDied
@@ -145,7 +145,7 @@ func (m *machinePool) misfit(inv invocation) (pool.Reason, error) {
 }
 
 // adopt makes the process of a prepared machine the server.
-func adopt(claim *pool.Claim, inv invocation, files []*os.File) (_ *server, refused pool.Reason, err error) {
+func adopt(ctx context.Context, claim *pool.Claim, inv invocation, files []*os.File) (_ *server, refused pool.Reason, err error) {
 	conn := channel.FromConn(claim.Conn)
 	defer conn.Close()
 	fd, err := unix.PidfdOpen(claim.PID, 0)
@@ -154,8 +154,11 @@ func adopt(claim *pool.Claim, inv invocation, files []*os.File) (_ *server, refu
 	}
 	s := &server{pid: claim.PID, pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	defer func() {
-		if err != nil {
-			claim.Kill() // it has not said no, and may do so late
+		if err != nil { // it has not said no, and may do so late
+			taken, giveUpErr := claim.GiveUp(ctx)
+			if err = errors.Join(err, giveUpErr); taken {
+				refused, err = pool.ReasonTaken, nil
+			}
 		}
 		if err != nil || refused != "" {
 			s.release()
@@ -292,7 +295,7 @@ func (a *adoption) consider(ctx context.Context, slot *pool.Slot) *adopted {
 	if err := unix.Stat(a.Bundle, &stat); err != nil || stat.Dev != a.Device || stat.Ino != a.Inode {
 		return &adopted{Unfit: pool.ReasonDirectory} // none is another one
 	}
-	err := slot.Leave(ctx)
+	err := slot.Leave(ctx, a.Caller)
 	switch {
 	case errors.Is(err, pool.ErrDiscarded):
 		return &adopted{Unfit: pool.ReasonTaken}
