@@ -124,12 +124,11 @@ func (u *user) obey(m control.Message) error {
 	u.mu.Lock()
 	answer, asked := u.pending[m.ID]
 	delete(u.pending, m.ID)
-	ended := u.err != nil
 	u.mu.Unlock()
-	switch {
-	case !asked && ended:
-		return nil // given up when the device ended
-	case !asked:
+	if !asked {
+		if u.hasEnded() { // and was given up then
+			return nil
+		}
 		return fmt.Errorf("%d: %w", m.ID, errAnswer)
 	}
 	answer <- m // has room for the one
@@ -174,6 +173,8 @@ func (u *user) failure() error {
 	defer u.mu.Unlock()
 	return u.err
 }
+
+func (u *user) hasEnded() bool { return u.failure() != nil }
 
 // send sends a message to the process.
 func (u *user) send(m control.Message, file *os.File) error {
