@@ -20,12 +20,12 @@ func main() {
 		}
 	}
 	var ring [120]byte // struct io_uring_params
-	tell("io_uring_setup", open(unix.SYS_IO_URING_SETUP, 8, uintptr(unsafe.Pointer(&ring))))
-	tell("userfaultfd", open(unix.SYS_USERFAULTFD, unix.O_CLOEXEC, 0))
-	tell("fanotify_init", open(unix.SYS_FANOTIFY_INIT, unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY))
+	tell("io_uring_setup", open(unix.SYS_IO_URING_SETUP, 8, uintptr(unsafe.Pointer(&ring)), 0))
+	tell("userfaultfd", open(unix.SYS_USERFAULTFD, unix.O_CLOEXEC, 0, 0))
+	tell("fanotify_init", open(unix.SYS_FANOTIFY_INIT, unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY, 0))
 	rights := uint64(unix.LANDLOCK_ACCESS_FS_WRITE_FILE)
 	tell("landlock_create_ruleset",
-		open(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&rights)), unsafe.Sizeof(rights)))
+		open(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&rights)), unsafe.Sizeof(rights), 0))
 	pid := uintptr(unix.Getpid())
 	const virtualMemory = 1 // KCMP_VM
 	if _, _, errno := unix.Syscall6(unix.SYS_KCMP, pid, pid, virtualMemory, 0, 0, 0); errno != 0 {
@@ -49,8 +49,8 @@ func main() {
 }
 
 // open makes a call that returns a descriptor.
-func open(call, a, b uintptr) error {
-	fd, _, errno := unix.Syscall(call, a, b, 0)
+func open(call, a, b, c uintptr) error {
+	fd, _, errno := unix.Syscall(call, a, b, c)
 	if errno != 0 {
 		return errno
 	}
