@@ -57,7 +57,6 @@ func programs() []string {
 		"kata-runtime/test/callers/internal/resolve",
 		"kata-runtime/test/hostile",
 		"kata-runtime/test/network/internal/peer",
-		"kata-runtime/test/vm/internal/kernelcalls",
 		"kata-runtime/test/vm/internal/socketclient",
 	}
 }

@@ -16,7 +16,6 @@ import (
 
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
-	"kata-runtime/test/program"
 )
 
 // TestFeaturesAreNotEmptyPromises makes a container that uses whatever the
@@ -155,27 +154,4 @@ func checkMountOption(t *testing.T, option, mountinfo string) {
 	if shared := slices.ContainsFunc(shown, func(s string) bool { return strings.HasPrefix(s, "shared:") }); shared != strings.HasSuffix(option, "shared") {
 		t.Errorf("option %s: shared is %v in %q", option, shared, line)
 	}
-}
-
-// TestKernelCalls has a privileged container make the calls that programs of common
-// images use where the kernel has them.
-func TestKernelCalls(t *testing.T) {
-	h := harness.New(t)
-	spec := bundle.Spec("/bin/kernelcalls")
-	spec.Process.Capabilities.Bounding = everyCapability(h)
-	spec.Process.Capabilities.Permitted = spec.Process.Capabilities.Bounding
-	spec.Process.Capabilities.Effective = spec.Process.Capabilities.Bounding
-	b := h.Bundle(spec)
-	if err := program.Build(t.Context(), filepath.Join(b, "rootfs", "bin", "kernelcalls"), "kata-runtime/test/vm/internal/kernelcalls"); err != nil {
-		t.Fatal(err)
-	}
-	if result := h.Run("run", "-b", b, h.ID()); result.Code != 0 {
-		t.Errorf("exit code %d\n%s%s", result.Code, result.Stdout, result.Stderr)
-	}
-}
-
-func everyCapability(h *harness.Host) []string {
-	var promised features.Features
-	decode(h, h.Must("features"), &promised)
-	return promised.Linux.Capabilities
 }
