@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,11 +36,16 @@ func (c Call) String() string {
 	return fmt.Sprintf("%s: system call %d %s", c.Program, c.Number, what)
 }
 
-// Log is the kernel's, from the call of Open on.
+// Log is the kernel's, from the call of Open on. It is read as it is written: the kernel
+// keeps little of it.
 type Log struct {
 	file *os.File
 	// limit is what kernel.printk_ratelimit was.
 	limit []byte
+
+	reading chan struct{} // closed when follow has ended
+	calls   []Call        // follow's, until it has ended
+	failure error
 }
 
 // rateLimit is the sysctl that makes the kernel leave out records.
@@ -61,7 +67,44 @@ func Open() (*Log, error) {
 	if err != nil {
 		l.limit = nil // some records may be missing
 	}
+	l.start()
 	return l, nil
+}
+
+func (l *Log) start() {
+	l.reading = make(chan struct{})
+	go func() {
+		defer close(l.reading)
+		l.follow()
+	}()
+}
+
+// follow reads until the file's deadline, or its end.
+func (l *Log) follow() {
+	record := make([]byte, recordSize)
+	for {
+		n, err := l.file.Read(record)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
+			return
+		case errors.Is(err, unix.EPIPE):
+			l.failure = ErrLost
+		case err != nil:
+			l.failure = fmt.Errorf("read the kernel's log: %w", err)
+			return
+		default:
+			l.take(record[:n])
+		}
+	}
+}
+
+// recordSize is the kernel's longest record, in bytes.
+const recordSize = 8192
+
+func (l *Log) take(record []byte) {
+	if call, ok := parse(string(record)); ok && !slices.Contains(l.calls, call) {
+		l.calls = append(l.calls, call)
+	}
 }
 
 // Close closes the log.
@@ -70,38 +113,50 @@ func (l *Log) Close() error {
 	if l.limit != nil {
 		err = os.WriteFile(rateLimit, l.limit, 0)
 	}
-	return errors.Join(err, l.file.Close())
+	err = errors.Join(err, l.file.Close())
+	<-l.reading
+	return err
 }
 
-// Calls reads what was refused since the last call. It wraps ErrLost if the kernel
+// Calls returns what was refused since the last call. It wraps ErrLost if the kernel
 // has dropped records that nobody read in time.
 func (l *Log) Calls() ([]Call, error) {
-	raw, err := l.file.SyscallConn()
-	if err != nil {
+	if err := l.file.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		return nil, fmt.Errorf("read the kernel's log: %w", err)
 	}
-	var calls []Call
-	var lost error
-	record := make([]byte, 8192) // the kernel's longest
-	for {
+	<-l.reading
+	l.drain()
+	calls, failure := l.calls, l.failure
+	l.calls, l.failure = nil, nil
+	if err := l.file.SetReadDeadline(time.Time{}); err != nil {
+		return calls, errors.Join(failure, err)
+	}
+	l.start()
+	return calls, failure
+}
+
+// drain reads what is there, whatever the deadline.
+func (l *Log) drain() {
+	raw, err := l.file.SyscallConn()
+	record := make([]byte, recordSize)
+	for err == nil {
 		n, readErr := 0, error(nil)
-		if err := raw.Control(func(fd uintptr) { n, readErr = unix.Read(int(fd), record) }); err != nil {
-			return calls, fmt.Errorf("read the kernel's log: %w", err)
+		if err = raw.Control(func(fd uintptr) { n, readErr = unix.Read(int(fd), record) }); err != nil {
+			break
 		}
 		switch {
 		case errors.Is(readErr, unix.EAGAIN):
-			return calls, lost
+			return
 		case errors.Is(readErr, unix.EPIPE):
-			lost = ErrLost
+			l.failure = ErrLost
 		case errors.Is(readErr, unix.EINTR):
 		case readErr != nil:
-			return calls, fmt.Errorf("read the kernel's log: %w", readErr)
+			err = readErr
 		default:
-			if call, ok := parse(string(record[:n])); ok && !slices.Contains(calls, call) {
-				calls = append(calls, call)
-			}
+			l.take(record[:n])
 		}
 	}
+	l.failure = fmt.Errorf("read the kernel's log: %w", err)
 }
 
 // ErrLost says that records of the log are missing.
