@@ -202,10 +202,11 @@ func Unlisted(calls []Call, ours string) []Call {
 // see hypervisor/qemu/syscalls.go.
 func expectedOfQEMU() []int { return []int{unix.SYS_CLONE3, unix.SYS_IO_URING_SETUP} }
 
-// expectedOfDevice are what Go's runtime and packages try as a program begins, and do
-// without: of the processes of our own that serve a device, and open no files.
+// expectedOfDevice are those of the processes of our own that serve a device: what Go's
+// runtime and packages try as a program begins, and do without, and the file server's
+// question whether it may open files by their handles.
 func expectedOfDevice() []int {
-	return []int{unix.SYS_OPENAT, unix.SYS_PRLIMIT64, unix.SYS_READLINKAT, unix.SYS_STATFS}
+	return []int{unix.SYS_OPENAT, unix.SYS_PRLIMIT64, unix.SYS_READLINKAT, unix.SYS_STATFS, unix.SYS_OPEN_BY_HANDLE_AT}
 }
 
 // expectedOfFileServer are those of virtiofsd.
