@@ -187,7 +187,7 @@ func accounts(t *testing.T, dir string) map[string]string {
 // TestLikeTheHosts compares what is seen through the file server with the file system
 // that is behind it.
 func TestLikeTheHosts(t *testing.T) {
-	t.Run("handles", func(t *testing.T) { compare(t, t.TempDir(), options()) })
+	t.Run("plain", func(t *testing.T) { compare(t, t.TempDir(), options()) })
 	t.Run("names", func(t *testing.T) {
 		o := options()
 		o.MaxNodeDescriptors = 4

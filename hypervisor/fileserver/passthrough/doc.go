@@ -22,8 +22,9 @@
 //   - Only regular files and directories are opened, whatever the guest asks for.
 //
 // The process has the umask 0, which New sets, and a procfs that shows it. It needs
-// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETUID, SETGID, MKNOD and
-// SETFCAP in its permitted set to act for every user of a guest.
+// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETUID, SETGID, MKNOD and SETFCAP in its permitted
+// set to act for every user of a guest. With DAC_READ_SEARCH it uses file handles; a
+// confined process goes without both, since a handle opens any file of the file system.
 //
 // Requests come from as many goroutines as the caller likes, and SetLkw lasts as long as
 // the lock is held by others: it needs a goroutine of its own.
