@@ -13,9 +13,13 @@ func lockThread() { runtime.LockOSThread() } // for good: the thread ends
 
 func pointer[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }
 
-// hostile are attempts that may end the process.
+// hostile are attempts that may end the process, or that leave a thread changed: others
+// would be made by it.
 func hostile(t *targets) map[string]func() error {
 	attempts := map[string]func() error{
+		"become another user":      func() error { return unix.Setresuid(-1, 12345, -1) },
+		"become another group":     func() error { return unix.Setresgid(-1, 12345, -1) },
+		"join groups":              func() error { return unix.Setgroups([]int{1}) },
 		"mount a tmpfs":            func() error { return unix.Mount("probe", "/", "tmpfs", 0, "") },
 		"mount a procfs":           func() error { return unix.Mount("proc", "/dev", "proc", 0, "") },
 		"remount the root":         func() error { return unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND, "") },
