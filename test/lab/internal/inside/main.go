@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,12 +22,17 @@ import (
 )
 
 func main() {
-	port, err := os.OpenFile(filepath.Join("/dev/virtio-ports", wire.Port), os.O_WRONLY, 0)
+	port, err := os.OpenFile(filepath.Join("/dev/virtio-ports", wire.Port), os.O_RDWR, 0)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "open the port to the outside:", err)
 		os.Exit(1)
 	}
 	out := &messages{encoder: json.NewEncoder(port)}
+	go func() {
+		if _, err := io.Copy(io.Discard, port); err != nil { // wire.NudgeEvery
+			fmt.Fprintln(os.Stderr, "be nudged by the outside:", err)
+		}
+	}()
 	go func() {
 		for range time.Tick(wire.AliveEvery) {
 			out.send(wire.Message{Alive: true})

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"kata-runtime/hypervisor/child"
 	"kata-runtime/hypervisor/qmp"
 	"kata-runtime/hypervisor/tail"
@@ -129,17 +131,44 @@ func accept(listener *net.UnixListener, receive func(wire.Message) error) error 
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	nudged, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(nudged)
+		nudge(conn, done)
+	}()
+	defer func() {
+		close(done)
+		_ = conn.Close()
+		<-nudged
+	}()
 	decoder := json.NewDecoder(conn)
 	for {
 		var message wire.Message
-		if err := decoder.Decode(&message); errors.Is(err, io.EOF) {
+		// A machine that ends with a nudge unread resets the connection.
+		if err := decoder.Decode(&message); errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("read the machine's messages: %w", err)
 		}
 		if err := receive(message); err != nil {
 			return err
+		}
+	}
+}
+
+// nudge sends a byte now and then, until done or until nobody takes it: see
+// wire.NudgeEvery.
+func nudge(conn io.Writer, done <-chan struct{}) {
+	ticker := time.NewTicker(wire.NudgeEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-ticker.C:
+			if _, err := conn.Write([]byte{'\n'}); err != nil {
+				return
+			}
 		}
 	}
 }

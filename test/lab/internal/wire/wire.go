@@ -35,6 +35,13 @@ const (
 	SilentFor  = 4 * time.Minute
 )
 
+// NudgeEvery is how often the outside sends a byte, which says nothing, so that the
+// machine has an interrupt. QEMU 7.2's emulator may forget that one has come, as the
+// machine's KVM enters a guest: both change the same word, one of them without a lock
+// (target/i386/tcg/sysemu/svm_helper.c). A timer's is then seen with the next interrupt
+// only, and an idle machine whose timer is lost would have no other.
+const NudgeEvery = time.Second
+
 // Plan is what the machine does.
 type Plan struct {
 	// Tree is the source tree's path, the same on both sides.

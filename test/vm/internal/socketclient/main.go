@@ -121,8 +121,8 @@ func ask(path string) (string, error) {
 	return string(answer), err
 }
 
-// await tries whenever the mounts of this namespace have changed, until it
-// succeeds.
+// await tries whenever the mounts of this namespace have changed, and now and then
+// since the kernel remembers for a moment what was at a name, until it succeeds.
 func await(try func() bool) error {
 	mounts, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -135,7 +135,7 @@ func await(try func() bool) error {
 			return errors.New("it did not happen")
 		}
 		polled := []unix.PollFd{{Fd: int32(mounts.Fd()), Events: unix.POLLPRI}}
-		if _, err := unix.Poll(polled, int(time.Until(deadline).Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Poll(polled, 500); err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
