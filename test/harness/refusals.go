@@ -32,7 +32,8 @@ func watchRefusals() (_ *refusals, err error) {
 		return nil, err
 	}
 	r.configuration = filepath.Join(dir, "configuration.toml")
-	if err = os.WriteFile(r.configuration, []byte("[hypervisor]\n"+LogRefusedCalls+"\n"), 0o600); err == nil {
+	text := fmt.Sprintf("[hypervisor]\n%s\n[agent.kata]\ndial_timeout = %d\n", LogRefusedCalls, DialTimeout)
+	if err = os.WriteFile(r.configuration, []byte(text), 0o600); err == nil {
 		r.log, err = refused.Open()
 	}
 	if err != nil {

@@ -33,7 +33,7 @@ func chooseServer() error {
 		return nil
 	}
 	path := filepath.Join(os.TempDir(), fmt.Sprintf("kata-test-%d.toml", os.Getpid()))
-	if err := os.WriteFile(path, fmt.Appendf(nil, "[hypervisor]\nvirtio_fs_daemon = %q\n", server), 0o600); err != nil {
+	if err := os.WriteFile(path, fmt.Appendf(nil, "[hypervisor]\nvirtio_fs_daemon = %q\n%s\n[agent.kata]\ndial_timeout = %d\n", server, harness.LogRefusedCalls, harness.DialTimeout), 0o600); err != nil {
 		return err
 	}
 	return os.Setenv(config.PathVariable, path)
