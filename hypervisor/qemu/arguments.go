@@ -40,6 +40,9 @@ func Arguments(o Options, c Channels) ([]string, []*os.File, error) {
 	line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	line.machine(&o)
 	line.channels(c)
+	if o.ReclaimMemory {
+		line.add("-device", "virtio-balloon-pci,disable-legacy=on,free-page-reporting=on")
+	}
 	line.rootPorts(o.RootPorts)
 	line.bridges(o.Bridges)
 	for i, d := range o.Devices {

@@ -47,6 +47,7 @@ func everything(t *testing.T) Options {
 	o.Name, o.Accelerator, o.Initrd = "a,b", "kvm", "/k/initrd.img"
 	o.KernelParams = []string{"debug", "kata.token=00ff"}
 	o.MaxSize = hypervisor.Size{VCPUs: 4, MemoryMiB: 8192}
+	o.ReclaimMemory = true
 	o.RootPorts, o.Bridges = 10, 2
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	o.Devices = []hypervisor.Device{

@@ -48,6 +48,10 @@ type Options struct {
 	// MaxSize is what Resize may reach; a field that is 0 or below Size's
 	// means Size's.
 	MaxSize hypervisor.Size
+	// ReclaimMemory gives the host back what the guest frees of its memory, in blocks
+	// of 2 MiB, within some seconds: the guest's kernel tells what is free (free page
+	// reporting of virtio-balloon, Linux 5.7).
+	ReclaimMemory bool
 	// Devices are there from the start, in this order on the bus.
 	Devices []hypervisor.Device
 	// Vsock serves Dial and Listen. Nil: they return ErrUnsupported.

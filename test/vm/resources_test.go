@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -62,8 +63,51 @@ func TestResources(t *testing.T) {
 	if err != nil || !strings.Contains(string(log), "more than the machine may have") {
 		t.Errorf("the log does not tell: %v, %s", err, log)
 	}
+	checkReclaim(h, d.id)
 	h.Must("delete", "--force", d.id)
 	h.Reap(d.pid)
+}
+
+// checkReclaim lets a container use more than 256 MiB for a moment: the host has it
+// back soon.
+func checkReclaim(h *harness.Host, id string) {
+	h.T.Helper()
+	vmm := process(h, "qemu-system").PID
+	before := residentMiB(h, vmm, "RssShmem")
+	h.Must("exec", id, "/bin/sh", "-c", `awk 'BEGIN { s = "x"; for (i = 0; i < 27; i++) s = s s; print length(s) }'`)
+	if peak := residentMiB(h, vmm, "VmHWM"); peak < before+256 {
+		h.T.Errorf("of at most %d MiB, where there were %d, the container has not used 256", peak, before)
+	}
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(harness.Patience)
+	for {
+		now := residentMiB(h, vmm, "RssShmem")
+		if now <= before+before/4 {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			h.T.Errorf("the guest's memory on the host is %d MiB, it was %d before a container used more and freed it", now, before)
+			return
+		}
+	}
+}
+
+// residentMiB is a field of a process's status, in MiB.
+func residentMiB(h *harness.Host, pid int, field string) int {
+	h.T.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "\n"+field+":")
+	var kib int
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		h.T.Fatalf("%s of process %d: %v", field, pid, err)
+	}
+	return kib >> 10
 }
 
 // vcpuAffinity lists the host's CPUs that each vCPU may run on.

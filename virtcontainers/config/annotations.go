@@ -87,6 +87,10 @@ func podSettings() []podSetting {
 			},
 		},
 		{
+			name: "hypervisor.reclaim_guest_freed_memory", option: "hypervisor.reclaim_guest_freed_memory",
+			set: func(c *Config, value string) string { return setBool(&c.Hypervisor.ReclaimFreedMemory, value) },
+		},
+		{
 			name: "hypervisor.kernel_params", option: "hypervisor.kernel_params",
 			values: "They are appended to the configuration's. None that begins with `kata.`, which are the runtime's own.",
 			set:    addKernelParams,

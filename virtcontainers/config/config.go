@@ -68,6 +68,9 @@ type Machine struct {
 	// DefaultMaxMemoryMiB bounds the memory of a VM, in MiB; 0 stands for the
 	// host's memory.
 	DefaultMaxMemoryMiB int `toml:"default_maxmemory"`
+	// ReclaimFreedMemory gives the host back what the guest no longer uses of its
+	// memory.
+	ReclaimFreedMemory bool `toml:"reclaim_guest_freed_memory"`
 	// SharedFS is SharedFSAuto, SharedFSVirtioFS or SharedFS9P.
 	SharedFS string `toml:"shared_fs"`
 	// VirtioFSDaemon is virtiofsd's program, absolute, or FileServer; empty: a
@@ -189,15 +192,16 @@ func Default() *Config {
 		Hypervisor: Hypervisor{
 			Driver: DriverQEMU,
 			Machine: Machine{
-				Accelerator:      AcceleratorAuto,
-				Vsock:            VsockAuto,
-				DefaultVCPUs:     1,
-				DefaultMemoryMiB: 2048,
-				SharedFS:         SharedFSAuto,
-				VirtioFSCache:    "auto",
-				Confine:          true,
-				ConfineUsers:     defaultUsers(),
-				ConfineWithout:   []string{},
+				Accelerator:        AcceleratorAuto,
+				Vsock:              VsockAuto,
+				DefaultVCPUs:       1,
+				DefaultMemoryMiB:   2048,
+				SharedFS:           SharedFSAuto,
+				VirtioFSCache:      "auto",
+				ReclaimFreedMemory: true,
+				Confine:            true,
+				ConfineUsers:       defaultUsers(),
+				ConfineWithout:     []string{},
 			},
 			QEMU: QEMU{Path: "/usr/bin/qemu-system-x86_64", Bridges: 1},
 		},

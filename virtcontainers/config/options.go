@@ -182,6 +182,14 @@ func sizeOptions() []Option {
 					zeroOrNotBelow(h.DefaultMaxMemoryMiB, h.DefaultMemoryMiB, "default_memory"))
 			},
 		},
+		{
+			Table: machineTable, Key: "reclaim_guest_freed_memory",
+			Values: "`true` or `false`",
+			Meaning: "Give the host back what containers free of the VM's memory, in blocks of 2 MiB, within some seconds. " +
+				"`false`: the host never has back what a VM has once used, until the VM ends.",
+			get:   func(c *Config) any { return c.Hypervisor.ReclaimFreedMemory },
+			check: func(*Config) string { return "" },
+		},
 	}
 }
 

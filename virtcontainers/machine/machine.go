@@ -111,7 +111,7 @@ func (m *Machine) newVM(spec Spec, accelerator string, devices []hypervisor.Devi
 		vm, err := qemu.New(qemu.Options{
 			Path: settings.QEMU.Path, Name: "kata-" + spec.ID, Accelerator: accelerator,
 			Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: m.kernelParams(spec),
-			Size: spec.Size, MaxSize: spec.MaxSize,
+			Size: spec.Size, MaxSize: spec.MaxSize, ReclaimMemory: settings.ReclaimFreedMemory,
 			Devices:   devices,
 			Vsock:     m.vsock,
 			RootPorts: settings.QEMU.PCIeRootPorts, Bridges: settings.QEMU.Bridges,
