@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"kata-runtime/test/leak"
 )
@@ -61,7 +62,44 @@ func (b *bench) memory(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return printMemory(before, after, log)
+	if err := printMemory(before, after, log); err != nil {
+		return err
+	}
+	return b.freed(ctx, p, processes)
+}
+
+const (
+	// usedMiB is what a container uses at once, and frees.
+	usedMiB = 480
+	// freedAfter is when the host is asked whether it has it back.
+	freedAfter = 10 * time.Second
+)
+
+// freed prints what the guest's RAM takes of the host's before a container has used
+// much, and some time after.
+func (b *bench) freed(ctx context.Context, p *pod, processes []holder) error {
+	before, err := measure(processes, nil)
+	if err != nil {
+		return err
+	}
+	size := fmt.Sprintf("bs=%dM", usedMiB) // one buffer of dd's
+	if _, err := b.quiet(p.run(ctx, "exec", p.id, "/bin/busybox", "dd", "if=/dev/zero", "of=/dev/null", size, "count=1")); err != nil {
+		return err
+	}
+	timer := time.NewTimer(freedAfter)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+	}
+	after, err := measure(processes, nil)
+	if err != nil {
+		return err
+	}
+	was, is := before["QEMU"].guest, after["QEMU"].guest
+	fmt.Printf("\nGuest RAM %.1f MiB; %s after %d MiB were used and freed %.1f: %.2f\n", was, freedAfter, usedMiB, is, is/was)
+	return nil
 }
 
 // holder is a process of the pod.
