@@ -1,6 +1,7 @@
 package jail
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -18,7 +19,11 @@ func Restrict() error {
 	// The filter is installed by this thread for all.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := giveUp(needless()); err != nil {
+	err := giveUp(needless())
+	if errors.Is(err, unix.ENOTSUP) { // what AllThreadsSyscall says where there is cgo
+		return errors.New("give up capabilities: this program was built with cgo, which keeps Go from telling all threads: build it with CGO_ENABLED=0, as make build does")
+	}
+	if err != nil {
 		return fmt.Errorf("give up capabilities: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
