@@ -12,7 +12,7 @@ import (
 
 	"kata-runtime/kernel-config/cache"
 	"kata-runtime/kernel-config/debpkg"
-	"kata-runtime/kernel-config/fragments"
+	"kata-runtime/kernel-config/kconfig"
 	"kata-runtime/kernel-config/kernel"
 )
 
@@ -37,8 +37,10 @@ func (s *sourceFlags) open(ctx context.Context) (kernel.Source, error) {
 // runBuild compiles the trimmed guest kernel, or takes it from the cache.
 func runBuild(ctx context.Context, args []string) error {
 	var source sourceFlags
+	var wanted optionFlags
 	flags := flag.NewFlagSet("build", flag.ContinueOnError)
 	source.register(flags)
+	wanted.register(flags)
 	output := flags.String("o", "", "kernel image `file` to write")
 	jobs := flags.Int("j", runtime.NumCPU(), "`number` of compilers at once")
 	if err := parse(flags, args); err != nil {
@@ -47,7 +49,7 @@ func runBuild(ctx context.Context, args []string) error {
 	if *output == "" {
 		return errors.New("build: -o is missing")
 	}
-	options, err := fragments.Load(runtime.GOARCH)
+	options, err := wanted.load()
 	if err != nil {
 		return err
 	}
@@ -68,26 +70,46 @@ func runBuild(ctx context.Context, args []string) error {
 // runCheck reports whether all wanted options survive, without compiling.
 func runCheck(ctx context.Context, args []string, out io.Writer) error {
 	var source sourceFlags
+	var wanted optionFlags
 	flags := flag.NewFlagSet("check", flag.ContinueOnError)
 	source.register(flags)
-	arch := flags.String("arch", runtime.GOARCH, "`architecture`: amd64 or arm64")
+	wanted.register(flags)
+	wanted.registerArch(flags)
+	other := flags.String("config", "", "configuration `file` of another kernel, such as /boot/config-6.1.0 or /proc/config.gz, instead of a source")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
-	options, err := fragments.Load(*arch)
+	options, err := wanted.load()
 	if err != nil {
 		return err
+	}
+	if *other != "" {
+		return checkOther(*other, options, out)
 	}
 	from, err := source.open(ctx)
 	if err != nil {
 		return err
 	}
-	builder := &kernel.Builder{CacheDir: filepath.Join(source.cache, "kernel"), Arch: *arch, Log: os.Stderr}
+	builder := &kernel.Builder{CacheDir: filepath.Join(source.cache, "kernel"), Arch: wanted.arch, Log: os.Stderr}
 	config, err := builder.Check(ctx, from, options)
 	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(out, "%s: all %d wanted options survive; %d options are enabled in all\n",
 		from.ID, len(options), config.Enabled())
+	return err
+}
+
+// checkOther reports whether a kernel that somebody else has built has all that is
+// wanted. A module is not: the guest has none.
+func checkOther(path string, options kconfig.Options, out io.Writer) error {
+	config, err := readConfig(path)
+	if err != nil {
+		return err
+	}
+	if err := options.Survival(config); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	_, err = fmt.Fprintf(out, "%s: all %d wanted options are there; %d options are enabled in all\n", path, len(options), config.Enabled())
 	return err
 }

@@ -4,6 +4,11 @@
 //	kernel-config debian -o DIR              Debian's cloud kernel and its modules
 //	kernel-config build  -o FILE             the trimmed kernel, built from source
 //	kernel-config check                      do all wanted options survive?
+//	kernel-config check -config FILE         has another kernel what is wanted?
+//	kernel-config list                       the wanted options, each with its reason
+//	kernel-config diff OLD NEW               what is different in two kernels' configurations
+//
+// Options of your own come in files (-fragment).
 //
 // Nothing is installed on the host. What was fetched and built is kept in a
 // cache folder, and any number of runs may share it at the same time.
@@ -35,8 +40,10 @@ func main() {
 
 const usage = `usage:
   kernel-config debian -o DIR [-cache DIR]
-  kernel-config build -o FILE [-source TARBALL] [-cache DIR] [-j N]
-  kernel-config check [-source TARBALL] [-cache DIR] [-arch ARCH]`
+  kernel-config build -o FILE [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
+  kernel-config check [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
+  kernel-config list [-fragment FILE]... [-arch ARCH] [-json]
+  kernel-config diff [-json] OLD NEW`
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
@@ -49,6 +56,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return runBuild(ctx, args[1:])
 	case "check":
 		return runCheck(ctx, args[1:], out)
+	case "list":
+		return runList(args[1:], out)
+	case "diff":
+		return runDiff(args[1:], out)
 	default:
 		return fmt.Errorf("unknown command %q\n%s", args[0], usage)
 	}

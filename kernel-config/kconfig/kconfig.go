@@ -22,13 +22,14 @@ import (
 // Option is one wanted option.
 type Option struct {
 	// Name starts with CONFIG_.
-	Name string
+	Name string `json:"name"`
 	// Value is as in a .config: y, a number, a quoted text; n for not set.
-	Value string
-	// Reason says why the option has this value.
-	Reason string
+	Value string `json:"value"`
+	// Reason says why the option has this value; it may be empty in a user's own
+	// fragment.
+	Reason string `json:"reason,omitempty"`
 	// Origin is the fragment and line: "fragments/fs.config:12".
-	Origin string
+	Origin string `json:"origin"`
 }
 
 // Options is a list of wanted options.

@@ -1,0 +1,94 @@
+package kconfig
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// unsetPattern is how a .config says that an option is not set.
+var unsetPattern = regexp.MustCompile(`^# (CONFIG_[A-Za-z0-9_]+) is not set$`)
+
+// ParseUser reads a fragment as the kernel's own tools take them, of whoever builds a
+// kernel: as Parse does, but a reason may be absent, and "# CONFIG_X is not set" is
+// the value n. A module is an error, since none are built.
+func ParseUser(name, text string) (Options, error) {
+	var options Options
+	var faults []error
+	number := 0
+	for line := range strings.SplitSeq(text, "\n") {
+		number++
+		origin := fmt.Sprintf("%s:%d", name, number)
+		line = strings.TrimSpace(line)
+		if match := unsetPattern.FindStringSubmatch(line); match != nil {
+			options = append(options, Option{Name: match[1], Value: "n", Origin: origin})
+			continue
+		}
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		match := linePattern.FindStringSubmatch(line)
+		switch {
+		case match == nil:
+			faults = append(faults, fmt.Errorf("%s: not an option: %q", origin, line))
+		case match[2] == "m":
+			faults = append(faults, fmt.Errorf("%s: %s: modules are not built: want y or n", origin, match[1]))
+		default:
+			options = append(options, Option{Name: match[1], Value: match[2], Reason: match[3], Origin: origin})
+		}
+	}
+	return options, errors.Join(faults...)
+}
+
+// Override returns the options with those of others in the place of the ones of the
+// same names, and with the rest of others at the end. Neither list may have a name
+// twice, see Validate.
+func (o Options) Override(others Options) Options {
+	merged := make(Options, 0, len(o)+len(others))
+	places := make(map[string]int, len(o))
+	for _, option := range o {
+		places[option.Name] = len(merged)
+		merged = append(merged, option)
+	}
+	for _, option := range others {
+		if place, ok := places[option.Name]; ok {
+			merged[place] = option
+			continue
+		}
+		merged = append(merged, option)
+	}
+	return merged
+}
+
+// Change is an option that two configurations have with other values; "n" is not set.
+type Change struct {
+	Name string `json:"name"`
+	Old  string `json:"old"`
+	New  string `json:"new"`
+}
+
+// Diff lists what another configuration has otherwise, by name.
+func (c Config) Diff(other Config) []Change {
+	value := func(config Config, name string) string {
+		if value, ok := config[name]; ok {
+			return value
+		}
+		return "n"
+	}
+	names := make(map[string]bool, len(c)+len(other))
+	for _, config := range []Config{c, other} {
+		for name := range config {
+			names[name] = true
+		}
+	}
+	var changes []Change
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if before, after := value(c, name), value(other, name); before != after {
+			changes = append(changes, Change{name, before, after})
+		}
+	}
+	return changes
+}
