@@ -56,13 +56,13 @@ IMAGE_FLAGS := $(if $(BUSYBOX),-busybox '$(BUSYBOX)')
 .PHONY: image
 image: image-debian ## initrds: for Debian's kernel, and for the built one when it is there (BUSYBOX=FILE: with a shell)
 	@if [[ -e $(SHARE)/vmlinux ]]; then set -x; $(GO) run ./rootfs-builder -agent bin/kata-agent \
-	  -o $(SHARE)/initrd.img -manifest $(SHARE)/initrd.manifest.json $(IMAGE_FLAGS); fi
+	  -o $(SHARE)/initrd.img -manifest $(SHARE)/initrd.manifest.json -sbom $(SHARE)/initrd.spdx.json $(IMAGE_FLAGS); fi
 
 .PHONY: image-debian
 image-debian: build
 	$(GO) run ./kernel-config debian -o $(SHARE)/debian
 	$(GO) run ./rootfs-builder -agent bin/kata-agent -modules $(SHARE)/debian/modules \
-	  -o $(SHARE)/debian/initrd.img -manifest $(SHARE)/debian/initrd.manifest.json $(IMAGE_FLAGS)
+	  -o $(SHARE)/debian/initrd.img -manifest $(SHARE)/debian/initrd.manifest.json -sbom $(SHARE)/debian/initrd.spdx.json $(IMAGE_FLAGS)
 
 # What the manifests of deploy/ name. There is no registry: each node imports it.
 NODE_IMAGE := localhost/kata-runtime-node:$(VERSION)

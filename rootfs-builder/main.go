@@ -2,7 +2,7 @@
 // directories and device nodes that it needs to get going, and, for a kernel
 // that has its virtio drivers as modules, those modules.
 //
-//	rootfs-builder -agent FILE -o IMAGE [-manifest FILE] [-modules DIR [-kernel-release R]] [-busybox FILE]
+//	rootfs-builder -agent FILE -o IMAGE [-manifest FILE] [-sbom FILE] [-modules DIR [-kernel-release R]] [-busybox FILE]
 //
 // -modules names a directory such as /lib/modules, with one directory per
 // release. The file /lib/modules/load in the image lists the modules' paths,
@@ -16,9 +16,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"time"
 
 	"kata-runtime/rootfs-builder/agentcheck"
 	"kata-runtime/rootfs-builder/image"
+	"kata-runtime/rootfs-builder/sbom"
 )
 
 func main() {
@@ -34,7 +37,7 @@ func main() {
 
 // options are the command's flags.
 type options struct {
-	agent, output, manifest, modules, release, busybox string
+	agent, output, manifest, sbom, modules, release, busybox string
 }
 
 func run(args []string, out io.Writer) error {
@@ -43,6 +46,7 @@ func run(args []string, out io.Writer) error {
 	flags.StringVar(&o.agent, "agent", "", "agent `binary`: static, built with seccomp")
 	flags.StringVar(&o.output, "o", "", "image `file` to write")
 	flags.StringVar(&o.manifest, "manifest", "", "manifest `file` to write")
+	flags.StringVar(&o.sbom, "sbom", "", "`file` to write: what the image is made of, as an SPDX 2.3 document in JSON")
 	flags.StringVar(&o.modules, "modules", "", "`directory` with the modules of a kernel, one directory per release")
 	flags.StringVar(&o.release, "kernel-release", "", "kernel `release` below -modules (default: the only one there)")
 	flags.StringVar(&o.busybox, "busybox", "", "static `program` to add as /bin/busybox, with links for all that it does")
@@ -84,8 +88,34 @@ func build(o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if o.sbom != "" {
+		if err := writeSBOM(o.sbom, &contents, manifest); err != nil {
+			return err
+		}
+	}
 	_, err = fmt.Fprintf(out, "%s  %s (%d bytes)\n", manifest.SHA256, o.output, manifest.Size)
 	return err
+}
+
+// writeSBOM writes the image's bill of materials. Its date is SOURCE_DATE_EPOCH's
+// (reproducible-builds.org), or 1970's.
+func writeSBOM(path string, contents *image.Contents, manifest image.Manifest) error {
+	described := sbom.Image{Name: manifest.Image, SHA256: manifest.SHA256, Created: time.Unix(0, 0)}
+	if text := os.Getenv("SOURCE_DATE_EPOCH"); text != "" {
+		seconds, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return fmt.Errorf("SOURCE_DATE_EPOCH: %w", err)
+		}
+		described.Created = time.Unix(seconds, 0)
+	}
+	contents.Regular(func(path string, content []byte) {
+		described.Files = append(described.Files, sbom.File{Path: path, Content: content})
+	})
+	text, err := sbom.Write(described)
+	if err != nil {
+		return err
+	}
+	return image.WriteFile(path, text)
 }
 
 // addBase adds what every guest needs before its first mount. /dev/console is

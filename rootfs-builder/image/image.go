@@ -87,6 +87,16 @@ func (c *Contents) add(record cpio.Record, content []byte) {
 	c.data[name] = content
 }
 
+// Regular calls f with each regular file, by its absolute path in the guest, in the
+// order of the paths.
+func (c *Contents) Regular(f func(path string, content []byte)) {
+	for _, record := range c.sorted() {
+		if record.Mode&cpio.S_IFMT == cpio.S_IFREG {
+			f("/"+record.Name, c.data[record.Name])
+		}
+	}
+}
+
 // sorted returns the records by name: parents come before their children, as
 // the kernel needs it.
 func (c *Contents) sorted() []cpio.Record {
@@ -188,16 +198,17 @@ func (c *Contents) WriteFiles(imagePath, manifestPath, kernelRelease string) (Ma
 	if err != nil {
 		return Manifest{}, fmt.Errorf("encode the manifest: %w", err)
 	}
-	if err := writeFile(imagePath, archive); err != nil {
+	if err := WriteFile(imagePath, archive); err != nil {
 		return Manifest{}, err
 	}
 	if manifestPath == "" {
 		return manifest, nil
 	}
-	return manifest, writeFile(manifestPath, append(text, '\n'))
+	return manifest, WriteFile(manifestPath, append(text, '\n'))
 }
 
-func writeFile(target string, content []byte) error {
+// WriteFile writes a file by rename; its directory is created as needed.
+func WriteFile(target string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return fmt.Errorf("write %s: %w", target, err)
 	}
