@@ -146,6 +146,7 @@ bench-pods: ## the part of bench about pods through containerd (BASE=COMMIT as t
 	@base=$(if $(BASE),$$(test/base.sh "$(CACHE)/base" '$(BASE)')); echo; \
 	  echo "Pods through containerd's CRI, on a bridge, by its shim for runc and by ours, medians of 7, alternating"; \
 	  KATA_BENCH_BASE=$$base $(GO) test -tags vm -run '^$$' -bench '^BenchmarkFrontEnds$$' -benchtime 7x -timeout 20m ./test/cri
+	@$(GO) test -tags vm -run '^$$' -bench '^BenchmarkPool$$' -benchtime 7x -timeout 20m ./test/cri
 
 .PHONY: lint
 lint: ## golangci-lint, with the import rules of the architecture
