@@ -3,15 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
-	"os/signal"
-	"syscall"
 
 	"github.com/containerd/console"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/supervisor"
@@ -29,6 +24,10 @@ func runCommand() *cli.Command {
 		),
 		Action: func(c *cli.Context) error {
 			detach := c.Bool("detach")
+			var sizes chan os.Signal
+			if !detach {
+				sizes = catchSizes()
+			}
 			created, err := create(c, !detach)
 			if err != nil {
 				return err
@@ -36,7 +35,7 @@ func runCommand() *cli.Command {
 			if detach {
 				return created.runDetached(c.Context)
 			}
-			return created.runAttached(c.Context, c.Bool("keep"))
+			return created.runAttached(c.Context, c.Bool("keep"), sizes)
 		},
 	}
 }
@@ -52,9 +51,10 @@ func (n *creation) runDetached(ctx context.Context) error {
 
 // runAttached sees the container through. The command's life is the
 // container's: what it has not committed goes when it is killed.
-func (n *creation) runAttached(ctx context.Context, keep bool) error {
+func (n *creation) runAttached(ctx context.Context, keep bool, sizes chan os.Signal) error {
 	signals, stop := n.catchSignals()
 	defer stop()
+	n.forwardSizes(sizes)
 	restore, err := n.rawTerminal()
 	if err == nil {
 		defer restore()
@@ -113,42 +113,6 @@ func (n *creation) keep() error {
 		}
 	}
 	return err
-}
-
-// catchSignals collects what await passes on.
-func (n *creation) catchSignals() (signals chan os.Signal, stop func()) {
-	signals = make(chan os.Signal, 64)
-	signal.Notify(signals)
-	signal.Reset(unix.SIGURG, unix.SIGPIPE)
-	return signals, func() { signal.Stop(signals) }
-}
-
-// await passes signals to the stand-in until it ends, and returns its exit
-// code.
-func (n *creation) await(signals <-chan os.Signal) (int, error) {
-	ended := make(chan error, 1)
-	go func() { ended <- n.standIn.Wait() }()
-	for {
-		select {
-		case err := <-ended:
-			var exit *exec.ExitError
-			if err != nil && !errors.As(err, &exit) {
-				return 0, fmt.Errorf("wait for the container: %w", err)
-			}
-			return exitCode(n.standIn.ProcessState), nil
-		case received := <-signals:
-			if number, ok := received.(syscall.Signal); ok && number != unix.SIGCHLD && number != unix.SIGURG {
-				_ = n.standIn.Process.Signal(number) // it may be gone already
-			}
-		}
-	}
-}
-
-func exitCode(state *os.ProcessState) int {
-	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return 128 + int(status.Signal())
-	}
-	return state.ExitCode()
 }
 
 // rawTerminal makes the caller's terminal raw when the container has one of its

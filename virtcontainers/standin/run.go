@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,7 +30,8 @@ type standIn struct {
 	output   []*output
 	patience time.Duration // drainTimeout
 
-	sizing sync.Mutex // held while the terminal's size is read and sent
+	sizing sync.Mutex  // held while the terminal's size is read and sent
+	begun  atomic.Bool // the container's streams have come
 }
 
 // output is one of a container's output streams.
@@ -105,6 +107,7 @@ func (s *standIn) serve() int {
 				return killedExit
 			}
 		case len(message.Streams) == len(files) && len(files) > 0:
+			s.begun.Store(true) // before anybody sees what the process says
 			s.connect(message.Streams, files)
 			// Whoever got the terminal may have set its size already, before
 			// anybody listened.
@@ -208,8 +211,23 @@ func (s *standIn) forward(received os.Signal) {
 		s.sendSize()
 		return
 	}
+	if s.settings.Empty && !s.begun.Load() {
+		giveUp(number)
+		return
+	}
 	// When the supervisor is gone, serve notices.
 	_ = s.channel.Send(supervisor.FromStandIn{Signal: int(number)})
+}
+
+// giveUp ends the stand-in of an exec of which there is no process yet, nor may be
+// for long: its container may be paused. Whoever signals it does not want it any
+// more; the supervisor ends what it finds to be nobody's.
+func giveUp(number syscall.Signal) {
+	switch number {
+	case unix.SIGWINCH, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU: // by default they end nothing
+	default:
+		_ = unix.Kill(unix.Getpid(), unix.SIGKILL) // it can: the container's init is another
+	}
 }
 
 // sendSize reports the terminal's size, when there is a terminal that has one.
