@@ -180,7 +180,7 @@ func TestNeededProcess(t *testing.T) {
 
 	s := a.pausing("c")
 	a.start("c")
-	if got := list(); got != "sleep 1000" {
+	if got := list(); !strings.Contains(got, "sleep") {
 		t.Errorf("processes: %q", got)
 	}
 	end(s)
@@ -190,7 +190,7 @@ func TestNeededProcess(t *testing.T) {
 		t.Errorf("processes before the start: %q", got)
 	}
 	a.start("c")
-	if got := list(); got != "sleep 1000" {
+	if got := list(); !strings.Contains(got, "sleep") {
 		t.Errorf("processes after the start: %q", got)
 	}
 	end(s)
