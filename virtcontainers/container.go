@@ -57,6 +57,9 @@ type ContainerOptions struct {
 	// Devices are block devices of the host, which Spec names by their numbers.
 	Devices []device.Block
 	IO      IO
+	// Pause: the program does nothing, so that its process need not be there before
+	// something needs it.
+	Pause bool
 }
 
 // Container is one container of a sandbox.
@@ -175,6 +178,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, options ContainerOpt
 		Storages:     slices.Concat(storages, options.Storages),
 		BlockDevices: disks,
 		SocketBinds:  c.sockets.Binds(),
+		Pause:        options.Pause,
 	})
 	if err != nil {
 		process.Streams.Close()

@@ -257,6 +257,7 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 		BlockDevices: blockDevices(p.bundle.Guest),
 		ResolvConf:   p.bundle.ResolvConf(),
 		ShareName:    p.bundle.ShareName,
+		Pause:        p.bundle.Pauses(),
 	}, state)
 	if err != nil {
 		n.created = n.created || errors.Is(err, supervisor.ErrGone)

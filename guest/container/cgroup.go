@@ -56,10 +56,10 @@ func (c *container) cgroupDir() string {
 	return filepath.Join(cgroupRoot, cgroupParent, c.id)
 }
 
-// CgroupDir returns the directory of the cgroup of a container, or nothing when
-// there is no such container, or on a machine without the unified hierarchy.
+// CgroupDir returns the directory of the cgroup of a container, which is not there
+// while it sleeps, or nothing when there is no such container, or on a machine without the unified hierarchy.
 func (r *Runtime) CgroupDir(id string) string {
-	c, err := r.get(id)
+	c, err := r.find(id)
 	if err != nil {
 		return ""
 	}

@@ -143,7 +143,7 @@ func TestAdoptMappings(t *testing.T) {
 		t.Errorf("of nobody: %v", err)
 	}
 	// A container without a user namespace has none to share.
-	_, _, err := r.openNamespace(specs.LinuxNamespace{Type: specs.UserNamespace, Path: protocol.ContainerNamespace("owner")})
+	_, _, err := r.openNamespace(t.Context(), specs.LinuxNamespace{Type: specs.UserNamespace, Path: protocol.ContainerNamespace("owner")})
 	if !errors.Is(err, ErrInvalid) {
 		t.Errorf("of a container without one: %v", err)
 	}
@@ -173,7 +173,7 @@ func TestGuestNamespaces(t *testing.T) {
 		{Type: specs.CgroupNamespace},
 		{Type: specs.TimeNamespace},
 	}}
-	release, err := r.guestNamespaces(linux)
+	release, err := r.guestNamespaces(t.Context(), linux)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestNamespacesThatCannotBeJoined(t *testing.T) {
 				linux.Namespaces = append(linux.Namespaces, specs.LinuxNamespace{Type: kind})
 			}
 		}
-		if _, err := (&Runtime{}).guestNamespaces(linux); !errors.Is(err, test.want) {
+		if _, err := (&Runtime{}).guestNamespaces(t.Context(), linux); !errors.Is(err, test.want) {
 			t.Errorf("%s namespace %q: error %v, want %v", test.kind, test.path, err, test.want)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 const maxExited = 100
 
 // Exec adds a process to a container and starts it.
-func (r *Runtime) Exec(_ context.Context, req *protocol.ExecProcessRequest) error {
+func (r *Runtime) Exec(ctx context.Context, req *protocol.ExecProcessRequest) error {
 	id, name := req.GetContainerId(), req.GetProcessId()
 	spec := &specs.Process{}
 	if err := json.Unmarshal(req.GetProcessJson(), spec); err != nil {
@@ -27,9 +27,9 @@ func (r *Runtime) Exec(_ context.Context, req *protocol.ExecProcessRequest) erro
 	if name == "" {
 		return fmt.Errorf("exec in container %q: %w: the process has no name", id, ErrInvalid)
 	}
-	c, err := r.get(id)
+	c, err := r.get(ctx, id)
 	if err != nil {
-		return err
+		return fmt.Errorf("exec: %w", err)
 	}
 	guestProcess(spec)
 	// A frozen process would never get to its program, nor this call to its end.
@@ -105,9 +105,10 @@ func (p *process) exited() bool {
 	}
 }
 
-// process finds a process of a container; an empty name is the first one.
+// process finds a process of a container; an empty name is the first one, which
+// may sleep.
 func (r *Runtime) process(id, name string) (*container, *process, error) {
-	c, err := r.get(id)
+	c, err := r.find(id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,9 +142,12 @@ func (r *Runtime) Wait(ctx context.Context, id, name string) (Exit, error) {
 // Resize sets the size of a process's terminal.
 func (r *Runtime) Resize(id, name string, rows, columns uint32) error {
 	const limit = 1<<16 - 1
-	_, p, err := r.process(id, name)
+	c, p, err := r.process(id, name)
 	if err != nil {
 		return err
+	}
+	if name == "" && c.sleep != nil {
+		return fmt.Errorf("resize terminal: %w", errNoTerminal)
 	}
 	if rows > limit || columns > limit {
 		return fmt.Errorf("resize terminal: %w: %d rows, %d columns", ErrInvalid, rows, columns)

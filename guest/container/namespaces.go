@@ -2,6 +2,7 @@ package container
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -93,7 +94,7 @@ func (r *Runtime) SetHostname(name string) error {
 // guestNamespaces replaces the namespaces by those that the container is to
 // have. The paths are of open files: release closes them, once the container's
 // first process is in its namespaces.
-func (r *Runtime) guestNamespaces(linux *specs.Linux) (release func(), err error) {
+func (r *Runtime) guestNamespaces(ctx context.Context, linux *specs.Linux) (release func(), err error) {
 	var held []*os.File
 	release = func() {
 		for _, file := range held {
@@ -111,7 +112,7 @@ func (r *Runtime) guestNamespaces(linux *specs.Linux) (release func(), err error
 			continue
 		}
 		if ns.Path != "" {
-			file, own, err := r.openNamespace(ns)
+			file, own, err := r.openNamespace(ctx, ns)
 			if err != nil {
 				release()
 				return nil, fmt.Errorf("linux.namespaces: %s namespace %q: %w", ns.Type, ns.Path, err)
@@ -131,7 +132,7 @@ func (r *Runtime) guestNamespaces(linux *specs.Linux) (release func(), err error
 
 // openNamespace opens the namespace that the host names; own tells that the
 // file is the caller's to close.
-func (r *Runtime) openNamespace(ns specs.LinuxNamespace) (file *os.File, own bool, err error) {
+func (r *Runtime) openNamespace(ctx context.Context, ns specs.LinuxNamespace) (file *os.File, own bool, err error) {
 	name, joinable := namespaceFiles()[ns.Type]
 	if !joinable {
 		return nil, false, fmt.Errorf("%w: it cannot be joined in a guest", ErrInvalid)
@@ -144,8 +145,20 @@ func (r *Runtime) openNamespace(ns specs.LinuxNamespace) (file *os.File, own boo
 	if !ok {
 		return nil, false, fmt.Errorf("%w: it is neither the pod's nor a container's", ErrInvalid)
 	}
-	c, err := r.get(id)
+	c, err := r.find(id)
 	if err != nil {
+		return nil, false, err
+	}
+	if ns.Type == specs.IPCNamespace || ns.Type == specs.UTSNamespace {
+		asleep, err := c.whileAsleep(func(*sleep) error { // then they are the pod's
+			file, err = r.pod.get(ns.Type)
+			return err
+		})
+		if asleep {
+			return file, false, err
+		}
+	}
+	if err := r.wake(ctx, c); err != nil {
 		return nil, false, err
 	}
 	if ns.Type == specs.UserNamespace && !hasNamespace(c.spec.Linux, specs.UserNamespace) {
@@ -178,7 +191,7 @@ func (r *Runtime) adoptMappings(linux *specs.Linux) error {
 		if ns.Type != specs.UserNamespace || !ok || len(linux.UIDMappings)+len(linux.GIDMappings) > 0 {
 			continue
 		}
-		c, err := r.get(id)
+		c, err := r.find(id)
 		if err != nil {
 			return fmt.Errorf("linux.namespaces: %s namespace %q: %w", ns.Type, ns.Path, err)
 		}

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"syscall"
 	"time"
 
@@ -34,6 +35,17 @@ type launchOptions struct {
 	init                  bool
 	cgroup                string
 	stdin, stdout, stderr bool
+
+	first   *process     // the one to become; nil: a new one
+	claimed *connections // its streams; nil: they are to be claimed
+}
+
+// connections are the process's streams, which the caller then owns.
+func (o *launchOptions) connections(streams Streams, container string) (connections, error) {
+	if o.claimed != nil {
+		return *o.claimed, nil
+	}
+	return claim(streams, container, *o)
 }
 
 // launch starts a process in c, with its streams, and the goroutine that waits
@@ -48,11 +60,12 @@ func (r *Runtime) launch(c *container, spec *specs.Process, opts launchOptions) 
 	if opts.cgroup != "" {
 		lp.SubCgroupPaths = map[string]string{"": opts.cgroup}
 	}
-	streams, err := claim(r.streams, c.id, opts)
+	streams, err := opts.connections(r.streams, c.id)
 	if err != nil {
 		return nil, err
 	}
-	p := &process{name: opts.name, lp: lp, done: make(chan struct{})}
+	p := cmp.Or(opts.first, &process{name: opts.name, done: make(chan struct{})})
+	p.lp = lp
 	config := c.lc.Config()
 	if len(lp.Rlimits) == 0 { // then it has the container's
 		lp.LogLevel = helperLevel(config.Rlimits)

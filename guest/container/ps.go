@@ -2,6 +2,7 @@ package container
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -19,8 +20,8 @@ const clockTicks = 100
 
 // Processes lists the processes of a container, in order of their ids in the
 // guest. User is the numeric id; Time is the CPU time as hours:minutes:seconds.
-func (r *Runtime) Processes(id string) ([]*protocol.ProcessInfo, error) {
-	c, err := r.get(id)
+func (r *Runtime) Processes(ctx context.Context, id string) ([]*protocol.ProcessInfo, error) {
+	c, err := r.get(ctx, id)
 	if err != nil {
 		return nil, err
 	}

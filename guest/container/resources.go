@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -13,38 +14,65 @@ import (
 // specs.LinuxResources does not name stays as it is; device rules cannot be
 // changed.
 func (r *Runtime) Update(_ context.Context, id string, resources []byte) error {
-	c, err := r.get(id)
+	c, err := r.find(id)
 	if err != nil {
 		return err
 	}
+	asleep, err := c.whileAsleep(func(s *sleep) error {
+		return r.update(c, resources, func(group *cgroups.Cgroup, _ *specs.LinuxResources) error {
+			group.Resources.Devices, group.Resources.SkipDevices = s.config.Cgroups.Resources.Devices, false
+			s.config.Cgroups = group // for when it is made
+			return nil
+		})
+	})
+	if !asleep {
+		err = r.update(c, resources, c.setLimits)
+	}
+	if err != nil {
+		return fmt.Errorf("update container %q: %w", id, err)
+	}
+	return nil
+}
+
+// update merges what the JSON asks for with what the container has, and lets set
+// make it so.
+func (r *Runtime) update(c *container, resources []byte, set func(*cgroups.Cgroup, *specs.LinuxResources) error) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if resources, err = translateUpdate(resources, c.disks); err != nil {
-		return fmt.Errorf("update container %q: %w: resources: %w", id, ErrInvalid, err)
+		return fmt.Errorf("%w: resources: %w", ErrInvalid, err)
 	}
 	merged, err := mergeResources(c.spec.Linux.Resources, resources)
 	if err != nil {
-		return fmt.Errorf("update container %q: %w: resources: %w", id, ErrInvalid, err)
+		return fmt.Errorf("%w: resources: %w", ErrInvalid, err)
 	}
 	fitCpuset(r.log, merged, onlineCPUs())
 	spec := &specs.Spec{Linux: &specs.Linux{CgroupsPath: c.spec.Linux.CgroupsPath, Resources: merged}}
-	group, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec}, nil)
+	group, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{CgroupName: c.id, Spec: spec}, nil)
 	if err != nil {
-		return fmt.Errorf("update container %q: %w: %w", id, ErrInvalid, err)
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	if err := set(group, merged); err != nil {
+		return err
+	}
+	c.spec.Linux.Resources = merged
+	return nil
+}
+
+// setLimits sets the limits of the container's control group.
+func (c *container) setLimits(group *cgroups.Cgroup, resources *specs.LinuxResources) error {
 	group.Resources.SkipDevices = true
 	config := c.lc.Config()
 	devices := config.Cgroups.Resources.Devices
 	config.Cgroups = group
 	if err := c.lc.Set(config); err != nil {
-		return fmt.Errorf("update container %q: %w", id, err)
+		return err
 	}
-	if err := c.setDiskWeights(merged); err != nil {
-		return fmt.Errorf("update container %q: %w", id, err)
+	if err := c.setDiskWeights(resources); err != nil {
+		return err
 	}
 	// What is remembered must describe the container for a process added later.
 	group.Resources.Devices, group.Resources.SkipDevices = devices, false
-	c.spec.Linux.Resources = merged
 	return nil
 }
 
@@ -66,11 +94,18 @@ func mergeResources(old *specs.LinuxResources, document []byte) (*specs.LinuxRes
 
 // Pause freezes every process of a container.
 func (r *Runtime) Pause(_ context.Context, id string) error {
-	c, err := r.get(id)
+	c, err := r.find(id)
 	if err != nil {
 		return err
 	}
-	if err := c.lc.Pause(); err != nil {
+	asleep, err := c.whileAsleep(func(s *sleep) error {
+		s.frozen = true
+		return nil
+	})
+	if !asleep {
+		err = c.lc.Pause()
+	}
+	if err != nil {
 		return fmt.Errorf("pause container %q: %w", id, err)
 	}
 	return nil
@@ -78,11 +113,18 @@ func (r *Runtime) Pause(_ context.Context, id string) error {
 
 // Resume lets a paused container go on.
 func (r *Runtime) Resume(_ context.Context, id string) error {
-	c, err := r.get(id)
+	c, err := r.find(id)
 	if err != nil {
 		return err
 	}
-	if err := c.lc.Resume(); err != nil {
+	asleep, err := c.whileAsleep(func(s *sleep) error {
+		s.frozen = false
+		return nil
+	})
+	if !asleep {
+		err = c.lc.Resume()
+	}
+	if err != nil {
 		return fmt.Errorf("resume container %q: %w", id, err)
 	}
 	return nil

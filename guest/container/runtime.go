@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/storage"
@@ -57,9 +58,10 @@ type Runtime struct {
 // found in Runtime.containers as ready.
 type container struct {
 	id       string
-	lc       *libcontainer.Container
+	lc       *libcontainer.Container // nil while it sleeps: see sleep
 	spec     *specs.Spec
 	init     *process
+	sleep    *sleep   // nil: the first process was made with the container
 	mounted  []string // mount points of its storages, in order
 	disks    diskNumbers
 	hooks    []specs.Hook // startContainer
@@ -116,7 +118,8 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 	if err := r.equip(ctx, c, req.GetBlockDevices()); err != nil {
 		return err
 	}
-	release, err := r.guestSpec(id, spec)
+	sleeps := req.GetPause() && maySleep(spec) // before the namespaces become files
+	release, err := r.guestSpec(ctx, id, spec)
 	if err != nil {
 		return err
 	}
@@ -134,6 +137,13 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 	}
 	r.dropBindData(id, config)
 	config.Hooks = nil // runHooks runs them
+	if sleeps {
+		if err := r.fallAsleep(c, &sleep{config: config, sources: destinations}, req); err != nil {
+			return err
+		}
+		c.setReady()
+		return nil
+	}
 	if c.lc, err = libcontainer.Create(r.stateDir, id, config); err != nil {
 		return err
 	}
@@ -147,9 +157,7 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 		return err
 	}
 	r.showSockets(c, destinations)
-	c.mu.Lock()
-	c.ready = true
-	c.mu.Unlock()
+	c.setReady()
 	return nil
 }
 
@@ -183,8 +191,18 @@ func (r *Runtime) reserve(id string, spec *specs.Spec) (*container, error) {
 	return c, nil
 }
 
-// get finds a container that was created.
-func (r *Runtime) get(id string) (*container, error) {
+// get finds a container that was created, for what needs its first process: one
+// that sleeps is woken.
+func (r *Runtime) get(ctx context.Context, id string) (*container, error) {
+	c, err := r.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return c, r.wake(ctx, c)
+}
+
+// find finds a container that was created, which may sleep.
+func (r *Runtime) find(id string) (*container, error) {
 	r.mu.Lock()
 	c, ok := r.containers[id]
 	r.mu.Unlock()
@@ -192,6 +210,12 @@ func (r *Runtime) get(id string) (*container, error) {
 		return nil, fmt.Errorf("container %q %w", id, ErrNotFound)
 	}
 	return c, nil
+}
+
+func (c *container) setReady() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ready = true
 }
 
 func (c *container) isReady() bool {
@@ -203,28 +227,39 @@ func (c *container) isReady() bool {
 // Start runs the startContainer hooks of a created container and lets its first
 // process begin its program. When a hook fails the container ends.
 func (r *Runtime) Start(ctx context.Context, id string) error {
-	c, err := r.get(id)
+	c, err := r.find(id)
 	if err != nil {
 		return err
 	}
+	asleep, err := c.whileAsleep(func(s *sleep) error {
+		s.started = true
+		return nil
+	})
+	if asleep {
+		return startFailure(id, err)
+	}
 	if err := c.runHooks(ctx); err != nil {
-		return fmt.Errorf("start container %q: %w", id, errors.Join(err, c.killAll()))
+		return startFailure(id, errors.Join(err, c.killAll()))
 	}
 	err = c.lc.Exec()
 	if err == nil {
 		err = c.init.awaitProgram(ctx)
 	}
-	if err != nil {
-		return fmt.Errorf("start container %q: %w", id, err)
+	return startFailure(id, err)
+}
+
+func startFailure(id string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("start container %q: %w", id, err)
 }
 
 // Remove kills what is left of a container, waits for its processes, and
 // undoes its creation. Output that the host has not read stays available to it
 // until it has, or the connection breaks.
 func (r *Runtime) Remove(_ context.Context, id string) error {
-	c, err := r.get(id)
+	c, err := r.find(id)
 	if err != nil {
 		return err
 	}
@@ -232,6 +267,9 @@ func (r *Runtime) Remove(_ context.Context, id string) error {
 	defer c.removing.Unlock()
 	if !c.isReady() {
 		return fmt.Errorf("container %q %w", id, ErrNotFound)
+	}
+	if _, err := c.signalAsleep(unix.SIGKILL); err != nil && !errors.Is(err, ErrNotRunning) {
+		return fmt.Errorf("remove container %q: %w", id, err)
 	}
 	// An exec that was under way may still add a process.
 	for p := c.beginRemoval(); p != nil; p = c.running() {

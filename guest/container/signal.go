@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,7 +14,7 @@ import (
 // Signal sends a signal to a process, or with all to every process of the
 // container. A process that has exited is ErrNotRunning; a container without
 // processes is no error with all.
-func (r *Runtime) Signal(id, name string, signal uint32, all bool) error {
+func (r *Runtime) Signal(ctx context.Context, id, name string, signal uint32, all bool) error {
 	const lastSignal = 64
 	if signal > lastSignal {
 		return fmt.Errorf("%w: signal %d", ErrInvalid, signal)
@@ -23,6 +24,21 @@ func (r *Runtime) Signal(id, name string, signal uint32, all bool) error {
 		return err
 	}
 	sig := unix.Signal(signal)
+	if name == "" {
+		done, err := c.signalAsleep(sig)
+		if err == nil && !done {
+			err = r.wake(ctx, c)
+		}
+		if all && errors.Is(err, ErrNotRunning) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("signal container %q: %w", id, err)
+		}
+		if done {
+			return nil
+		}
+	}
 	switch {
 	case all && sig == unix.SIGKILL:
 		err = c.killAll()

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ func checkProcess(p *specs.Process) error {
 //   - cpusets that name processors or nodes of the host.
 //
 // release is to be called once the container's first process is there.
-func (r *Runtime) guestSpec(id string, spec *specs.Spec) (release func(), err error) {
+func (r *Runtime) guestSpec(ctx context.Context, id string, spec *specs.Spec) (release func(), err error) {
 	linux := spec.Linux
 	linux.CgroupsPath = filepath.Join(cgroupParent, id)
 	linux.MountLabel, linux.IntelRdt, linux.NetDevices = "", nil, nil
@@ -79,7 +80,7 @@ func (r *Runtime) guestSpec(id string, spec *specs.Spec) (release func(), err er
 		spec.Mounts = bindSysfs(spec.Mounts)
 	}
 	fitCpuset(r.log, linux.Resources, onlineCPUs())
-	return r.guestNamespaces(linux)
+	return r.guestNamespaces(ctx, linux)
 }
 
 // guestProcess drops the labels of security modules from a process.

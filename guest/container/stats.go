@@ -21,19 +21,30 @@ type containerStats struct {
 // types.Stats, which "events --stats" prints, with the events of memory added.
 // Network counters are the pod's, and not part of it.
 func (r *Runtime) Stats(id string) ([]byte, error) {
-	c, err := r.get(id)
+	c, err := r.find(id)
 	if err != nil {
 		return nil, err
 	}
-	stats, err := c.lc.Stats()
+	stats, err := c.stats()
 	if err != nil {
 		return nil, fmt.Errorf("statistics of container %q: %w", id, err)
 	}
-	data, err := json.Marshal(containerStats{eventStats(stats.CgroupStats), c.memoryEvents()})
+	data, err := json.Marshal(stats)
 	if err != nil {
 		return nil, fmt.Errorf("statistics of container %q: %w", id, err)
 	}
 	return data, nil
+}
+
+func (c *container) stats() (containerStats, error) {
+	if asleep, _ := c.whileAsleep(func(*sleep) error { return nil }); asleep { // it has no processes
+		return containerStats{Stats: eventStats(cgroups.NewStats())}, nil
+	}
+	stats, err := c.lc.Stats()
+	if err != nil {
+		return containerStats{}, err
+	}
+	return containerStats{eventStats(stats.CgroupStats), c.memoryEvents()}, nil
 }
 
 func eventStats(from *cgroups.Stats) *types.Stats {

@@ -12,6 +12,9 @@ import (
 	"kata-runtime/guest/stream"
 )
 
+// errNoTerminal is what resizing ends with where there is nothing to resize.
+var errNoTerminal = fmt.Errorf("%w: the process has no terminal", ErrInvalid)
+
 // connections are a process's streams on the host's side; nil for one that was
 // not asked for.
 type connections [3]net.Conn
@@ -223,7 +226,7 @@ func (s *stdio) closeAgent() {
 // resize sets the size of the terminal, in characters.
 func (s *stdio) resize(rows, columns uint16) error {
 	if s.master == nil {
-		return fmt.Errorf("%w: the process has no terminal", ErrInvalid)
+		return errNoTerminal
 	}
 	return stream.ResizeTerminal(s.master, rows, columns)
 }

@@ -1100,8 +1100,11 @@ type CreateContainerRequest struct {
 	StateJson []byte `protobuf:"bytes,40,opt,name=state_json,json=stateJson,proto3" json:"state_json,omitempty"`
 	// The host's block devices of the container, plugged in already. The spec
 	// names them by the host's numbers.
-	BlockDevices  []*BlockDevice `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
-	SocketBinds   []*SocketBind  `protobuf:"bytes,100,rep,name=socket_binds,json=socketBinds,proto3" json:"socket_binds,omitempty"` // those that show sockets, or may later
+	BlockDevices []*BlockDevice `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
+	SocketBinds  []*SocketBind  `protobuf:"bytes,100,rep,name=socket_binds,json=socketBinds,proto3" json:"socket_binds,omitempty"` // those that show sockets, or may later
+	// The program does nothing but wait for a signal to end by: its process need not
+	// be there before something needs it.
+	Pause         bool `protobuf:"varint,300,opt,name=pause,proto3" json:"pause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1197,6 +1200,13 @@ func (x *CreateContainerRequest) GetSocketBinds() []*SocketBind {
 		return x.SocketBinds
 	}
 	return nil
+}
+
+func (x *CreateContainerRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
 }
 
 // BlockDevice is a disk that stands for a block device of the host.
@@ -3306,7 +3316,7 @@ const file_agent_proto_rawDesc = "" +
 	"\fStoragePlace\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
 	"mountPoint\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"\xf0\x02\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\x87\x03\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x122\n" +
@@ -3317,7 +3327,8 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"state_json\x18( \x01(\fR\tstateJson\x12?\n" +
 	"\rblock_devices\x18P \x03(\v2\x1a.kata.guest.v1.BlockDeviceR\fblockDevices\x12<\n" +
-	"\fsocket_binds\x18d \x03(\v2\x19.kata.guest.v1.SocketBindR\vsocketBinds\"c\n" +
+	"\fsocket_binds\x18d \x03(\v2\x19.kata.guest.v1.SocketBindR\vsocketBinds\x12\x15\n" +
+	"\x05pause\x18\xac\x02 \x01(\bR\x05pause\"c\n" +
 	"\vBlockDevice\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x1d\n" +
 	"\n" +

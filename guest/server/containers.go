@@ -41,8 +41,8 @@ func (s *sandbox) StatsContainer(_ context.Context, req *protocol.ContainerReque
 	return &protocol.StatsContainerResponse{StatsJson: stats}, err
 }
 
-func (s *sandbox) ListProcesses(_ context.Context, req *protocol.ContainerRequest) (*protocol.ListProcessesResponse, error) {
-	list, err := s.runtime.Processes(req.GetContainerId())
+func (s *sandbox) ListProcesses(ctx context.Context, req *protocol.ContainerRequest) (*protocol.ListProcessesResponse, error) {
+	list, err := s.runtime.Processes(ctx, req.GetContainerId())
 	return &protocol.ListProcessesResponse{Processes: list}, err
 }
 
@@ -53,11 +53,11 @@ func (s *sandbox) ExecProcess(ctx context.Context, req *protocol.ExecProcessRequ
 	return &protocol.Empty{}, s.runtime.Exec(ctx, req)
 }
 
-func (s *sandbox) SignalProcess(_ context.Context, req *protocol.SignalProcessRequest) (*protocol.Empty, error) {
+func (s *sandbox) SignalProcess(ctx context.Context, req *protocol.SignalProcessRequest) (*protocol.Empty, error) {
 	if req.GetContainerId() == "" {
 		return &protocol.Empty{}, s.console.Signal(req.GetProcessId(), req.GetSignal())
 	}
-	return &protocol.Empty{}, s.runtime.Signal(req.GetContainerId(), req.GetProcessId(), req.GetSignal(), req.GetAll())
+	return &protocol.Empty{}, s.runtime.Signal(ctx, req.GetContainerId(), req.GetProcessId(), req.GetSignal(), req.GetAll())
 }
 
 func (s *sandbox) WaitProcess(ctx context.Context, req *protocol.ProcessRequest) (*protocol.WaitProcessResponse, error) {

@@ -44,8 +44,8 @@ const (
 	image   = "localhost/busybox:test"
 	bridge  = "kata-test0"
 	gateway = "10.88.7.1"
-	// pause is the script of a pod's sandbox: it waits until it is told to end.
-	pause = "trap exit TERM; while :; do sleep 100000 & wait $!; done"
+	// pause is the program of a pod's sandbox: it waits until it is told to end.
+	pause = "/pause"
 )
 
 // manager is a container manager that serves CRI: what each does in a way of
@@ -133,8 +133,9 @@ func newKubelet(t testing.TB, m manager) *kubelet {
 	k.start()
 	rootfs := h.File("rootfs")
 	k.must("make a root file system", bundle.Rootfs(rootfs))
+	k.must("make the pause program", program.Pause(t.Context(), filepath.Join(rootfs, pause)))
 	k.call("tar", "-C", rootfs, "-cf", k.layer(), ".")
-	m.load(k, k.layer(), "/bin/sh", "-c", pause)
+	m.load(k, k.layer(), pause)
 	return k
 }
 

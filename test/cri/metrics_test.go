@@ -44,6 +44,10 @@ func (p *pod) measured(least int) {
 	if containers := len(tasks.FindAll(output, -1)); containers < least {
 		p.t.Errorf("%d containers have processes:\n%s", containers, output)
 	}
+	// Nothing has needed the sandbox's yet.
+	if regexp.MustCompile(`(?m)^kata_container_tasks\{[^}]*container_id="` + p.id + `"[^}]*\} [1-9]`).Match(output) {
+		p.t.Errorf("the sandbox's container has a process:\n%s", output)
+	}
 	output, err = p.monitor("check", "--security", p.id, stateDir)
 	for _, want := range []string{"vmm, process ", "virtiofsd, process ", "every process is what docs/security.md promises\n"} {
 		if err != nil || !strings.Contains(string(output), want) {

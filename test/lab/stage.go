@@ -27,6 +27,9 @@ func stage(ctx context.Context, dir, tree string, chosen []set) error {
 			return err
 		}
 	}
+	if err := program.PauseInto(ctx, filepath.Join(dir, wire.Programs)); err != nil {
+		return err
+	}
 	if err := copyFile(filepath.Join(tree, "build", wire.Systemd), filepath.Join(dir, wire.Systemd)); err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ type Bundle struct {
 	Interfaces  int
 	HostNetwork bool
 	Guest       *oci.GuestSpec
+
+	declared bool // Options.Sandbox
 }
 
 // Pod is the pod that a container joins.
@@ -102,6 +104,7 @@ func (b *Bundle) Prepare(options Options) error {
 			return err
 		}
 	}
+	b.declared = options.Sandbox
 	b.ShareName = share.NewName(options.ID)
 	if options.GuestRoot != nil {
 		b.GuestRoot = options.GuestRoot(b.ShareName)

@@ -296,8 +296,10 @@ func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (_ 
 		return pod.Request{}, err
 	}
 	var trees *bundle.Trees
+	var pauses bool
 	err = t.seeing(func() (err error) {
 		trees, err = b.OpenTrees()
+		pauses = b.Pauses()
 		return err
 	})
 	if err != nil {
@@ -307,7 +309,7 @@ func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (_ 
 	return pod.Request{
 		Options: virtcontainers.ContainerOptions{
 			Spec: guest, State: state, ShareName: b.ShareName, Mounts: trees.Share, IO: t.io.IO(),
-			Root: root, Storages: storages(b.Guest), Devices: blocks(b.Guest),
+			Root: root, Storages: storages(b.Guest), Devices: blocks(b.Guest), Pause: pauses,
 		},
 		Network: joined, ResolvConf: b.ResolvConf(), Attachment: t.io,
 	}, nil

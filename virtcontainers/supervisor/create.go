@@ -130,6 +130,7 @@ func (s *server) podRequest(r *record, request *api.CreateContainerRequest) (pod
 			IO:       virtcontainers.IO{Stdin: request.GetStdin(), Stdout: request.GetStdout(), Stderr: request.GetStderr()},
 			Storages: storages(request),
 			Devices:  blocks(request.GetBlockDevices()),
+			Pause:    request.GetPause(),
 		},
 		Network: namespace, ResolvConf: request.GetResolvConf(),
 		Attachment: newStandIn(r.conn, s.log.With("container", r.id)),

@@ -247,6 +247,7 @@ type CreateContainerRequest struct {
 	BlockDevices      []*BlockDevice         `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
 	ResolvConf        string                 `protobuf:"bytes,120,opt,name=resolv_conf,json=resolvConf,proto3" json:"resolv_conf,omitempty"` // name of the mount that is the container's resolv.conf; or empty
 	ShareName         string                 `protobuf:"bytes,121,opt,name=share_name,json=shareName,proto3" json:"share_name,omitempty"`    // of its directory in the share, new for each creation; empty: container_id
+	Pause             bool                   `protobuf:"varint,300,opt,name=pause,proto3" json:"pause,omitempty"`                            // its program is one that does nothing, as the agent's protocol says
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -377,6 +378,13 @@ func (x *CreateContainerRequest) GetShareName() string {
 		return x.ShareName
 	}
 	return ""
+}
+
+func (x *CreateContainerRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
 }
 
 type ReserveContainerRequest struct {
@@ -1527,7 +1535,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
 	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x1c\n" +
-	"\ttemporary\x182 \x01(\bR\ttemporary\"\xd4\x04\n" +
+	"\ttemporary\x182 \x01(\bR\ttemporary\"\xeb\x04\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
@@ -1547,7 +1555,8 @@ const file_supervisor_proto_rawDesc = "" +
 	"\vresolv_conf\x18x \x01(\tR\n" +
 	"resolvConf\x12\x1d\n" +
 	"\n" +
-	"share_name\x18y \x01(\tR\tshareNameJ\x04\b\x05\x10\x06\"\x96\x01\n" +
+	"share_name\x18y \x01(\tR\tshareName\x12\x15\n" +
+	"\x05pause\x18\xac\x02 \x01(\bR\x05pauseJ\x04\b\x05\x10\x06\"\x96\x01\n" +
 	"\x17ReserveContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1d\n" +
