@@ -95,5 +95,6 @@ func confined(o Options) *jail.Spec {
 		},
 		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},
 		MaxFiles:    wantedDescriptors,
+		Without:     o.Jail.Without,
 	}
 }

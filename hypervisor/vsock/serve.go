@@ -39,6 +39,7 @@ func confinement(o *jail.Options) *jail.Spec {
 	return &jail.Spec{
 		Namespaces: jail.Empty, Root: &jail.Root{}, User: o.User, MaxFiles: maxFiles, MaxThreads: maxThreads,
 		SystemCalls: &jail.SystemCalls{Allowed: append(backend.SystemCalls(), unix.SYS_PPOLL), Log: o.LogCalls},
+		Without:     o.Without,
 	}
 }
 
