@@ -155,6 +155,7 @@ func (c *container) signalAsleep(signal unix.Signal) (done bool, err error) {
 			}
 		case 0, unix.SIGCHLD, unix.SIGURG, unix.SIGWINCH, unix.SIGCONT:
 			done = true
+		default: // the program may have something to do
 		}
 		return nil
 	})
