@@ -47,8 +47,12 @@ func feed(sink *os.File, host io.Reader) {
 			return
 		}
 		if n == len(buffer) && n < largeBuffer {
-			buffer = make([]byte, largeBuffer)
 			enlarge(sink)
+			widen(host)
+			if spliceInput(sink, host) {
+				return
+			}
+			buffer = make([]byte, largeBuffer)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 const (
 	firstBuffer = 8 << 10   // what most processes ever print
-	largeBuffer = 256 << 10 // for those that print much
+	largeBuffer = 512 << 10 // for those that print much
 )
 
 // Output copies from the agent's end of a process's pipe or terminal to the
@@ -63,6 +63,7 @@ func (o *Output) copy() {
 			return
 		}
 		if n == len(buffer) && n < largeBuffer {
+			widen(o.host)
 			buffer = make([]byte, largeBuffer)
 		}
 	}

@@ -3,6 +3,7 @@ package stream_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -149,28 +150,103 @@ func TestInputEndsWithTheHost(t *testing.T) {
 	in.Stop()
 }
 
-// TestMuchInput arrives whole, also where the pipe grows while it is full.
-func TestMuchInput(t *testing.T) {
-	agent, process, err := stream.InputPipe()
+// pairs are connections of two kinds: that of a socket is spliced.
+func pairs() map[string]func(*testing.T) (near, far net.Conn) {
+	return map[string]func(*testing.T) (near, far net.Conn){
+		"copied":  func(*testing.T) (near, far net.Conn) { return net.Pipe() },
+		"spliced": func(t *testing.T) (near, far net.Conn) { return socketPair(t) },
+	}
+}
+
+func socketPair(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	near, far := net.Pipe()
-	in := stream.NewInput(near, agent, true)
-	sent := make([]byte, 5<<20)
-	for i := range sent {
-		sent[i] = byte(i * i >> 8)
+	var ends [2]net.Conn
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "socket")
+		if ends[i], err = net.FileConn(file); err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
 	}
-	go func() {
-		_, _ = far.Write(sent)
-		far.Close()
-	}()
-	got, err := io.ReadAll(process)
-	if err != nil || !bytes.Equal(got, sent) {
-		t.Fatalf("read %d bytes, %v, not the %d that were sent", len(got), err, len(sent))
+	return ends[0], ends[1]
+}
+
+// TestMuchInput arrives whole, also where the pipe grows while it is full, and where the
+// host pauses.
+func TestMuchInput(t *testing.T) {
+	for name, pair := range pairs() {
+		t.Run(name, func(t *testing.T) {
+			agent, process, err := stream.InputPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			near, far := pair(t)
+			in := stream.NewInput(near, agent, true)
+			sent := make([]byte, 5<<20)
+			for i := range sent {
+				sent[i] = byte(i * i >> 8)
+			}
+			half := make(chan struct{})
+			go func() {
+				_, _ = far.Write(sent[:3<<20])
+				<-half
+				_, _ = far.Write(sent[3<<20:])
+				far.Close()
+			}()
+			got := make([]byte, 3<<20)
+			if _, err := io.ReadFull(process, got); err != nil {
+				t.Fatal(err)
+			}
+			close(half)
+			rest, err := io.ReadAll(process)
+			if got = append(got, rest...); err != nil || !bytes.Equal(got, sent) {
+				t.Fatalf("read %d bytes, %v, not the %d that were sent", len(got), err, len(sent))
+			}
+			process.Close()
+			in.Stop()
+		})
 	}
-	process.Close()
-	in.Stop()
+}
+
+// TestMuchInputThatNobodyReads ends with the process, whether that goes away or is said
+// to have ended while the pipe is full.
+func TestMuchInputThatNobodyReads(t *testing.T) {
+	for name, pair := range pairs() {
+		for _, goes := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, %t", name, goes), func(t *testing.T) {
+				agent, process, err := stream.InputPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer process.Close()
+				near, far := pair(t)
+				in := stream.NewInput(near, agent, true)
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					buffer := make([]byte, 1<<20)
+					for {
+						if _, err := far.Write(buffer); err != nil {
+							return
+						}
+					}
+				}()
+				if _, err := io.ReadFull(process, make([]byte, 2<<20)); err != nil {
+					t.Fatal(err)
+				}
+				if goes {
+					process.Close()
+					<-ended
+				}
+				in.Stop()
+				<-ended
+			})
+		}
+	}
 }
 
 func TestInputEndsWithTheProcess(t *testing.T) {

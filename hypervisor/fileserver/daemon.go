@@ -68,9 +68,14 @@ func Start(ctx context.Context, o Options) (*backend.Process, error) {
 	if _, err := s.options(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", Name, err)
 	}
-	return backend.Start(ctx, backend.Options{
-		Role: Role, Settings: s, Jail: confined(o), Securebits: keepCapabilities, Starter: o.Starter, Log: o.Log,
-	})
+	return backend.Start(ctx, options(o, Role, s))
+}
+
+// options are those of the server's process, whatever it does there.
+func options(o Options, role string, settings any) backend.Options {
+	return backend.Options{
+		Role: role, Settings: settings, Jail: confined(o), Securebits: keepCapabilities, Starter: o.Starter, Log: o.Log,
+	}
 }
 
 // keepCapabilities lets the server keep its capabilities while it has the user of a

@@ -17,6 +17,7 @@ import (
 
 	"kata-runtime/hypervisor/internal/drivertest"
 	"kata-runtime/hypervisor/jail"
+	"kata-runtime/hypervisor/jail/jailtest"
 	"kata-runtime/hypervisor/virtio/backend"
 )
 
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 		case jail.Command:
 			os.Exit(jail.Become(os.Args[2:]))
 		case backend.Command:
-			os.Exit(backend.Run(os.Args[2:], map[string]backend.Role{Role: Serve}))
+			os.Exit(backend.Run(os.Args[2:], map[string]backend.Role{Role: Serve, jailtest.Role: jailtest.BackEnd}))
 		}
 	}
 	if dir := os.Getenv(parentVariable); dir != "" {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
@@ -33,31 +32,10 @@ func TestProbe(t *testing.T) {
 		}
 		return
 	}
-	top := t.TempDir()
-	share, other := filepath.Join(top, "share"), filepath.Join(top, "other")
-	secret := filepath.Join(top, "outside")
-	for _, dir := range []string{filepath.Join(share, "mounted"), filepath.Join(share, "readonly"), other} {
-		if err := os.MkdirAll(dir, 0o777); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(
-		os.WriteFile(secret, []byte("a canary"), 0o666), os.Symlink(secret, filepath.Join(other, "link")),
-		unix.Mount(other, filepath.Join(share, "mounted"), "", unix.MS_BIND, ""),
-		unix.Mount(other, filepath.Join(share, "readonly"), "", unix.MS_BIND, ""),
-		unix.Mount("", filepath.Join(share, "readonly"), "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""),
-	); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		for _, name := range []string{"mounted", "readonly"} {
-			_ = unix.Unmount(filepath.Join(share, name), unix.MNT_DETACH)
-		}
-	})
-	targets := jailtest.Targets{Files: []string{secret, other}, Processes: []int{os.Getppid()}}
-	targets.Handle, targets.HandleType = jailtest.Handle(t, secret)
+	targets := jailtest.Share(t)
+	targets.Processes = []int{os.Getppid()}
 	program := jailtest.Build(t, "virtiofsd", targets)
-	d, err := Start(t.Context(), Options{Path: program, SharedDir: share, SocketDir: t.TempDir(), Jail: &jail.Options{Dir: t.TempDir()}})
+	d, err := Start(t.Context(), Options{Path: program, SharedDir: targets.Share, SocketDir: t.TempDir(), Jail: &jail.Options{Dir: t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)
 	}

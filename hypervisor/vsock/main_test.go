@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"kata-runtime/hypervisor/jail"
+	"kata-runtime/hypervisor/jail/jailtest"
 	"kata-runtime/hypervisor/virtio/backend"
 	"kata-runtime/hypervisor/vsock"
 )
@@ -15,7 +16,7 @@ func TestMain(m *testing.M) {
 		case jail.Command:
 			os.Exit(jail.Become(os.Args[2:]))
 		case backend.Command:
-			os.Exit(backend.Run(os.Args[2:], map[string]backend.Role{vsock.Role: vsock.Serve, "hostile": hostile}))
+			os.Exit(backend.Run(os.Args[2:], map[string]backend.Role{vsock.Role: vsock.Serve, "hostile": hostile, jailtest.Role: jailtest.BackEnd}))
 		}
 	}
 	os.Exit(m.Run())

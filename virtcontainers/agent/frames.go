@@ -101,9 +101,10 @@ func (c *checkedConn) Write(p []byte) (int, error) {
 
 // bound is a ttrpc.UnaryClientInterceptor. A call returns with its context once
 // its request is written. One that does not is kept by its own request or by
-// those before it, each of which a guest may take slowly enough.
+// those before it, each of which a guest may take slowly enough. An answer that cannot
+// be one ends the connection, before it is decoded.
 func (c *checkedConn) bound(ctx context.Context, request *ttrpc.Request, response *ttrpc.Response,
-	_ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker,
+	info *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker,
 ) error {
 	returned := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -119,6 +120,13 @@ func (c *checkedConn) bound(ctx context.Context, request *ttrpc.Request, respons
 	defer stop()
 	defer close(returned)
 	err := invoke(ctx, request, response)
+	if err == nil {
+		if err = check(info.FullMethod, response); err != nil {
+			c.fail(err)
+			c.Close()
+			return err
+		}
+	}
 	if err != nil && errors.Is(err, ctx.Err()) { // which says less than the cause
 		return context.Cause(ctx)
 	}

@@ -6,6 +6,7 @@ package jailtest
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,33 +14,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor/jail/jailtest/attempt"
 )
 
-// Targets are what the probe looks for on the host, besides what every host has.
-type Targets struct {
-	// Files must not be opened, Sockets (paths, or abstract ones with an @) and
-	// Addresses (TCP) not connected to, Processes not signalled.
-	Files, Sockets, Addresses []string
-	Processes                 []int
-	// Handle is the handle of a file, HandleType its type: see Handle.
-	Handle     []byte
-	HandleType int32
-}
+// Targets are what the probe looks for, see package attempt.
+type Targets = attempt.Targets
 
-// Report is what the probe found.
-type Report struct {
-	// Attempts is how many there were.
-	Attempts int
-	// Reached are those that were not refused, by their names.
-	Reached []string
-	// Killed are those that the process was ended for.
-	Killed []string
-	// Descriptors are its open files, by what they are.
-	Descriptors []string
-	// Files are all that it sees in its root file system, but for the shared
-	// directory's content.
-	Files []string
-}
+// Report is what the probe found, see package attempt.
+type Report = attempt.Report
 
 // Build makes a probe, named name, that knows its targets.
 func Build(t testing.TB, name string, targets Targets) (path string) {
@@ -91,4 +74,35 @@ func Handle(t testing.TB, path string) (handle []byte, handleType int32) {
 		t.Fatalf("handle of %s: %v", path, err)
 	}
 	return h.Bytes(), h.Type()
+}
+
+// Share makes a directory for a file server to serve, as the targets of a probe in its
+// place: with mounts, one of them read-only, and a link to a file beside it. It is for a
+// process in a mount namespace of its own.
+func Share(t testing.TB) Targets {
+	t.Helper()
+	top := t.TempDir()
+	share, other := filepath.Join(top, "share"), filepath.Join(top, "other")
+	secret := filepath.Join(top, "outside")
+	mounted, readonly := filepath.Join(share, "mounted"), filepath.Join(share, "readonly")
+	for _, dir := range []string{mounted, readonly, other} {
+		if err := os.MkdirAll(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(
+		os.WriteFile(secret, []byte("a canary"), 0o666), os.Symlink(secret, filepath.Join(other, "link")),
+		unix.Mount(other, mounted, "", unix.MS_BIND, ""), unix.Mount(other, readonly, "", unix.MS_BIND, ""),
+		unix.Mount("", readonly, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""),
+	); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, dir := range []string{mounted, readonly} {
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+		}
+	})
+	targets := Targets{Files: []string{secret, other}, Share: share}
+	targets.Handle, targets.HandleType = Handle(t, secret)
+	return targets
 }

@@ -9,30 +9,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor/jail/jailtest/attempt"
 )
 
 // encoded are the targets; the linker sets it.
 var encoded string //nolint:gochecknoglobals // see above
-
-type targets struct {
-	Files, Sockets, Addresses []string
-	Processes                 []int
-	Handle                    []byte
-	HandleType                int32
-}
-
-type report struct {
-	Attempts                            int
-	Reached, Killed, Descriptors, Files []string
-}
 
 // alone is the first argument of a process that makes one attempt.
 const alone = "--attempt"
@@ -46,7 +33,7 @@ func main() {
 		return
 	}
 	data, err := base64.StdEncoding.DecodeString(encoded)
-	var t targets
+	var t attempt.Targets
 	if err == nil {
 		err = json.Unmarshal(data, &t)
 	}
@@ -55,14 +42,15 @@ func main() {
 		os.Exit(2)
 	}
 	if len(os.Args) == 3 && os.Args[1] == alone {
-		if err := hostile(&t)[os.Args[2]](); err != nil {
-			fmt.Print("refused")
-		} else {
-			fmt.Print("reached")
-		}
+		fmt.Print(attempt.Try(&t, os.Args[2]))
 		return
 	}
-	r := probe(&t)
+	t.Share = sharedDirectory()
+	r := attempt.Make(&t)
+	for name := range attempt.Hostile(&t) {
+		r.Note(name, inChild(name))
+	}
+	r.Done()
 	if data, err = json.Marshal(r); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
@@ -71,52 +59,11 @@ func main() {
 	os.Exit(7)
 }
 
-func probe(t *targets) *report {
-	r := &report{}
-	r.Descriptors = descriptors()
-	share := sharedDirectory()
-	_ = filepath.WalkDir("/", func(path string, entry fs.DirEntry, _ error) error {
-		if share != "" && path == share || strings.HasPrefix(path, "/proc/self/") {
-			return fs.SkipDir
-		}
-		if entry != nil && !entry.IsDir() && len(r.Files) < 200 {
-			r.Files = append(r.Files, path)
-		}
-		return nil
-	})
-	for _, group := range []map[string]func() error{
-		files(t), sockets(t), processes(t), privileges(), kernel(), devices(), escapes(), shared(t, share),
-	} {
-		for name, attempt := range group {
-			r.Attempts++
-			if attempt() == nil {
-				r.Reached = append(r.Reached, name)
-			}
-		}
-	}
-	for name := range hostile(t) {
-		r.Attempts++
-		switch inChild(name) {
-		case "reached":
-			r.Reached = append(r.Reached, name)
-		case "":
-			r.Killed = append(r.Killed, name)
-		case "refused":
-		default:
-			r.Reached = append(r.Reached, "no child for: "+name)
-		}
-	}
-	slices.Sort(r.Reached)
-	slices.Sort(r.Killed)
-	return r
-}
-
-// inChild makes an attempt in another process, and returns what that says: nothing
-// if it was ended.
-func inChild(name string) string {
+// inChild makes an attempt in another process, which says nothing if it was ended.
+func inChild(name string) attempt.Outcome {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return err.Error()
+		return attempt.Outcome(err.Error())
 	}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -129,39 +76,17 @@ func inChild(name string) string {
 	out := os.NewFile(uintptr(pipe[0]), "pipe")
 	defer out.Close()
 	if err != nil {
-		return err.Error()
+		return attempt.Outcome(err.Error())
 	}
 	said, err := io.ReadAll(out)
-	if err != nil {
-		return err.Error()
+	switch {
+	case err != nil:
+		return attempt.Outcome(err.Error())
+	case len(said) == 0:
+		return attempt.Killed
+	default:
+		return attempt.Outcome(said)
 	}
-	return string(said)
-}
-
-// descriptors tells what is open.
-func descriptors() []string {
-	var found []string
-	for fd := range 1024 {
-		var stat unix.Stat_t
-		if unix.Fstat(fd, &stat) != nil {
-			continue
-		}
-		kind := map[uint32]string{
-			unix.S_IFREG: "file", unix.S_IFDIR: "directory", unix.S_IFIFO: "pipe", unix.S_IFBLK: "disk", unix.S_IFLNK: "link",
-		}[stat.Mode&unix.S_IFMT]
-		switch {
-		case stat.Mode&unix.S_IFMT == unix.S_IFCHR:
-			kind = fmt.Sprintf("device %d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
-		case stat.Mode&unix.S_IFMT == unix.S_IFSOCK:
-			family, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
-			kind = fmt.Sprintf("socket %d", family)
-		case kind == "":
-			kind = "anonymous"
-		}
-		found = append(found, kind)
-	}
-	slices.Sort(found)
-	return slices.Compact(found)
 }
 
 // sharedDirectory is the one that a file server serves, "" for another program.

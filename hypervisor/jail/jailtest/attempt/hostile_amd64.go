@@ -1,4 +1,4 @@
-package main
+package attempt
 
 import "golang.org/x/sys/unix"
 

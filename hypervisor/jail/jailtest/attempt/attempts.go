@@ -1,4 +1,4 @@
-package main
+package attempt
 
 import (
 	"context"
@@ -27,7 +27,7 @@ func open(path string, flags int) func() error {
 }
 
 // files are of the host.
-func files(t *targets) map[string]func() error {
+func files(t *Targets) map[string]func() error {
 	attempts := map[string]func() error{
 		"make a file in the root":  func() error { return os.WriteFile("/probe", nil, 0o600) },
 		"make a file in /dev":      func() error { return os.WriteFile("/dev/probe", nil, 0o600) },
@@ -48,7 +48,8 @@ func files(t *targets) map[string]func() error {
 		"/dev/vfio/vfio", "/dev/pts/0", "/dev/ptmx", "/dev/shm", "/dev/tty", "/dev/console", "/dev/loop-control", "/dev/userfaultfd", "/dev/mapper/control",
 		"../../../etc/passwd", "/../etc/shadow", "/usr/bin/env", "/bin/sh",
 	}, t.Files...) {
-		if !strings.HasPrefix(os.Args[0], path+"/") { // which is there for its program
+		// Some are there for its program, or on the way to what it serves.
+		if !strings.HasPrefix(os.Args[0], path+"/") && !strings.HasPrefix(t.Share, path+"/") {
 			attempts["read "+path] = open(path, os.O_RDONLY)
 		}
 	}
@@ -62,7 +63,7 @@ func files(t *targets) map[string]func() error {
 }
 
 // sockets of each family, and those of the host.
-func sockets(t *targets) map[string]func() error {
+func sockets(t *Targets) map[string]func() error {
 	attempts := map[string]func() error{}
 	for family := range 48 {
 		if family == unix.AF_UNIX {
@@ -123,7 +124,7 @@ func dial(network, address string) (net.Conn, error) {
 }
 
 // processes are others.
-func processes(t *targets) map[string]func() error {
+func processes(t *Targets) map[string]func() error {
 	attempts := map[string]func() error{
 		"signal any other process": func() error {
 			for pid := 2; pid < 400; pid++ {

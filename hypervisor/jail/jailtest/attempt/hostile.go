@@ -1,4 +1,4 @@
-package main
+package attempt
 
 import (
 	"os"
@@ -13,9 +13,9 @@ func lockThread() { runtime.LockOSThread() } // for good: the thread ends
 
 func pointer[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }
 
-// hostile are attempts that may end the process, or that change all of it: other than
-// the system calls, Setresuid and Setresgid are for every thread.
-func hostile(t *targets) map[string]func() error {
+// Hostile are attempts, by their names, that may end the process, or that change all of
+// it: other than the system calls, Setresuid and Setresgid are for every thread.
+func Hostile(t *Targets) map[string]func() error {
 	attempts := map[string]func() error{
 		"become another user":      func() error { return unix.Setresuid(-1, 12345, -1) },
 		"become another group":     func() error { return unix.Setresgid(-1, 12345, -1) },
@@ -94,7 +94,7 @@ func hostile(t *targets) map[string]func() error {
 
 // byHandle opens a file of the host by its handle, from a directory of the same
 // file system.
-func byHandle(t *targets, dir string) error {
+func byHandle(t *Targets, dir string) error {
 	if len(t.Handle) == 0 {
 		return errNothing
 	}
@@ -155,7 +155,7 @@ func leaveByChroot() error {
 }
 
 // shared are attempts of a file server, below the directory that it serves.
-func shared(t *targets, dir string) map[string]func() error {
+func shared(t *Targets, dir string) map[string]func() error {
 	if dir == "" {
 		return nil
 	}
