@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"errors"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -164,8 +165,10 @@ func (fs *FileSystem) openRetry(open func() (int, error)) (int, error) {
 }
 
 // adopt makes the guest know the file that fd, which it takes over, refers to.
-func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (uint64, *mount) {
-	m := fs.mountOf(dir.node.mount, fd, st)
+// valid is how long the attributes in st hold.
+func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id uint64, m *mount, valid time.Duration) {
+	m = fs.mountOf(dir.node.mount, fd, st)
+	now := time.Now()
 	k := key{mount: m.index, dev: device(st), ino: st.Ino}
 	t := &fs.nodes
 	t.mu.Lock()
@@ -209,13 +212,14 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (ui
 		fds = append(fds, fd)
 	}
 	over := t.descriptors > t.limit
-	id := n.id(place)
+	id = n.id(place)
+	valid = fs.validity(n, st, now)
 	t.mu.Unlock()
 	closeAll(fds)
 	if over {
 		fs.evict(1)
 	}
-	return id, m
+	return id, m, valid
 }
 
 // evict closes descriptors of nodes that were not used lately, until count fewer than

@@ -25,9 +25,13 @@ type files struct {
 	last  uint64
 	more  int // descriptors that count as open: those of owners of locks
 	limit int
+	nodes *table // which know how often they are open
 }
 
-func (t *files) init() { t.open = map[uint64]*file{} }
+func (t *files) init(nodes *table) {
+	t.open = map[uint64]*file{}
+	t.nodes = nodes
+}
 
 // add takes the descriptor over, or closes it.
 func (t *files) add(f *file) (uint64, error) {
@@ -42,6 +46,7 @@ func (t *files) add(f *file) (uint64, error) {
 	fh := t.last
 	t.open[fh] = f
 	t.mu.Unlock()
+	t.nodes.opened(f.id, 1)
 	return fh, nil
 }
 
@@ -89,6 +94,7 @@ func (t *files) remove(fh, id uint64) {
 	}
 	delete(t.open, fh)
 	t.mu.Unlock()
+	t.nodes.opened(id, -1)
 	t.put(f)
 }
 

@@ -42,15 +42,15 @@ func (fs *FileSystem) known(dir held, name string, fd int, out *fuse.EntryOut) e
 		unix.Close(fd)
 		return err
 	}
-	id, m := fs.adopt(dir, name, fd, &st)
+	id, m, valid := fs.adopt(dir, name, fd, &st)
 	fs.fillEntry(dir, id, m, &st, out)
+	out.SetAttrTimeout(valid)
 	return nil
 }
 
 func (fs *FileSystem) fillEntry(dir held, id uint64, m *mount, st *unix.Statx_t, out *fuse.EntryOut) {
 	*out = fuse.EntryOut{NodeId: id}
 	out.SetEntryTimeout(m.cache.Entries)
-	out.SetAttrTimeout(m.cache.Attributes)
 	if m != dir.node.mount {
 		// Whether the mount is still there is asked of its parent's files.
 		out.SetEntryTimeout(min(m.cache.Entries, dir.node.mount.cache.Entries))
@@ -108,7 +108,7 @@ func (fs *FileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.A
 		return status(err)
 	}
 	fs.fillAttr(m, &st, &out.Attr)
-	out.SetTimeout(m.cache.Attributes)
+	out.SetTimeout(m.validity(&st))
 	return fuse.OK
 }
 
@@ -139,7 +139,7 @@ func (fs *FileSystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.Statx
 	st.Ino = fs.number(m, st.Ino)
 	st.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME
 	out.Statx.FromStatx(&st)
-	out.SetTimeout(m.cache.Attributes)
+	out.SetTimeout(m.validity(&st))
 	return fuse.OK
 }
 
@@ -161,7 +161,7 @@ func (fs *FileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.A
 		return status(err)
 	}
 	fs.fillAttr(h.node.mount, &st, &out.Attr)
-	out.SetTimeout(h.node.mount.cache.Attributes)
+	out.SetTimeout(h.node.mount.validity(&st))
 	return fuse.OK
 }
 
