@@ -120,7 +120,7 @@ func (fs *FileSystem) reopenByName(n *node, parent uint32, name string) (int, er
 		return -1, err
 	}
 	defer fs.drop(dir)
-	fd, err := fs.openRetry(func() (int, error) { return openChild(dir.fd, name) })
+	fd, err := fs.openRetry(func() (int, error) { return fs.quick.openChild(dir.fd, name) })
 	if err != nil {
 		return -1, stale(err)
 	}
@@ -205,16 +205,23 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id
 	if !m.handles && place != rootPlace && name != "" {
 		fds = t.setName(n, dir.place, name, fds)
 	}
-	if m.lasting && n.fd < 0 {
+	twin := -1
+	switch {
+	case n.fd >= 0:
+		twin = fd
+	case m.lasting:
 		n.fd = int32(fd)
 		t.descriptors++
-	} else {
+	default:
 		fds = append(fds, fd)
 	}
 	over := t.descriptors > t.limit
 	id = n.id(place)
 	valid = fs.validity(n, st, now)
 	t.mu.Unlock()
+	if twin >= 0 {
+		closeTwin(twin)
+	}
 	closeAll(fds)
 	if over {
 		fs.evict(1)

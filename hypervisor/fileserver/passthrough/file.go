@@ -15,7 +15,8 @@ type file struct {
 	id    uint64 // of its node
 	mount *mount
 	refs  atomic.Int32
-	dir   *directory // of a directory alone
+	dir   *directory  // of a directory alone
+	slow  atomic.Bool // reads are not answered from memory alone
 }
 
 // files are numbered; a number is not used twice.
@@ -250,6 +251,9 @@ func (r *readResult) Bytes(buf []byte) ([]byte, fuse.Status) {
 
 // Readv reads into the guest's memory.
 func (r *readResult) Readv(dst [][]byte) (int, fuse.Status) {
+	if n, ok := r.file.quickRead(dst, r.off); ok {
+		return n, fuse.OK
+	}
 	total := 0
 	for len(dst) > 0 {
 		part := dst[:min(len(dst), maxVectors)]

@@ -20,6 +20,7 @@ type FileSystem struct {
 	options Options
 	log     *slog.Logger
 	creds   credentials
+	quick   quick
 	proc    int    // this process's fd directory in procfs
 	procFD  string // and its path, with a slash
 

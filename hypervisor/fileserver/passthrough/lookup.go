@@ -28,7 +28,7 @@ func (fs *FileSystem) entry(dir held, name string, out *fuse.EntryOut) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	fd, err := fs.openRetry(func() (int, error) { return openChild(dir.fd, name) })
+	fd, err := fs.openRetry(func() (int, error) { return fs.quick.openChild(dir.fd, name) })
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func (fs *FileSystem) entry(dir held, name string, out *fuse.EntryOut) error {
 // known makes the guest know the file that fd, which it takes over, refers to.
 func (fs *FileSystem) known(dir held, name string, fd int, out *fuse.EntryOut) error {
 	var st unix.Statx_t
-	if err := statFD(fd, &st); err != nil {
+	if err := dir.node.mount.statChild(fd, &st); err != nil {
 		unix.Close(fd)
 		return err
 	}
@@ -118,7 +118,7 @@ func (fs *FileSystem) stat(id uint64, isOpen bool, fh uint64, mask int, st *unix
 	if isOpen {
 		if f := fs.files.get(fh, id); f != nil {
 			defer fs.files.put(f)
-			return f.mount, statMore(f.fd, mask, st)
+			return f.mount, f.mount.stat(f.fd, mask, st)
 		}
 	}
 	h, err := fs.hold(id)
@@ -126,7 +126,7 @@ func (fs *FileSystem) stat(id uint64, isOpen bool, fh uint64, mask int, st *unix
 		return nil, err
 	}
 	defer fs.drop(h)
-	return h.node.mount, statMore(h.fd, mask, st)
+	return h.node.mount, h.node.mount.stat(h.fd, mask, st)
 }
 
 // Statx implements fuse.RawFileSystem.
@@ -157,7 +157,7 @@ func (fs *FileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.A
 		return status(err)
 	}
 	var st unix.Statx_t
-	if err := statFD(h.fd, &st); err != nil {
+	if err := h.node.mount.stat(h.fd, statMask, &st); err != nil {
 		return status(err)
 	}
 	fs.fillAttr(h.node.mount, &st, &out.Attr)
