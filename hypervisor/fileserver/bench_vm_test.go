@@ -27,13 +27,13 @@ func BenchmarkProcessorTime(b *testing.B) {
 			defer p.Stop()
 			g := connect(b, p.Socket(), drivertest.FeatureIndirect|drivertest.FeatureEventIndex)
 			for range queueSize { // whose tables stay
-				g.want(g.send(opStatfs, 1, nil, outHeaderSize+80), 0)
+				g.want(g.send(opGetAttr, 1, make([]byte, 16), outHeaderSize+104), 0)
 			}
 			g.mem.Mark()
 			begin := processorTime(b, p.PID())
 			for b.Loop() {
 				g.mem.Rewind()
-				g.want(g.send(opStatfs, 1, nil, outHeaderSize+80), 0)
+				g.want(g.send(opGetAttr, 1, make([]byte, 16), outHeaderSize+104), 0)
 				if pause > 0 {
 					<-time.After(pause)
 				}

@@ -26,6 +26,10 @@ const (
 // be had.
 const wantedDescriptors = 200_000
 
+// FileLimit is how many files the guest may remember. The server has a descriptor for
+// no more than half of wantedDescriptors: it is its memory that is bounded by it.
+const FileLimit = 64_000
+
 // Options say what to share and how.
 type Options struct {
 	// SharedDir is the directory to share, an absolute path. The server's mount

@@ -14,6 +14,9 @@ const featureVersion1 = uint64(1) << 32
 // queueCount is that of the queue for forgotten files and one for requests.
 const queueCount = 2
 
+// forgetQueue has nothing but requests without an answer.
+const forgetQueue = 0
+
 // device implements vhostuser.Waiter.
 type device struct {
 	session *session
@@ -37,6 +40,7 @@ func newDevice(s *session, failed func(error)) *device {
 	for i := range d.queues {
 		d.queues[i] = newQueue(d)
 	}
+	d.queues[forgetQueue].patience = forgetPause
 	d.work.Go(d.watch)
 	return d
 }

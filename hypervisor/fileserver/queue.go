@@ -23,11 +23,17 @@ const (
 	// waitingIO is how long reads and writes take, on average, where they wait for a
 	// disk: longer than a change of threads.
 	waitingIO = 100 * time.Microsecond
+	// forgetPause is for how long the guest need not tell of files that it forgets,
+	// after the last one: thousands come when it has too little memory.
+	forgetPause = 5 * time.Millisecond
 )
 
 // queue is one virtqueue and those who serve it.
 type queue struct {
 	device *device
+	// patience is how long the requests of a queue may wait once there were some,
+	// since nobody waits for them.
+	patience time.Duration
 
 	mu sync.Mutex // guards the fields below
 	// ring is nil while the queue is stopped; nothing is taken of it once stopping.
@@ -70,8 +76,8 @@ type worker struct {
 	// told says that the driver has just notified, and need not for now.
 	told bool
 	// turn counts the worker's requests; odd while one is carried out. queue.mu
-	// guards it.
-	turn uint64
+	// guards it. At calm there were no more of them.
+	turn, calm uint64
 }
 
 // waiter is a request that waits for another process.
@@ -200,7 +206,13 @@ func (w *worker) lead() bool {
 		if err != nil {
 			q.device.fail(err)
 		} else {
-			w.told = ring.Wait()
+			if q.patience > 0 && w.turn != w.calm {
+				// Some were there. Those that follow can wait and come together.
+				w.calm = w.turn
+				ring.Pause(q.patience)
+				return true
+			}
+			w.told = ring.Wait(w.available)
 		}
 		return true
 	}
@@ -251,7 +263,26 @@ func (w *worker) lead() bool {
 	return more
 }
 
-// take takes a request, or asks the driver to tell of the next one. q.mu is held.
+// available asks the driver to tell of the next request, and says whether there is
+// something to do already.
+func (w *worker) available() bool {
+	q := w.queue
+	q.device.memory.RLock()
+	defer q.device.memory.RUnlock()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.leader != w || q.stopping {
+		return true
+	}
+	more := false
+	err := guard(func() (err error) {
+		more, err = q.ring.WantNotify()
+		return err
+	})
+	return more || err != nil // which Pop will find too
+}
+
+// take takes a request, if there is one. q.mu is held.
 func (w *worker) take() (bool, error) {
 	var taken bool
 	err := guard(func() error {
@@ -259,19 +290,11 @@ func (w *worker) take() (bool, error) {
 			w.queue.ring.RefuseNotify()
 			w.told = false
 		}
-		for {
-			var err error
-			if taken, err = w.queue.ring.Pop(&w.chain); err != nil {
-				return err
-			}
-			if taken {
-				return w.request.read(&w.chain)
-			}
-			if more, err := w.queue.ring.WantNotify(); !more || err != nil {
-				return err
-			}
-			w.queue.ring.RefuseNotify()
+		var err error
+		if taken, err = w.queue.ring.Pop(&w.chain); err != nil || !taken {
+			return err
 		}
+		return w.request.read(&w.chain)
 	})
 	if err != nil {
 		return false, fmt.Errorf("take a request: %w", err)

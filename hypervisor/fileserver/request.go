@@ -10,9 +10,14 @@ import (
 
 // The requests of linux/fuse.h that are not passed on as they are.
 const (
+	opLookup        = 1
+	opForget        = 2
+	opGetAttr       = 3
 	opRead          = 15
 	opWrite         = 16
 	opFsync         = 20
+	opRelease       = 18
+	opFlush         = 25
 	opInit          = 26
 	opSetLockWait   = 33
 	opFsyncDir      = 30
@@ -56,6 +61,7 @@ type request struct {
 	// size is how long the chain says that the request is.
 	size, room int
 	vectors    [][]byte
+	scratch
 }
 
 // read copies what is to be looked at out of guest memory.

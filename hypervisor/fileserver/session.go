@@ -56,6 +56,9 @@ func (w *worker) carryOut() (uint32, error) {
 	case r.opcode == opInit:
 		s.reset()
 	}
+	if written, done, err := s.direct(r); done {
+		return written, err
+	}
 	room := min(r.room, maxTransfer+4096)
 	r.out = grow(r.out, room)
 	n := s.answer(r.in, r.out)

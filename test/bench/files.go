@@ -19,12 +19,15 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"kata-runtime/test/bundle"
 )
 
 const (
 	// treeFiles are in directories of filesPerDirectory.
 	treeFiles         = 20_000
+	volumeFiles       = 2_000
 	filesPerDirectory = 100
 	randomMiB         = 64
 	// filesProgram is where the container finds the program that does the work.
@@ -75,6 +78,15 @@ func (b *bench) files(ctx context.Context, runs int, parts []string) error {
 // fileRun does all parts once, in a container of its own.
 func (b *bench) fileRun(ctx context.Context, how, program string, parts []string) (work map[string]fileWork, names []string, err error) {
 	spec := bundle.Spec(append([]string{filesProgram, "/"}, parts...)...)
+	volume, err := os.MkdirTemp(b.dir, "volume")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer os.RemoveAll(volume)
+	if err := makeTree(volume, volumeFiles); err != nil {
+		return nil, nil, err
+	}
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"rbind"}})
 	dir, err := b.bundleOf(spec)
 	if err != nil {
 		return nil, nil, err
@@ -165,16 +177,8 @@ func prepareFiles(root, program string) error {
 	if err := os.WriteFile(filepath.Join(root, filesProgram), data, 0o755); err != nil {
 		return err
 	}
-	for i := range treeFiles {
-		folder := filepath.Join(root, "tree", strconv.Itoa(i/filesPerDirectory))
-		if i%filesPerDirectory == 0 {
-			if err := os.MkdirAll(folder, 0o755); err != nil {
-				return err
-			}
-		}
-		if err := os.WriteFile(filepath.Join(folder, strconv.Itoa(i)), nil, 0o600); err != nil {
-			return err
-		}
+	if err := makeTree(root, treeFiles); err != nil {
+		return err
 	}
 	for name, size := range map[string]int{"random": randomMiB, "mapped": randomMiB, "large": volumeMiB} {
 		file, err := os.Create(filepath.Join(root, name))
@@ -188,6 +192,23 @@ func prepareFiles(root, program string) error {
 			}
 		}
 		if err := file.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeTree makes a tree of small files.
+func makeTree(root string, files int) error {
+	data := bytes.Repeat([]byte("kata"), 100)
+	for i := range files {
+		folder := filepath.Join(root, "tree", strconv.Itoa(i/filesPerDirectory))
+		if i%filesPerDirectory == 0 {
+			if err := os.MkdirAll(folder, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(filepath.Join(folder, strconv.Itoa(i)), data, 0o600); err != nil {
 			return err
 		}
 	}

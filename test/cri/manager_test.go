@@ -200,7 +200,7 @@ func (k *kubelet) runtimeConfig() string { return filepath.Join(k.dir, "configur
 func (k *kubelet) configureRuntime(text string) {
 	k.t.Helper()
 	// deploy's ends in the table [hypervisor].
-	k.write(k.runtimeConfig(), fmt.Sprintf("%s\nenable_annotations = [\"kernel_params\"]\n%s\n[agent.kata]\ndebug_console_enabled = true\ndial_timeout = %d\n%s", k.deployed("configuration.toml"), harness.LogRefusedCalls, harness.DialTimeout, text))
+	k.write(k.runtimeConfig(), fmt.Sprintf("%s\nenable_annotations = [\"kernel_params\"]\n%s\n[agent.kata]\ndebug_console_enabled = true\ndial_timeout = %d\n%s", k.deployed("configuration.toml"), harness.Hypervisor(), harness.DialTimeout, text))
 }
 
 // deployed returns a file of deploy, with the checkout's program.

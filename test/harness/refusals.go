@@ -9,6 +9,22 @@ import (
 	"kata-runtime/test/refused"
 )
 
+// serverVariable chooses the file server that the tests run with, as a value of
+// virtio_fs_daemon: all that holds with one has to hold with the other.
+const serverVariable = "KATA_TEST_FILE_SERVER"
+
+// FileServer is the value of virtio_fs_daemon that the tests were told to use; empty
+// where they were not.
+func FileServer() string { return os.Getenv(serverVariable) }
+
+// Hypervisor are the lines of the table [hypervisor] of all tests.
+func Hypervisor() string {
+	if server := FileServer(); server != "" {
+		return fmt.Sprintf("%s\nvirtio_fs_daemon = %q", LogRefusedCalls, server)
+	}
+	return LogRefusedCalls
+}
+
 // LogRefusedCalls is a line of the table [hypervisor], with which the tests notice
 // every system call that a confined process is refused.
 const LogRefusedCalls = "log_refused_calls = true"
@@ -32,7 +48,7 @@ func watchRefusals() (_ *refusals, err error) {
 		return nil, err
 	}
 	r.configuration = filepath.Join(dir, "configuration.toml")
-	text := fmt.Sprintf("[hypervisor]\n%s\n[agent.kata]\ndial_timeout = %d\n", LogRefusedCalls, DialTimeout)
+	text := fmt.Sprintf("[hypervisor]\n%s\n[agent.kata]\ndial_timeout = %d\n", Hypervisor(), DialTimeout)
 	if err = os.WriteFile(r.configuration, []byte(text), 0o600); err == nil {
 		r.log, err = refused.Open()
 	}

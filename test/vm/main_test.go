@@ -14,34 +14,13 @@ import (
 	"kata-runtime/virtcontainers/config"
 )
 
-// serverVariable chooses the file server that the tests run with, as a value of
-// virtio_fs_daemon: all that holds with one has to hold with the other.
-const serverVariable = "KATA_TEST_FILE_SERVER"
-
 func TestMain(m *testing.M) {
-	if err := chooseServer(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
 	os.Exit(harness.Main(m))
-}
-
-// chooseServer configures the server for tests that have no configuration.
-func chooseServer() error {
-	server := os.Getenv(serverVariable)
-	if server == "" || os.Getenv(config.PathVariable) != "" {
-		return nil
-	}
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("kata-test-%d.toml", os.Getpid()))
-	if err := os.WriteFile(path, fmt.Appendf(nil, "[hypervisor]\nvirtio_fs_daemon = %q\n%s\n[agent.kata]\ndial_timeout = %d\n", server, harness.LogRefusedCalls, harness.DialTimeout), 0o600); err != nil {
-		return err
-	}
-	return os.Setenv(config.PathVariable, path)
 }
 
 // serverProcess is what the command of a machine's file server holds.
 func serverProcess() string {
-	if os.Getenv(serverVariable) == config.FileServer {
+	if harness.FileServer() == config.FileServer {
 		return "kata-fs "
 	}
 	return "/virtiofsd "
@@ -74,7 +53,7 @@ func configure(h *harness.Host, lines ...string) {
 	shares := func(line string) bool {
 		return strings.Contains(line, "virtio_fs_daemon") || strings.Contains(line, "shared_fs") || strings.Contains(line, "virtio_fs_extra_args")
 	}
-	if server := os.Getenv(serverVariable); server != "" && !slices.ContainsFunc(lines, shares) {
+	if server := harness.FileServer(); server != "" && !slices.ContainsFunc(lines, shares) {
 		lines = append(lines, fmt.Sprintf("hypervisor.virtio_fs_daemon = %q", server))
 	}
 	tables := map[string][]string{}

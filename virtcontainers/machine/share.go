@@ -83,6 +83,9 @@ func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error
 // Share tells how the guest mounts the pod's shared directory.
 func (m *Machine) Share() *protocol.Share {
 	share := &protocol.Share{Tag: shareTag, Fstype: "virtiofs", MountPoint: protocol.ShareMountPoint}
+	if m.daemonName == fileserver.Name {
+		share.FileLimit = fileserver.FileLimit
+	}
 	if m.daemon == nil {
 		share.Fstype = "9p"
 		share.Options = []string{"trans=virtio", "version=9p2000.L", "msize=512000", "cache=mmap", "access=any"}

@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"errors"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -119,7 +120,7 @@ func (fs *FileSystem) reopenByName(n *node, parent uint32, name string) (int, er
 		return -1, err
 	}
 	defer fs.drop(dir)
-	fd, err := fs.openRetry(func() (int, error) { return openChild(dir.fd, name) })
+	fd, err := fs.openRetry(func() (int, error) { return fs.quick.openChild(dir.fd, name) })
 	if err != nil {
 		return -1, stale(err)
 	}
@@ -164,8 +165,10 @@ func (fs *FileSystem) openRetry(open func() (int, error)) (int, error) {
 }
 
 // adopt makes the guest know the file that fd, which it takes over, refers to.
-func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (uint64, *mount) {
-	m := fs.mountOf(dir.node.mount, fd, st)
+// valid is how long the attributes in st hold.
+func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id uint64, m *mount, valid time.Duration) {
+	m = fs.mountOf(dir.node.mount, fd, st)
+	now := time.Now()
 	k := key{mount: m.index, dev: device(st), ino: st.Ino}
 	t := &fs.nodes
 	t.mu.Lock()
@@ -202,20 +205,28 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (ui
 	if !m.handles && place != rootPlace && name != "" {
 		fds = t.setName(n, dir.place, name, fds)
 	}
-	if m.lasting && n.fd < 0 {
+	twin := -1
+	switch {
+	case n.fd >= 0:
+		twin = fd
+	case m.lasting:
 		n.fd = int32(fd)
 		t.descriptors++
-	} else {
+	default:
 		fds = append(fds, fd)
 	}
 	over := t.descriptors > t.limit
-	id := n.id(place)
+	id = n.id(place)
+	valid = fs.validity(n, st, now)
 	t.mu.Unlock()
+	if twin >= 0 {
+		closeTwin(twin)
+	}
 	closeAll(fds)
 	if over {
 		fs.evict(1)
 	}
-	return id, m
+	return id, m, valid
 }
 
 // evict closes descriptors of nodes that were not used lately, until count fewer than

@@ -17,7 +17,12 @@ type directory struct {
 	buf   []byte             // read from the host and not told yet
 	next  int64              // the offset of the first entry of buf
 	read  bool
+	plus  int // of how many entries the guest was told more than the names
 }
+
+// maxPlus bounds the files of a directory that the guest gets to know by reading it:
+// who reads more may want their names alone.
+const maxPlus = 4096
 
 // entriesSize is how much of a directory is read at a time.
 const entriesSize = 16 << 10
@@ -94,11 +99,17 @@ func (fs *FileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.
 		return status(err)
 	}
 	defer fs.drop(dir)
-	return fs.list(in, func(_ *file, e fuse.DirEntry) bool {
+	// Where the guest would look a name up again, nothing is to be had by telling of it.
+	names := dir.node.mount.cache.Entries == 0
+	return fs.list(in, func(f *file, e fuse.DirEntry) bool {
 		place := out.AddDirLookupEntry(e)
 		if place == nil {
 			return false
 		}
+		if names || f.dir.plus >= maxPlus {
+			return true
+		}
+		f.dir.plus++
 		// One that is gone meanwhile is told of without attributes. What is told is
 		// made here: the place is in the guest's memory.
 		var entry fuse.EntryOut
@@ -131,6 +142,9 @@ func (fs *FileSystem) listFrom(f *file, off int64, tell func(*file, fuse.DirEntr
 			return err
 		}
 		d.buf, d.next = nil, off
+		if off == 0 {
+			d.plus = 0
+		}
 	}
 	d.read = true
 	for told := false; ; told = true {

@@ -15,7 +15,8 @@ type file struct {
 	id    uint64 // of its node
 	mount *mount
 	refs  atomic.Int32
-	dir   *directory // of a directory alone
+	dir   *directory  // of a directory alone
+	slow  atomic.Bool // reads are not answered from memory alone
 }
 
 // files are numbered; a number is not used twice.
@@ -25,9 +26,13 @@ type files struct {
 	last  uint64
 	more  int // descriptors that count as open: those of owners of locks
 	limit int
+	nodes *table // which know how often they are open
 }
 
-func (t *files) init() { t.open = map[uint64]*file{} }
+func (t *files) init(nodes *table) {
+	t.open = map[uint64]*file{}
+	t.nodes = nodes
+}
 
 // add takes the descriptor over, or closes it.
 func (t *files) add(f *file) (uint64, error) {
@@ -42,6 +47,7 @@ func (t *files) add(f *file) (uint64, error) {
 	fh := t.last
 	t.open[fh] = f
 	t.mu.Unlock()
+	t.nodes.opened(f.id, 1)
 	return fh, nil
 }
 
@@ -89,6 +95,7 @@ func (t *files) remove(fh, id uint64) {
 	}
 	delete(t.open, fh)
 	t.mu.Unlock()
+	t.nodes.opened(id, -1)
 	t.put(f)
 }
 
@@ -244,6 +251,9 @@ func (r *readResult) Bytes(buf []byte) ([]byte, fuse.Status) {
 
 // Readv reads into the guest's memory.
 func (r *readResult) Readv(dst [][]byte) (int, fuse.Status) {
+	if n, ok := r.file.quickRead(dst, r.off); ok {
+		return n, fuse.OK
+	}
 	total := 0
 	for len(dst) > 0 {
 		part := dst[:min(len(dst), maxVectors)]

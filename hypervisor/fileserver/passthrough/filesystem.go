@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,7 @@ type FileSystem struct {
 	options Options
 	log     *slog.Logger
 	creds   credentials
+	quick   quick
 	proc    int    // this process's fd directory in procfs
 	procFD  string // and its path, with a slash
 
@@ -27,6 +29,8 @@ type FileSystem struct {
 	locks  locks
 	mounts mounts
 	spaces spaces
+
+	began time.Time // of fs.clock
 
 	closing   chan struct{}
 	closeOnce sync.Once
@@ -52,6 +56,7 @@ func New(root *os.File, o Options) (*FileSystem, error) {
 		log:           o.Logger,
 		proc:          proc,
 		procFD:        o.Proc + "/fd/",
+		began:         time.Now(),
 		closing:       make(chan struct{}),
 	}
 	fs.files.limit = o.MaxOpenFiles
@@ -107,7 +112,7 @@ func (fs *FileSystem) start(root *os.File) error {
 	}
 	fs.nodes.init()
 	fs.locks.init()
-	fs.files.init()
+	fs.files.init(&fs.nodes)
 	fs.mounts.init()
 	m := fs.addRootMount(&st, fd)
 	fs.nodes.addRoot(key{mount: m.index, dev: device(&st), ino: st.Ino}, m, fd)
@@ -125,7 +130,7 @@ func (fs *FileSystem) MountOptions() *fuse.MountOptions {
 		MaxBackground:        64,
 		Name:                 "kata",
 		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT |
-			fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO |
+			fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_ASYNC_DIO |
 			fuse.CAP_DIRECT_IO_ALLOW_MMAP,
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH | fuse.CAP_NO_OPEN_SUPPORT,
 	}

@@ -300,6 +300,9 @@ func (fs *FileSystem) setLock(in *fuse.LkIn) error {
 		if err == nil && !same {
 			continue
 		}
+		if err == nil {
+			fs.settle(in.NodeId, o.fd)
+		}
 		if errors.Is(err, unix.EACCES) {
 			return unix.EAGAIN
 		}
@@ -345,6 +348,9 @@ func (fs *FileSystem) flock(in *fuse.LkIn) error {
 	err := retry(func() error { return unix.Flock(f.fd, how|unix.LOCK_NB) })
 	if err == nil && how != unix.LOCK_EX {
 		fs.locks.given(in.NodeId)
+	}
+	if err == nil && how != unix.LOCK_UN {
+		fs.settle(in.NodeId, f.fd)
 	}
 	return err
 }

@@ -28,7 +28,7 @@ func (fs *FileSystem) entry(dir held, name string, out *fuse.EntryOut) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	fd, err := fs.openRetry(func() (int, error) { return openChild(dir.fd, name) })
+	fd, err := fs.openRetry(func() (int, error) { return fs.quick.openChild(dir.fd, name) })
 	if err != nil {
 		return err
 	}
@@ -38,19 +38,19 @@ func (fs *FileSystem) entry(dir held, name string, out *fuse.EntryOut) error {
 // known makes the guest know the file that fd, which it takes over, refers to.
 func (fs *FileSystem) known(dir held, name string, fd int, out *fuse.EntryOut) error {
 	var st unix.Statx_t
-	if err := statFD(fd, &st); err != nil {
+	if err := dir.node.mount.statChild(fd, &st); err != nil {
 		unix.Close(fd)
 		return err
 	}
-	id, m := fs.adopt(dir, name, fd, &st)
+	id, m, valid := fs.adopt(dir, name, fd, &st)
 	fs.fillEntry(dir, id, m, &st, out)
+	out.SetAttrTimeout(valid)
 	return nil
 }
 
 func (fs *FileSystem) fillEntry(dir held, id uint64, m *mount, st *unix.Statx_t, out *fuse.EntryOut) {
 	*out = fuse.EntryOut{NodeId: id}
 	out.SetEntryTimeout(m.cache.Entries)
-	out.SetAttrTimeout(m.cache.Attributes)
 	if m != dir.node.mount {
 		// Whether the mount is still there is asked of its parent's files.
 		out.SetEntryTimeout(min(m.cache.Entries, dir.node.mount.cache.Entries))
@@ -108,7 +108,7 @@ func (fs *FileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.A
 		return status(err)
 	}
 	fs.fillAttr(m, &st, &out.Attr)
-	out.SetTimeout(m.cache.Attributes)
+	out.SetTimeout(m.validity(&st))
 	return fuse.OK
 }
 
@@ -118,7 +118,7 @@ func (fs *FileSystem) stat(id uint64, isOpen bool, fh uint64, mask int, st *unix
 	if isOpen {
 		if f := fs.files.get(fh, id); f != nil {
 			defer fs.files.put(f)
-			return f.mount, statMore(f.fd, mask, st)
+			return f.mount, f.mount.stat(f.fd, mask, st)
 		}
 	}
 	h, err := fs.hold(id)
@@ -126,7 +126,7 @@ func (fs *FileSystem) stat(id uint64, isOpen bool, fh uint64, mask int, st *unix
 		return nil, err
 	}
 	defer fs.drop(h)
-	return h.node.mount, statMore(h.fd, mask, st)
+	return h.node.mount, h.node.mount.stat(h.fd, mask, st)
 }
 
 // Statx implements fuse.RawFileSystem.
@@ -139,7 +139,7 @@ func (fs *FileSystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.Statx
 	st.Ino = fs.number(m, st.Ino)
 	st.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME
 	out.Statx.FromStatx(&st)
-	out.SetTimeout(m.cache.Attributes)
+	out.SetTimeout(m.validity(&st))
 	return fuse.OK
 }
 
@@ -157,11 +157,11 @@ func (fs *FileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.A
 		return status(err)
 	}
 	var st unix.Statx_t
-	if err := statFD(h.fd, &st); err != nil {
+	if err := h.node.mount.stat(h.fd, statMask, &st); err != nil {
 		return status(err)
 	}
 	fs.fillAttr(h.node.mount, &st, &out.Attr)
-	out.SetTimeout(h.node.mount.cache.Attributes)
+	out.SetTimeout(h.node.mount.validity(&st))
 	return fuse.OK
 }
 

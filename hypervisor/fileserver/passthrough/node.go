@@ -31,8 +31,12 @@ type node struct {
 	parent     uint32 // the place of its directory; 0 without
 	children   uint32 // how many have it as their parent
 	next       uint32 // of the same hash, or free
-	mode       uint16 // the type alone
-	flags      uint8
+	opens      uint32 // how often the guest has it open
+	// told is when the guest was last told of attributes that it may rely on briefly,
+	// by fresh; toldSeen is the lower half of what the content looked like then.
+	told, toldSeen uint32
+	mode           uint16 // the type alone
+	flags          uint8
 }
 
 const (

@@ -57,6 +57,9 @@ type Cache struct {
 	Entries, Missing time.Duration
 	// Attributes is how long they hold.
 	Attributes time.Duration
+	// Call lets the attributes that come with a name serve the system call that has
+	// asked for it, where Attributes is 0: see brief.
+	Call bool
 	// Data is when the guest's cache of a file's content outlives its last close.
 	Data DataCache
 }
@@ -75,7 +78,7 @@ const (
 )
 
 // Shared is for files that others change: a change is seen by the next open or stat.
-func Shared() Cache { return Cache{Data: DataAuto} }
+func Shared() Cache { return Cache{Call: true, Data: DataAuto} }
 
 // Private is for files that nobody else changes.
 func Private() Cache {

@@ -43,16 +43,21 @@ func retry(f func() error) error {
 // openChild opens a name of a directory as a mere reference, whatever it is. A symbolic
 // link is opened itself.
 func openChild(dir int, name string) (int, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
+	how := beneath()
 	for {
 		fd, err := unix.Openat2(dir, name, &how)
 		// EAGAIN: something was renamed or mounted meanwhile.
 		if err != unix.EINTR && err != unix.EAGAIN {
 			return fd, err
 		}
+	}
+}
+
+// beneath opens a mere reference to what is in a directory.
+func beneath() unix.OpenHow {
+	return unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -22,9 +24,14 @@ type Ring struct {
 }
 
 // Wait blocks until the guest notifies, and reports true, or until Interrupt is
-// called. It is for one goroutine at a time, and may be used during
-// Device.Quiesce.
-func (r *Ring) Wait() bool { return r.bell.wait() }
+// called. It does not block where more is true, which has to ask for notifications
+// and look at the ring once more: one that comes later than that ends the wait. It
+// is for one goroutine at a time, and may be used during Device.Quiesce.
+func (r *Ring) Wait(more func() bool) bool { return r.bell.wait(more) }
+
+// Pause blocks for so long, or less where the guest notifies. Whoever may be
+// interrupted looks afterwards whether that was so.
+func (r *Ring) Pause(d time.Duration) { r.bell.pause(d) }
 
 // Interrupt ends a Wait, or the next one if there is none.
 func (r *Ring) Interrupt() { r.bell.interrupt() }
@@ -38,7 +45,8 @@ func (r *Ring) Call() {
 	}
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(r.callFD, one[:])
+	// Go's scheduler is not told of a call that never waits: it would begin to watch it.
+	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(r.callFD), uintptr(unsafe.Pointer(&one[0])), uintptr(len(one)))
 }
 
 // vring is what the VMM has said of one queue, and the queue once it runs.
@@ -91,7 +99,10 @@ func (v *vring) setKick(fd int) error {
 	}
 	v.dropKick()
 	if v.waits {
-		v.bell = newBell(fd)
+		var err error
+		if v.bell, err = newBell(fd); err != nil {
+			return fmt.Errorf("queue %d: %w", v.index, err)
+		}
 		return nil
 	}
 	v.kick = os.NewFile(uintptr(fd), "vhost-user kick")

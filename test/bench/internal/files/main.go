@@ -46,6 +46,11 @@ func run(dir string, wanted []string) error {
 		{"unpack", unpack},
 		{"remove", remove},
 		{"walk", walk},
+		{"small", small},
+		{"volume-unpack", in("volume", unpack)},
+		{"volume-remove", in("volume", remove)},
+		{"volume-walk", in("volume", walk)},
+		{"volume-small", in("volume", small)},
 		{"read-1", random(1, false)},
 		{"read-8", random(8, false)},
 		{"write-1", random(1, true)},
@@ -117,6 +122,22 @@ func walk(dir string) error {
 		_, err = entry.Info()
 		return err
 	})
+}
+
+// small reads each file of the tree, as a compiler does.
+func small(dir string) error {
+	return filepath.WalkDir(filepath.Join(dir, "tree"), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		_, err = os.ReadFile(path)
+		return err
+	})
+}
+
+// in does the work elsewhere.
+func in(name string, work func(dir string) error) func(dir string) error {
+	return func(dir string) error { return work(filepath.Join(dir, name)) }
 }
 
 // random reads or writes pages of a file at random, past the cache, so many at once.
