@@ -2,6 +2,7 @@ package fileserver
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/hypervisor/internal/drivertest"
+	"kata-runtime/hypervisor/virtio/virtqueue"
 )
 
 // The opcodes of the tests' own.
@@ -190,6 +192,25 @@ func TestLockHoldsUpNothing(t *testing.T) {
 	})
 }
 
+// TestTooManyLocks: where as many requests wait for locks as may, a further one does not
+// keep a worker waiting.
+func TestTooManyLocks(t *testing.T) {
+	var chain virtqueue.Chain
+	reply := make([]byte, outHeaderSize)
+	chain.Readable = [][]byte{encode(opSetLockWait, 7, 1, make([]byte, 48))}
+	chain.Writable = [][]byte{reply}
+	w := &worker{queue: newQueue(&device{session: newSession(newFiles(t, "lock"), fuse.MountOptions{})})}
+	if err := w.request.read(&chain); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := w.carryOut(); n != outHeaderSize || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if status := -int32(binary.LittleEndian.Uint32(reply[4:])); unix.Errno(status) != unix.ENOLCK {
+		t.Errorf("status %d", status)
+	}
+}
+
 // TestLockOfAnotherDriver: a guest that has started anew gets no reply to what it
 // asked before.
 func TestLockOfAnotherDriver(t *testing.T) {
@@ -222,6 +243,26 @@ func TestStuckRequestsHoldUpNothing(t *testing.T) {
 	}
 	if len(stuck) > 0 {
 		t.Errorf("no reply to %v", stuck)
+	}
+}
+
+// TestWatchdogSleeps: a request that comes while the watchdog is about to sleep is watched.
+func TestWatchdogSleeps(t *testing.T) {
+	d := &device{}
+	d.wakeUp = make(chan struct{}, 1)
+	for i := range d.queues {
+		d.queues[i] = newQueue(d)
+	}
+	q := d.queues[1]
+	q.leader = &worker{queue: q}
+	if q.relieve(); len(d.wakeUp) != 0 {
+		t.Error("nothing was to be done")
+	}
+	q.leader.turn++ // it has a request
+	d.stir()        // which the watchdog needs not be told, being awake
+	d.sleep()
+	if len(d.wakeUp) != 1 || d.asleep.Load() {
+		t.Error("the watchdog sleeps while a request is carried out")
 	}
 }
 

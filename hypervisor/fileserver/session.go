@@ -49,6 +49,10 @@ func (w *worker) carryOut() (uint32, error) {
 		return s.write(r)
 	case r.opcode == opWrite:
 		return r.fail(fuse.EINVAL)
+	case r.waits():
+		// As many wait as may. Workers that waited here could be all that there are,
+		// and nobody would take the request that gives up the lock.
+		return r.fail(fuse.Status(syscall.ENOLCK))
 	case r.opcode == opSyncFS:
 		if files, ok := s.files.(syncer); ok {
 			return r.fail(files.SyncFS(r.inHeader().NodeId))

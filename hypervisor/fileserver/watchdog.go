@@ -75,6 +75,17 @@ func (d *device) watch() {
 		if procs != calmProcs {
 			runtime.GOMAXPROCS(calmProcs)
 		}
-		d.asleep.Store(true)
+		d.sleep()
+	}
+}
+
+// sleep lets the next request wake the watchdog, or one that has come since the queues
+// were looked at.
+func (d *device) sleep() {
+	d.asleep.Store(true)
+	for _, q := range d.queues {
+		if active, _ := q.relieve(); active {
+			d.stir()
+		}
 	}
 }

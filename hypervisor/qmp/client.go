@@ -29,9 +29,12 @@ const (
 	// under emulation on a busy host took seconds.
 	answerTimeout = 2 * time.Minute
 	// eventBurst events are taken as they come, further ones at eventInterval: so many
-	// that QEMU cannot keep this process busy with them. A guest's QEMU sends tens.
+	// that QEMU cannot keep this process busy with them. A guest's QEMU sends tens. One
+	// of more than eventSize bytes counts as many, and so does an answer that nobody
+	// waits for.
 	eventBurst    = 4096
 	eventInterval = time.Millisecond
+	eventSize     = 4 << 10
 )
 
 // Client speaks QMP over one connection. Its methods are safe for concurrent
@@ -154,7 +157,7 @@ func (c *Client) dispatch(line []byte, events *pace) error {
 	case err != nil:
 		return err
 	case m.Event != "":
-		c.await(events.take(time.Now()))
+		c.await(events.take(time.Now(), len(line)))
 		if c.onEvent != nil {
 			c.onEvent(m.event())
 		}
@@ -173,6 +176,8 @@ func (c *Client) dispatch(line []byte, events *pace) error {
 	c.mu.Unlock()
 	if reply != nil {
 		reply <- m
+	} else {
+		c.await(events.take(time.Now(), len(line)))
 	}
 	return nil
 }
@@ -197,12 +202,12 @@ type pace struct {
 	at   time.Time // when left was right
 }
 
-// take takes an event, and returns how long that has to wait.
-func (p *pace) take(now time.Time) time.Duration {
+// take takes an event of so many bytes, and returns how long that has to wait.
+func (p *pace) take(now time.Time, size int) time.Duration {
 	if more := int(now.Sub(p.at) / eventInterval); more > 0 {
 		p.left, p.at = min(eventBurst, p.left+more), p.at.Add(time.Duration(more)*eventInterval)
 	}
-	p.left-- // below zero: borrowed from what comes
+	p.left -= 1 + size/eventSize // below zero: borrowed from what comes
 	return p.at.Add(time.Duration(-p.left) * eventInterval).Sub(now)
 }
 

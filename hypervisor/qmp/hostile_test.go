@@ -79,6 +79,36 @@ func TestFloodOfEventsIsBounded(t *testing.T) {
 	})
 }
 
+// So are answers that nobody has asked for.
+func TestFloodOfAnswersIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const flood, least = 8000, 3900 * time.Millisecond
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		go func() {
+			in := bufio.NewReader(theirs)
+			_, _ = io.WriteString(theirs, greeting+"\n")
+			_, _ = in.ReadString('\n')
+			_, _ = io.WriteString(theirs, `{"return": {}, "id": 1}`+"\n")
+			_, _ = in.ReadString('\n')
+			_, _ = io.WriteString(theirs, strings.Repeat(`{"return": {}, "id": 1}`+"\n", flood))
+			_, _ = io.WriteString(theirs, `{"return": {}, "id": 2}`+"\n")
+		}()
+		client, err := qmp.New(context.Background(), ours, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		begin := time.Now()
+		if err := client.Execute(context.Background(), "x", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took < least {
+			t.Errorf("all were read in %s", took)
+		}
+	})
+}
+
 // What is too deep, too long or too much ends the connection or is cut, and takes no
 // more memory than its message.
 func TestExcess(t *testing.T) {
@@ -86,10 +116,11 @@ func TestExcess(t *testing.T) {
 		answer string
 		ends   bool
 	}{
-		"deep":          {`{"return": ` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `, "id": %d}`, true},
-		"deep argument": {`{"event": "X", "data": ` + strings.Repeat(`{"a":`, 20_000) + "1" + strings.Repeat("}", 20_000) + `, "id": %d}`, true},
-		"long error":    {`{"error": {"class": "GenericError", "desc": "` + strings.Repeat("\\u202e", 500_000) + `"}, "id": %d}`, false},
-		"long line":     {`{"return": "` + strings.Repeat("x", 5<<20) + `", "id": %d}`, true},
+		"deep":            {`{"return": ` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `, "id": %d}`, true},
+		"deep argument":   {`{"event": "X", "data": ` + strings.Repeat(`{"a":`, 20_000) + "1" + strings.Repeat("}", 20_000) + `, "id": %d}`, true},
+		"long error":      {`{"error": {"class": "GenericError", "desc": "` + strings.Repeat("\\u202e", 500_000) + `"}, "id": %d}`, false},
+		"no end of lines": {strings.Repeat("\n", 1000) + `{"return": {}, "id": %d}`, true},
+		"long line":       {`{"return": "` + strings.Repeat("x", 5<<20) + `", "id": %d}`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, p := connect(t, nil)

@@ -19,11 +19,15 @@ const maxLine = 4 << 20
 // keptLine is how large a buffer is kept for the next message.
 const keptLine = 64 << 10
 
+// maxBlank is how many lines in a row may be empty. QEMU sends none.
+const maxBlank = 64
+
 // maxText bounds what is kept of a text of QEMU's in an error.
 const maxText = 4 << 10
 
 var (
 	errLineTooLong = fmt.Errorf("message of more than %d bytes", maxLine)
+	errBlank       = fmt.Errorf("more than %d empty lines", maxBlank)
 	errNotMessage  = errors.New("neither greeting, answer nor event")
 )
 
@@ -103,6 +107,7 @@ func (m *message) event() Event {
 // until the next call.
 func readLine(r *bufio.Reader, scratch *[]byte) ([]byte, error) {
 	line := (*scratch)[:0]
+	blank := 0
 	for {
 		part, err := r.ReadSlice('\n')
 		line = append(line, part...)
@@ -117,6 +122,9 @@ func readLine(r *bufio.Reader, scratch *[]byte) ([]byte, error) {
 		}
 		if text := bytes.TrimSpace(line); len(text) > 0 {
 			return text, nil
+		}
+		if blank++; blank > maxBlank {
+			return nil, errBlank
 		}
 		line = line[:0]
 	}

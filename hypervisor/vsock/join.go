@@ -44,20 +44,18 @@ func fromGuest(socket *net.UnixConn, conn *device.Conn) {
 
 // toGuest lets the guest have what the socket's writer sends.
 func toGuest(conn *device.Conn, socket *net.UnixConn) {
-	err := conn.ReadAllFrom(socket)
-	if err != nil {
-		_ = socket.Close()
-		_ = conn.Close()
-		return
+	switch err := conn.ReadAllFrom(socket); {
+	case err != nil:
+		// The guest takes no more, or is gone, or the writer is. Where it is only the
+		// first, the guest may still send. A writer that waits for room hears of the end
+		// when it has some, and a reader would of a reset, were anything left unread.
+		_ = socket.CloseRead()
+		_, _ = io.Copy(io.Discard, socket)
+	case !gone(socket, false):
+		_ = conn.CloseWrite()
 	}
-	if gone(socket, false) {
-		_ = conn.Close()
-		return
-	}
-	_ = conn.CloseWrite()
-	if gone(socket, true) {
-		_ = conn.Close()
-	}
+	_ = gone(socket, true)
+	_ = conn.Close()
 }
 
 // gone tells whether the socket's other end is closed altogether, or, by wait, waits

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -51,6 +53,7 @@ type server struct {
 	working sync.WaitGroup
 
 	sending sync.Mutex // held while a message is sent
+	end     sync.Once  // the Host is told of the device's end
 
 	mu        sync.Mutex // guards the fields below
 	listeners map[uint32]*acceptor
@@ -87,12 +90,22 @@ func Serve(ctx context.Context, in *backend.Inherited) error {
 	}
 	vmm := vhostuser.NewServer(in.VMM, dev, in.Log)
 	s.working.Go(func() { s.serveVMM(vmm) })
+	s.working.Go(func() { <-dev.Ended(); s.tellEnd() })
 	ctx, cancel := context.WithCancel(ctx)
 	err = s.serve(ctx)
 	cancel()
+	for _, port := range s.ports() {
+		s.unlisten(port)
+	}
 	err = errors.Join(err, dev.Close(), vmm.Close())
 	s.working.Wait()
 	return err
+}
+
+// tellEnd tells the Host that the device has ended: also where it was the guest that
+// broke it, while the VMM goes on. When it returns, the Host was told.
+func (s *server) tellEnd() {
+	s.end.Do(func() { s.send(control.Message{Kind: control.Failed, Errno: errnoFor(s.device.Err())}) })
 }
 
 // serveVMM answers the VMM until it or this process closes the connection.
@@ -108,7 +121,6 @@ func (s *server) serveVMM(vmm *vhostuser.Server) {
 		err = fmt.Errorf("vsock device: %w", err)
 	}
 	s.device.Fail(err)
-	s.send(control.Message{Kind: control.Failed, Errno: errnoFor(s.device.Err())})
 }
 
 // serve takes requests until the end of the connection.
@@ -195,6 +207,13 @@ func (s *server) listen(port uint32) {
 	s.working.Go(func() { s.serveListener(a) })
 }
 
+// ports lists those that are listened on.
+func (s *server) ports() []uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.listeners))
+}
+
 func (s *server) unlisten(port uint32) {
 	s.mu.Lock()
 	a := s.listeners[port]
@@ -243,6 +262,9 @@ func (s *server) answer(id uint64, port uint32, err error) {
 	m := control.Message{Kind: control.Answer, ID: id, Port: port}
 	if err != nil {
 		m.Errno = errnoFor(err)
+		if s.device.Err() != nil {
+			s.tellEnd() // first: whoever waits is to hear that nothing more comes
+		}
 	}
 	s.send(m)
 }

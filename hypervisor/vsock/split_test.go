@@ -235,3 +235,26 @@ func TestConnectionEnds(t *testing.T) {
 		t.Errorf("where nobody listens: %v", err)
 	}
 }
+
+// A guest that breaks its device ends it for the Host at once, though the VMM lives.
+func TestBrokenGuest(t *testing.T) {
+	h := openUser(t)
+	l, err := h.Listen(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := drivertest.NewGuest(t, h.Device().Backend, 0)
+	accepted := make(chan error, 1)
+	go func() { _, err := l.Accept(); accepted <- err }()
+	g.TX.SetAvail(5000) // more than the queue has
+	g.Kick(1)
+	if err := <-accepted; !errors.Is(err, net.ErrClosed) || !errors.Is(err, syscall.EPROTO) {
+		t.Errorf("accept: %v", err)
+	}
+	if _, err := h.Dial(t.Context(), 1); !errors.Is(err, syscall.EPROTO) {
+		t.Errorf("dial: %v", err)
+	}
+	if _, err := h.Listen(2); !errors.Is(err, syscall.EPROTO) {
+		t.Errorf("listen: %v", err)
+	}
+}

@@ -204,7 +204,9 @@ func (u *user) ask(kind control.Kind, port uint32) (*net.UnixConn, uint64, <-cha
 	answer := make(chan control.Message, 1)
 	id, err := u.register(answer)
 	if err == nil {
-		err = u.send(control.Message{Kind: kind, ID: id, Port: port}, theirs)
+		if err = u.send(control.Message{Kind: kind, ID: id, Port: port}, theirs); err != nil {
+			u.unregister(id)
+		}
 	}
 	if err != nil {
 		_ = conn.Close()
@@ -225,6 +227,13 @@ func (u *user) register(answer chan<- control.Message) (uint64, error) {
 	u.last++
 	u.pending[u.last] = answer
 	return u.last, nil
+}
+
+// unregister takes back a request that was not sent: there will be no answer.
+func (u *user) unregister(id uint64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.pending, id)
 }
 
 func (u *user) Dial(ctx context.Context, port uint32) (net.Conn, error) {

@@ -55,6 +55,8 @@ func (c *userConn) Close() error {
 type userListener struct {
 	host *user
 	port uint32
+	// closing: Close frees the port, or has done so. Guarded by host.mu.
+	closing bool
 
 	once sync.Once
 	err  error         // why it ended; set before done is closed
@@ -123,10 +125,11 @@ func (l *userListener) Addr() net.Addr { return address(hostCID, l.port) }
 func (l *userListener) Close() error {
 	u := l.host
 	u.mu.Lock()
-	listening := u.listeners[l.port] == l
+	frees := u.listeners[l.port] == l && !l.closing
+	l.closing = true
 	u.mu.Unlock()
 	l.end(net.ErrClosed)
-	if !listening {
+	if !frees {
 		return nil
 	}
 	// Before the port is free for another listener.

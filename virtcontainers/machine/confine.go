@@ -141,7 +141,7 @@ func Restrict(settings config.Hypervisor) error {
 	if !settings.Confine {
 		return nil
 	}
-	if err := jail.Restrict(); err != nil {
+	if err := jail.Restrict(settings.ConfineWithout); err != nil {
 		return fmt.Errorf("restrict the supervisor (confine = false goes without): %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package passthrough_test
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -137,6 +138,50 @@ func TestReplaced(t *testing.T) {
 			}
 			if now := g.lookup(name); now == id {
 				t.Fatal("a directory has the id of the file that was there")
+			}
+		}
+	})
+}
+
+// TestChangedPlaces has the host move a directory into one that was below it, while the
+// guest remembers both without descriptors.
+func TestChangedPlaces(t *testing.T) {
+	const stack = 64 << 20 // a recursion without end is to end soon
+	defer debug.SetMaxStack(debug.SetMaxStack(stack))
+	eachKind(t, func(t *testing.T, dir string) {
+		o := options()
+		o.MaxNodeDescriptors = 1
+		g := serveDir(t, dir, o)
+		if err := os.MkdirAll(dir+"/a/b/c", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		upper, lower, last := g.lookup("a"), g.lookup("a/b"), g.lookup("a/b/c")
+		for _, move := range [][2]string{{"/a/b", "/b"}, {"/a", "/b/c/a"}} {
+			if err := os.Rename(dir+move[0], dir+move[1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if out, s := g.tryLookup(last, "a"); !s.Ok() || out.NodeId != upper {
+			t.Errorf("the moved directory is %d, not %d: %v", out.NodeId, upper, s)
+		}
+		for i := range 5 {
+			g.file(fmt.Sprint(i), "x")
+			g.lookup(fmt.Sprint(i))
+		}
+		for _, id := range []uint64{upper, lower, last} {
+			if _, s := g.getattr(id); !s.Ok() && s != fuse.Status(unix.ESTALE) {
+				t.Errorf("attributes: %v", s)
+			}
+		}
+		// Where they are looked up again, they are found again.
+		for path, id := range map[string]uint64{"b": lower, "b/c": last, "b/c/a": upper} {
+			if now := g.lookup(path); now != id {
+				t.Errorf("%s is %d, not %d", path, now, id)
+			}
+		}
+		for _, id := range []uint64{upper, lower, last} {
+			if _, s := g.getattr(id); !s.Ok() {
+				t.Errorf("attributes where it is: %v", s)
 			}
 		}
 	})

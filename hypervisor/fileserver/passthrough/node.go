@@ -217,6 +217,9 @@ func (t *table) setName(n *node, parent uint32, name string, fds []int) []int {
 	if n.parent == parent && n.again == name {
 		return fds
 	}
+	if parent != n.parent && !t.unring(n, parent) {
+		return fds
+	}
 	old := n.parent
 	n.parent, n.again = parent, name
 	if parent != old {
@@ -230,6 +233,28 @@ func (t *table) setName(n *node, parent uint32, name string, fds []int) []int {
 		}
 	}
 	return fds
+}
+
+// unring makes sure that a node is not above the one that it is to have as its parent. It
+// was: then directories were moved, and the one between them that had its name in the node
+// has that no more. A ring of nodes that are opened again, each in the next, would have no
+// end. It reports false for a parent that is the node itself.
+func (t *table) unring(n *node, parent uint32) bool {
+	if n.children == 0 {
+		return true
+	}
+	for place := parent; place != 0; {
+		below := t.at(place)
+		if below == n {
+			return false
+		}
+		if place = below.parent; place != 0 && t.at(place) == n {
+			below.parent, below.again = 0, ""
+			n.children--
+			return true
+		}
+	}
+	return true
 }
 
 // forget takes back what the guest was told.

@@ -55,9 +55,10 @@ type Device struct {
 	sender   sender
 	receiver receiver
 	chunks   chunkPool
-	large    chan []byte  // nil ones have not been made yet
-	left     atomic.Int64 // of budget
-	running  [queues]bool // used by Start and Stop alone
+	large    chan []byte   // nil ones have not been made yet
+	left     atomic.Int64  // of budget
+	running  [queues]bool  // used by Start and Stop alone
+	ended    chan struct{} // closed when the device has ended
 
 	mu        sync.Mutex // guards the fields below
 	conns     map[key]*Conn
@@ -79,6 +80,7 @@ func New(cid uint32, log *slog.Logger) *Device {
 		conns:     make(map[key]*Conn),
 		listeners: make(map[uint32]*Listener),
 		nextPort:  firstDialPort,
+		ended:     make(chan struct{}),
 	}
 	d.left.Store(budget)
 	d.large = make(chan []byte, largePieces)
@@ -154,6 +156,9 @@ func (d *Device) Err() error {
 	return d.err
 }
 
+// Ended is closed when the device has ended, and everything of it.
+func (d *Device) Ended() <-chan struct{} { return d.ended }
+
 // Fail ends the device: its queues are not touched any more, its listeners
 // are closed because of err, and its connections return it, after what they have
 // received. Only the first call counts; it reports whether it was this one.
@@ -183,6 +188,7 @@ func (d *Device) Fail(err error) bool {
 	for _, l := range listeners {
 		l.end(err)
 	}
+	close(d.ended)
 	return true
 }
 

@@ -1,5 +1,7 @@
-// Command restricted restricts itself, tells what each of its threads is then, and
-// makes a system call that ends it.
+// Command restricted restricts itself, without the parts that its arguments name
+// after the first, tells what each of its threads is then, and, with all parts, makes
+// a system call that ends it: in its main thread or another, as the first argument
+// says.
 package main
 
 import (
@@ -28,7 +30,7 @@ func main() {
 		}()
 	}
 	ready.Wait()
-	if err := jail.Restrict(); err != nil {
+	if err := jail.Restrict(os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -43,6 +45,9 @@ func main() {
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		fmt.Println("mount:", err)
+	}
+	if len(os.Args) > 2 {
+		return
 	}
 	if os.Args[1] == "thread" {
 		go trace()
