@@ -3,20 +3,23 @@ package factory
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory/pool"
-	"kata-runtime/virtcontainers/logfile"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/sandboxtest"
 	"kata-runtime/virtcontainers/sizing"
@@ -31,7 +34,7 @@ func (fakeMachine) User() int { return 0 }
 // errCold is what a pod gets that starts cold.
 var errCold = errors.New("cold")
 
-// prepared is a machine in a pool that has booted, as Prepare makes it.
+// prepared is a machine in a pool that has booted, as Hold makes it.
 func prepared(t *testing.T) (*Prepared, *sandboxtest.Guest, *pool.Pool) {
 	t.Helper()
 	settings := config.Default()
@@ -52,7 +55,7 @@ func prepared(t *testing.T) (*Prepared, *sandboxtest.Guest, *pool.Pool) {
 	}
 	guest := sandboxtest.NewGuest()
 	guest.Machine.SetSize(hypervisor.Size{VCPUs: 1, MemoryMiB: 2048})
-	p := &Prepared{slot: slot, kind: pool.Supervisor, settings: settings, log: logfile.NewLater()}
+	p := newPrepared(slot, pool.Supervisor, settings)
 	p.cold = func(context.Context, Spec) (*virtcontainers.Sandbox, string, error) { return nil, "", errCold }
 	p.made = &assembled{
 		machine: fakeMachine{guest.Machine}, size: hypervisor.Size{VCPUs: 1, MemoryMiB: 2048}, share: guest.Share,
@@ -153,6 +156,94 @@ func TestAPodThatDoesNotFitStartsCold(t *testing.T) {
 				t.Error("the machine that is nobody's goes on")
 			}
 		})
+	}
+}
+
+// A pod does not wait for the pool to count it.
+func TestAPodDoesNotWaitForThePool(t *testing.T) {
+	p, _, machines := prepared(t)
+	lock, err := os.Open(filepath.Dir(p.slot.MountPoint())) // the pool's
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	spec := podSpec(p.settings)
+	spec.HostNetwork = true
+	if _, _, err := p.NewSandbox(t.Context(), spec); !errors.Is(err, errCold) {
+		t.Errorf("%v", err)
+	}
+	if before, err := machines.Counters(); err != nil || len(before) != 0 {
+		t.Errorf("it was not locked: %v, %v", before, err)
+	}
+	lock.Close()
+	if got := counts(t, p, machines); got.Misses[pool.ReasonHostNetwork] != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// The pool remembers a machine whose control group could not be removed, until it is.
+func TestAGroupThatStaysIsRemembered(t *testing.T) {
+	p, _, _ := prepared(t)
+	dir := t.TempDir() // a group in which this process is
+	if err := os.WriteFile(filepath.Join(dir, "tasks"), fmt.Appendln(nil, os.Getpid()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	controller := "memory"
+	if cgroups.IsCgroup2UnifiedMode() {
+		controller = ""
+	}
+	record := &cgroup.Record{Name: "machine", Paths: map[string]string{controller: dir}}
+	var err error
+	if p.group, err = record.Open(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := p.removeGroup(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	left := filepath.Join(filepath.Dir(p.slot.MountPoint()), "machines", p.slot.Name(), "machine.json")
+	if _, err := os.Stat(left); err != nil {
+		t.Error(err)
+	}
+	if err := p.slot.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A machine waits for the start of a pod, but not of one that never starts.
+func TestAwaitEnd(t *testing.T) {
+	pipe := func() (theirs, ours *os.File) {
+		theirs, ours, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ours.Close() })
+		return theirs, ours
+	}
+	theirs, ours := pipe()
+	ended := make(chan error, 1)
+	go func() { ended <- awaitEnd(t.Context(), theirs, time.Hour) }()
+	ours.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	theirs, _ = pipe()
+	if err := awaitEnd(t.Context(), theirs, time.Millisecond); err != nil {
+		t.Error(err)
+	}
+	theirs, _ = pipe()
+	stopped := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stopped)
+	if err := awaitEnd(ctx, theirs, time.Hour); !errors.Is(err, stopped) {
+		t.Error(err)
 	}
 }
 
