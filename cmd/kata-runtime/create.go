@@ -77,6 +77,8 @@ type creation struct {
 	standIn    *exec.Cmd
 	// standInStart is its start time, 0 until it is known.
 	standInStart uint64
+	standInEnded chan struct{} // of standInEnd
+	standInErr   error
 	group        *cgroup.Record // nil for none
 	// pool is where the pod's machine was taken from, or was looked for; nil: nowhere.
 	pool *machinePool
@@ -353,7 +355,7 @@ func (n *creation) abandon(ctx context.Context) error {
 	gone, err := n.awaitAbandoned(ctx)
 	if n.standIn != nil {
 		_ = n.standIn.Process.Kill() // it ends of itself when its channel does
-		_ = n.standIn.Wait()         // its exit code says nothing here
+		<-n.standInEnd()             // its exit code says nothing here
 	}
 	if gone {
 		err = errors.Join(err, n.removeLeft(ctx))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -114,63 +115,79 @@ func execAction(c *cli.Context) (int, error) {
 		}
 		defer restore()
 	}
-	err = n.exec(c, entry, state, process, stdio)
-	if err == nil && !attached {
-		err = n.client.Commit()
+	request, err := n.prepareExec(c, entry, state, process, stdio)
+	if err == nil && attached {
+		signals, stop := n.catchSignals()
+		defer stop()
+		err = n.forwarding(c.Context, signals, func(ctx context.Context) error { return n.exec(ctx, c, request) })
+		if err == nil {
+			return n.await(signals)
+		}
+	} else if err == nil {
+		err = n.exec(c.Context, c, request)
+		if err == nil {
+			err = n.client.Commit()
+		}
 	}
-	if err != nil {
-		return 0, errors.Join(inCallersWords(entry, err), n.abandon(c.Context))
-	}
-	if !attached {
+	if err == nil {
 		return 0, nil
 	}
-	signals, stop := n.catchSignals()
-	defer stop()
-	return n.await(signals)
+	abandonErr := n.abandon(c.Context)
+	var exit exitError
+	if errors.As(err, &exit) { // a signal has ended it
+		return int(exit), abandonErr
+	}
+	return 0, errors.Join(inCallersWords(entry, err), abandonErr)
 }
 
-// exec forks the stand-in and lets the supervisor start the process.
-func (n *creation) exec(c *cli.Context, entry *store.Entry, state store.State, process *specs.Process, stdio *stdio) error {
+// exec lets the supervisor start the process.
+func (n *creation) exec(ctx context.Context, c *cli.Context, request *api.ExecProcessRequest) error {
+	if err := n.client.Exec(ctx, request); err != nil {
+		return err
+	}
+	return n.announce(c)
+}
+
+// prepareExec forks the stand-in and says what the supervisor is to start.
+func (n *creation) prepareExec(
+	c *cli.Context, entry *store.Entry, state store.State, process *specs.Process, stdio *stdio,
+) (*api.ExecProcessRequest, error) {
 	callers, err := limits.OfCaller(limits.System)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	guest, dropped, err := oci.TransformProcess(process, callers)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, field := range dropped {
 		n.log.Debug("field of the process does not reach the guest", "field", field)
 	}
 	encoded, err := json.Marshal(guest)
 	if err != nil {
-		return fmt.Errorf("encode the process: %w", err)
+		return nil, fmt.Errorf("encode the process: %w", err)
 	}
 	if err := n.client.OpenChannel(c.Context); err != nil {
-		return err
+		return nil, err
 	}
 	cgroup, err := execCgroup(c.StringSlice("cgroup"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	name := "exec-" + strings.ToLower(rand.Text())
 	if err := n.execStandIn(entry, state, name, stdio); err != nil {
-		return err
+		return nil, err
 	}
 	start, err := store.StartTime(n.standIn.Process.Pid)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = n.client.Exec(c.Context, &api.ExecProcessRequest{
+	return &api.ExecProcessRequest{
 		ContainerId: n.id, ProcessId: name, ProcessJson: encoded,
 		Stdin: stdio.wanted[0], Stdout: stdio.wanted[1], Stderr: stdio.wanted[2],
 		StandInPid: int32(n.standIn.Process.Pid), StandInStartTime: start,
 		Cgroup: cgroup, IgnorePaused: c.Bool("ignore-paused"),
-	})
-	if err != nil {
-		return err
-	}
-	return n.announce(c)
+	}, nil
 }
 
 // execStandIn forks the process's stand-in into the namespaces of the

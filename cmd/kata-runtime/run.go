@@ -3,15 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
-	"os/signal"
-	"syscall"
 
 	"github.com/containerd/console"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/supervisor"
@@ -113,42 +108,6 @@ func (n *creation) keep() error {
 		}
 	}
 	return err
-}
-
-// catchSignals collects what await passes on.
-func (n *creation) catchSignals() (signals chan os.Signal, stop func()) {
-	signals = make(chan os.Signal, 64)
-	signal.Notify(signals)
-	signal.Reset(unix.SIGURG, unix.SIGPIPE)
-	return signals, func() { signal.Stop(signals) }
-}
-
-// await passes signals to the stand-in until it ends, and returns its exit
-// code.
-func (n *creation) await(signals <-chan os.Signal) (int, error) {
-	ended := make(chan error, 1)
-	go func() { ended <- n.standIn.Wait() }()
-	for {
-		select {
-		case err := <-ended:
-			var exit *exec.ExitError
-			if err != nil && !errors.As(err, &exit) {
-				return 0, fmt.Errorf("wait for the container: %w", err)
-			}
-			return exitCode(n.standIn.ProcessState), nil
-		case received := <-signals:
-			if number, ok := received.(syscall.Signal); ok && number != unix.SIGCHLD && number != unix.SIGURG {
-				_ = n.standIn.Process.Signal(number) // it may be gone already
-			}
-		}
-	}
-}
-
-func exitCode(state *os.ProcessState) int {
-	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return 128 + int(status.Signal())
-	}
-	return state.ExitCode()
 }
 
 // rawTerminal makes the caller's terminal raw when the container has one of its

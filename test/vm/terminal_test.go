@@ -19,7 +19,8 @@ func TestTerminal(t *testing.T) {
 	spec := bundle.Spec("/bin/sh", "-c", `trap 'echo interrupted' INT; trap 'echo "now $(stty size)"' WINCH
 		tty; stty size; echo ready; read line; echo "line: $line"; while :; do sleep 1 & wait $!; read -t 1 line && break; done; exit 6`)
 	spec.Process.Terminal = true
-	command := h.Command("run", "-b", h.Bundle(spec), h.ID())
+	id := h.ID()
+	command := h.Command("run", "-b", h.Bundle(spec), id)
 	terminal := h.StartOnTerminal(command, 33, 111)
 	before, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
 	if err != nil {
@@ -50,6 +51,7 @@ func TestTerminal(t *testing.T) {
 		}
 		h.Expect(terminal, s.want)
 	}
+	checkExecOnTerminal(h, id)
 	if _, err := terminal.Write([]byte("end\n")); err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +65,28 @@ func TestTerminal(t *testing.T) {
 	}
 	if *before != *after {
 		t.Errorf("the terminal's mode was not restored: %+v, before %+v", after, before)
+	}
+}
+
+// checkExecOnTerminal answers a process's first output at once: the command may not
+// have been told yet that the process was started.
+func checkExecOnTerminal(h *harness.Host, id string) {
+	h.T.Helper()
+	command := h.Command("exec", "-t", id, "/bin/sh", "-c",
+		`trap 'stty size' WINCH; trap 'exit 9' TERM; stty size; echo ready; while :; do sleep 1 & wait $!; done`)
+	terminal := h.StartOnTerminal(command, 20, 70)
+	if shown := h.Expect(terminal, "ready\r\n"); shown != "20 70\r\nready\r\n" {
+		h.T.Errorf("the process shows %q", shown)
+	}
+	if err := terminal.Resize(console.WinSize{Height: 21, Width: 71}); err != nil {
+		h.T.Fatal(err)
+	}
+	h.Expect(terminal, "21 71\r\n")
+	if err := command.Process.Signal(unix.SIGTERM); err != nil {
+		h.T.Fatal(err)
+	}
+	if code := h.Wait(command); code != 9 {
+		h.T.Errorf("exit code %d, want 9", code)
 	}
 }
 

@@ -12,7 +12,8 @@
 //     with its binds and a fresh procfs, so that whoever follows
 //     /proc/PID/ns/mnt or /proc/PID/root finds the container and never the host;
 //   - receives the container's streams and copies between them and the caller's;
-//   - reports the signals that it gets, and the size of its terminal;
+//   - reports the signals that it gets, and the size of its terminal; those of an
+//     exec of which there is no process yet end it instead;
 //   - learns the exit code, drains the output, and exits with the code.
 //
 // When the channel ends early, the supervisor is gone, and the machine with it:

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,6 +31,8 @@ type standIn struct {
 	patience time.Duration // drainTimeout
 
 	sizing sync.Mutex // held while the terminal's size is read and sent
+	// called is set when the supervisor has said something: there is a process.
+	called atomic.Bool
 }
 
 // output is one of a container's output streams.
@@ -95,6 +98,7 @@ func (s *standIn) serve() int {
 		if err != nil {
 			return killedExit
 		}
+		s.called.Store(true) // before the supervisor, and so the caller, hears of this process
 		switch {
 		case message.Enter:
 			answer := supervisor.FromStandIn{Entered: true}
@@ -208,8 +212,23 @@ func (s *standIn) forward(received os.Signal) {
 		s.sendSize()
 		return
 	}
+	if s.settings.Empty && !s.called.Load() {
+		giveUp(number)
+		return
+	}
 	// When the supervisor is gone, serve notices.
 	_ = s.channel.Send(supervisor.FromStandIn{Signal: int(number)})
+}
+
+// giveUp ends the stand-in of an exec of which there is no process yet, nor may be
+// for long: its container may be paused. Whoever signals it does not want it any
+// more; the supervisor ends what it finds to be nobody's.
+func giveUp(number syscall.Signal) {
+	switch number {
+	case unix.SIGWINCH, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU: // by default they end nothing
+	default:
+		_ = unix.Kill(unix.Getpid(), unix.SIGKILL) // it can: the container's init is another
+	}
 }
 
 // sendSize reports the terminal's size, when there is a terminal that has one.
