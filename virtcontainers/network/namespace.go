@@ -7,7 +7,6 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/virtcontainers/namespace"
@@ -33,11 +32,16 @@ func OpenNamespace(path string) (*Namespace, error) {
 
 // newNamespace takes over file.
 func newNamespace(file *os.File) (*Namespace, error) {
-	handle, err := netlink.NewHandleAt(netns.NsHandle(file.Fd()), unix.NETLINK_ROUTE)
+	n := &Namespace{file: file}
+	// Not by NewHandleAt: it lets the thread go on, whether or not that is back.
+	err := n.Do(func() (err error) {
+		n.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("enter network namespace %s: %w", file.Name(), err), file.Close())
+		return nil, errors.Join(fmt.Errorf("open netlink in network namespace %s: %w", file.Name(), err), file.Close())
 	}
-	return &Namespace{file: file, netlink: handle}, nil
+	return n, nil
 }
 
 // File is the open namespace; it stays this Namespace's.

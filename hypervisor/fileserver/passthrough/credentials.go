@@ -52,17 +52,18 @@ func (c *credentials) as(uid, gid uint32, f func() error) error {
 		return unix.EPERM
 	}
 	runtime.LockOSThread()
-	// A thread that does not get its own identity back is not used again: it ends with
-	// its goroutine.
-	back, err := c.switched(uid, gid, f)
-	if !back {
-		panic("passthrough: the file server's thread did not get its own user back")
-	}
-	runtime.UnlockOSThread()
-	return err
+	// It is itself again also when f panics, which somebody may recover from: see
+	// guestmem.Guard. Otherwise the process ends.
+	defer func() {
+		if setFSUID(ask) != c.uid || setFSGID(ask) != c.gid {
+			panic("passthrough: the file server's thread did not get its own user back")
+		}
+		runtime.UnlockOSThread()
+	}()
+	return c.switched(uid, gid, f)
 }
 
-func (c *credentials) switched(uid, gid uint32, f func() error) (back bool, err error) {
+func (c *credentials) switched(uid, gid uint32, f func() error) error {
 	defer func() {
 		// Root's user raises the capabilities again.
 		if uid != c.uid {
@@ -71,24 +72,23 @@ func (c *credentials) switched(uid, gid uint32, f func() error) (back bool, err 
 		if gid != c.gid {
 			setFSGID(c.gid)
 		}
-		back = setFSUID(ask) == c.uid && setFSGID(ask) == c.gid
 	}()
 	if gid != c.gid {
 		setFSGID(gid)
 		if setFSGID(ask) != gid {
-			return false, unix.EOVERFLOW // an id that this user namespace does not have
+			return unix.EOVERFLOW // an id that this user namespace does not have
 		}
 	}
 	if uid != c.uid {
 		setFSUID(uid)
 		if setFSUID(ask) != uid {
-			return false, unix.EOVERFLOW
+			return unix.EOVERFLOW
 		}
 		if err := setCapabilities(&c.all); err != nil {
-			return false, err
+			return err
 		}
 	}
-	return false, f()
+	return f()
 }
 
 // ask is no id: the calls change nothing and return what holds.
@@ -116,18 +116,19 @@ func (c *credentials) withoutSetID(group uint32, f func() error) error {
 		runtime.UnlockOSThread()
 		return err
 	}
+	defer func() { // as in as
+		if group != c.gid {
+			setFSGID(c.gid)
+		}
+		if err := setCapabilities(&c.all); err != nil || setFSGID(ask) != c.gid {
+			panic("passthrough: the file server's thread did not get its capabilities back")
+		}
+		runtime.UnlockOSThread()
+	}()
 	if group != c.gid {
 		setFSGID(group)
 	}
-	err := f()
-	if group != c.gid {
-		setFSGID(c.gid)
-	}
-	if e := setCapabilities(&c.all); e != nil || setFSGID(ask) != c.gid {
-		panic("passthrough: the file server's thread did not get its capabilities back")
-	}
-	runtime.UnlockOSThread()
-	return err
+	return f()
 }
 
 // changed runs f, which changes the content of the file fd. Where kill is set, that is

@@ -181,8 +181,12 @@ func privileges() map[string]func() error {
 			}
 			return unix.Setresuid(0, 0, 0)
 		},
-		"allow new privileges": func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0) },
-		"unlock securebits":    func() error { return unix.Prctl(unix.PR_SET_SECUREBITS, 0, 0, 0, 0) },
+		"allow new privileges": func() error {
+			return onThread(func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0) })
+		},
+		"unlock securebits": func() error {
+			return onThread(func() error { return unix.Prctl(unix.PR_SET_SECUREBITS, 0, 0, 0, 0) })
+		},
 		"raise the limit of files": func() error {
 			return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20})
 		},

@@ -13,8 +13,8 @@ func lockThread() { runtime.LockOSThread() } // for good: the thread ends
 
 func pointer[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }
 
-// hostile are attempts that may end the process, or that leave a thread changed: others
-// would be made by it.
+// hostile are attempts that may end the process, or that change all of it: other than
+// the system calls, Setresuid and Setresgid are for every thread.
 func hostile(t *targets) map[string]func() error {
 	attempts := map[string]func() error{
 		"become another user":      func() error { return unix.Setresuid(-1, 12345, -1) },
