@@ -23,6 +23,24 @@ func (n *creation) catchSignals() (signals chan os.Signal, stop func()) {
 	return signals, func() { signal.Stop(signals) }
 }
 
+// catchSizes notes that the terminal gets another size before catchSignals is called,
+// which the stand-in may have been too early to read.
+func catchSizes() (sizes chan os.Signal) {
+	sizes = make(chan os.Signal, 1)
+	signal.Notify(sizes, unix.SIGWINCH)
+	return sizes
+}
+
+// forwardSizes passes that on.
+func (n *creation) forwardSizes(sizes chan os.Signal) {
+	signal.Stop(sizes)
+	select {
+	case received := <-sizes:
+		n.forward(received)
+	default:
+	}
+}
+
 // forward passes a signal to the stand-in and tells which; 0: none.
 func (n *creation) forward(received os.Signal) syscall.Signal {
 	number, ok := received.(syscall.Signal)

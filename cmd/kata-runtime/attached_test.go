@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -58,6 +59,24 @@ func TestSignalBeforeTheAnswer(t *testing.T) {
 			t.Errorf("%v: exit code %d, %v", number, code, err)
 		}
 		stop()
+	}
+}
+
+// The terminal's size may change once more while a container is created.
+func TestSizeBeforeTheSignals(t *testing.T) {
+	n := standInOf(t, "trap 'exit 5' WINCH; echo ready; while :; do sleep 0.01; done")
+	sizes := catchSizes()
+	if err := unix.Kill(unix.Getpid(), unix.SIGWINCH); err != nil {
+		t.Fatal(err)
+	}
+	for len(sizes) == 0 {
+		runtime.Gosched()
+	}
+	signals, stop := n.catchSignals()
+	defer stop()
+	n.forwardSizes(sizes)
+	if code, err := n.await(signals); err != nil || code != 5 {
+		t.Errorf("exit code %d, %v", code, err)
 	}
 }
 

@@ -24,6 +24,10 @@ func runCommand() *cli.Command {
 		),
 		Action: func(c *cli.Context) error {
 			detach := c.Bool("detach")
+			var sizes chan os.Signal
+			if !detach {
+				sizes = catchSizes()
+			}
 			created, err := create(c, !detach)
 			if err != nil {
 				return err
@@ -31,7 +35,7 @@ func runCommand() *cli.Command {
 			if detach {
 				return created.runDetached(c.Context)
 			}
-			return created.runAttached(c.Context, c.Bool("keep"))
+			return created.runAttached(c.Context, c.Bool("keep"), sizes)
 		},
 	}
 }
@@ -47,9 +51,10 @@ func (n *creation) runDetached(ctx context.Context) error {
 
 // runAttached sees the container through. The command's life is the
 // container's: what it has not committed goes when it is killed.
-func (n *creation) runAttached(ctx context.Context, keep bool) error {
+func (n *creation) runAttached(ctx context.Context, keep bool, sizes chan os.Signal) error {
 	signals, stop := n.catchSignals()
 	defer stop()
+	n.forwardSizes(sizes)
 	restore, err := n.rawTerminal()
 	if err == nil {
 		defer restore()
