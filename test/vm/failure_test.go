@@ -147,10 +147,10 @@ func TestBadMachines(t *testing.T) {
 	}
 	key := func(key, value string) string { return fmt.Sprintf("hypervisor.qemu.%s = %q", key, value) }
 	image := func(h *harness.Host, script string) []string {
-		return []string{
-			key("kernel", builtAssets(t).kernel), key("initrd", h.Initrd("initrd", script)),
-			"agent.kata.dial_timeout = 8",
-		}
+		return []string{key("kernel", builtAssets(t).kernel), key("initrd", h.Initrd("initrd", script))}
+	}
+	silent := func(h *harness.Host, script string) []string { // until its time is over
+		return append(image(h, script), "agent.kata.dial_timeout = 8")
 	}
 	// A machine that has no memory: the kernel finds that before it has
 	// hvc0, and before it knows that it is to end by its panic.
@@ -195,10 +195,10 @@ func TestBadMachines(t *testing.T) {
 			return image(h, "echo last words; exit 1\n")
 		}, []string{"boot kernel", "last words", "panic"}},
 		{"guest that never answers", func(h *harness.Host) []string {
-			return image(h, "echo I sleep; exec /busybox sleep 100000\n")
+			return silent(h, "echo I sleep; exec /busybox sleep 100000\n")
 		}, []string{"boot kernel", "I sleep", "did not answer"}},
 		{"guest whose agent never answers", func(h *harness.Host) []string {
-			return image(h, "echo 'kata-init: started'; exec /busybox sleep 100000\n")
+			return silent(h, "echo 'kata-init: started'; exec /busybox sleep 100000\n")
 		}, []string{"start agent", "did not answer"}},
 		{"unknown configuration key", func(*harness.Host) []string {
 			return []string{"hypervisor.qemu.no_such_key = 1"}

@@ -13,7 +13,7 @@
 //     /proc/PID/ns/mnt or /proc/PID/root finds the container and never the host;
 //   - receives the container's streams and copies between them and the caller's;
 //   - reports the signals that it gets, and the size of its terminal; those of an
-//     exec whose streams have not come end it instead;
+//     exec of which there is no process yet end it instead;
 //   - learns the exit code, drains the output, and exits with the code.
 //
 // When the channel ends early, the supervisor is gone, and the machine with it:

@@ -30,8 +30,9 @@ type standIn struct {
 	output   []*output
 	patience time.Duration // drainTimeout
 
-	sizing sync.Mutex  // held while the terminal's size is read and sent
-	begun  atomic.Bool // the container's streams have come
+	sizing sync.Mutex // held while the terminal's size is read and sent
+	// called is set when the supervisor has said something: there is a process.
+	called atomic.Bool
 }
 
 // output is one of a container's output streams.
@@ -97,6 +98,7 @@ func (s *standIn) serve() int {
 		if err != nil {
 			return killedExit
 		}
+		s.called.Store(true) // before the supervisor, and so the caller, hears of this process
 		switch {
 		case message.Enter:
 			answer := supervisor.FromStandIn{Entered: true}
@@ -107,7 +109,6 @@ func (s *standIn) serve() int {
 				return killedExit
 			}
 		case len(message.Streams) == len(files) && len(files) > 0:
-			s.begun.Store(true) // before anybody sees what the process says
 			s.connect(message.Streams, files)
 			// Whoever got the terminal may have set its size already, before
 			// anybody listened.
@@ -211,7 +212,7 @@ func (s *standIn) forward(received os.Signal) {
 		s.sendSize()
 		return
 	}
-	if s.settings.Empty && !s.begun.Load() {
+	if s.settings.Empty && !s.called.Load() {
 		giveUp(number)
 		return
 	}

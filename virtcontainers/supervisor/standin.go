@@ -38,6 +38,8 @@ type standIn struct {
 	// kill ends the process of a stand-in that is gone.
 	kill func(context.Context) error
 
+	early []FromStandIn // what it has received while it entered
+
 	background sync.WaitGroup
 	gone       chan struct{} // closed when it has hung up, or was never let in
 	closing    sync.Once
@@ -74,13 +76,18 @@ func (s *standIn) enter(ctx context.Context) error {
 	if err := s.conn.Send(ToStandIn{Enter: true}); err != nil {
 		return err
 	}
-	var answer FromStandIn
-	for !answer.Entered {
+	for entered := false; !entered; {
+		var answer FromStandIn
 		if _, err := s.conn.Receive(&answer); err != nil {
 			return fmt.Errorf("wait for it to enter the container: %w", err)
 		}
-		if answer.Error != "" {
+		switch {
+		case answer.Error != "":
 			return errors.New(answer.Error)
+		case answer.Entered:
+			entered = true
+		default:
+			s.early = append(s.early, answer)
 		}
 	}
 	if err := s.conn.SetDeadline(time.Time{}); err != nil {
@@ -176,6 +183,9 @@ type (
 // listen takes what the stand-in says until it ends; its end before the
 // process's is the process's end.
 func (s *standIn) listen() {
+	for _, message := range s.early {
+		s.obey(message)
+	}
 	for {
 		var message FromStandIn
 		if _, err := s.conn.Receive(&message); err != nil {
