@@ -16,8 +16,10 @@ func pausing() *specs.Spec {
 		Process: &specs.Process{Args: []string{"/pause"}, Cwd: "/"},
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
-				{Type: specs.IPCNamespace, Path: protocol.SandboxNamespace}, {Type: specs.UTSNamespace, Path: protocol.SandboxNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.IPCNamespace, Path: protocol.SandboxNamespace},
+				{Type: specs.UTSNamespace, Path: protocol.SandboxNamespace},
 			},
 			Sysctl: map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"},
 		},
