@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -24,7 +22,6 @@ import (
 // for it. Whatever else needs the process wakes it: then it is made, and the
 // container is as any other.
 type sleep struct {
-	config  *configs.Config
 	streams connections       // the process's
 	sources map[string]string // of showSockets
 
@@ -114,7 +111,7 @@ func (r *Runtime) wake(ctx context.Context, c *container) error {
 // makeFirst makes the first process of a container that sleeps, and brings it to
 // where it would be. The caller holds the sleep's mu.
 func (r *Runtime) makeFirst(ctx context.Context, c *container, s *sleep) (err error) {
-	lc, err := libcontainer.Create(r.stateDir, c.id, s.config)
+	lc, err := r.newLibcontainer(c)
 	if err != nil {
 		return err
 	}

@@ -18,10 +18,11 @@ func (r *Runtime) Update(_ context.Context, id string, resources []byte) error {
 	if err != nil {
 		return err
 	}
-	asleep, err := c.whileAsleep(func(s *sleep) error {
-		return r.update(c, resources, func(group *cgroups.Cgroup, _ *specs.LinuxResources) error {
-			group.Resources.Devices, group.Resources.SkipDevices = s.config.Cgroups.Resources.Devices, false
-			s.config.Cgroups = group // for when it is made
+	asleep, err := c.whileAsleep(func(*sleep) error { // they are set when there is a process
+		return r.update(c, resources, func(_ *cgroups.Cgroup, merged *specs.LinuxResources) error {
+			if old := c.spec.Linux.Resources; old != nil {
+				merged.Devices = old.Devices
+			}
 			return nil
 		})
 	})

@@ -131,20 +131,14 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 	if err != nil {
 		return err
 	}
-	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	r.dropBindData(id, config)
-	config.Hooks = nil // runHooks runs them
 	if sleeps {
-		if err := r.fallAsleep(c, &sleep{config: config, sources: destinations}, req); err != nil {
+		if err := r.fallAsleep(c, &sleep{sources: destinations}, req); err != nil {
 			return err
 		}
 		c.setReady()
 		return nil
 	}
-	if c.lc, err = libcontainer.Create(r.stateDir, id, config); err != nil {
+	if c.lc, err = r.newLibcontainer(c); err != nil {
 		return err
 	}
 	c.init, err = r.launch(c, spec.Process, launchOptions{
@@ -159,6 +153,18 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 	r.showSockets(c, destinations)
 	c.setReady()
 	return nil
+}
+
+// newLibcontainer makes the library's view of a container whose specification is
+// complete.
+func (r *Runtime) newLibcontainer(c *container) (*libcontainer.Container, error) {
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: c.id, Spec: c.spec})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	r.dropBindData(c.id, config)
+	config.Hooks = nil // runHooks runs them
+	return libcontainer.Create(r.stateDir, c.id, config)
 }
 
 // equip gives a container its disks.
