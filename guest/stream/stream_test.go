@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -154,7 +155,7 @@ func TestInputEndsWithTheHost(t *testing.T) {
 func pairs() map[string]func(*testing.T) (near, far net.Conn) {
 	return map[string]func(*testing.T) (near, far net.Conn){
 		"copied":  func(*testing.T) (near, far net.Conn) { return net.Pipe() },
-		"spliced": func(t *testing.T) (near, far net.Conn) { return socketPair(t) },
+		"spliced": socketPair,
 	}
 }
 
@@ -197,13 +198,13 @@ func TestMuchInput(t *testing.T) {
 				_, _ = far.Write(sent[3<<20:])
 				far.Close()
 			}()
-			got := make([]byte, 3<<20)
-			if _, err := io.ReadFull(process, got); err != nil {
+			first := make([]byte, 3<<20)
+			if _, err := io.ReadFull(process, first); err != nil {
 				t.Fatal(err)
 			}
 			close(half)
 			rest, err := io.ReadAll(process)
-			if got = append(got, rest...); err != nil || !bytes.Equal(got, sent) {
+			if got := slices.Concat(first, rest); err != nil || !bytes.Equal(got, sent) {
 				t.Fatalf("read %d bytes, %v, not the %d that were sent", len(got), err, len(sent))
 			}
 			process.Close()

@@ -8,8 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
+
+	"kata-runtime/hypervisor/tail"
 )
 
 const (
@@ -131,7 +134,8 @@ func fill(to io.Writer, taken func() error) (float64, error) {
 
 // stream returns the rate at which a command's output comes.
 func stream(command *exec.Cmd) (float64, error) {
-	command.Stderr = nil // dd's report
+	said := &tail.Buffer{} // dd's report, and why the command has failed
+	command.Stderr = said
 	stdout, err := command.StdoutPipe()
 	if err != nil {
 		return 0, err
@@ -139,8 +143,8 @@ func stream(command *exec.Cmd) (float64, error) {
 	if err := command.Start(); err != nil {
 		return 0, err
 	}
-	rate, drainErr := drain(stdout)
-	return rate, finish(command, stdout, drainErr)
+	rate, err := drain(stdout)
+	return rate, explained(finish(command, stdout, err), said)
 }
 
 // feed returns the rate at which a command takes its input. It says with a line
@@ -154,6 +158,8 @@ func feed(command *exec.Cmd) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	said := &tail.Buffer{}
+	command.Stderr = said
 	if err := command.Start(); err != nil {
 		return 0, err
 	}
@@ -170,7 +176,15 @@ func feed(command *exec.Cmd) (float64, error) {
 		})
 	}
 	_ = stdin.Close()
-	return rate, finish(command, stdout, err)
+	return rate, explained(finish(command, stdout, err), said)
+}
+
+// explained adds to an error what the command has said last.
+func explained(err error, said *tail.Buffer) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", err, strings.Join(said.Lines(consoleLines), "\n"))
 }
 
 // finish waits for a command's end; err is what went wrong before.
