@@ -26,6 +26,9 @@ func serverProcess() string {
 	return "/virtiofsd "
 }
 
+// serverRole is what the file server is in a pod.
+func serverRole() string { return strings.Trim(serverProcess(), "/ ") }
+
 // assets is a guest kernel and its initrd.
 type assets struct{ kernel, initrd string }
 
