@@ -11,23 +11,11 @@ import (
 	"testing"
 
 	"kata-runtime/test/harness"
-	"kata-runtime/virtcontainers/config"
 )
 
 func TestMain(m *testing.M) {
 	os.Exit(harness.Main(m))
 }
-
-// serverProcess is what the command of a machine's file server holds.
-func serverProcess() string {
-	if harness.FileServer() == config.FileServer {
-		return "kata-fs "
-	}
-	return "/virtiofsd "
-}
-
-// serverRole is what the file server is in a pod.
-func serverRole() string { return strings.Trim(serverProcess(), "/ ") }
 
 // assets is a guest kernel and its initrd.
 type assets struct{ kernel, initrd string }
