@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -17,10 +18,7 @@ import (
 )
 
 // The opcodes of the tests' own.
-const (
-	opGetattr = 3
-	opStatfs  = 17
-)
+const opStatfs = 17
 
 // files is a file system of one file, whose operations can be made to wait.
 type files struct {
@@ -31,6 +29,8 @@ type files struct {
 	leave   chan struct{}
 	mu      sync.Mutex
 	block   map[string]bool
+	// forgotten is how many files the guest has forgotten.
+	forgotten atomic.Uint64
 }
 
 func newFiles(t testing.TB, block ...string) *files {
@@ -49,6 +49,8 @@ func newFiles(t testing.TB, block ...string) *files {
 	}
 	return f
 }
+
+func (f *files) Forget(_, n uint64) { f.forgotten.Add(n) }
 
 func (f *files) wait(name string) {
 	f.mu.Lock()
@@ -127,7 +129,7 @@ func TestTransfers(t *testing.T) {
 		if got := g.want(g.send(opStatfs, 1, nil, outHeaderSize+80), 0); got[0] != 42 {
 			t.Errorf("statfs: %x", got)
 		}
-		g.want(g.send(opGetattr, 1, make([]byte, 16), outHeaderSize+104), unix.ENOENT)
+		g.want(g.send(opGetAttr, 1, make([]byte, 16), outHeaderSize+104), unix.ENOENT)
 		g.want(g.send(4000, 1, nil, outHeaderSize), unix.ENOSYS)
 	})
 }
@@ -146,9 +148,9 @@ func TestBadRequests(t *testing.T) {
 		"write without a size": {opWrite, make([]byte, 10), 24, unix.EINVAL},
 		"write without room":   {opWrite, append(transfer(0, 1), 0), 20, unix.EINVAL},
 		"read without a size":  {opRead, make([]byte, 8), 24, unix.EIO},
-		"attributes, short":    {opGetattr, nil, 120, unix.EIO},
-		"attributes, no room":  {opGetattr, make([]byte, 16), 16, unix.EIO},
-		"a long request":       {opGetattr, make([]byte, maxInput), 120, unix.E2BIG},
+		"attributes, short":    {opGetAttr, nil, 120, unix.EIO},
+		"attributes, no room":  {opGetAttr, make([]byte, 16), 16, unix.EIO},
+		"a long request":       {opGetAttr, make([]byte, maxInput), 120, unix.E2BIG},
 		"an unknown request":   {99, nil, 16, unix.ENOSYS},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -233,7 +235,7 @@ func TestStuckRequestsHoldUpNothing(t *testing.T) {
 	g := newGuest(t, f, drivertest.FeatureIndirect|drivertest.FeatureEventIndex)
 	stuck := make(map[uint64]bool)
 	for range 5 {
-		stuck[g.send(opGetattr, 1, make([]byte, 16), outHeaderSize+104)] = true
+		stuck[g.send(opGetAttr, 1, make([]byte, 16), outHeaderSize+104)] = true
 		<-f.entered
 		g.want(g.send(opStatfs, 1, nil, outHeaderSize+80), 0)
 	}
@@ -272,7 +274,7 @@ func TestManyAtOnce(t *testing.T) {
 	f.entered = make(chan string, queueSize)
 	g := newGuest(t, f, drivertest.FeatureIndirect|drivertest.FeatureEventIndex)
 	for range queueSize {
-		g.send(opGetattr, 1, make([]byte, 16), outHeaderSize+104)
+		g.send(opGetAttr, 1, make([]byte, 16), outHeaderSize+104)
 	}
 	go func() {
 		for range queueSize {
@@ -310,7 +312,7 @@ func TestBrokenDriver(t *testing.T) {
 func TestMemoryGoes(t *testing.T) {
 	f := newFiles(t, "getattr")
 	g := newGuest(t, f, drivertest.FeatureEventIndex)
-	g.send(opGetattr, 1, make([]byte, 16), outHeaderSize+104)
+	g.send(opGetAttr, 1, make([]byte, 16), outHeaderSize+104)
 	<-f.entered
 	if err := g.mem.File.Truncate(0); err != nil {
 		t.Fatal(err)

@@ -89,6 +89,9 @@ func (r *Root) enter(user int) error {
 	}
 	unix.Umask(0o077)
 	attributes := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
+	if len(devices) == 0 {
+		attributes.Attr_set |= unix.MOUNT_ATTR_NODEV
+	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attributes); err != nil {
 		return fmt.Errorf("make the root read-only: %w", err)
 	}

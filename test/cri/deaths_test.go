@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"kata-runtime/test/harness"
 	"kata-runtime/test/leak"
 )
 
@@ -244,7 +245,7 @@ func (d *deaths) processes(name string) []int {
 	}
 	part := map[string]string{
 		"shim": "containerd-shim-kata-v2 -", "holder": "namespace-holder " + d.pod, "container's holder": "namespace-holder " + d.running,
-		"qemu": "qemu-system", "virtiofsd": "/virtiofsd ", "vsock": "kata-vsock",
+		"qemu": "qemu-system", "virtiofsd": harness.FileServerCommand(), "vsock": "kata-vsock",
 	}[name]
 	var pids []int
 	for _, p := range d.h.Processes() {

@@ -49,7 +49,7 @@ func (p *pod) measured(least int) {
 		p.t.Errorf("the sandbox's container has a process:\n%s", output)
 	}
 	output, err = p.monitor("check", "--security", p.id, stateDir)
-	for _, want := range []string{"vmm, process ", "virtiofsd, process ", "every process is what docs/security.md promises\n"} {
+	for _, want := range []string{"vmm, process ", harness.FileServerRole() + ", process ", "every process is what docs/security.md promises\n"} {
 		if err != nil || !strings.Contains(string(output), want) {
 			p.t.Errorf("check --security: %v: %q is not in\n%s", err, want, output)
 		}

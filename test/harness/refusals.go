@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +17,17 @@ const serverVariable = "KATA_TEST_FILE_SERVER"
 // FileServer is the value of virtio_fs_daemon that the tests were told to use; empty
 // where they were not.
 func FileServer() string { return os.Getenv(serverVariable) }
+
+// FileServerRole is what a pod's file server is called.
+func FileServerRole() string { return cmp.Or(FileServer(), "virtiofsd") }
+
+// FileServerCommand is what the command of a pod's file server holds.
+func FileServerCommand() string {
+	if FileServer() == "" {
+		return "/virtiofsd "
+	}
+	return FileServer() + " "
+}
 
 // Hypervisor are the lines of the table [hypervisor] of all tests.
 func Hypervisor() string {

@@ -64,7 +64,7 @@ func confined() map[string]confinement {
 			limits: map[string]uint64{"Max core file size": 1, "Max open files": 4096, "Max processes": 2048},
 		},
 		"kata-runtime supervisor": {capabilities: supervising, groups: true, own: []string{"mnt"}},
-		strings.TrimSpace(strings.TrimPrefix(serverProcess(), "/")): {
+		harness.FileServerRole(): {
 			capabilities: fileServer,
 			own:          []string{"cgroup", "ipc", "mnt", "net", "pid", "uts"},
 			limits:       map[string]uint64{"Max core file size": 1, "Max open files": 200_000},
@@ -94,7 +94,7 @@ func TestConfinement(t *testing.T) {
 		})
 	}
 	// The kernel's own words above, the command's here.
-	checkSecurity(h, d.id, "supervisor", "vmm", "virtiofsd", "stand-in")
+	checkSecurity(h, d.id, "supervisor", "vmm", harness.FileServerRole(), "stand-in")
 	t.Run("a probe in the VMM's place", func(t *testing.T) { probeVMM(t, h, d) })
 	h.Must("kill", d.id, "KILL")
 	h.Reap(d.pid)

@@ -233,7 +233,7 @@ func (r *deathRow) kill(victim string) {
 		r.killIfThere(supervisorOf(r.h, r.pod))
 	case "qemu", "virtiofsd", "vsock":
 		for _, p := range r.h.Processes() {
-			if strings.Contains(p.Command, map[string]string{"qemu": "qemu-system", "virtiofsd": serverProcess(), "vsock": "kata-vsock"}[victim]) {
+			if strings.Contains(p.Command, map[string]string{"qemu": "qemu-system", "virtiofsd": harness.FileServerCommand(), "vsock": "kata-vsock"}[victim]) {
 				r.killIfThere(p.PID)
 			}
 		}

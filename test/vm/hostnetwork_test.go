@@ -76,7 +76,7 @@ func TestHostNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := h.Expect(stdout, "listening\n")
-	checkSecurity(h, id, "supervisor", "vmm", "virtiofsd", "passt", "stand-in")
+	checkSecurity(h, id, "supervisor", "vmm", harness.FileServerRole(), "passt", "stand-in")
 	for _, want := range []string{"10.80.0.1/24", "outside has heard 10.80.0.1\n", "pinged\n"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the container said %q, not %q", said, want)

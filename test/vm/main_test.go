@@ -11,19 +11,10 @@ import (
 	"testing"
 
 	"kata-runtime/test/harness"
-	"kata-runtime/virtcontainers/config"
 )
 
 func TestMain(m *testing.M) {
 	os.Exit(harness.Main(m))
-}
-
-// serverProcess is what the command of a machine's file server holds.
-func serverProcess() string {
-	if harness.FileServer() == config.FileServer {
-		return "kata-fs "
-	}
-	return "/virtiofsd "
 }
 
 // assets is a guest kernel and its initrd.

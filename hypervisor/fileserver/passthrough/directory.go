@@ -109,12 +109,12 @@ func (fs *FileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.
 		if names || f.dir.plus >= maxPlus {
 			return true
 		}
-		f.dir.plus++
 		// One that is gone meanwhile is told of without attributes. What is told is
 		// made here: the place is in the guest's memory.
 		var entry fuse.EntryOut
 		if e.Name != "." && e.Name != ".." && fs.entry(dir, e.Name, &entry) == nil {
 			*place = entry
+			f.dir.plus++
 		}
 		return true
 	})

@@ -81,8 +81,10 @@ func (fs *FileSystem) settle(id uint64, fd int) {
 		return
 	}
 	var st unix.Statx_t
-	if err := statFD(fd, &st); err == nil && uint32(signature(&st, now)) == seen {
-		return
+	if err := statFD(fd, &st); err == nil {
+		if half := uint32(signature(&st, now)); half == seen {
+			return
+		}
 	}
 	select {
 	case <-time.After(left):
