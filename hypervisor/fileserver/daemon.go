@@ -23,7 +23,7 @@ const (
 )
 
 // wantedDescriptors is the limit of open files that the server gets where that can
-// be had.
+// be had: see jail.FileLimit.
 const wantedDescriptors = 200_000
 
 // FileLimit is how many files the guest may remember. The server has a descriptor for
@@ -52,6 +52,9 @@ type Options struct {
 	Count bool
 	// Log gets what the server says.
 	Log *slog.Logger
+
+	// limit is that of open files in a jail, which Start finds.
+	limit uint64
 }
 
 // Start starts a server. Its Wait returns nil when the VMM has hung up. ctx bounds
@@ -64,6 +67,10 @@ func Start(ctx context.Context, o Options) (*backend.Process, error) {
 		return nil, fmt.Errorf("share a directory: %w", err)
 	} else if !info.IsDir() {
 		return nil, fmt.Errorf("share %s: %w", o.SharedDir, syscall.ENOTDIR)
+	}
+	var err error
+	if o.limit, err = jail.FileLimit(wantedDescriptors); err != nil {
+		return nil, fmt.Errorf("start %s: %w", Name, err)
 	}
 	s := settings{Root: o.SharedDir, Cache: o.Cache, Private: o.Private, Count: o.Count}
 	if s.Cache == "" {
@@ -103,7 +110,7 @@ func confined(o Options) *jail.Spec {
 			unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_MKNOD, unix.CAP_SETFCAP,
 		},
 		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},
-		MaxFiles:    wantedDescriptors,
+		MaxFiles:    o.limit,
 		Without:     o.Jail.Without,
 	}
 }

@@ -11,6 +11,13 @@ import (
 // listenFD is the first of os/exec's ExtraFiles in the child.
 const listenFD = 3
 
+// wantedDescriptors is the limit that a daemon gets where this process may
+// raise limits. The C daemon holds a descriptor for each file that the guest
+// remembers, and a guest with a large page cache remembers many. Each takes 1.5 KiB
+// of the kernel's memory (ext4, Linux 6.18): 300 MiB in all, which the pod's control
+// group has room for. A C daemon that is told to take more than it may ends at once.
+const wantedDescriptors = 200_000
+
 var errCache = errors.New("cache mode is not one of auto, always, never and metadata")
 
 // arguments returns a daemon's arguments, without the program's name. limit is

@@ -61,7 +61,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start virtiofsd: %w", err)
 	}
-	limit, err := descriptorLimit()
+	limit, err := jail.FileLimit(wantedDescriptors)
 	if err != nil {
 		return nil, fmt.Errorf("start virtiofsd: %w", err)
 	}

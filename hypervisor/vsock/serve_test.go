@@ -46,7 +46,7 @@ func TestServeEndsWithItsHost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 		if err := control.Send(host, control.Message{Kind: kind, ID: uint64(kind), Port: 1}, end); err != nil {
 			t.Error(err)
 		}

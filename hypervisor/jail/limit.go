@@ -1,4 +1,4 @@
-package virtiofsd
+package jail
 
 import (
 	"bytes"
@@ -9,26 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wantedDescriptors is the limit that a daemon gets where this process may
-// raise limits. The C daemon holds a descriptor for each file that the guest
-// remembers, and a guest with a large page cache remembers many. Each takes 1.5 KiB
-// of the kernel's memory (ext4, Linux 6.18): 300 MiB in all, which the pod's control
-// group has room for.
-const wantedDescriptors = 200_000
-
-// hostShare says how much one daemon may have of all files that the host may have
+// hostShare says how much one process may have of all files that the host may have
 // open: one part in so many.
 const hostShare = 10
 
-// descriptorLimit returns the limit of open files to give to a daemon: the
-// wanted one where it can be had, otherwise the hard limit of this process. A C
-// daemon that is told to take more than it may ends at once.
-func descriptorLimit() (uint64, error) {
+// FileLimit returns the limit of open files to give to a process that has as many
+// open as its guest wants: the wanted one where it can be had and is not too much of
+// what the host has, otherwise the hard limit of this process.
+func FileLimit(wanted uint64) (uint64, error) {
 	var now unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {
 		return 0, fmt.Errorf("read the limit of open files: %w", err)
 	}
-	wanted := uint64(wantedDescriptors)
 	// The kernel takes no limit above fs.nr_open, whoever asks.
 	if most, ok := parameter("/proc/sys/fs/nr_open"); ok {
 		wanted = min(wanted, most)
