@@ -25,7 +25,7 @@ func (p *Pool) Destroy(ctx context.Context) error {
 	for _, record := range ending {
 		err := awaitEnd(ctx, patience, record)
 		if err == nil {
-			err = p.sweep(ctx, record.Name, record)
+			err = p.sweepOne(ctx, record)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("end the prepared machine %s: %w", record.Name, err))
@@ -34,8 +34,15 @@ func (p *Pool) Destroy(ctx context.Context) error {
 	return errors.Join(append(errs, p.remove(ctx))...)
 }
 
+// sweepOne is sweep for what is as good as gone.
+func (p *Pool) sweepOne(ctx context.Context, record Record) error {
+	ctx, cancel := context.WithTimeout(ctx, destroyPatience)
+	defer cancel()
+	return p.sweep(ctx, record.Name, record)
+}
+
 // discardAll takes every machine out of the pool, and returns those whose processes are
-// about to end.
+// about to end, or have ended and left something.
 func (p *Pool) discardAll(ctx context.Context) (ending []Record, err error) {
 	lock, err := p.lock(ctx)
 	if err != nil {
@@ -56,7 +63,8 @@ func (p *Pool) discardAll(ctx context.Context) (ending []Record, err error) {
 			errs = append(errs, p.discard(record))
 			ending = append(ending, record)
 		default:
-			errs = append(errs, p.sweep(ctx, name, record))
+			record.Name = name // which may be all that is known
+			ending = append(ending, record)
 		}
 	}
 	return ending, errors.Join(errs...)
@@ -64,6 +72,9 @@ func (p *Pool) discardAll(ctx context.Context) (ending []Record, err error) {
 
 // awaitEnd waits for the end of a machine's process, which after patience is killed.
 func awaitEnd(ctx, patience context.Context, record Record) error {
+	if !store.Alive(record.PID, record.StartTime) { // its pid may be another's
+		return nil
+	}
 	err := store.AwaitExit(patience, record.PID)
 	if err == nil || ctx.Err() != nil || !store.Alive(record.PID, record.StartTime) {
 		return err

@@ -28,69 +28,81 @@ func (p *Pool) Fill(ctx context.Context, fit Fit, request Request, size int, sta
 		return 0, err
 	}
 	defer lock.Close()
-	there, err := p.clean(ctx, fit, request.Now)
-	if err != nil {
-		return 0, err
-	}
-	for ; there+started < size; started++ {
-		if err := p.start(fit, request, start); err != nil {
-			return started, err
-		}
-	}
-	return started, nil
-}
-
-// clean removes what is left of machines that have died, ends those that no pod of
-// this configuration can take any more, and counts those that fit. With now, those that
-// still wait for others go too. The pool is locked.
-func (p *Pool) clean(ctx context.Context, fit Fit, now bool) (fitting int, err error) {
 	names, err := p.names()
 	if err != nil {
 		return 0, err
 	}
-	discarded := make(map[Reason]int)
+	there, left := p.clean(ctx, names, fit, request.Now)
+	for ; there+started < size; started++ {
+		if err := p.start(fit, request, start); err != nil {
+			return started, errors.Join(err, left)
+		}
+	}
+	return started, left
+}
+
+// leftPatience is how long a command that makes a pod, and others that wait for the lock,
+// wait for what is left of machines that have died. The next one tries again.
+const leftPatience = 2 * time.Second
+
+// clean removes what is left of machines that have died, ends those that no pod of
+// this configuration can take any more, and counts those that fit. With now, those that
+// still wait for others go too. The pool is locked. After an error it goes on with the
+// others.
+func (p *Pool) clean(ctx context.Context, names []string, fit Fit, now bool) (fitting int, _ error) {
+	patience, cancel := context.WithTimeout(ctx, leftPatience)
+	defer cancel()
+	discarded := make(map[Kind]map[Reason]int)
+	var errs []error
+	discard := func(record Record, why Reason, how error) {
+		if how != nil {
+			errs = append(errs, how)
+			return
+		}
+		if discarded[record.Fit.Kind] == nil {
+			discarded[record.Fit.Kind] = make(map[Reason]int)
+		}
+		discarded[record.Fit.Kind][why]++
+	}
 	for _, name := range names {
 		record, err := readRecord(p.machine(name))
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && !held(p.machine(name)), err == nil && !store.Alive(record.PID, record.StartTime):
-			if err := p.sweep(ctx, name, record); err != nil {
-				return 0, err
-			}
-			discarded[ReasonDied]++
-		case err != nil, record.gone(): // or its process is about to end
+		case err != nil && held(p.machine(name)): // its process is about to end
+		case err != nil, record.gone() && !store.Alive(record.PID, record.StartTime): // it was counted when it went
+			errs = append(errs, p.sweep(patience, name, record))
+		case !store.Alive(record.PID, record.StartTime):
+			discard(record, ReasonDied, p.sweep(patience, name, record))
+		case record.State == Ending && time.Since(record.Since) > destroyPatience: // it does not obey
+			end(record, unix.SIGKILL)
+		case record.gone():
 		case record.Fit.Kind != fit.Kind || record.Fit.Source != fit.Source: // another pool's
 		case record.Fit == fit && record.State == Waiting && now:
-			if err := p.discard(record); err != nil {
-				return 0, err
-			}
+			errs = append(errs, p.discard(record))
 		case record.Fit == fit:
 			fitting++
 		default:
-			discarded[record.Fit.Misfit(fit)]++
-			if err := p.discard(record); err != nil {
-				return 0, err
+			discard(record, record.Fit.Misfit(fit), p.discard(record))
+		}
+	}
+	if len(discarded) > 0 {
+		errs = append(errs, p.change(func(c *Counters) {
+			for kind, reasons := range discarded {
+				for reason, n := range reasons {
+					c.of(kind).Discarded[reason] += n
+				}
 			}
-		}
+		}))
 	}
-	if len(discarded) == 0 {
-		return fitting, nil
-	}
-	return fitting, p.change(func(c *Counters) {
-		for reason, n := range discarded {
-			c.of(fit.Kind).Discarded[reason] += n
-		}
-	})
+	return fitting, errors.Join(errs...)
 }
 
-// sweep removes what a machine has left whose process has died, in the pool and in its
-// control group.
+// sweep removes what a machine has left whose process has died, in the pool and its
+// control group. ctx bounds the wait for the last processes of that.
 func (p *Pool) sweep(ctx context.Context, name string, record Record) error {
 	group, err := record.Cgroup.Open()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, destroyPatience)
-	defer cancel()
 	if err := group.Remove(ctx); err != nil {
 		return fmt.Errorf("remove what is left of the prepared machine %s: %w", name, err)
 	}
