@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -86,6 +87,9 @@ func TestPool(t *testing.T) {
 		return result
 	}
 	prepared := fillPool(h)
+	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", prepared)); err != nil || !strings.Contains(string(status), "\nNoNewPrivs:\t1\n") {
+		t.Errorf("it has given up nothing before its guest was there: %v\n%s", err, status)
+	}
 
 	t.Run("one pod has all of the machine", func(t *testing.T) {
 		h.T = t
@@ -146,6 +150,7 @@ func TestPool(t *testing.T) {
 		}
 		h.WaitText(output.Name(), "machine from the pool")
 		wantPool(h, 3, misses)
+		awaitOwnGroup(h)
 		supervisor := fillPool(h) // does not wait for the pod's start
 		if result := h.Run("create", "-b", b, first); result.Code != 1 || !strings.Contains(result.Stderr, "already exists") {
 			t.Errorf("%+v", result)
@@ -155,6 +160,28 @@ func TestPool(t *testing.T) {
 		}
 		h.Must("delete", "--force", first)
 	})
+}
+
+// awaitOwnGroup waits until the process of a machine that waits for a pod's start is in a
+// control group of its own: who has started it may be in one that ends with its pod.
+func awaitOwnGroup(h *harness.Host) {
+	h.T.Helper()
+	status := statusOfPool(h)
+	if len(status.Machines) != 1 {
+		h.T.Fatalf("the pool has %+v", status)
+	}
+	machine := status.Machines[0]
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(harness.Patience); ; <-ticker.C {
+		groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", machine.PID))
+		if err != nil || time.Now().After(deadline) {
+			h.T.Fatalf("%+v: %v\n%s", machine, err, groups)
+		}
+		if strings.Contains(string(groups), "kata-machine-"+machine.Name) {
+			return
+		}
+	}
 }
 
 // testPooledPod creates a pod with all that was not known when its machine booted.

@@ -75,37 +75,37 @@ type Prepared struct {
 	given bool       // to a pod, or stopped
 }
 
-// Prepare boots a machine in the calling process, whose mount namespace must be its own,
-// and waits for its agent. Stop releases it, unless Assign gives it away.
-func Prepare(ctx context.Context, slot *pool.Slot, kind pool.Kind, settings *config.Config) (_ *Prepared, err error) {
-	p := &Prepared{slot: slot, kind: kind, settings: settings, log: logfile.NewLater(), cold: New}
-	log := slog.New(p.log).With("machine", slot.Name())
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.Stop(context.WithoutCancel(ctx)))
-		}
-	}()
-	if err := p.enterGroup(ctx, "machine-"+slot.Name()); err != nil {
-		return nil, err
-	}
+// newPrepared is a machine that there is nothing of yet. Stop releases what there is by
+// then, unless Assign gives it away.
+func newPrepared(slot *pool.Slot, kind pool.Kind, settings *config.Config) *Prepared {
+	return &Prepared{slot: slot, kind: kind, settings: settings, log: logfile.NewLater(), cold: New}
+}
+
+// boot boots the machine in the calling process, whose mount namespace must be its own,
+// and waits for its agent.
+func (p *Prepared) boot(ctx context.Context) (err error) {
+	log := slog.New(p.log).With("machine", p.slot.Name())
 	if err := namespace.SlaveMounts(); err != nil {
-		return nil, err
+		return err
+	}
+	if p.kind == pool.Supervisor {
+		// Before the guest is there that it listens to. The shim keeps what hooks need.
+		if err := machine.Restrict(p.settings.Hypervisor); err != nil {
+			return err
+		}
 	}
 	// Not on the host: it goes with this process, and the pod's own directory is not known.
-	dir := slot.MountPoint()
+	dir := p.slot.MountPoint()
 	if err := unix.Mount("kata-machine", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=1m"); err != nil {
-		return nil, fmt.Errorf("mount a directory for the machine on %s: %w", dir, err)
+		return fmt.Errorf("mount a directory for the machine on %s: %w", dir, err)
 	}
 	if p.made, err = assemble(ctx, Spec{
-		ID: slot.Name(), Dir: dir, ShareDir: filepath.Join(dir, "share"), Config: settings, Log: log,
+		ID: p.slot.Name(), Dir: dir, ShareDir: filepath.Join(dir, "share"), Config: p.settings, Log: log,
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	p.made.sandbox.Boot()
-	if err := p.made.sandbox.Booted(ctx); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p.made.sandbox.Booted(ctx)
 }
 
 // enterGroup moves this process into a control group of its own: its parent's would not
@@ -164,7 +164,7 @@ func (p *Prepared) NewSandbox(ctx context.Context, spec Spec) (sandbox *virtcont
 	}
 	spec.Log.Info("the prepared machine is not the pod's, which starts cold", "reason", reason, "error", err)
 	p.count(ctx, func(ctx context.Context) error { return p.slot.Pool().Miss(ctx, p.kind, reason) })
-	if err := p.Stop(ctx); err != nil {
+	if err := p.stop(ctx); err != nil {
 		spec.Log.Warn("a prepared machine was not released", "error", err)
 	}
 	return p.cold(ctx, spec)
@@ -182,7 +182,7 @@ func (p *Prepared) count(ctx context.Context, what func(context.Context) error) 
 func (p *Prepared) Assign(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.Stop(context.WithoutCancel(ctx)))
+			err = errors.Join(err, p.stop(context.WithoutCancel(ctx)))
 		}
 	}()
 	p.log.Follow(ctx, spec.Log.Handler())
@@ -267,9 +267,16 @@ func (p *Prepared) removeGroup(ctx context.Context) error {
 	return p.slot.Remove()
 }
 
-// Stop ends the machine, unless a pod has it. Idempotent.
+// Stop ends the machine, unless a pod has it. What it leaves behind, the pool knows of.
+// Idempotent.
 func (p *Prepared) Stop(ctx context.Context) error {
+	err := p.stop(ctx)
 	p.counting.Wait()
+	return err
+}
+
+// stop is Stop for who does not wait until the pool has counted: it may be locked.
+func (p *Prepared) stop(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.given {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,7 +17,6 @@ import (
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory/pool"
-	"kata-runtime/virtcontainers/logfile"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/sandboxtest"
 	"kata-runtime/virtcontainers/sizing"
@@ -31,7 +31,7 @@ func (fakeMachine) User() int { return 0 }
 // errCold is what a pod gets that starts cold.
 var errCold = errors.New("cold")
 
-// prepared is a machine in a pool that has booted, as Prepare makes it.
+// prepared is a machine in a pool that has booted, as Hold makes it.
 func prepared(t *testing.T) (*Prepared, *sandboxtest.Guest, *pool.Pool) {
 	t.Helper()
 	settings := config.Default()
@@ -52,7 +52,7 @@ func prepared(t *testing.T) (*Prepared, *sandboxtest.Guest, *pool.Pool) {
 	}
 	guest := sandboxtest.NewGuest()
 	guest.Machine.SetSize(hypervisor.Size{VCPUs: 1, MemoryMiB: 2048})
-	p := &Prepared{slot: slot, kind: pool.Supervisor, settings: settings, log: logfile.NewLater()}
+	p := newPrepared(slot, pool.Supervisor, settings)
 	p.cold = func(context.Context, Spec) (*virtcontainers.Sandbox, string, error) { return nil, "", errCold }
 	p.made = &assembled{
 		machine: fakeMachine{guest.Machine}, size: hypervisor.Size{VCPUs: 1, MemoryMiB: 2048}, share: guest.Share,
@@ -153,6 +153,61 @@ func TestAPodThatDoesNotFitStartsCold(t *testing.T) {
 				t.Error("the machine that is nobody's goes on")
 			}
 		})
+	}
+}
+
+// A pod does not wait for the pool to count it.
+func TestAPodDoesNotWaitForThePool(t *testing.T) {
+	p, _, machines := prepared(t)
+	lock, err := os.Open(filepath.Dir(p.slot.MountPoint())) // the pool's
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	spec := podSpec(p.settings)
+	spec.HostNetwork = true
+	if _, _, err := p.NewSandbox(t.Context(), spec); !errors.Is(err, errCold) {
+		t.Errorf("%v", err)
+	}
+	if before, err := machines.Counters(); err != nil || len(before) != 0 {
+		t.Errorf("it was not locked: %v, %v", before, err)
+	}
+	lock.Close()
+	if got := counts(t, p, machines); got.Misses[pool.ReasonHostNetwork] != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A machine waits for the start of a pod, but not of one that never starts.
+func TestAwaitEnd(t *testing.T) {
+	pipe := func() (theirs, ours *os.File) {
+		theirs, ours, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ours.Close() })
+		return theirs, ours
+	}
+	theirs, ours := pipe()
+	ended := make(chan error, 1)
+	go func() { ended <- awaitEnd(t.Context(), theirs, time.Hour) }()
+	ours.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	theirs, _ = pipe()
+	if err := awaitEnd(t.Context(), theirs, time.Millisecond); err != nil {
+		t.Error(err)
+	}
+	theirs, _ = pipe()
+	stopped := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stopped)
+	if err := awaitEnd(ctx, theirs, time.Hour); !errors.Is(err, stopped) {
+		t.Error(err)
 	}
 }
 

@@ -68,7 +68,16 @@ func Run(ctx context.Context, first *channel.Conn) error {
 	if err != nil {
 		return err
 	}
-	return runPod(ctx, first, boot, starting, factory.New)
+	return runPod(ctx, first, boot, starting, newRestricted)
+}
+
+// newRestricted is factory.New in a process that gives up what it has no use for, before
+// the guest is there that it listens to.
+func newRestricted(ctx context.Context, spec factory.Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error) {
+	if err := machine.Restrict(spec.Config.Hypervisor); err != nil {
+		return nil, "", err
+	}
+	return factory.New(ctx, spec)
 }
 
 func receiveBoot(first *channel.Conn) (boot Boot, starting *os.File, err error) {
@@ -99,7 +108,7 @@ func closeFile(file *os.File) {
 	}
 }
 
-// sandboxMaker is factory.New, or gives a prepared machine away.
+// sandboxMaker is newRestricted, or gives a prepared machine away.
 type sandboxMaker func(context.Context, factory.Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error)
 
 func runPod(ctx context.Context, first *channel.Conn, boot Boot, starting *os.File, newSandbox sandboxMaker) error {
@@ -143,10 +152,6 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, starting *os.File,
 	}
 	group, err := boot.Cgroup.Open()
 	if err != nil {
-		return err
-	}
-	// Before the guest is there that it listens to.
-	if err := machine.Restrict(boot.Config.Hypervisor); err != nil {
 		return err
 	}
 	services, err := loopback.ParseServices(boot.Config.Runtime.LoopbackPorts)
