@@ -115,7 +115,7 @@ func factoryInit(c *cli.Context) error {
 	}
 	defer nothing.Close()
 	request := pool.Request{Config: settings, Now: true}
-	_, err = machines.Fill(c.Context, fit, request, settings.Factory.PoolSize, func(dir, name string, lock *os.File) (int, error) {
+	started, err := machines.Fill(c.Context, fit, request, settings.Factory.PoolSize, func(dir, name string, lock *os.File) (int, error) {
 		cmd := exec.Command(front.program) //nolint:noctx // it outlives this command
 		cmd.Args = append(slices.Clone(front.args), dir, name)
 		return forkPrepared(cmd, lock, nothing)
@@ -125,11 +125,15 @@ func factoryInit(c *cli.Context) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(c.Context, c.Duration("timeout"), fmt.Errorf("they are not ready after %v", c.Duration("timeout")))
 	defer cancel()
-	return awaitMachines(ctx, machines, fit, before)
+	return awaitMachines(ctx, machines, fit, before[fit.Kind], started)
 }
 
-// awaitMachines waits until every machine that fits is ready.
-func awaitMachines(ctx context.Context, machines *pool.Pool, fit pool.Fit, before pool.Counters) error {
+// awaitMachines waits until every machine that fits is ready. Some were started; before are
+// the counts of before that, nil for none.
+func awaitMachines(ctx context.Context, machines *pool.Pool, fit pool.Fit, before *pool.Counts, started int) error {
+	if before == nil {
+		before = &pool.Counts{}
+	}
 	const often = 50 * time.Millisecond
 	ticker := time.NewTicker(often)
 	defer ticker.Stop()
@@ -142,10 +146,17 @@ func awaitMachines(ctx context.Context, machines *pool.Pool, fit pool.Fit, befor
 		if err != nil {
 			return err
 		}
-		if now := after[fit.Kind]; now != nil && (before[fit.Kind] == nil && now.Failures > 0 || before[fit.Kind] != nil && now.Failures > before[fit.Kind].Failures) {
+		now := after[fit.Kind]
+		if now == nil {
+			now = &pool.Counts{}
+		}
+		if now.Failures > before.Failures {
 			return fmt.Errorf("prepare a machine: %s", now.LastFailure)
 		}
 		if !slices.ContainsFunc(records, func(r pool.Record) bool { return r.Fit == fit && r.State != pool.Ready }) {
+			if ready := now.Prepared - before.Prepared; ready < started { // the host's lack of memory, or whoever destroys the pool
+				return fmt.Errorf("prepare machines: of %d processes, %d have ended before their machine was ready: something has killed them", started, started-max(ready, 0))
+			}
 			return nil
 		}
 		select {

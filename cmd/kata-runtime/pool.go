@@ -77,9 +77,9 @@ func (p *machinePool) take(ctx context.Context, boot supervisor.Boot, n *creatio
 		if claim, reason, err = p.pool.Take(ctx, p.fit); claim == nil {
 			break
 		}
+		n.supervisor = process{pid: claim.PID, start: claim.StartTime} // whose traces are this pod's
 		client, takeErr := supervisor.Take(ctx, claim.Conn, boot, p.running)
 		if takeErr == nil {
-			n.supervisor = process{pid: claim.PID, start: claim.StartTime}
 			p.log.Debug("machine from the pool", "machine", claim.Name, "supervisor_pid", claim.PID)
 			return client, nil
 		}
@@ -87,6 +87,7 @@ func (p *machinePool) take(ctx context.Context, boot supervisor.Boot, n *creatio
 		if !errors.As(takeErr, &unfit) {
 			return nil, takeErr
 		}
+		n.supervisor = process{}
 		p.log.Debug("a prepared machine was not taken", "machine", claim.Name, "error", takeErr)
 		taken := unfit.Reason == pool.ReasonTaken
 		if unfit.Err != nil { // it has not said no

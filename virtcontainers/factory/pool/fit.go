@@ -145,11 +145,19 @@ func surroundings(dir string) ([]byte, error) {
 	}
 	inherited := []string{"Uid:", "Gid:", "Groups:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:", "Seccomp:", "Cpus_allowed:", "Mems_allowed:"}
 	lines := bufio.NewScanner(bytes.NewReader(status))
+	var group string // the effective one
 	for lines.Scan() {
-		name, _, _ := strings.Cut(lines.Text(), "\t")
-		if slices.Contains(inherited, name) {
-			fmt.Fprintln(&text, lines.Text())
+		name, value, _ := strings.Cut(lines.Text(), "\t")
+		fields := strings.Fields(value)
+		switch {
+		case !slices.Contains(inherited, name):
+			continue
+		case name == "Gid:" && len(fields) > 1:
+			group = fields[1]
+		case name == "Groups:": // a root that has logged in has its own once more, a service does not
+			fields = slices.DeleteFunc(fields, func(g string) bool { return g == group })
 		}
+		fmt.Fprintln(&text, name, strings.Join(fields, " "))
 	}
 	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,6 +69,32 @@ func TestSurroundings(t *testing.T) {
 	}
 	if strings.Contains(string(text), "Cpus_allowed_list") || strings.Contains(string(text), "VmRSS") {
 		t.Errorf("it has more than a child has of its parent:\n%s", text)
+	}
+}
+
+// A root that has logged in and a service of the host can have the same machines.
+func TestSurroundingsOfShellsAndServices(t *testing.T) {
+	of := func(groups string) string {
+		t.Helper()
+		dir := t.TempDir()
+		err := errors.Join(os.Mkdir(filepath.Join(dir, "ns"), 0o700), os.Symlink("/", filepath.Join(dir, "root")),
+			os.WriteFile(filepath.Join(dir, "status"), []byte("Name:\tx\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t"+groups+"\nCapEff:\t1\n"), 0o600),
+			os.WriteFile(filepath.Join(dir, "stat"), []byte("1 (x) S"+strings.Repeat(" 0", 50)+"\n"), 0o600))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := surroundings(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	service := of("")
+	if shell := of("0 "); shell != service {
+		t.Errorf("a shell's:\n%sa service's:\n%s", shell, service)
+	}
+	if member := of("0 27 "); member == service {
+		t.Errorf("one of another group:\n%s", member)
 	}
 }
 

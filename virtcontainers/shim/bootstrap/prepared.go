@@ -154,7 +154,8 @@ func adopt(ctx context.Context, claim *pool.Claim, inv invocation, files []*os.F
 	}
 	s := &server{pid: claim.PID, pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	defer func() {
-		if err != nil { // it has not said no, and may do so late
+		if err != nil { // it has not said no
+			conn.Close() // so that it cannot say yes any more, if giving up fails
 			taken, giveUpErr := claim.GiveUp(ctx)
 			if err = errors.Join(err, giveUpErr); taken {
 				refused, err = pool.ReasonTaken, nil
