@@ -98,12 +98,14 @@ func (m *machinePool) starting() (*os.File, error) {
 	return m.running, nil
 }
 
-// take makes a prepared process the server. nil: there is none.
-func (m *machinePool) take(ctx context.Context, inv invocation, files []*os.File) *server {
+// take makes a prepared process the server. nil: there is none, and the server is to log
+// why.
+func (m *machinePool) take(ctx context.Context, inv invocation, files []*os.File) (*server, coldStart) {
 	if m == nil {
-		return nil
+		return nil, coldStart{}
 	}
 	reason, err := m.misfit(inv)
+	var cause error
 	for err == nil && reason == "" {
 		var claim *pool.Claim
 		if claim, reason, err = m.pool.Take(ctx, m.fit); claim == nil {
@@ -112,19 +114,28 @@ func (m *machinePool) take(ctx context.Context, inv invocation, files []*os.File
 		s, refused, adoptErr := adopt(ctx, claim, inv, files)
 		switch {
 		case adoptErr != nil:
-			reason = pool.ReasonDied
+			reason, cause = pool.ReasonDied, adoptErr
 		case refused == pool.ReasonTaken: // there may be others
 		case refused != "":
 			reason = refused
 		default:
-			return s
+			return s, coldStart{}
 		}
 	}
 	if err != nil {
-		reason = pool.ReasonFailed
+		reason, cause = pool.ReasonFailed, err
 	}
-	_ = m.pool.Miss(ctx, pool.Shim, reason) // as for openPool
-	return nil
+	cold := coldStart{Reason: reason}
+	if err := errors.Join(cause, m.pool.Miss(ctx, pool.Shim, reason)); err != nil {
+		cold.Error = err.Error()
+	}
+	return nil, cold
+}
+
+// coldStart is why a pod has no prepared machine although there is a pool.
+type coldStart struct {
+	Reason pool.Reason `json:",omitempty"`
+	Error  string      `json:",omitempty"`
 }
 
 // misfit tells by what start knows of a pod whether it is to look for a machine. The

@@ -69,6 +69,9 @@ func (p Program) serve(ctx context.Context, inv invocation, from *inherited) (er
 		socket, s.TTRPCAddress, s.Debug, s.Options, s.Rlimits = told.Socket, told.TTRPCAddress, told.Debug, told.Options, told.Rlimits
 		s.HostMounts, s.Prepared, s.Started = from.mounts, from.prepared, sync.OnceFunc(func() { from.starting.Close() })
 		defer s.Started()
+		if cold := told.Cold; cold.Reason != "" {
+			log.Info("no machine from the pool: the pod starts cold", "reason", cold.Reason, "error", cold.Error)
+		}
 	}
 	if err != nil {
 		return err

@@ -46,6 +46,8 @@ type handover struct {
 	Socket string
 	// Rlimits are the caller's, for a server that start has not forked.
 	Rlimits []specs.POSIXRlimit
+	// Cold is for the log, which start does not have.
+	Cold coldStart
 }
 
 // answered follows the handover once start has answered its caller.
@@ -190,7 +192,8 @@ func (p Program) launch(ctx context.Context, inv invocation, listener *net.UnixL
 	}
 	defer starting.Close()
 	files := []*os.File{socket, theirs, mounts, starting} // in the order of listenerFD and so on
-	server := machines.take(ctx, inv, files)
+	server, cold := machines.take(ctx, inv, files)
+	told.Cold = cold
 	if server != nil {
 		if told.Rlimits, err = limits.OfCaller(limits.System); err != nil {
 			return errors.Join(err, server.kill(ctx))
