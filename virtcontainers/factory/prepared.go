@@ -66,6 +66,7 @@ type Prepared struct {
 	log      *logfile.Later
 	group    *cgroup.Group // its processes are in it; nil for none
 	former   *cgroup.Membership
+	stays    bool // the group does, and with it what the pool has of the machine
 	// cold is New, but in tests.
 	cold func(context.Context, Spec) (*virtcontainers.Sandbox, string, error)
 
@@ -262,7 +263,11 @@ func (p *Prepared) removeGroup(ctx context.Context) error {
 	group := p.group
 	p.group = nil
 	if err := group.Remove(ctx); err != nil {
+		p.stays = true
 		return err
+	}
+	if p.stays {
+		return nil
 	}
 	return p.slot.Remove()
 }

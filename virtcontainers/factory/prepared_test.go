@@ -3,6 +3,7 @@ package factory
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -10,11 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory/pool"
 	"kata-runtime/virtcontainers/network"
@@ -178,6 +181,39 @@ func TestAPodDoesNotWaitForThePool(t *testing.T) {
 	lock.Close()
 	if got := counts(t, p, machines); got.Misses[pool.ReasonHostNetwork] != 1 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// The pool remembers a machine whose control group could not be removed, until it is.
+func TestAGroupThatStaysIsRemembered(t *testing.T) {
+	p, _, _ := prepared(t)
+	dir := t.TempDir() // a group in which this process is
+	if err := os.WriteFile(filepath.Join(dir, "tasks"), fmt.Appendln(nil, os.Getpid()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	controller := "memory"
+	if cgroups.IsCgroup2UnifiedMode() {
+		controller = ""
+	}
+	record := &cgroup.Record{Name: "machine", Paths: map[string]string{controller: dir}}
+	var err error
+	if p.group, err = record.Open(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := p.removeGroup(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	left := filepath.Join(filepath.Dir(p.slot.MountPoint()), "machines", p.slot.Name(), "machine.json")
+	if _, err := os.Stat(left); err != nil {
+		t.Error(err)
+	}
+	if err := p.slot.Remove(); err != nil {
+		t.Error(err)
 	}
 }
 
