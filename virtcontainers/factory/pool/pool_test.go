@@ -432,7 +432,7 @@ func TestALeftoverThatStays(t *testing.T) {
 	}
 	started := 0
 	for range 2 { // commands
-		n, err := p.Fill(t.Context(), fit(), request(), 1, func(dir, name string, lock *os.File) (int, error) {
+		n, err := p.Fill(t.Context(), fit(), request(), 1, func(_, _ string, _ *os.File) (int, error) {
 			return os.Getpid(), nil
 		})
 		if started += n; err == nil {
