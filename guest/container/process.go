@@ -66,6 +66,9 @@ func (r *Runtime) launch(c *container, spec *specs.Process, opts launchOptions) 
 		return nil, err
 	}
 	killed := c.oomKills()
+	if described := quicken(c.id, &config, lp); described != nil {
+		defer described.Close()
+	}
 	if err := c.lc.Start(lp); err != nil {
 		p.stdio.abort()
 		return nil, err

@@ -1,6 +1,7 @@
 package container
 
 // #cgo LDFLAGS: -Wl,--wrap=mmap -Wl,--wrap=__mmap
+// #include "quick.h"
 // #include "room.h"
 import "C"
 
@@ -30,11 +31,12 @@ const (
 )
 
 // What libcontainer's helper process reports: logrus's warning level, written in
-// two ways. It is the only text that libcontainer hands to the helper, before
+// three ways. It is the only text that libcontainer hands to the helper, before
 // anything else, as it is given.
 const (
 	plainLevel = "3"
 	roomyLevel = "03" // the helper makes room first
+	quickLevel = C.KATA_QUICK_LEVEL
 )
 
 // helperLevel is libcontainer.Process.LogLevel for a process that will have these

@@ -1,3 +1,4 @@
+#include "quick.h"
 #include "slack.h"
 
 #include <sys/prctl.h>
@@ -14,5 +15,6 @@ void __wrap_nsexec(void)
 {
 	prctl(PR_SET_TIMERSLACK, KATA_USUAL_SLACK, 0, 0, 0);
 	__real_nsexec();
+	kata_quick_process();
 	prctl(PR_SET_TIMERSLACK, KATA_COARSE_SLACK, 0, 0, 0);
 }
