@@ -35,12 +35,13 @@ func (q *quick) openChild(dir int, name string) (int, error) {
 	}
 	fd, _, e := unix.RawSyscall6(unix.SYS_OPENAT2, uintptr(dir), uintptr(unsafe.Pointer(path)),
 		uintptr(unsafe.Pointer(&how)), unsafe.Sizeof(how), 0, 0)
-	switch {
-	case e == 0:
+	if e == 0 {
 		return int(fd), nil
-	case e == unix.ENOENT:
+	}
+	if e == unix.ENOENT {
 		return -1, e
-	case e == unix.EINVAL:
+	}
+	if e == unix.EINVAL {
 		q.noCached.Store(true)
 	}
 	return openChild(dir, name)

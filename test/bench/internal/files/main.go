@@ -47,10 +47,10 @@ func run(dir string, wanted []string) error {
 		{"remove", remove},
 		{"walk", walk},
 		{"small", small},
-		{"volume-unpack", in("volume", unpack)},
-		{"volume-remove", in("volume", remove)},
-		{"volume-walk", in("volume", walk)},
-		{"volume-small", in("volume", small)},
+		{"volume-unpack", inVolume(unpack)},
+		{"volume-remove", inVolume(remove)},
+		{"volume-walk", inVolume(walk)},
+		{"volume-small", inVolume(small)},
 		{"read-1", random(1, false)},
 		{"read-8", random(8, false)},
 		{"write-1", random(1, true)},
@@ -135,9 +135,9 @@ func small(dir string) error {
 	})
 }
 
-// in does the work elsewhere.
-func in(name string, work func(dir string) error) func(dir string) error {
-	return func(dir string) error { return work(filepath.Join(dir, name)) }
+// inVolume does the work in the container's volume.
+func inVolume(work func(dir string) error) func(dir string) error {
+	return func(dir string) error { return work(filepath.Join(dir, "volume")) }
 }
 
 // random reads or writes pages of a file at random, past the cache, so many at once.
