@@ -20,7 +20,8 @@ import (
 // (slack.c), and the one that becomes a container's process does not.
 func restoreSlack() error {
 	const usual = uintptr(C.KATA_USUAL_SLACK)
-	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, usual, 0, 0, 0); err != nil {
+	err := unix.Prctl(unix.PR_SET_TIMERSLACK, usual, 0, 0, 0)
+	if err != nil {
 		return fmt.Errorf("make timers precise: %w", err)
 	}
 	return nil
