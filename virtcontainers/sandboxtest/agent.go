@@ -141,6 +141,9 @@ func (a agent) WaitProcess(ctx context.Context, r *protocol.ProcessRequest) (*pr
 	}
 	a.guest.mu.Lock()
 	defer a.guest.mu.Unlock()
+	if p.lost { // nobody is there who could answer
+		return nil, status.Error(codes.Unavailable, "the machine has ended")
+	}
 	return &protocol.WaitProcessResponse{ExitCode: p.code, OomEvents: a.guest.oomEvents}, nil
 }
 

@@ -61,6 +61,7 @@ type process struct {
 	stdout  net.Conn // one of them; nil without
 	exited  chan struct{}
 	code    uint32
+	lost    bool // it went with the machine
 }
 
 // NewGuest makes a guest with its Machine and its Share.
@@ -243,6 +244,11 @@ func (g *Guest) releaseAll() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, p := range g.processes {
+		select {
+		case <-p.exited:
+		default:
+			p.lost = true
+		}
 		p.end(128 + uint32(syscall.SIGKILL))
 	}
 	for _, stream := range g.left {
