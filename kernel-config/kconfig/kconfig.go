@@ -42,25 +42,38 @@ var linePattern = regexp.MustCompile(`^(CONFIG_[A-Za-z0-9_]+)=("(?:[^"\\]|\\.)*"
 // Parse reads a fragment. Name is what errors and origins call it. All faulty
 // lines are reported, an option without a reason among them.
 func Parse(name, text string) (Options, error) {
+	return parse(name, text, func(option Option) error {
+		if option.Reason == "" {
+			return fmt.Errorf("%s: %s has no reason", option.Origin, option.Name)
+		}
+		return nil
+	})
+}
+
+// parse reads the options of a fragment that accept has no objection to, and reports
+// all faulty lines.
+func parse(name, text string, accept func(Option) error) (Options, error) {
 	var options Options
 	var faults []error
 	number := 0
 	for line := range strings.SplitSeq(text, "\n") {
 		number++
-		origin := fmt.Sprintf("%s:%d", name, number)
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
+		origin := fmt.Sprintf("%s:%d", name, number)
 		match := linePattern.FindStringSubmatch(line)
-		switch {
-		case match == nil:
+		if match == nil {
 			faults = append(faults, fmt.Errorf("%s: not an option: %q", origin, line))
-		case match[3] == "":
-			faults = append(faults, fmt.Errorf("%s: %s has no reason", origin, match[1]))
-		default:
-			options = append(options, Option{Name: match[1], Value: match[2], Reason: match[3], Origin: origin})
+			continue
 		}
+		option := Option{Name: match[1], Value: match[2], Reason: match[3], Origin: origin}
+		if err := accept(option); err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		options = append(options, option)
 	}
 	return options, errors.Join(faults...)
 }

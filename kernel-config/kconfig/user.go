@@ -1,46 +1,25 @@
 package kconfig
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
-	"strings"
 )
 
 // unsetPattern is how a .config says that an option is not set.
-var unsetPattern = regexp.MustCompile(`^# (CONFIG_[A-Za-z0-9_]+) is not set$`)
+var unsetPattern = regexp.MustCompile(`(?m)^[ \t]*# (CONFIG_[A-Za-z0-9_]+) is not set[ \t\r]*$`)
 
 // ParseUser reads a fragment as the kernel's own tools take them, of whoever builds a
 // kernel: as Parse does, but a reason may be absent, and "# CONFIG_X is not set" is
 // the value n. A module is an error, since none are built.
 func ParseUser(name, text string) (Options, error) {
-	var options Options
-	var faults []error
-	number := 0
-	for line := range strings.SplitSeq(text, "\n") {
-		number++
-		origin := fmt.Sprintf("%s:%d", name, number)
-		line = strings.TrimSpace(line)
-		if match := unsetPattern.FindStringSubmatch(line); match != nil {
-			options = append(options, Option{Name: match[1], Value: "n", Origin: origin})
-			continue
+	return parse(name, unsetPattern.ReplaceAllString(text, "$1=n"), func(option Option) error {
+		if option.Value == "m" {
+			return fmt.Errorf("%s: %s: modules are not built: want y or n", option.Origin, option.Name)
 		}
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		match := linePattern.FindStringSubmatch(line)
-		switch {
-		case match == nil:
-			faults = append(faults, fmt.Errorf("%s: not an option: %q", origin, line))
-		case match[2] == "m":
-			faults = append(faults, fmt.Errorf("%s: %s: modules are not built: want y or n", origin, match[1]))
-		default:
-			options = append(options, Option{Name: match[1], Value: match[2], Reason: match[3], Origin: origin})
-		}
-	}
-	return options, errors.Join(faults...)
+		return nil
+	})
 }
 
 // Override returns the options with those of others in the place of the ones of the

@@ -8,15 +8,15 @@ import (
 )
 
 func TestParseUser(t *testing.T) {
-	text := "# a remark\n\nCONFIG_XFS_FS=y\n# CONFIG_EXT4_FS is not set\nCONFIG_LOG_BUF_SHIFT=17 # a long log\n"
+	text := "# a remark\n\nCONFIG_XFS_FS=y\n\n  # CONFIG_EXT4_FS is not set \n\nCONFIG_LOG_BUF_SHIFT=17 # a long log\n"
 	got, err := ParseUser("mine", text)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Options{
 		{Name: "CONFIG_XFS_FS", Value: "y", Origin: "mine:3"},
-		{Name: "CONFIG_EXT4_FS", Value: "n", Origin: "mine:4"},
-		{Name: "CONFIG_LOG_BUF_SHIFT", Value: "17", Reason: "a long log", Origin: "mine:5"},
+		{Name: "CONFIG_EXT4_FS", Value: "n", Origin: "mine:5"},
+		{Name: "CONFIG_LOG_BUF_SHIFT", Value: "17", Reason: "a long log", Origin: "mine:7"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
