@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,8 +49,9 @@ func files(t *Targets) map[string]func() error {
 		"/dev/vfio/vfio", "/dev/pts/0", "/dev/ptmx", "/dev/shm", "/dev/tty", "/dev/console", "/dev/loop-control", "/dev/userfaultfd", "/dev/mapper/control",
 		"../../../etc/passwd", "/../etc/shadow", "/usr/bin/env", "/bin/sh",
 	}, t.Files...) {
-		// Some are there for its program, or on the way to what it serves.
-		if !strings.HasPrefix(os.Args[0], path+"/") && !strings.HasPrefix(t.Share, path+"/") {
+		// Some are there for its program and its kernel, or on the way to what it serves.
+		given := slices.ContainsFunc(os.Args, func(arg string) bool { return strings.HasPrefix(arg, path+"/") })
+		if !given && !strings.HasPrefix(t.Share, path+"/") {
 			attempts["read "+path] = open(path, os.O_RDONLY)
 		}
 	}
