@@ -5,12 +5,8 @@ package fileserver
 import (
 	"log/slog"
 	"os"
-	"os/exec"
 	"slices"
-	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"kata-runtime/hypervisor/child"
 	"kata-runtime/hypervisor/jail"
@@ -18,21 +14,10 @@ import (
 	"kata-runtime/hypervisor/virtio/backend"
 )
 
-// probeVariable tells the test that it is in a mount namespace of its own.
-const probeVariable = "FILESERVER_TEST_PROBE"
-
 // A probe in the place of the server reaches what it serves, and nothing else of the
 // host.
 func TestProbe(t *testing.T) {
-	if os.Getenv(probeVariable) == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProbe$", "-test.v")
-		cmd.Env = append(os.Environ(), probeVariable+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS} // and what is mounted there stays there
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		t.Logf("%s", out)
+	if !jailtest.Alone(t) {
 		return
 	}
 	targets := jailtest.Share(t)

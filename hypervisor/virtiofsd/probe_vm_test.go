@@ -5,31 +5,18 @@ package virtiofsd
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"slices"
-	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/jail/jailtest"
 )
 
-// probeVariable tells the test that it is in a mount namespace of its own.
-const probeVariable = "VIRTIOFSD_TEST_PROBE"
-
 // A probe in the place of the daemon reaches what it serves, and nothing else of the
 // host.
 func TestProbe(t *testing.T) {
-	if os.Getenv(probeVariable) == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProbe$", "-test.v")
-		cmd.Env = append(os.Environ(), probeVariable+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS} // and what is mounted there stays there
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
+	if !jailtest.Alone(t) {
 		return
 	}
 	targets := jailtest.Share(t)
