@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -87,20 +85,9 @@ func (talkative) NextOOM(context.Context, *protocol.Empty) (*protocol.OOMEvent, 
 
 // An answer that cannot be one ends the connection.
 func TestATalkativeAgent(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "agent")
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := ttrpc.NewServer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	protocol.RegisterAgentService(server, talkative{})
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(context.WithoutCancel(t.Context()), listener) }()
+	where, server, served := serve(t, talkative{})
 	defer func() { _ = server.Close(); <-served }()
-	client, err := Connect(t.Context(), unixDialer(path))
+	client, err := Connect(t.Context(), where)
 	if err != nil {
 		t.Fatal(err)
 	}

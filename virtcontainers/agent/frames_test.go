@@ -87,20 +87,27 @@ func (u unixDialer) Dial(ctx context.Context, _ uint32) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", string(u))
 }
 
-func TestConnect(t *testing.T) {
+// serve lets an agent answer, until the server is closed, which served then tells.
+func serve(t *testing.T, agent protocol.AgentService) (where unixDialer, server *ttrpc.Server, served <-chan error) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent")
 	listener, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := ttrpc.NewServer()
+	server, err = ttrpc.NewServer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	protocol.RegisterAgentService(server, agentOf{})
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(context.WithoutCancel(t.Context()), listener) }()
-	client, err := Connect(t.Context(), unixDialer(path))
+	protocol.RegisterAgentService(server, agent)
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(context.WithoutCancel(t.Context()), listener) }()
+	return unixDialer(path), server, ended
+}
+
+func TestConnect(t *testing.T) {
+	where, server, served := serve(t, agentOf{})
+	client, err := Connect(t.Context(), where)
 	if err != nil {
 		t.Fatal(err)
 	}
