@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test and prints one summary: first what needs neither root nor a
-# VM, with the race detector, and two minutes of fuzzing, then what does, one
-# package after the other because each VM takes a whole core, and at last the short
+# VM, with the race detector, and two minutes of fuzzing, then what does, two
+# packages at a time because an emulated VM takes a whole core, and at last the short
 # part of the lab.
 # With --lab it runs all of the lab, and nothing else.
 set -euo pipefail
@@ -18,8 +18,12 @@ if [[ ${1-} == --json ]]; then
 {{end}}' ./... | sort -u) <(go list -tags vm -f '{{$p := .ImportPath}}{{range .TestGoFiles}}{{$p}} {{.}}
 {{end}}{{range .XTestGoFiles}}{{$p}} {{.}}
 {{end}}' ./... | sort -u) | cut -d' ' -f1 | sort -u)
+  # The longest first, so that it is not alone at the end. Each package has namespaces,
+  # control groups and a /run of its own.
+  longest=kata-runtime/test/vm
+  others=$(grep -vx "$longest" <<<"$tagged" || true)
   # shellcheck disable=SC2086 # one argument per package
-  [[ -z $tagged ]] || go test -json -tags vm -p 1 -count=1 -timeout 40m $tagged || code=1
+  [[ -z $tagged ]] || go test -json -tags vm -p 2 -count=1 -timeout 60m $longest $others || code=1
   go run ./test/lab -short || code=1
   exit $code
 fi

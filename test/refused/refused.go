@@ -40,16 +40,13 @@ func (c Call) String() string {
 // keeps little of it.
 type Log struct {
 	file *os.File
-	// limit is what kernel.printk_ratelimit was.
-	limit []byte
+	// limit is of records; nil: some may be missing.
+	limit *lifted
 
 	reading chan struct{} // closed when follow has ended
 	calls   []Call        // follow's, until it has ended
 	failure error
 }
-
-// rateLimit is the sysctl that makes the kernel leave out records.
-const rateLimit = "/proc/sys/kernel/printk_ratelimit"
 
 // Open opens the log at its end. Until Close, the kernel leaves out nothing.
 func Open() (*Log, error) {
@@ -61,11 +58,8 @@ func Open() (*Log, error) {
 	if _, err := unix.Seek(fd, 0, io.SeekEnd); err != nil {
 		return nil, errors.Join(fmt.Errorf("find the end of the kernel's log: %w", err), l.file.Close())
 	}
-	if l.limit, err = os.ReadFile(rateLimit); err == nil {
-		err = os.WriteFile(rateLimit, []byte("0"), 0)
-	}
-	if err != nil {
-		l.limit = nil // some records may be missing
+	if l.limit, err = lift(rateLimit, filepath.Join(os.TempDir(), "kata-test-printk-ratelimit")); err != nil {
+		l.limit = nil
 	}
 	l.start()
 	return l, nil
@@ -111,7 +105,7 @@ func (l *Log) take(record []byte) {
 func (l *Log) Close() error {
 	var err error
 	if l.limit != nil {
-		err = os.WriteFile(rateLimit, l.limit, 0)
+		err = l.limit.restore()
 	}
 	err = errors.Join(err, l.file.Close())
 	<-l.reading
