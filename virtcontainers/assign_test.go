@@ -60,6 +60,27 @@ func TestAMachineBootsForNobody(t *testing.T) {
 	}
 }
 
+// A guest that is to rehearse does so before it has a pod; one that cannot, or does not
+// answer, is of no use.
+func TestRehearse(t *testing.T) {
+	guest := sandboxtest.NewGuest()
+	sandbox, _ := newSandbox(t, guest)
+	sandbox.Boot()
+	if err := sandbox.Rehearse(t.Context()); err != nil || len(setUps(guest)) != 0 {
+		t.Errorf("%v; the guest was told of %d pods", err, len(setUps(guest)))
+	}
+	guest.Refuse("Rehearse", status.Error(codes.Unknown, "no cgroups"))
+	err := sandbox.Rehearse(t.Context())
+	var stage *virtcontainers.StageError
+	if !errors.As(err, &stage) || stage.Stage != virtcontainers.StageRehearse || !strings.Contains(err.Error(), "no cgroups") {
+		t.Errorf("a guest that cannot: %v", err)
+	}
+	guest.Hold("Rehearse")
+	if err := sandbox.Rehearse(soon(t)); !errors.As(err, &stage) || stage.Stage != virtcontainers.StageRehearse {
+		t.Errorf("a guest that does not answer: %v", err)
+	}
+}
+
 func TestAnAssignmentBeforeTheBoot(t *testing.T) {
 	guest := sandboxtest.NewGuest()
 	sandbox, assignment := newSandbox(t, guest)

@@ -56,6 +56,29 @@ func (s *Sandbox) Ready(ctx context.Context) error {
 	}
 }
 
+// Rehearse lets the booted guest do what it does for a pod's first container, so that
+// the first one takes no longer than others. It is called before Assign, and fails
+// afterwards. It returns a *StageError.
+func (s *Sandbox) Rehearse(ctx context.Context) error {
+	if err := s.Booted(ctx); err != nil {
+		return err
+	}
+	done := s.watch.begin(StageRehearse)
+	defer done()
+	ctx, cancel := s.call(ctx)
+	defer cancel()
+	// A call that the guest does not take does not look at ctx.
+	stop := context.AfterFunc(ctx, func() { s.agent.Close() })
+	_, err := s.agent.Rehearse(ctx, &protocol.Empty{})
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return s.callFailure(StageRehearse, err)
+	}
+	return nil
+}
+
 // boot starts the machine and greets its agent. It knows nothing of a pod.
 func (s *Sandbox) boot() error {
 	ctx, cancel := context.WithTimeoutCause(s.life, s.options.BootTimeout,

@@ -16,6 +16,7 @@ const (
 	StageStartVMM        Stage = "start VMM"
 	StageBootKernel      Stage = "boot kernel"
 	StageStartAgent      Stage = "start agent"
+	StageRehearse        Stage = "rehearse" // of a machine that is prepared
 	StageAssign          Stage = "set up pod"
 	StageNetwork         Stage = "connect network"
 	StageCreateContainer Stage = "create container"

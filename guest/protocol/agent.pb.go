@@ -3568,11 +3568,12 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eCONTAINER_PIDS\x10k\x12\x18\n" +
 	"\x14CONTAINER_PIDS_LIMIT\x10l\x12\x18\n" +
 	"\x14CONTAINER_READ_BYTES\x10m\x12\x1b\n" +
-	"\x17CONTAINER_WRITTEN_BYTES\x10n2\xc9\f\n" +
+	"\x17CONTAINER_WRITTEN_BYTES\x10n2\x81\r\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Hello\x12\x1b.kata.guest.v1.HelloRequest\x1a\x1c.kata.guest.v1.HelloResponse\x12Z\n" +
 	"\rCreateSandbox\x12#.kata.guest.v1.CreateSandboxRequest\x1a$.kata.guest.v1.CreateSandboxResponse\x12L\n" +
-	"\x0eDestroySandbox\x12$.kata.guest.v1.DestroySandboxRequest\x1a\x14.kata.guest.v1.Empty\x12@\n" +
+	"\x0eDestroySandbox\x12$.kata.guest.v1.DestroySandboxRequest\x1a\x14.kata.guest.v1.Empty\x126\n" +
+	"\bRehearse\x12\x14.kata.guest.v1.Empty\x1a\x14.kata.guest.v1.Empty\x12@\n" +
 	"\bSetClock\x12\x1e.kata.guest.v1.SetClockRequest\x1a\x14.kata.guest.v1.Empty\x12N\n" +
 	"\x0fCreateContainer\x12%.kata.guest.v1.CreateContainerRequest\x1a\x14.kata.guest.v1.Empty\x12G\n" +
 	"\x0eStartContainer\x12\x1f.kata.guest.v1.ContainerRequest\x1a\x14.kata.guest.v1.Empty\x12H\n" +
@@ -3680,47 +3681,49 @@ var file_agent_proto_depIdxs = []int32{
 	2,  // 24: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
 	5,  // 25: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
 	8,  // 26: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	9,  // 27: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	13, // 28: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	16, // 29: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 30: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	17, // 31: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	16, // 32: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 33: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 34: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 35: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	21, // 36: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	23, // 37: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	22, // 38: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	25, // 39: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	1,  // 40: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	15, // 41: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
-	29, // 42: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
-	30, // 43: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
-	40, // 44: kata.guest.v1.Agent.Metrics:input_type -> kata.guest.v1.MetricsRequest
-	3,  // 45: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	7,  // 46: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	1,  // 47: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	1,  // 48: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	1,  // 49: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	1,  // 50: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	1,  // 51: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	1,  // 52: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	1,  // 53: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	1,  // 54: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	18, // 55: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	20, // 56: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	1,  // 57: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	1,  // 58: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	24, // 59: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	1,  // 60: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	26, // 61: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	1,  // 62: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
-	1,  // 63: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
-	1,  // 64: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
-	41, // 65: kata.guest.v1.Agent.Metrics:output_type -> kata.guest.v1.MetricsResponse
-	45, // [45:66] is the sub-list for method output_type
-	24, // [24:45] is the sub-list for method input_type
+	1,  // 27: kata.guest.v1.Agent.Rehearse:input_type -> kata.guest.v1.Empty
+	9,  // 28: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	13, // 29: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	16, // 30: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	16, // 31: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 32: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	16, // 33: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	16, // 34: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	16, // 35: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	16, // 36: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	21, // 37: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	23, // 38: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	22, // 39: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	25, // 40: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	1,  // 41: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	15, // 42: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	29, // 43: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	30, // 44: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
+	40, // 45: kata.guest.v1.Agent.Metrics:input_type -> kata.guest.v1.MetricsRequest
+	3,  // 46: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	7,  // 47: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	1,  // 48: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	1,  // 49: kata.guest.v1.Agent.Rehearse:output_type -> kata.guest.v1.Empty
+	1,  // 50: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	1,  // 51: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 52: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	1,  // 53: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	1,  // 54: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 55: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	1,  // 56: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	18, // 57: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	20, // 58: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	1,  // 59: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	1,  // 60: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	24, // 61: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	1,  // 62: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	26, // 63: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	1,  // 64: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	1,  // 65: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	1,  // 66: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
+	41, // 67: kata.guest.v1.Agent.Metrics:output_type -> kata.guest.v1.MetricsResponse
+	46, // [46:68] is the sub-list for method output_type
+	24, // [24:46] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
 	24, // [24:24] is the sub-list for extension extendee
 	0,  // [0:24] is the sub-list for field type_name

@@ -11,6 +11,7 @@ type AgentService interface {
 	Hello(context.Context, *HelloRequest) (*HelloResponse, error)
 	CreateSandbox(context.Context, *CreateSandboxRequest) (*CreateSandboxResponse, error)
 	DestroySandbox(context.Context, *DestroySandboxRequest) (*Empty, error)
+	Rehearse(context.Context, *Empty) (*Empty, error)
 	SetClock(context.Context, *SetClockRequest) (*Empty, error)
 	CreateContainer(context.Context, *CreateContainerRequest) (*Empty, error)
 	StartContainer(context.Context, *ContainerRequest) (*Empty, error)
@@ -54,6 +55,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.DestroySandbox(ctx, &req)
+			},
+			"Rehearse": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req Empty
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Rehearse(ctx, &req)
 			},
 			"SetClock": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SetClockRequest
@@ -214,6 +222,14 @@ func (c *agentClient) CreateSandbox(ctx context.Context, req *CreateSandboxReque
 func (c *agentClient) DestroySandbox(ctx context.Context, req *DestroySandboxRequest) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "DestroySandbox", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Rehearse(ctx context.Context, req *Empty) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "kata.guest.v1.Agent", "Rehearse", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

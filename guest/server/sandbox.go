@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -137,6 +138,20 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 	}
 	s.created = true
 	return &protocol.CreateSandboxResponse{}, nil
+}
+
+// Rehearse lets the guest's first container be one that nobody waits for.
+func (s *sandbox) Rehearse(ctx context.Context, _ *protocol.Empty) (*protocol.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.created {
+		return nil, fmt.Errorf("rehearse: %w: it was created before", errSandboxState)
+	}
+	if err := s.runtime.Rehearse(ctx); err != nil {
+		return nil, err
+	}
+	debug.FreeOSMemory() // the machine may wait for long
+	return &protocol.Empty{}, nil
 }
 
 // DestroySandbox removes every container and flushes the shares.

@@ -117,6 +117,12 @@ func assemble(ctx context.Context, spec Spec) (_ *assembled, err error) {
 	return &assembled{sandbox: sandbox, machine: made, size: size, share: shared, networking: networking}, nil
 }
 
+// prepare boots the machine for a pod that is to come.
+func (a *assembled) prepare(ctx context.Context) error {
+	a.sandbox.Boot()
+	return a.sandbox.Rehearse(ctx)
+}
+
 // assign gives the sandbox to a pod, to whose limits on the host limit leads.
 func (a *assembled) assign(spec Spec, limit func(hypervisor.Size, sizing.Demand) error) error {
 	ceilings, err := limits.Ceilings(limits.System)

@@ -83,7 +83,7 @@ func newPrepared(slot *pool.Slot, kind pool.Kind, settings *config.Config) *Prep
 }
 
 // boot boots the machine in the calling process, whose mount namespace must be its own,
-// and waits for its agent.
+// waits for its agent, and lets it rehearse.
 func (p *Prepared) boot(ctx context.Context) (err error) {
 	log := slog.New(p.log).With("machine", p.slot.Name())
 	if err := namespace.SlaveMounts(); err != nil {
@@ -105,8 +105,7 @@ func (p *Prepared) boot(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	p.made.sandbox.Boot()
-	return p.made.sandbox.Booted(ctx)
+	return p.made.prepare(ctx)
 }
 
 // enterGroup moves this process into a control group of its own: its parent's would not

@@ -64,8 +64,7 @@ func prepared(t *testing.T) (*Prepared, *sandboxtest.Guest, *pool.Pool) {
 		}),
 		networking: virtcontainers.NetworkOptions{Spare: []*network.Tap{{MAC: []byte{2, 0, 0, 0, 0, 1}}}},
 	}
-	p.made.sandbox.Boot()
-	if err := p.made.sandbox.Booted(t.Context()); err != nil {
+	if err := p.made.prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -95,6 +94,9 @@ func counts(t *testing.T, p *Prepared, machines *pool.Pool) *pool.Counts {
 
 func TestAPodHasThePreparedMachine(t *testing.T) {
 	p, guest, machines := prepared(t)
+	if rehearsed := sandboxtest.Requests[*protocol.Empty](guest, "Rehearse"); len(rehearsed) != 1 {
+		t.Errorf("the guest has rehearsed %d times before there was a pod", len(rehearsed))
+	}
 	before := time.Now()
 	sandbox, vsock, err := p.NewSandbox(t.Context(), podSpec(p.settings))
 	if err != nil || sandbox != p.made.sandbox || vsock != "fake" {

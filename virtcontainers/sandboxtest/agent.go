@@ -50,6 +50,10 @@ func (agent) DestroySandbox(context.Context, *protocol.DestroySandboxRequest) (*
 	return &protocol.Empty{}, nil
 }
 
+func (agent) Rehearse(context.Context, *protocol.Empty) (*protocol.Empty, error) {
+	return &protocol.Empty{}, nil
+}
+
 func (agent) SetClock(context.Context, *protocol.SetClockRequest) (*protocol.Empty, error) {
 	return &protocol.Empty{}, nil
 }
