@@ -30,6 +30,9 @@ type Assignment struct {
 	User int
 	// AllowGuestExec lets processes be added to the guest itself, see ExecGuest.
 	AllowGuestExec bool
+	// IdleCacheSeconds is after how long a guest that does nothing drops what it has of
+	// files in its memory; 0: never.
+	IdleCacheSeconds int
 }
 
 // entropySize is how many bytes of the host's randomness a guest is given: as much
@@ -130,7 +133,8 @@ func (s *Sandbox) describePod() (*protocol.CreateSandboxRequest, error) {
 		LoopbackToken: s.loopbackToken,
 		Entropy:       entropy,
 
-		AllowGuestExec: s.assignment.AllowGuestExec,
+		AllowGuestExec:   s.assignment.AllowGuestExec,
+		IdleCacheSeconds: uint32(max(0, s.assignment.IdleCacheSeconds)), //nolint:gosec // a day at most
 	}
 	if s.sockets != nil {
 		request.SocketPort, request.SocketToken = socketPort, s.sockets.Token()

@@ -510,6 +510,9 @@ type CreateSandboxRequest struct {
 	// Random bytes of the host: guests that began as copies of one another, or
 	// waited for their pod, then draw what nobody else knows.
 	Entropy []byte `protobuf:"bytes,46,opt,name=entropy,proto3" json:"entropy,omitempty"`
+	// After how long a guest that does nothing drops what it has of files in its
+	// memory; 0: never.
+	IdleCacheSeconds uint32 `protobuf:"varint,47,opt,name=idle_cache_seconds,json=idleCacheSeconds,proto3" json:"idle_cache_seconds,omitempty"`
 	// Processes of the guest itself may be added: ExecProcess with an empty
 	// container_id, which is refused otherwise. They have the agent's namespaces.
 	AllowGuestExec bool `protobuf:"varint,900,opt,name=allow_guest_exec,json=allowGuestExec,proto3" json:"allow_guest_exec,omitempty"`
@@ -622,6 +625,13 @@ func (x *CreateSandboxRequest) GetEntropy() []byte {
 		return x.Entropy
 	}
 	return nil
+}
+
+func (x *CreateSandboxRequest) GetIdleCacheSeconds() uint32 {
+	if x != nil {
+		return x.IdleCacheSeconds
+	}
+	return 0
 }
 
 func (x *CreateSandboxRequest) GetAllowGuestExec() bool {
@@ -3268,7 +3278,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xda\x03\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\x88\x04\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -3282,7 +3292,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eloopback_token\x18o \x01(\tR\rloopbackToken\x12\x1b\n" +
 	"\tkeep_nics\x18p \x03(\fR\bkeepNics\x127\n" +
 	"\bceilings\x18- \x03(\v2\x1b.kata.guest.v1.CeilingValueR\bceilings\x12\x18\n" +
-	"\aentropy\x18. \x01(\fR\aentropy\x12)\n" +
+	"\aentropy\x18. \x01(\fR\aentropy\x12,\n" +
+	"\x12idle_cache_seconds\x18/ \x01(\rR\x10idleCacheSeconds\x12)\n" +
 	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\"8\n" +
 	"\fCeilingValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +

@@ -12,7 +12,7 @@ import (
 // container is named to the guest's own console.
 
 func (s *sandbox) CreateContainer(ctx context.Context, req *protocol.CreateContainerRequest) (*protocol.Empty, error) {
-	s.limitFiles(ctx)
+	s.keepMemory(ctx)
 	return &protocol.Empty{}, s.runtime.Create(ctx, req)
 }
 

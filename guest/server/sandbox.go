@@ -39,9 +39,14 @@ type sandbox struct {
 
 	mu      sync.Mutex // guards what follows
 	created bool
-	shares  []string         // mount points, in order
-	limiter *storage.Limiter // nil without a share that needs one
-	stop    func()           // ends the running limiter; nil when none runs
+	shares  []string // mount points, in order
+	keepers []keeper // of the guest's memory, while there are containers
+	stop    func()   // ends those that run; nil when none does
+}
+
+// keeper looks after the guest's memory until ctx ends.
+type keeper interface {
+	Run(ctx context.Context)
 }
 
 var _ protocol.AgentService = (*sandbox)(nil)
@@ -62,23 +67,22 @@ func (s *sandbox) close() {
 	}
 }
 
-// limitFiles starts the limiter with the first container; a guest that waits
-// for its pod has nothing to look at.
-func (s *sandbox) limitFiles(ctx context.Context) {
+// keepMemory starts the keepers with the first container; a guest that waits for its
+// pod has nothing to look at.
+func (s *sandbox) keepMemory(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.limiter == nil || s.stop != nil {
+	if s.stop != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // It outlives the call.
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.limiter.Run(ctx)
-	}()
+	var running sync.WaitGroup
+	for _, keeper := range s.keepers {
+		running.Go(func() { keeper.Run(ctx) })
+	}
 	s.stop = func() {
 		cancel()
-		<-done
+		running.Wait()
 	}
 }
 
@@ -130,8 +134,13 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		s.shares = append(s.shares, share.GetMountPoint())
 		if share.GetFstype() == "virtiofs" {
 			limit = min(limit, cmp.Or(int64(share.GetFileLimit()), storage.DefaultFileLimit))
-			s.limiter = storage.NewLimiter(s.log, limit)
 		}
+	}
+	if limit != math.MaxInt64 {
+		s.keepers = append(s.keepers, storage.NewLimiter(s.log, limit))
+	}
+	if seconds := req.GetIdleCacheSeconds(); seconds > 0 {
+		s.keepers = append(s.keepers, storage.NewIdleDropper(s.log, time.Duration(seconds)*time.Second))
 	}
 	if req.GetAllowGuestExec() {
 		s.console.Allow()

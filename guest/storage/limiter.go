@@ -108,11 +108,9 @@ func countNames() (int64, error) {
 // last name is dropped is forgotten at once, and its server told so; files of
 // local file systems keep their contents in memory.
 func forgetNames() error {
-	// 4 keeps the kernel from logging each drop; 2 drops names and inodes.
-	for _, what := range []string{"4", "2"} {
-		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte(what), 0); err != nil {
-			return fmt.Errorf("drop cached names: %w", err)
-		}
+	// 2 drops names and inodes.
+	if err := dropCaches("2"); err != nil {
+		return fmt.Errorf("forget names: %w", err)
 	}
 	return nil
 }

@@ -22,7 +22,8 @@ import (
 // grows with them.
 func TestResources(t *testing.T) {
 	h := harness.New(t)
-	configure(h, "hypervisor.qemu.default_maxvcpus = 4", "hypervisor.qemu.default_memory = 256", "hypervisor.qemu.default_maxmemory = 1024")
+	configure(h, "hypervisor.qemu.default_maxvcpus = 4", "hypervisor.qemu.default_memory = 256", "hypervisor.qemu.default_maxmemory = 1024",
+		"agent.kata.idle_cache_timeout = 4")
 	spec := bundle.Spec("/bin/sleep", "100000")
 	limit, quota, period := int64(128<<20), int64(150000), uint64(100000)
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
@@ -64,6 +65,7 @@ func TestResources(t *testing.T) {
 		t.Errorf("the log does not tell: %v, %s", err, log)
 	}
 	checkReclaim(h, d.id)
+	checkIdleCache(h, d.id)
 	h.Must("delete", "--force", d.id)
 	h.Reap(d.pid)
 }
@@ -78,6 +80,26 @@ func checkReclaim(h *harness.Host, id string) {
 	if peak := residentMiB(h, vmm, "VmHWM"); peak < before+256 {
 		h.T.Errorf("of at most %d MiB, where there were %d, the container has not used 256", peak, before)
 	}
+	awaitResident(h, vmm, before)
+}
+
+// checkIdleCache lets a container write a file: the host has the memory back that the
+// guest keeps its contents in once nothing happens any more.
+func checkIdleCache(h *harness.Host, id string) {
+	h.T.Helper()
+	vmm := process(h, "qemu-system").PID
+	before := residentMiB(h, vmm, "RssShmem")
+	h.Must("exec", id, "/bin/sh", "-c", "dd if=/dev/zero of=/contents bs=1M count=192 2> /dev/null")
+	if now := residentMiB(h, vmm, "RssShmem"); now < before+128 {
+		h.T.Errorf("the guest has %d MiB, where there were %d, and so has not kept the contents of 192", now, before)
+	}
+	awaitResident(h, vmm, before)
+}
+
+// awaitResident waits until the guest's memory on the host is again what it was, and a
+// quarter at most.
+func awaitResident(h *harness.Host, vmm, before int) {
+	h.T.Helper()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
 	deadline := time.After(harness.Patience)

@@ -103,6 +103,9 @@ type Agent struct {
 	DialTimeout time.Duration
 	// DebugConsole lets processes be run in the guest itself.
 	DebugConsole bool
+	// IdleCacheTimeout is after how many seconds a guest that does nothing drops
+	// what it has of files in its memory; 0: never.
+	IdleCacheTimeout int
 }
 
 // Runtime is what concerns the runtime itself.
@@ -205,7 +208,7 @@ func Default() *Config {
 			},
 			QEMU: QEMU{Path: "/usr/bin/qemu-system-x86_64", Bridges: 1},
 		},
-		Agent: Agent{DialTimeout: 60 * time.Second},
+		Agent: Agent{DialTimeout: 60 * time.Second, IdleCacheTimeout: 300},
 		Runtime: Runtime{
 			OverheadMemoryMiB: 512, OverheadVCPUs: 1, NetworkModel: NetworkTC,
 			HostNetwork: HostNetworkRefuse, HostTCPPorts: "none", HostUDPPorts: "none",

@@ -180,6 +180,8 @@ type agentTableShape struct {
 	DialTimeout int64 `toml:"dial_timeout"`
 
 	DebugConsole *bool `toml:"debug_console_enabled"`
+
+	IdleCacheTimeout *int `toml:"idle_cache_timeout"`
 }
 
 func (c *Config) document() *document {
@@ -187,7 +189,7 @@ func (c *Config) document() *document {
 	doc.Hypervisor.Driver, doc.Hypervisor.Machine = &c.Hypervisor.Driver, &c.Hypervisor.Machine
 	doc.Hypervisor.QEMU.QEMU, doc.Hypervisor.QEMU.Machine = &c.Hypervisor.QEMU, &c.Hypervisor.Machine
 	doc.Agent.Kata.DialTimeout = int64(c.Agent.DialTimeout / time.Second)
-	doc.Agent.Kata.DebugConsole = &c.Agent.DebugConsole
+	doc.Agent.Kata.DebugConsole, doc.Agent.Kata.IdleCacheTimeout = &c.Agent.DebugConsole, &c.Agent.IdleCacheTimeout
 	return doc
 }
 

@@ -65,6 +65,7 @@ pcie_root_port = 3
 default_bridges = 2
 [agent.kata]
 dial_timeout = 5
+idle_cache_timeout = 7
 [runtime]
 overhead_memory = 700
 overhead_vcpus = 2
@@ -96,7 +97,7 @@ dir = "/run/machines"
 			},
 			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
-		Agent: Agent{DialTimeout: 5 * time.Second},
+		Agent: Agent{DialTimeout: 5 * time.Second, IdleCacheTimeout: 7},
 		Runtime: Runtime{
 			Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2,
 			DisableSocketRelay: true, NetworkModel: NetworkMacvtap,
@@ -290,6 +291,7 @@ func TestLoadErrors(t *testing.T) {
 		{"one user", qemu + "confine_users = '8'", []string{"a range of user ids"}},
 		{"timeout zero", "[agent.kata]\ndial_timeout = 0", []string{"agent.kata.dial_timeout = 0", "must be 1-3600"}},
 		{"timeout overflow", "[agent.kata]\ndial_timeout = 9223372036854775807", []string{"dial_timeout", "must be 1-3600"}},
+		{"idle for too long", "[agent.kata]\nidle_cache_timeout = 86401", []string{"idle_cache_timeout = 86401", "0-86400"}},
 		{"timeout negative", "[agent.kata]\ndial_timeout = -5", []string{"dial_timeout = -5", "must be 1-3600"}},
 		{"too large", strings.Repeat("#", maxFileSize+1), []string{"larger than"}},
 	}

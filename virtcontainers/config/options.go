@@ -27,6 +27,8 @@ const (
 	maxBridges = 4
 	// maxDialTimeout, in seconds.
 	maxDialTimeout = 3600
+	// maxIdleCacheTimeout, in seconds.
+	maxIdleCacheTimeout = 86400
 	// maxKernelParams is what the x86 kernel takes as its command line, less
 	// half for what the runtime itself passes.
 	maxKernelParams = 1024
@@ -283,6 +285,14 @@ func otherOptions() []Option {
 				}
 				return inRange(int(c.Agent.DialTimeout/time.Second), 1, maxDialTimeout)
 			},
+		},
+		{
+			Table: agentTable, Key: "idle_cache_timeout",
+			Values: rangeText(0, maxIdleCacheTimeout) + " (seconds)",
+			Meaning: "After how many seconds without work a pod's guest drops what it has of files in its memory, which the host then has back " +
+				"(`reclaim_guest_freed_memory`): the host mostly has the same files in its own. `0`: never.",
+			get:   func(c *Config) any { return int64(c.Agent.IdleCacheTimeout) },
+			check: func(c *Config) string { return inRange(c.Agent.IdleCacheTimeout, 0, maxIdleCacheTimeout) },
 		},
 		{
 			Table: agentTable, Key: DebugConsoleKey,

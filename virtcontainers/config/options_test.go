@@ -72,6 +72,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.virtio_fs_extra_args":       `["a", "b c"]`,
 		"agent.kata.dial_timeout":               `9`,
 		"agent.kata.debug_console_enabled":      `true`,
+		"agent.kata.idle_cache_timeout":         `0`,
 		"runtime.enable_debug":                  `true`,
 		"runtime.overhead_memory":               `640`,
 		"runtime.overhead_vcpus":                `2`,

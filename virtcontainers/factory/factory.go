@@ -134,7 +134,7 @@ func (a *assembled) assign(spec Spec, limit func(hypervisor.Size, sizing.Demand)
 	return a.sandbox.Assign(virtcontainers.Assignment{
 		ID: spec.ID, Hostname: spec.Hostname, Share: a.share, Sizing: sizes, Network: a.networking,
 		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, User: a.machine.User(), Ceilings: ceilings,
-		AllowGuestExec: spec.Config.Agent.DebugConsole,
+		AllowGuestExec: spec.Config.Agent.DebugConsole, IdleCacheSeconds: spec.Config.Agent.IdleCacheTimeout,
 	})
 }
 
