@@ -270,7 +270,7 @@ func (u *user) dial(ctx context.Context, port uint32) (*userConn, error) {
 	return nil, err
 }
 
-func (u *user) Listen(port uint32) (hypervisor.Listener, error) {
+func (u *user) Listen(port uint32) (net.Listener, error) {
 	l, err := u.listen(port)
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: address(hostCID, port), Err: err}
