@@ -187,6 +187,12 @@ func (u *user) send(m control.Message, file *os.File) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		// Nobody is there who would take it. What was said before is read first: it
+		// may be why.
+		_ = u.control.CloseRead()
+		u.reading.Wait()
+	}
 	if failed := u.failure(); failed != nil {
 		return failed
 	}
