@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"context"
+	"fmt"
 	"net"
 )
 
@@ -34,10 +35,11 @@ type VM interface {
 	// listens is an error that wraps syscall.ECONNREFUSED or ECONNRESET.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	// Listen takes connections that this guest, and no other, makes to a vsock
-	// port of the host, which the caller names and Listener.GuestPort translates.
-	// Legal before Start. The end of the VM closes the listener: Accept's error
-	// wraps net.ErrClosed.
-	Listen(port uint32) (Listener, error)
+	// port of the host. The guest dials the port of the listener's address, a
+	// VsockAddr (see DialedPort), which need not be the one that the caller names:
+	// with vhost-vsock all VMs of the host share its ports. Legal before Start. The
+	// end of the VM closes the listener: Accept's error wraps net.ErrClosed.
+	Listen(port uint32) (net.Listener, error)
 	// Attach plugs a device into the running VM. A device that the driver or
 	// this VM cannot take is an error that wraps ErrUnsupported; a full bus
 	// wraps ErrNoSlot.
@@ -50,12 +52,20 @@ type VM interface {
 	Resize(ctx context.Context, size Size) (Size, error)
 }
 
-// Listener takes vsock connections of one guest.
-type Listener interface {
-	net.Listener
-	// GuestPort is the number that the guest dials. It is not always the one that
-	// Listen was called with: with vhost-vsock all VMs of the host share its ports.
-	GuestPort() uint32
+// VsockAddr is the address of a VM's listener. It implements net.Addr.
+type VsockAddr struct{ CID, Port uint32 }
+
+// Network implements net.Addr.
+func (VsockAddr) Network() string { return "vsock" }
+
+// String implements net.Addr.
+func (a VsockAddr) String() string { return fmt.Sprintf("vsock(%d):%d", a.CID, a.Port) }
+
+// DialedPort is the port that the guest dials to reach a VM's listener; 0 for a
+// listener that is none.
+func DialedPort(l net.Listener) uint32 {
+	addr, _ := l.Addr().(VsockAddr)
+	return addr.Port
 }
 
 // Size is what a VM has of vCPUs and memory. Zero means unchanged in Resize.

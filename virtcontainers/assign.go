@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/clock"
 	"kata-runtime/virtcontainers/sockets"
 )
@@ -129,7 +130,7 @@ func (s *Sandbox) describePod() (*protocol.CreateSandboxRequest, error) {
 		Shares:        []*protocol.Share{s.options.Machine.Share()},
 		KeepNics:      s.assignment.Network.Keep,
 		Ceilings:      s.assignment.Ceilings,
-		LoopbackPort:  loopback.GuestPort(),
+		LoopbackPort:  hypervisor.DialedPort(loopback),
 		LoopbackToken: s.loopbackToken,
 		Entropy:       entropy,
 

@@ -2,12 +2,12 @@ package virtcontainers
 
 import (
 	"fmt"
+	"net"
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/guest/protocol"
-	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/namespace"
 )
@@ -64,7 +64,7 @@ func (s *Sandbox) startLoopback(pods *os.File, services []loopback.Service, host
 // listenLoopback listens for the guest's connections to loopback of the host: the
 // agent is told of the port at its start, whether or not they are served yet. The
 // caller holds mu.
-func (s *Sandbox) listenLoopback() (hypervisor.Listener, error) {
+func (s *Sandbox) listenLoopback() (net.Listener, error) {
 	if s.loopbackListener == nil {
 		listener, err := s.options.Machine.Listen(protocol.LoopbackPort)
 		if err != nil {

@@ -18,7 +18,7 @@ type Machine interface {
 	Stop(ctx context.Context) error
 	Info() hypervisor.Info
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
-	Listen(port uint32) (hypervisor.Listener, error)
+	Listen(port uint32) (net.Listener, error)
 	Attach(ctx context.Context, device hypervisor.Device) error
 	Detach(ctx context.Context, id string) error
 	Resize(ctx context.Context, size hypervisor.Size) (hypervisor.Size, error)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,7 +109,7 @@ type Sandbox struct {
 	loopback   *loopback.Loopback // nil before StartLoopback
 	// loopbackListener takes the guest's connections to it; nil before boot and
 	// StartLoopback, whichever is first.
-	loopbackListener hypervisor.Listener
+	loopbackListener net.Listener
 	noLoopback       bool // the sandbox stops
 	// loopbackServices are what the agent is to be told of by SetNetwork.
 	loopbackServices []loopback.Service

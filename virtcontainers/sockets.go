@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/sockets"
 )
 
@@ -24,7 +25,7 @@ func (s *Sandbox) serveSockets() (port uint32, err error) {
 			s.log.Error("unix sockets of the host are relayed no more", "error", err)
 		}
 	})
-	return listener.GuestPort(), nil
+	return hypervisor.DialedPort(listener), nil
 }
 
 // findSockets looks for sockets in the mounts of a container.

@@ -22,6 +22,7 @@ import (
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/lifecycle"
 	"kata-runtime/virtcontainers/limits"
+	"kata-runtime/virtcontainers/namespace"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/remains"
 	"kata-runtime/virtcontainers/sizing"
@@ -109,6 +110,7 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 		return nil, &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
 	}
 	defer prepared.stdio.close()
+	defer prepared.bundle.Close()
 	created := prepared.creation
 	err = created.make(c.Context, prepared)
 	if err == nil {
@@ -146,6 +148,11 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		return nil, fmt.Errorf("--preserve-fds %d: open descriptors cannot be passed into a virtual machine", n)
 	}
 	p := &preparation{}
+	defer func() {
+		if err != nil && p.bundle != nil {
+			p.bundle.Close()
+		}
+	}()
 	settings, err := loadConfig(c)
 	if err != nil {
 		return nil, err
@@ -288,7 +295,26 @@ func (n *creation) equip(p *preparation) ([]*api.Mount, error) {
 	}
 	defer theirs.Close()
 	mounts, files := describeMounts(trees.Share)
-	return mounts, errors.Join(n.client.SendFiles(files), n.client.SendStandIn(n.id, "", theirs))
+	err = errors.Join(n.client.SendFiles(files), n.client.SendStandIn(n.id, "", theirs))
+	if err == nil && n.sandbox == n.id {
+		err = n.sendNetwork(p.bundle)
+	}
+	return mounts, err
+}
+
+// sendNetwork gives the supervisor the network namespace of a new pod: the one that
+// the specification names, or the one that was made for its stand-in.
+func (n *creation) sendNetwork(b *bundle.Bundle) error {
+	if netns := b.Network(); netns != nil {
+		return n.client.SendNetwork(netns)
+	}
+	// The pid is the stand-in's until this process waits for its end.
+	netns, err := namespace.Open(specs.NetworkNamespace, namespace.OfProcess(n.standIn.Process.Pid, specs.NetworkNamespace))
+	if err != nil {
+		return fmt.Errorf("find the network of the stand-in: %w", err)
+	}
+	defer netns.Close()
+	return n.client.SendNetwork(netns)
 }
 
 func (n *creation) state(container *bundle.Bundle) (store.State, error) {
@@ -454,7 +480,7 @@ func (n *creation) startStandIn(p *preparation, trees *bundle.Trees) (*os.File, 
 		ID: n.id, Hostname: p.bundle.Spec.Hostname,
 		Stdio: p.stdio.files, OwnsTerminal: p.stdio.ownsTerminal, Terminal: p.bundle.Spec.Process.Terminal,
 		Attached:   p.stdio.attached,
-		Namespaces: p.bundle.Spec.Linux.Namespaces,
+		Namespaces: p.bundle.Namespaces(),
 		Root:       standin.Mount(trees.Root), Mounts: standInMounts(trees.Mounts), Directory: entry.Dir(), Channel: ours,
 	})
 	if err != nil {

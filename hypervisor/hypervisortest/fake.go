@@ -207,7 +207,7 @@ func (f *Fake) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 }
 
 // Listen takes the connections of FakeGuest.Dial.
-func (f *Fake) Listen(port uint32) (hypervisor.Listener, error) { return f.listen(towardsHost, port) }
+func (f *Fake) Listen(port uint32) (net.Listener, error) { return f.listen(towardsHost, port) }
 
 // Attach keeps the device where the guest can see it.
 func (f *Fake) Attach(_ context.Context, device hypervisor.Device) error {

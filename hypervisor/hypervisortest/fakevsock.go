@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -49,7 +48,7 @@ func (v *fakeVsock) drain() []io.Closer {
 	return all
 }
 
-func (f *Fake) listen(towards direction, port uint32) (hypervisor.Listener, error) {
+func (f *Fake) listen(towards direction, port uint32) (net.Listener, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.state == hypervisor.StateEnded {
@@ -165,13 +164,5 @@ func (l *fakeListener) Close() error {
 	return nil
 }
 
-// GuestPort is the port, which the guest dials.
-func (l *fakeListener) GuestPort() uint32 { return l.at.port }
-
-// Addr names the port.
-func (l *fakeListener) Addr() net.Addr { return fakeAddr(l.at.port) }
-
-type fakeAddr uint32
-
-func (fakeAddr) Network() string  { return "vsock" }
-func (a fakeAddr) String() string { return "fake:" + strconv.FormatUint(uint64(a), 10) }
+// Addr names the port, which the guest dials.
+func (l *fakeListener) Addr() net.Addr { return hypervisor.VsockAddr{Port: l.at.port} }

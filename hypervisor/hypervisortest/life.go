@@ -121,7 +121,7 @@ func connections(t *testing.T, vm hypervisor.VM) {
 		_, _ = io.WriteString(conn, "from the host\n")
 		_, _ = io.Copy(io.Discard, conn)
 	})
-	expect(t, vm, fmt.Sprint("dial ", guestPort(listener, 2001)), "from the host")
+	expect(t, vm, fmt.Sprint("dial ", hypervisor.DialedPort(listener)), "from the host")
 	host.Wait()
 }
 

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mdlayher/vsock"
-
 	"kata-runtime/hypervisor"
 )
 
@@ -123,14 +121,6 @@ func Boot(t *testing.T, vm hypervisor.VM) net.Conn {
 // GuestParam is the kernel parameter of the suite's guest that names the port
 // which it dials for the listener of ReadyPort, where that is another one.
 func GuestParam(port uint32) string { return fmt.Sprintf("suite.ready=%d", port) }
-
-// guestPort is the number that the guest dials to reach a listener.
-func guestPort(l net.Listener, port uint32) uint32 {
-	if addr, ok := l.Addr().(*vsock.Addr); ok {
-		return addr.Port
-	}
-	return port
-}
 
 // boot makes and boots a VM.
 func boot(t *testing.T, d Driver, c Config) hypervisor.VM {

@@ -5,6 +5,7 @@ package qemu_test
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -44,11 +45,11 @@ func logger(t *testing.T) *slog.Logger {
 // there before the VM, whose command line names the port.
 type listeningHost struct {
 	vsock.Host
-	ready hypervisor.Listener
+	ready net.Listener
 }
 
 // Listen implements qemu.Vsock.
-func (h listeningHost) Listen(port uint32) (hypervisor.Listener, error) {
+func (h listeningHost) Listen(port uint32) (net.Listener, error) {
 	if port == hypervisortest.ReadyPort {
 		return h.ready, nil
 	}
@@ -93,7 +94,7 @@ func options(t *testing.T, initrd string, host listeningHost) qemu.Options {
 		Kernel: kernel(t), Initrd: initrd,
 		Size:    hypervisor.Size{VCPUs: 1, MemoryMiB: 256},
 		Devices: []hypervisor.Device{host.Device()}, Vsock: host,
-		KernelParams: []string{hypervisortest.GuestParam(host.ready.GuestPort())},
+		KernelParams: []string{hypervisortest.GuestParam(hypervisor.DialedPort(host.ready))},
 		Console:      t.Output(), Log: logger(t),
 	}
 }

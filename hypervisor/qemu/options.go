@@ -24,7 +24,7 @@ type Vsock interface {
 	// Dial connects to a port of the guest.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	// Listen takes the guest's connections to a port of the host.
-	Listen(port uint32) (hypervisor.Listener, error)
+	Listen(port uint32) (net.Listener, error)
 }
 
 // Options describe a VM. New takes a copy; the devices' files are duplicated.

@@ -250,7 +250,7 @@ func (vm *VM) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 
 // Listen takes the guest's connections; see hypervisor.VM. The listener closes
 // when the VM has ended.
-func (vm *VM) Listen(port uint32) (hypervisor.Listener, error) {
+func (vm *VM) Listen(port uint32) (net.Listener, error) {
 	if vm.opts.Vsock == nil {
 		return nil, fmt.Errorf("listen on vsock port %d: %w", port, hypervisor.ErrUnsupported)
 	}
@@ -270,7 +270,7 @@ func (vm *VM) Listen(port uint32) (hypervisor.Listener, error) {
 
 // listener is a vsock listener that ends with its VM.
 type listener struct {
-	hypervisor.Listener
+	net.Listener
 	vm *VM
 }
 

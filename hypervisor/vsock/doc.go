@@ -12,6 +12,6 @@
 //
 // Ports of the host: with vhost-vsock they are shared by all guests and all
 // programs of the host, so that a fixed port can be had once. Listen therefore
-// takes a logical port, and the listener's GuestPort tells the number that the
+// takes a logical port, and the listener's address tells the number that the
 // guest has to dial for it. The caller passes that number on to the guest.
 package vsock

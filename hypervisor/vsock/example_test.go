@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/vsock"
 )
 
@@ -23,7 +24,7 @@ func ExampleOpen() {
 	}
 	defer func() { _ = ready.Close() }()
 	fmt.Println("the VMM plugs in", host.Device().DeviceID())
-	fmt.Println("the guest dials port", ready.GuestPort())
+	fmt.Println("the guest dials port", hypervisor.DialedPort(ready))
 	// Output:
 	// the VMM plugs in vsock0
 	// the guest dials port 1026

@@ -21,10 +21,10 @@ type Host interface {
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	// Listen takes the connections that this guest, and no other, makes to a
 	// port of the host. It is legal before the VM starts. port is logical: the
-	// guest dials the listener's GuestPort, which is port itself with "user",
-	// another with "vhost". A port that has a listener is an error that wraps
-	// syscall.EADDRINUSE.
-	Listen(port uint32) (hypervisor.Listener, error)
+	// guest dials that of the listener's address, a hypervisor.VsockAddr, which is
+	// port itself with "user", another with "vhost". A port that has a listener is an
+	// error that wraps syscall.EADDRINUSE.
+	Listen(port uint32) (net.Listener, error)
 	// Device returns what the VMM's driver plugs in. Its file belongs to the
 	// Host, which closes it at the latest in Close; the driver passes on a
 	// duplicate.

@@ -187,6 +187,12 @@ func (u *user) send(m control.Message, file *os.File) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		// Nobody is there who would take it. What was said before is read first: it
+		// may be why.
+		_ = u.control.CloseRead()
+		u.reading.Wait()
+	}
 	if failed := u.failure(); failed != nil {
 		return failed
 	}
@@ -270,7 +276,7 @@ func (u *user) dial(ctx context.Context, port uint32) (*userConn, error) {
 	return nil, err
 }
 
-func (u *user) Listen(port uint32) (hypervisor.Listener, error) {
+func (u *user) Listen(port uint32) (net.Listener, error) {
 	l, err := u.listen(port)
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: address(hostCID, port), Err: err}

@@ -1,7 +1,10 @@
 package vsock
 
 import (
+	"errors"
 	"net"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,6 +38,25 @@ func TestUnsentRequest(t *testing.T) {
 	}
 	if n := len(u.pending); n != 0 {
 		t.Errorf("%d requests wait for an answer", n)
+	}
+}
+
+// A process that takes no requests any more has ended, whatever is known of it yet.
+func TestRequestAfterTheEnd(t *testing.T) {
+	u, theirs := newUser(t)
+	u.reading.Go(u.read)
+	l, err := u.listen(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := theirs.CloseRead(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Dial(t.Context(), 1); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("dial: %v", err)
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) || !strings.Contains(err.Error(), errProcess.Error()) {
+		t.Errorf("accept: %v", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/mdlayher/vsock"
 
+	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/vsock/control"
 )
 
@@ -114,11 +115,8 @@ func (l *userListener) reason(err error) error {
 	return fmt.Errorf("take a connection of the guest: %w", err)
 }
 
-// GuestPort returns the port that is listened on, which is what the guest dials.
-func (l *userListener) GuestPort() uint32 { return l.port }
-
-// Addr returns the address that is listened on, a *vsock.Addr.
-func (l *userListener) Addr() net.Addr { return address(hostCID, l.port) }
+// Addr returns the address that is listened on, which is what the guest dials.
+func (l *userListener) Addr() net.Addr { return hypervisor.VsockAddr{CID: hostCID, Port: l.port} }
 
 // Close frees the port and resets the connections that nobody has accepted. It
 // is idempotent.

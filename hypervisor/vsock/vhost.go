@@ -121,7 +121,7 @@ func (v *vhost) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 
 // Listen listens on a port that the kernel chooses: those of the host are
 // shared with every other supervisor.
-func (v *vhost) Listen(port uint32) (hypervisor.Listener, error) {
+func (v *vhost) Listen(port uint32) (net.Listener, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var err error
@@ -204,12 +204,13 @@ type vhostListener struct {
 	port uint32
 }
 
-// GuestPort is the port that the kernel chose.
-func (l *vhostListener) GuestPort() uint32 {
-	if addr, ok := l.Addr().(*vsock.Addr); ok {
-		return addr.Port
+// Addr has the port that the kernel chose.
+func (l *vhostListener) Addr() net.Addr {
+	chosen, ok := l.Listener.Addr().(*vsock.Addr)
+	if !ok {
+		return l.Listener.Addr()
 	}
-	return l.port
+	return hypervisor.VsockAddr{CID: chosen.ContextID, Port: chosen.Port}
 }
 
 // Accept closes connections of other guests, and of the host itself, unread.

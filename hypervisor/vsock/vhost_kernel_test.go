@@ -99,7 +99,7 @@ func TestVhostListen(t *testing.T) {
 	if _, err := h1.Listen(1026); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("listen twice: %v", err)
 	}
-	p1, p2 := l1.GuestPort(), l2.GuestPort()
+	p1, p2 := hypervisor.DialedPort(l1), hypervisor.DialedPort(l2)
 	if p1 == p2 || p1 == 0 || p2 == 0 {
 		t.Fatalf("guests dial ports %d and %d", p1, p2)
 	}

@@ -138,12 +138,12 @@ func (p *plain) run(ctx context.Context) (result rates, err error) {
 	return result, nil
 }
 
-func (p *plain) machine(host vsock.Host, listener hypervisor.Listener, daemon *virtiofsd.Daemon, starter *child.Starter, console io.Writer) (*qemu.VM, error) {
+func (p *plain) machine(host vsock.Host, listener net.Listener, daemon *virtiofsd.Daemon, starter *child.Starter, console io.Writer) (*qemu.VM, error) {
 	return qemu.New(qemu.Options{
 		Path: p.settings.QEMU.Path, Name: "kata-bench-plain", Accelerator: p.accelerator,
 		Kernel: p.settings.Kernel, Initrd: p.initrd,
 		KernelParams: append(strings.Fields(p.settings.KernelParams),
-			"BENCH_PORT="+strconv.Itoa(int(listener.GuestPort())),
+			"BENCH_PORT="+strconv.Itoa(int(hypervisor.DialedPort(listener))),
 			"BENCH_MIB="+strconv.Itoa(volumeMiB), "BENCH_TAG="+plainTag, "BENCH_FILE="+p.file),
 		Size:    hypervisor.Size{VCPUs: p.settings.DefaultVCPUs, MemoryMiB: p.settings.DefaultMemoryMiB},
 		MaxSize: hypervisor.Size{VCPUs: p.settings.MaxVCPUs(), MemoryMiB: p.settings.MaxMemoryMiB()},

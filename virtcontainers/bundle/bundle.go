@@ -11,7 +11,7 @@ import (
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers/limits"
-	"kata-runtime/virtcontainers/namespace"
+	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/share"
 )
@@ -39,6 +39,11 @@ type Bundle struct {
 	Guest       *oci.GuestSpec
 
 	declared bool // Options.Sandbox
+	// netns is the network namespace at the path that the specification names, which
+	// is looked up once; joined is the same, of a container that starts a pod. nil:
+	// there is no path, or it leads to the host's.
+	netns  *os.File
+	joined *network.Namespace
 }
 
 // Pod is the pod that a container joins.
@@ -83,11 +88,9 @@ func Read(dir string) (*Bundle, error) {
 }
 
 // Prepare refuses what a container in a VM cannot have, and translates the rest
-// for the guest. Errors name the field of the specification.
+// for the guest. Errors name the field of the specification. Close must follow.
 func (b *Bundle) Prepare(options Options) error {
-	notes, err := oci.LeaveOutHost(b.Spec, func(ns specs.LinuxNamespace) (bool, error) {
-		return namespace.PathIsHost(ns.Type, ns.Path)
-	})
+	notes, err := oci.LeaveOutHost(b.Spec, b.isHost)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ type Spec struct {
 type Machine struct {
 	hypervisor.VM
 	vsock   vsock.Host
-	ready   hypervisor.Listener
+	ready   net.Listener
 	starter *child.Starter
 	console *tail.Buffer
 	daemon  fileServer // nil with 9p
@@ -167,7 +167,7 @@ func (m *Machine) startPasst(ctx context.Context, spec Spec) (_ *hypervisor.NIC,
 // kernelParams is what the guest's command line has besides the driver's own.
 func (m *Machine) kernelParams(spec Spec) []string {
 	params := []string{protocol.TokenParameter + "=" + spec.Token}
-	if port := m.ready.GuestPort(); port != protocol.ReadyPort {
+	if port := hypervisor.DialedPort(m.ready); port != protocol.ReadyPort {
 		params = append(params, fmt.Sprintf("kata.ready_port=%d", port))
 	}
 	return append(params, strings.Fields(spec.Config.Hypervisor.KernelParams)...)

@@ -27,11 +27,12 @@ func OpenNamespace(path string) (*Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newNamespace(file)
+	return NewNamespace(file)
 }
 
-// newNamespace takes over file.
-func newNamespace(file *os.File) (*Namespace, error) {
+// NewNamespace is OpenNamespace for one that is open already: it takes over file,
+// also when it fails.
+func NewNamespace(file *os.File) (*Namespace, error) {
 	n := &Namespace{file: file}
 	// Not by NewHandleAt: it lets the thread go on, whether or not that is back.
 	err := n.Do(func() (err error) {

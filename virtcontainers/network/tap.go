@@ -92,7 +92,7 @@ func (t *Tap) make(queues int) (err error) {
 		}
 		return err
 	}
-	t.home, err = newNamespace(home)
+	t.home, err = NewNamespace(home)
 	return err
 }
 

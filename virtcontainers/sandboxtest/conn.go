@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor"
 )
 
 var errRefused = syscall.ECONNREFUSED
@@ -103,6 +105,4 @@ func (l *listener) Close() error {
 	return nil
 }
 
-func (l *listener) GuestPort() uint32 { return l.port }
-
-func (*listener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
+func (l *listener) Addr() net.Addr { return hypervisor.VsockAddr{Port: l.port} }

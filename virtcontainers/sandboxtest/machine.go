@@ -217,7 +217,7 @@ func (m *Machine) serveAgent(ctx context.Context) (net.Conn, error) {
 }
 
 // Listen implements virtcontainers.Machine.
-func (m *Machine) Listen(port uint32) (hypervisor.Listener, error) {
+func (m *Machine) Listen(port uint32) (net.Listener, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.listeners[port] != nil {

@@ -82,6 +82,7 @@ func (s *service) create(ctx context.Context, t *task) (err error) {
 	if err != nil {
 		return invalid(err)
 	}
+	defer b.Close()
 	b.Spec.Process.Terminal = t.request.GetTerminal()
 	first, err := s.enterPod(ctx, t, b, options)
 	if err != nil {
@@ -240,7 +241,7 @@ func (t *task) hold(ctx context.Context, b *bundle.Bundle) (err error) {
 	if t.id == t.home.id || !holder.Needed(b.Spec.Linux.Namespaces) {
 		return nil
 	}
-	t.holder, err = t.service.startHolder(ctx, holder.Options{ID: t.id, Hostname: b.Spec.Hostname, Namespaces: b.Spec.Linux.Namespaces})
+	t.holder, err = t.service.startHolder(ctx, holder.Options{ID: t.id, Hostname: b.Spec.Hostname, Namespaces: b.Namespaces()})
 	if err != nil {
 		return err
 	}
@@ -288,7 +289,7 @@ func (t *task) podRequest(ctx context.Context, b *bundle.Bundle, first bool) (_ 
 		}
 	}()
 	if first {
-		if joined, err = t.home.network(); err != nil {
+		if joined, err = t.home.network(b.TakeNetwork()); err != nil {
 			return pod.Request{}, err
 		}
 	}
@@ -338,10 +339,14 @@ func (t *task) openDisks(shareName string) (*virtcontainers.Root, error) {
 	}, nil
 }
 
-// network opens the namespace that the pod's holder is in.
-func (h *home) network() (*network.Namespace, error) {
-	if !h.networked {
-		return nil, nil //nolint:nilnil // none
+// network is the namespace with which the machine is connected: the one that the
+// pod was given, or, without, the one that its holder is in.
+func (h *home) network(given *network.Namespace) (*network.Namespace, error) {
+	switch {
+	case !h.networked && given != nil:
+		return nil, given.Close()
+	case !h.networked || given != nil:
+		return given, nil
 	}
 	joined, err := network.OpenNamespace("/proc/" + strconv.Itoa(h.holder.PID()) + "/ns/net")
 	if err != nil {

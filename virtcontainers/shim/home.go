@@ -81,7 +81,7 @@ type plan struct {
 func planBundle(b *bundle.Bundle, settings *config.Config, systemd bool) (plan, error) {
 	_, config, err := b.Encode()
 	return plan{
-		dir: b.Dir, rootfs: b.Rootfs, spec: b.Spec, config: config, namespaces: b.Spec.Linux.Namespaces, hostname: b.Hostname,
+		dir: b.Dir, rootfs: b.Rootfs, spec: b.Spec, config: config, namespaces: b.Namespaces(), hostname: b.Hostname,
 		demand: sizing.Of(b.Guest.Spec.Linux.Resources), interfaces: b.Interfaces, hostNetwork: b.HostNetwork,
 		settings: settings, systemd: systemd,
 	}, err

@@ -36,6 +36,7 @@ func (s *service) startPause(ctx context.Context, h *home) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	defer b.Close()
 	t := s.newTask(&taskapi.CreateTaskRequest{ID: h.id, Bundle: b.Dir}, cancel)
 	t.home = h
 	err = t.seeing(func() error {

@@ -79,11 +79,11 @@ func (s *service) newSandbox(ctx context.Context, request *sandboxapi.CreateSand
 	if err != nil {
 		return nil, invalid(err)
 	}
-	if joined != nil {
-		defer joined.Close()
-	}
 	h, err := s.newHome(ctx, p, true)
 	if err != nil {
+		if joined != nil {
+			err = errors.Join(err, joined.Close())
+		}
 		return nil, err
 	}
 	h.sandboxed = &sandboxed{
@@ -91,7 +91,9 @@ func (s *service) newSandbox(ctx context.Context, request *sandboxapi.CreateSand
 	}
 	err = h.furnish(config.GetDnsConfig())
 	if err == nil {
-		err = h.joinNetwork()
+		err = h.joinNetwork(joined)
+	} else if joined != nil {
+		err = errors.Join(err, joined.Close())
 	}
 	if err != nil {
 		return nil, errors.Join(err, h.close(context.WithoutCancel(ctx)))
@@ -99,9 +101,10 @@ func (s *service) newSandbox(ctx context.Context, request *sandboxapi.CreateSand
 	return h, nil
 }
 
-// joinNetwork connects a pod that has no first container.
-func (h *home) joinNetwork() error {
-	namespace, err := h.network()
+// joinNetwork connects a pod that has no first container with the namespace that it
+// was given, which it takes over.
+func (h *home) joinNetwork(given *network.Namespace) error {
+	namespace, err := h.network(given)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ type commandChannel struct {
 
 	// What follows is guarded by the server's mu.
 	files     []*os.File                   // mounts' trees, not yet claimed
+	netns     *os.File                     // the pod's network namespace, not yet claimed; nil: none
 	standIns  map[processKey]*channel.Conn // not yet claimed
 	created   []string
 	execs     []*pod.Exec
@@ -101,6 +102,9 @@ func (s *server) take(c *commandChannel, message commandMessage, files []*os.Fil
 	case message.Files:
 		c.files = append(c.files, files...)
 		return
+	case message.Network && len(files) == 1 && c.netns == nil:
+		c.netns = files[0]
+		return
 	case message.StandIn != "" && len(files) == 1:
 		conn, err := channel.FromFile(files[0])
 		if err != nil {
@@ -121,6 +125,7 @@ func (s *server) take(c *commandChannel, message commandMessage, files []*os.Fil
 var (
 	errNoChannel = errors.New("the call names a channel that does not exist")
 	errNoStandIn = errors.New("the container's stand-in was not sent")
+	errNoNetwork = errors.New("the pod's network namespace was not sent")
 )
 
 // claimStandIn takes the stand-in that a command sent for an exec.
@@ -146,6 +151,9 @@ func (s *server) unregister(c *commandChannel) {
 	delete(s.channels, c.token)
 	for _, file := range c.files {
 		file.Close()
+	}
+	if c.netns != nil {
+		c.netns.Close()
 	}
 	for _, standIn := range c.standIns {
 		standIn.Close()

@@ -198,6 +198,15 @@ func (c *Client) SendFiles(files []*os.File) error {
 	return nil
 }
 
+// SendNetwork passes the network namespace of a pod, whose first container's
+// CreateContainer call is to come. The file stays the caller's.
+func (c *Client) SendNetwork(netns *os.File) error {
+	if err := c.send(commandMessage{Network: true}, netns); err != nil {
+		return err
+	}
+	return c.receiveReady()
+}
+
 // SendStandIn passes the supervisor's end of the channel of a process's
 // stand-in; an empty process is the container's init.
 func (c *Client) SendStandIn(container, process string, conn *os.File) error {

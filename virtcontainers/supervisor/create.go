@@ -3,9 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"strconv"
 	"syscall"
 
 	"kata-runtime/guest/protocol"
@@ -14,7 +12,6 @@ import (
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/pod"
 	"kata-runtime/virtcontainers/share"
-	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor/api"
 )
 
@@ -137,21 +134,20 @@ func (s *server) podRequest(r *record, request *api.CreateContainerRequest) (pod
 	}, nil
 }
 
-// network opens the namespace that the stand-in of the pod's first container is
-// in; nil for another container.
+// network takes the namespace that was sent for the pod's first container; nil for
+// another container.
 func (s *server) network(r *record) (*network.Namespace, error) {
 	if r.id != s.id || !s.networked {
 		return nil, nil //nolint:nilnil // none
 	}
-	standIn := r.standIn()
-	namespace, err := network.OpenNamespace("/proc/" + strconv.Itoa(standIn.pid) + "/ns/net")
-	if err == nil && !store.Alive(standIn.pid, standIn.start) { // the pid may be another's by now
-		err = errors.Join(errors.New("its stand-in has ended"), namespace.Close())
+	s.mu.Lock()
+	netns := r.owner.netns
+	r.owner.netns = nil
+	s.mu.Unlock()
+	if netns == nil {
+		return nil, errNoNetwork
 	}
-	if err != nil {
-		return nil, fmt.Errorf("find the pod's network: %w", err)
-	}
-	return namespace, nil
+	return network.NewNamespace(netns)
 }
 
 // storages are the file systems that the guest is to mount.

@@ -81,6 +81,8 @@ type Ready struct {
 type commandMessage struct {
 	// Files: the message carries mounts' files.
 	Files bool `json:",omitempty"`
+	// Network: the message carries the network namespace of the pod.
+	Network bool `json:",omitempty"`
 	// StandIn: the message carries the channel of this container's stand-in or,
 	// with Process, of that process's.
 	StandIn string `json:",omitempty"`

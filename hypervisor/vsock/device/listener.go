@@ -47,9 +47,6 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 	return nil, &net.OpError{Op: "accept", Net: network, Addr: l.Addr(), Err: l.err}
 }
 
-// GuestPort returns the port that is listened on, which is what the guest dials.
-func (l *Listener) GuestPort() uint32 { return l.port }
-
 // Addr returns the address that is listened on, a *vsock.Addr.
 func (l *Listener) Addr() net.Addr { return hostAddress(l.port) }
 
