@@ -129,7 +129,7 @@ func TestPodFindsChildren(t *testing.T) {
 // goodVMM is a VMM that keeps every promise.
 func goodVMM() *Process {
 	p := &Process{
-		Role: RoleVMM, Users: []int{2_000_000_001}, Groups: []int{2_000_000_001}, NoNewPrivs: true, Seccomp: "filter",
+		Role: RoleVMM, Users: []int{2_000_000_001}, Groups: []int{2_000_000_001}, NoNewPrivs: true, Seccomp: "filter", Filters: 2,
 		Namespaces: map[string]Namespace{"user": {Whose: "host"}, "time": {Whose: "host"}},
 		Root: Root{Devices: []string{"kvm"}, Mounts: []Mount{
 			{Place: "/", Options: []string{"ro", "nosuid"}}, {Place: "/lib", Options: []string{"ro", "nosuid", "nodev"}},
@@ -145,7 +145,7 @@ func goodVMM() *Process {
 
 // Each promise that is broken is found, and named.
 func TestBroken(t *testing.T) {
-	if found := broken(goodVMM(), nil); len(found) != 0 {
+	if found := broken(goodVMM(), nil, 1); len(found) != 0 {
 		t.Fatalf("of a good one: %q", found)
 	}
 	for want, change := range map[string]func(*Process){
@@ -157,8 +157,9 @@ func TestBroken(t *testing.T) {
 		"its permitted set":    func(p *Process) { p.Capabilities.Permitted = 1 },
 		"its bounding set has": func(p *Process) { p.Capabilities.Bounding = 1 << 21 },
 		"more capabilities than it may have: SYS_ADMIN": func(p *Process) { p.Capabilities.Inheritable = 1 << 21 },
-		"its ambient set":                                func(p *Process) { p.Capabilities.Ambient = 2 },
-		"no_new_privs":                                   func(p *Process) { p.NoNewPrivs = false },
+		"its ambient set": func(p *Process) { p.Capabilities.Ambient = 2 },
+		"no_new_privs":    func(p *Process) { p.NoNewPrivs = false },
+		"no filter for its system calls but that of":     func(p *Process) { p.Filters = 1 },
 		"system calls are not filtered":                  func(p *Process) { p.Seccomp = "none" },
 		"in the host's net namespace":                    func(p *Process) { p.Namespaces["net"] = Namespace{Whose: "host"} },
 		"its pid namespace is also that of: virtiofsd":   func(p *Process) { p.Namespaces["pid"] = Namespace{Whose: "virtiofsd"} },
@@ -183,7 +184,7 @@ func TestBroken(t *testing.T) {
 		if strings.HasPrefix(want, "a process that is not") {
 			strangers[2_000_000_001] = true
 		}
-		if found := broken(p, strangers); !strings.Contains(strings.Join(found, "\n"), want) || len(found) > 2 {
+		if found := broken(p, strangers, 1); !strings.Contains(strings.Join(found, "\n"), want) || len(found) > 2 {
 			t.Errorf("want %q, found %q", want, found)
 		}
 	}
@@ -194,13 +195,13 @@ func TestBrokenSupervisor(t *testing.T) {
 	sysModule, sysAdmin := Capabilities(1<<unix.CAP_SYS_MODULE), Capabilities(1<<unix.CAP_SYS_ADMIN)
 	good := func() *Process {
 		return &Process{
-			Role: RoleSupervisor, Users: []int{0}, Groups: []int{0}, Supplementary: []int{5}, NoNewPrivs: true, Seccomp: "filter",
+			Role: RoleSupervisor, Users: []int{0}, Groups: []int{0}, Supplementary: []int{5}, NoNewPrivs: true, Seccomp: "filter", Filters: 1,
 			Capabilities: Sets{Permitted: sysAdmin, Effective: sysAdmin, Bounding: sysAdmin | 1<<50},
 			Namespaces:   map[string]Namespace{"mnt": {Whose: "own"}, "user": {Whose: "host"}},
 			Root:         Root{Host: true}, Files: map[string]int{"inet socket": 1},
 		}
 	}
-	if found := broken(good(), nil); len(found) != 0 {
+	if found := broken(good(), nil, 1); len(found) != 0 {
 		t.Fatalf("of a good one: %q", found)
 	}
 	for want, change := range map[string]func(*Process){
@@ -215,7 +216,7 @@ func TestBrokenSupervisor(t *testing.T) {
 	} {
 		p := good()
 		change(p)
-		if found := broken(p, nil); !slices.Equal(found, []string{want}) {
+		if found := broken(p, nil, 1); !slices.Equal(found, []string{want}) {
 			t.Errorf("want %q, found %q", want, found)
 		}
 	}
@@ -250,13 +251,13 @@ func TestSilentFileSystem(t *testing.T) {
 		"nothing is known of its open files: a file system does not answer",
 		"nothing is known of its root file system: a file system does not answer",
 	}
-	if found := broken(p, nil); !slices.Equal(found, want) {
+	if found := broken(p, nil, 1); !slices.Equal(found, want) {
 		t.Errorf("found %q", found)
 	}
 	// Of a stand-in neither is promised: its root is its container's.
 	if found := broken(&Process{
 		Role: RoleStandIn, Users: []int{0}, Namespaces: map[string]Namespace{"mnt": {Whose: "own"}}, Silent: p.Silent,
-	}, nil); len(found) > 0 {
+	}, nil, 1); len(found) > 0 {
 		t.Errorf("found %q", found)
 	}
 	var out bytes.Buffer

@@ -78,7 +78,7 @@ func Pod(ctx context.Context, members []Member) (*Report, error) {
 	}
 	strangers := usersOfOthers(report, all)
 	for _, row := range report.Processes {
-		row.Broken = append(row.Broken, broken(row.Process, strangers)...)
+		row.Broken = append(row.Broken, broken(row.Process, strangers, report.Processes[0].Filters)...)
 		report.Kept = report.Kept && len(row.Broken) == 0
 	}
 	return report, nil

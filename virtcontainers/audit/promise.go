@@ -118,8 +118,9 @@ func promises() map[string]promise {
 	}
 }
 
-// broken says which promises a process does not keep.
-func broken(p *Process, strangers map[int]bool) []string {
+// broken says which promises a process does not keep. inherited is how many filters of
+// system calls a process of the pod has from its owner.
+func broken(p *Process, strangers map[int]bool, inherited int) []string {
 	want, ok := promiseOf(p.Role)
 	if !ok {
 		return []string{"nothing is promised of such a process: find out what " + p.Program + " does there"}
@@ -132,6 +133,10 @@ func broken(p *Process, strangers map[int]bool) []string {
 	}
 	if want.confined || want.restricted {
 		checkRestricted(p, add)
+	}
+	// Where the kernel tells, all have one.
+	if want.confined && p.Seccomp == "filter" && p.Filters > 0 && p.Filters <= inherited {
+		add("it has no filter for its system calls but that of the pod's owner")
 	}
 	checkCapabilities(p, want, add)
 	if want.undumpable && p.Dumpable == "yes" {
