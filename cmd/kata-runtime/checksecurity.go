@@ -38,7 +38,7 @@ func checkSecurity(c *cli.Context, id string, asJSON bool) error {
 	for i, p := range processes {
 		members[i] = audit.Member(p)
 	}
-	report, err := audit.Pod(members)
+	report, err := audit.Pod(c.Context, members)
 	if err != nil {
 		return fmt.Errorf("check pod %s: %w", pod.entry.ID(), err)
 	}

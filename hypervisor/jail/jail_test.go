@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestClaimGivesEachUserOnce(t *testing.T) {
@@ -105,10 +106,12 @@ func TestLibraries(t *testing.T) {
 func TestRememberUntilTheProgramChanges(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "jail")
 	program := filepath.Join(t.TempDir(), "program")
+	modules := filepath.Join(t.TempDir(), "modules") // of which there are none yet
 	searches := 0
+	places := func() ([]string, error) { return []string{modules, program + "/none"}, nil }
 	remember := func(want int) {
 		t.Helper()
-		files, err := Remember(dir, program, func() ([]string, error) {
+		files, err := Remember(dir, program, places, func() ([]string, error) {
 			searches++
 			return []string{"/lib/a", program}, nil
 		})
@@ -125,6 +128,24 @@ func TestRememberUntilTheProgramChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	remember(2)
+	// Modules that are installed later are found, and so are those in a directory that is
+	// there, and their removal.
+	before := time.Now().Add(-time.Hour)
+	if err := errors.Join(os.Mkdir(modules, 0o755), os.Chtimes(modules, before, before)); err != nil {
+		t.Fatal(err)
+	}
+	remember(3)
+	remember(3)
+	if err := os.WriteFile(filepath.Join(modules, "accel.so"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	remember(4)
+	remember(4)
+	if err := os.RemoveAll(modules); err != nil {
+		t.Fatal(err)
+	}
+	remember(5)
+	remember(5)
 	// A file that was cut off counts as none.
 	kept, err := filepath.Glob(filepath.Join(dir, "program-*"))
 	if err != nil || len(kept) != 1 {
@@ -133,20 +154,45 @@ func TestRememberUntilTheProgramChanges(t *testing.T) {
 	if err := os.Truncate(kept[0], 9); err != nil {
 		t.Fatal(err)
 	}
-	remember(3)
+	remember(6)
 	failure := errors.New("of the search")
 	if err := os.WriteFile(program, []byte("a third"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Remember(dir, program, func() ([]string, error) { return nil, failure }); !errors.Is(err, failure) {
+	if _, err := Remember(dir, program, nil, func() ([]string, error) { return nil, failure }); !errors.Is(err, failure) {
 		t.Errorf("a search that fails: %v", err)
 	}
-	remember(4)
+	remember(7)
 	if err := os.Remove(program); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Remember(dir, program, nil); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Remember(dir, program, nil, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without the program: %v", err)
+	}
+}
+
+// What a start left that was killed while it wrote is removed by a later one, and what
+// another one is writing is not.
+func TestRemoveUnfinished(t *testing.T) {
+	dir, program := filepath.Join(t.TempDir(), "jail"), filepath.Join(t.TempDir(), "program")
+	old, fresh := filepath.Join(dir, unfinished+"1"), filepath.Join(dir, unfinished+"2")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{program, old, fresh} {
+		if err := os.WriteFile(name, nil, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := time.Now().Add(-2 * unfinishedFor)
+	if err := os.Chtimes(old, before, before); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Remember(dir, program, nil, func() ([]string, error) { return nil, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, unfinished+"*")); err != nil || !slices.Equal(left, []string{fresh}) {
+		t.Errorf("left %q, %v, want %q", left, err, fresh)
 	}
 }
 

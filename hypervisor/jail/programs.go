@@ -134,24 +134,31 @@ func parseList(out []byte) ([]string, error) {
 // remembered is what Recall keeps of a program.
 type remembered[T any] struct {
 	Identity string `json:"identity"`
-	Value    T      `json:"value"`
+	// Places are what the identity looks at besides.
+	Places []string `json:"places,omitempty"`
+	Value  T        `json:"value"`
 }
+
+// Places lists files and directories, there or not, which change when what a program
+// needs does: where modules of it may be installed later. It is asked only before
+// something is found out; nil: none.
+type Places func() ([]string, error)
 
 // Remember returns what find finds for a program: the files that it needs. It keeps that
 // as Recall does.
-func Remember(dir, program string, find func() ([]string, error)) ([]string, error) {
-	return Recall(dir, "files", program, find)
+func Remember(dir, program string, places Places, find func() ([]string, error)) ([]string, error) {
+	return Recall(dir, "needs", program, places, find)
 }
 
 // Recall returns what find finds out about a program. It keeps that in a file below
 // dir, a directory of root's alone, for as long as neither the program nor the
-// host's libraries change: to find it takes longer than to start the program. What is
+// host's libraries nor one of the places change: to find it takes longer than to start
+// the program. What is
 // kept under one name is of one type, also in other versions of this program: what
 // changes its type changes its name.
-func Recall[T any](dir, name, program string, find func() (T, error)) (T, error) {
+func Recall[T any](dir, name, program string, places Places, find func() (T, error)) (T, error) {
 	var none T
-	identity, err := identify(program)
-	if err != nil {
+	if _, err := identify(program, nil); err != nil {
 		return none, fmt.Errorf("find what %s needs: %w", program, err)
 	}
 	if err := ownDirectory(dir); err != nil {
@@ -160,39 +167,60 @@ func Recall[T any](dir, name, program string, find func() (T, error)) (T, error)
 	sum := sha256.Sum256([]byte(program))
 	file := filepath.Join(dir, "program-"+name+"-"+hex.EncodeToString(sum[:8])+".json")
 	var kept remembered[T]
-	if data, err := os.ReadFile(file); err == nil && json.Unmarshal(data, &kept) == nil && kept.Identity == identity {
-		return kept.Value, nil
+	if data, err := os.ReadFile(file); err == nil && json.Unmarshal(data, &kept) == nil {
+		if identity, err := identify(program, kept.Places); err == nil && identity == kept.Identity {
+			return kept.Value, nil
+		}
 	}
-	value, err := find()
-	if err != nil {
+	kept = remembered[T]{}
+	var err error
+	if places != nil {
+		if kept.Places, err = places(); err != nil {
+			return none, err
+		}
+	}
+	// Before it is found: what changes meanwhile is found next time.
+	if kept.Identity, err = identify(program, kept.Places); err != nil {
+		return none, fmt.Errorf("find what %s needs: %w", program, err)
+	}
+	if kept.Value, err = find(); err != nil {
 		return none, err
 	}
-	return value, replaceFile(file, remembered[T]{Identity: identity, Value: value})
+	return kept.Value, replaceFile(file, kept)
 }
 
-// identify tells a program and the host's libraries from others.
-func identify(program string) (string, error) {
+// identify tells a program, the host's libraries and places from others.
+func identify(program string, places []string) (string, error) {
 	var all []string
-	for _, name := range []string{program, loaderCache} {
+	for _, name := range slices.Concat([]string{program, loaderCache}, places) {
 		var stat unix.Stat_t
 		err := unix.Stat(name, &stat)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && name != program:
-			continue
+		case name != program && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)):
+			all = append(all, "none")
 		case err != nil:
 			return "", err
+		default:
+			all = append(all, fmt.Sprint(stat.Dev, stat.Ino, stat.Size, stat.Mtim, stat.Ctim))
 		}
-		all = append(all, fmt.Sprint(stat.Dev, stat.Ino, stat.Size, stat.Mtim, stat.Ctim))
 	}
 	return strings.Join(all, "; "), nil
 }
+
+// Names of files that are not complete, and how old one is that nobody completes any
+// more: who writes it needs milliseconds.
+const (
+	unfinished    = ".new-"
+	unfinishedFor = time.Minute
+)
 
 func replaceFile(name string, value any) error {
 	data, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(filepath.Dir(name), ".new-")
+	removeUnfinished(filepath.Dir(name))
+	file, err := os.CreateTemp(filepath.Dir(name), unfinished)
 	if err != nil {
 		return fmt.Errorf("keep what a program needs: %w", err)
 	}
@@ -206,6 +234,16 @@ func replaceFile(name string, value any) error {
 		return fmt.Errorf("keep what a program needs: %w", err)
 	}
 	return nil
+}
+
+// removeUnfinished removes what is left of those that were killed while they wrote.
+func removeUnfinished(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, unfinished+"*"))
+	for _, name := range left {
+		if info, err := os.Lstat(name); err == nil && time.Since(info.ModTime()) > unfinishedFor {
+			_ = os.Remove(name)
+		}
+	}
 }
 
 // ErrUnsafe says that others than root may write to a directory of the jail's.

@@ -36,12 +36,13 @@ func confine(ctx context.Context, cmd *exec.Cmd, o *Options) error {
 		return nil
 	}
 	program := cmd.Path
-	files, err := jail.Remember(o.Jail.Dir, program, func() ([]string, error) {
+	// What passt becomes on a processor with AVX2, if its package has it.
+	fast := program + ".avx2"
+	files, err := jail.Remember(o.Jail.Dir, program, func() ([]string, error) { return []string{fast}, nil }, func() ([]string, error) {
 		libraries, err := jail.Libraries(ctx, program)
 		files := slices.Concat(libraries, []string{program})
-		// What passt becomes on a processor with AVX2, if its package has it.
-		if _, statErr := os.Stat(program + ".avx2"); statErr == nil {
-			files = append(files, program+".avx2")
+		if _, statErr := os.Stat(fast); statErr == nil {
+			files = append(files, fast)
 		}
 		return files, err
 	})

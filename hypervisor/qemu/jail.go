@@ -62,7 +62,18 @@ func confine(ctx context.Context, cmd *exec.Cmd, o *Options) error {
 // JailSpec says what a jailed QEMU at path, which is no symbolic link, keeps: all of it
 // is in Arguments or in QEMU itself.
 func JailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
-	files, err := jail.Remember(o.Jail.Dir, path, func() ([]string, error) { return programFiles(ctx, path) })
+	var firmware []string
+	files, err := jail.Remember(o.Jail.Dir, path, func() (places []string, err error) {
+		// Before it is started: a script that cannot be confined does who knows what.
+		if _, err := jail.Libraries(ctx, path); err != nil {
+			return nil, err
+		}
+		if firmware, err = firmwarePlaces(ctx, path); err != nil {
+			return nil, err
+		}
+		places, err = modulePlaces(path)
+		return append(places, firmware...), err
+	}, func() ([]string, error) { return programFiles(ctx, path, firmware) })
 	if err != nil {
 		return jail.Spec{}, err
 	}
@@ -117,8 +128,8 @@ func checkExecutable(path string, user int) error {
 }
 
 // programFiles lists what QEMU opens by itself: its program and libraries, the
-// modules for its accelerators, and its firmware.
-func programFiles(ctx context.Context, path string) ([]string, error) {
+// modules for its accelerators, and of its firmware what is installed.
+func programFiles(ctx context.Context, path string, firmware []string) ([]string, error) {
 	modules, err := acceleratorModules(path)
 	if err != nil {
 		return nil, err
@@ -127,26 +138,48 @@ func programFiles(ctx context.Context, path string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := exec.CommandContext(ctx, path, "-L", "help").Output()
-	if err != nil {
-		return nil, fmt.Errorf("ask %s where its firmware is: %w", path, err)
-	}
 	files := append([]string{path}, modules...)
 	files = append(files, libraries...)
-	for dir := range strings.Lines(string(out)) {
-		dir = filepath.Clean(strings.TrimSpace(dir))
-		if info, err := os.Stat(dir); err == nil && info.IsDir() && filepath.IsAbs(dir) {
+	for _, dir := range firmware {
+		if info, err := os.Stat(dir); err == nil && info.IsDir() {
 			files = append(files, dir)
 		}
 	}
 	return files, nil
 }
 
+// firmwarePlaces asks QEMU where it looks for firmware.
+func firmwarePlaces(ctx context.Context, path string) ([]string, error) {
+	out, err := exec.CommandContext(ctx, path, "-L", "help").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask %s where its firmware is: %w", path, err)
+	}
+	var dirs []string
+	for dir := range strings.Lines(string(out)) {
+		if dir = filepath.Clean(strings.TrimSpace(dir)); filepath.IsAbs(dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs, nil
+}
+
 // acceleratorModules finds those that distributions install beside QEMU.
 func acceleratorModules(path string) ([]string, error) {
+	return globAll(path, "lib*/qemu*/accel-*.so", "lib*/*/qemu/accel-*.so")
+}
+
+// modulePlaces lists the directories of modules, and those in which distributions would
+// make one: they change when a package with modules is installed or removed.
+func modulePlaces(path string) ([]string, error) {
+	return globAll(path, ".", "lib*", "lib*/*-linux-*", "lib*/qemu*", "lib*/*/qemu")
+}
+
+// globAll finds what matches one of the patterns below where the QEMU at path is
+// installed.
+func globAll(path string, patterns ...string) ([]string, error) {
 	prefix := filepath.Dir(filepath.Dir(path))
 	var found []string
-	for _, pattern := range []string{"lib*/qemu*/accel-*.so", "lib*/*/qemu/accel-*.so"} {
+	for _, pattern := range patterns {
 		matches, err := filepath.Glob(filepath.Join(prefix, pattern))
 		if err != nil {
 			return nil, fmt.Errorf("find the modules of %s: %w", path, err)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/accel"
@@ -27,7 +28,7 @@ func TestJailSpec(t *testing.T) {
 	if err := os.WriteFile(program, []byte("ELF"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := jail.Remember(dir, program, func() ([]string, error) { return []string{program, "/lib/a"}, nil }); err != nil {
+	if _, err := jail.Remember(dir, program, nil, func() ([]string, error) { return []string{program, "/lib/a"}, nil }); err != nil {
 		t.Fatal(err)
 	}
 	o := Options{Kernel: kernel, Initrd: initrd, Accelerator: accel.TCG, Jail: &jail.Options{Dir: dir, User: 70000}}
@@ -66,5 +67,56 @@ func TestJailRefuses9p(t *testing.T) {
 	}
 	if err := o.normalize(); !errors.Is(err, errNinePJail) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A module that is installed later, in a directory of whatever age, is seen.
+func TestModulesInstalledLater(t *testing.T) {
+	prefix, dir := t.TempDir(), filepath.Join(t.TempDir(), "jail")
+	program, module := filepath.Join(prefix, "bin/qemu"), filepath.Join(prefix, "lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so")
+	if err := os.Mkdir(filepath.Dir(program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	find := func(want ...string) {
+		t.Helper()
+		found, err := jail.Remember(dir, program, func() ([]string, error) { return modulePlaces(program) },
+			func() ([]string, error) { return acceleratorModules(program) })
+		if err != nil || !slices.Equal(found, want) {
+			t.Errorf("found %q, %v, want %q", found, err, want)
+		}
+	}
+	for i := range 4 {
+		// So many of its directories are there at first.
+		there, first := module, ""
+		for range 4 - i {
+			there, first = filepath.Dir(there), there
+		}
+		if err := os.MkdirAll(there, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		age(t, there)
+		find()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(module), 0o755), os.WriteFile(module, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		find(module)
+		age(t, there)
+		find(module)
+		if err := os.RemoveAll(first); err != nil {
+			t.Fatal(err)
+		}
+		find()
+	}
+}
+
+// age makes a directory an old one, which two changes within a tick of the clock do not.
+func age(t *testing.T, dir string) {
+	t.Helper()
+	before := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(dir, before, before); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -96,7 +96,7 @@ func locate(path, dir string) (Installation, error) {
 	if _, err := os.Stat(path); err != nil {
 		return Installation{}, fmt.Errorf("%w: %w", ErrNotFound, err)
 	}
-	return jail.Recall(dir, "virtiofsd", path, func() (Installation, error) { return Find(path) })
+	return jail.Recall(dir, "virtiofsd", path, nil, func() (Installation, error) { return Find(path) })
 }
 
 // firstProgram returns the first of the paths that is a program.

@@ -30,7 +30,7 @@ func confine(ctx context.Context, cmd *exec.Cmd, o Options, limit uint64) error 
 
 // JailSpec says what a jailed daemon that shares a directory keeps.
 func JailSpec(ctx context.Context, program, shared string, options jail.Options, limit uint64) (jail.Spec, error) {
-	files, err := jail.Remember(options.Dir, program, func() ([]string, error) {
+	files, err := jail.Remember(options.Dir, program, nil, func() ([]string, error) {
 		libraries, err := jail.Libraries(ctx, program)
 		// The C daemon ends without the host's limit of files.
 		return append(libraries, program, "/proc/sys/fs/file-max"), err

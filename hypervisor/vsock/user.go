@@ -26,8 +26,12 @@ const (
 	// hostCID is the host's, for every guest.
 	hostCID = vsock.Host
 
-	// sendTimeout bounds how long the process may leave a request lying about.
+	// sendTimeout bounds how long the process may leave a request lying about, those
+	// before it included.
 	sendTimeout = 10 * time.Second
+	// cancelTimeout is that of a request which is given up. The process sees it by the
+	// end of the connection too.
+	cancelTimeout = time.Second
 	// maxPending is how many requests it may have to answer, those of callers who
 	// have given up included.
 	maxPending = 8 << 10
@@ -46,7 +50,8 @@ type user struct {
 	log     *slog.Logger
 	reading sync.WaitGroup
 
-	sending sync.Mutex // held while a message is sent
+	sending  chan struct{} // has room for who sends a message
+	patience time.Duration // sendTimeout, but in tests
 
 	mu        sync.Mutex // guards the fields below
 	err       error      // why the device has ended
@@ -78,7 +83,7 @@ func startUser(ctx context.Context, o Options, role string, settings any) (*user
 		return nil, errors.Join(err, conn.Close())
 	}
 	u := &user{
-		process: process, control: conn, log: o.Log,
+		process: process, control: conn, log: o.Log, sending: make(chan struct{}, 1), patience: sendTimeout,
 		pending: make(map[uint64]chan<- control.Message), conns: make(map[*userConn]struct{}),
 		listeners: make(map[uint32]*userListener),
 	}
@@ -176,14 +181,11 @@ func (u *user) failure() error {
 
 func (u *user) hasEnded() bool { return u.failure() != nil }
 
-// send sends a message to the process.
-func (u *user) send(m control.Message, file *os.File) error {
-	u.sending.Lock()
-	defer u.sending.Unlock()
-	err := u.control.SetWriteDeadline(time.Now().Add(sendTimeout))
-	if err == nil {
-		err = control.Send(u.control, m, file)
-	}
+// send sends a message to the process, until its patience or ctx ends.
+func (u *user) send(ctx context.Context, m control.Message, file *os.File) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, u.patience, os.ErrDeadlineExceeded)
+	defer cancel()
+	err := u.sendInTurn(ctx, m, file)
 	if err == nil {
 		return nil
 	}
@@ -199,9 +201,35 @@ func (u *user) send(m control.Message, file *os.File) error {
 	return fmt.Errorf("ask the process of the vsock device: %w", err)
 }
 
+func (u *user) sendInTurn(ctx context.Context, m control.Message, file *os.File) error {
+	// All who wait for a process that takes nothing wait at the same time.
+	select {
+	case u.sending <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-u.sending }()
+	if err := u.control.SetWriteDeadline(time.Time{}); err != nil {
+		return err
+	}
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(over)
+		_ = u.control.SetWriteDeadline(time.Unix(1, 0))
+	})
+	err := control.Send(u.control, m, file)
+	if !stop() {
+		<-over // which would be the end of the next one
+		if err != nil {
+			err = context.Cause(ctx)
+		}
+	}
+	return err
+}
+
 // ask sends a request with one end of a connection, and returns the other one and
 // where the answer will be. It is closed without one when the device has ended.
-func (u *user) ask(kind control.Kind, port uint32) (*net.UnixConn, uint64, <-chan control.Message, error) {
+func (u *user) ask(ctx context.Context, kind control.Kind, port uint32) (*net.UnixConn, uint64, <-chan control.Message, error) {
 	conn, theirs, err := control.StreamPair()
 	if err != nil {
 		return nil, 0, nil, err
@@ -210,7 +238,7 @@ func (u *user) ask(kind control.Kind, port uint32) (*net.UnixConn, uint64, <-cha
 	answer := make(chan control.Message, 1)
 	id, err := u.register(answer)
 	if err == nil {
-		if err = u.send(control.Message{Kind: kind, ID: id, Port: port}, theirs); err != nil {
+		if err = u.send(ctx, control.Message{Kind: kind, ID: id, Port: port}, theirs); err != nil {
 			u.unregister(id)
 		}
 	}
@@ -254,7 +282,7 @@ func (u *user) dial(ctx context.Context, port uint32) (*userConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	conn, id, answered, err := u.ask(control.Dial, port)
+	conn, id, answered, err := u.ask(ctx, control.Dial, port)
 	if err != nil {
 		return nil, err
 	}
@@ -270,10 +298,17 @@ func (u *user) dial(ctx context.Context, port uint32) (*userConn, error) {
 		}
 	case <-ctx.Done():
 		err = ctx.Err()
-		_ = u.send(control.Message{Kind: control.Cancel, ID: id}, nil)
+		u.giveUp(ctx, id)
 	}
 	_ = conn.Close()
 	return nil, err
+}
+
+// giveUp takes back a request that was sent, of whoever does not wait any more.
+func (u *user) giveUp(ctx context.Context, id uint64) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
+	defer cancel()
+	_ = u.send(ctx, control.Message{Kind: control.Cancel, ID: id}, nil)
 }
 
 func (u *user) Listen(port uint32) (net.Listener, error) {
@@ -297,7 +332,7 @@ func (u *user) listen(port uint32) (*userListener, error) {
 	l := &userListener{host: u, port: port, done: make(chan struct{})}
 	u.listeners[port] = l
 	u.mu.Unlock()
-	if err := u.send(control.Message{Kind: control.Listen, Port: port}, nil); err != nil {
+	if err := u.send(context.Background(), control.Message{Kind: control.Listen, Port: port}, nil); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil

@@ -1,9 +1,12 @@
 package vsock
 
 import (
+	"context"
 	"errors"
 	"net"
+	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,7 +27,7 @@ func newUser(t *testing.T) (*user, *net.UnixConn) {
 	}
 	t.Cleanup(func() { _, _ = conn.Close(), theirs.Close() })
 	return &user{
-		control: conn, pending: make(map[uint64]chan<- control.Message),
+		control: conn, sending: make(chan struct{}, 1), patience: sendTimeout, pending: make(map[uint64]chan<- control.Message),
 		conns: make(map[*userConn]struct{}), listeners: make(map[uint32]*userListener),
 	}, theirs
 }
@@ -68,7 +71,7 @@ func TestClosersOfAListener(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.sending.Lock()
+	u.sending <- struct{}{}
 	closed := make(chan struct{}, 2)
 	go func() { _ = l.Close(); closed <- struct{}{} }()
 	<-l.done
@@ -78,9 +81,44 @@ func TestClosersOfAListener(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("both closers tell the process")
 	}
-	u.sending.Unlock()
+	<-u.sending
 	<-closed
 	if u.listeners[1] != nil {
 		t.Error("the port is not free")
+	}
+}
+
+// A process that takes nothing keeps each caller no longer than one, and one whose
+// context ends no longer than that.
+func TestProcessThatTakesNothing(t *testing.T) {
+	u, _ := newUser(t)
+	u.patience = 50 * time.Millisecond
+	for u.send(t.Context(), control.Message{Kind: control.Unlisten}, nil) == nil { // until there is no room
+	}
+	u.patience = sendTimeout
+	late, end := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer end()
+	begin := time.Now()
+	if _, err := u.Dial(late, 1); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > sendTimeout/2 {
+		t.Errorf("dial until 100 ms: %v, after %v", err, time.Since(begin))
+	}
+	u.patience = 300 * time.Millisecond
+	begin = time.Now()
+	var callers sync.WaitGroup
+	const count = 30
+	for port := range uint32(count) {
+		callers.Go(func() {
+			if _, err := u.Listen(port); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("listen: %v", err)
+			}
+		})
+	}
+	callers.Wait()
+	// Each tells of its failure, and closes its listener.
+	if took := time.Since(begin); took > count*u.patience/2 {
+		t.Errorf("%d callers took %v", count, took)
+	}
+	if len(u.pending) != 0 || len(u.listeners) != 0 {
+		t.Errorf("%d requests, %d listeners are left", len(u.pending), len(u.listeners))
 	}
 }

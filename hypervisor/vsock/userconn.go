@@ -1,6 +1,7 @@
 package vsock
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"sync"
@@ -80,7 +81,7 @@ func (l *userListener) accept() (*userConn, error) {
 		return nil, l.err
 	default:
 	}
-	conn, _, answered, err := l.host.ask(control.Accept, l.port)
+	conn, _, answered, err := l.host.ask(context.Background(), control.Accept, l.port)
 	if err != nil {
 		return nil, l.reason(err)
 	}
@@ -131,7 +132,7 @@ func (l *userListener) Close() error {
 		return nil
 	}
 	// Before the port is free for another listener.
-	_ = u.send(control.Message{Kind: control.Unlisten, Port: l.port}, nil)
+	_ = u.send(context.Background(), control.Message{Kind: control.Unlisten, Port: l.port}, nil)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.listeners[l.port] == l {

@@ -36,6 +36,8 @@ type secured struct {
 type expected struct {
 	user                            string // own: of confine_users
 	effective, bounding             string // sets of capabilities, or "any"
+	givenUp                         string // capabilities that no set has
+	ownGroup                        bool   // its control group may be another one than the supervisor's
 	noNewPrivs                      bool
 	seccomp                         string
 	cgroup, ipc, mnt, net, pid, uts string // namespaces
@@ -45,6 +47,10 @@ type expected struct {
 	dumpable                        string
 	open                            []string // kinds of open files
 }
+
+// givenUp are the supervisor's, which has no use for them.
+const givenUp = "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE IPC_OWNER LEASE LINUX_IMMUTABLE " +
+	"MAC_ADMIN MAC_OVERRIDE NET_BROADCAST PERFMON SYS_BOOT SYS_MODULE SYS_PACCT SYS_RAWIO SYS_TIME SYS_TTY_CONFIG SYSLOG WAKE_ALARM"
 
 const (
 	unlimited      = 0
@@ -87,11 +93,11 @@ func expectations() map[string]expected {
 			core: 1, dumpable: "no|yes",
 		},
 		"supervisor": {
-			user: "0", effective: "any", bounding: "any", noNewPrivs: true, seccomp: "filter",
+			user: "0", effective: "any", bounding: "any", givenUp: givenUp, noNewPrivs: true, seccomp: "filter",
 			cgroup: "host", ipc: "host", mnt: "own", net: "host", pid: "host", uts: "host", hostRoot: true, dumpable: "unknown",
 		},
 		"stand-in": {
-			user: "0", effective: "any", bounding: "any", seccomp: "none",
+			user: "0", effective: "any", bounding: "any", ownGroup: true, seccomp: "none",
 			cgroup: "own", ipc: "own", mnt: "own", net: "host|own", pid: "own", uts: "own", dumpable: "unknown",
 			open: []string{"device /dev/null", "eventfd", "eventpoll", "file", "pipe", "unix socket"},
 		},
@@ -113,6 +119,9 @@ func checkSecurity(h *harness.Host, id string, roles ...string) {
 	if result.Code != 0 || !report.Kept {
 		h.T.Errorf("check --security: exit code %d, kept %t: %s", result.Code, report.Kept, result.Stderr)
 	}
+	if len(report.Processes) == 0 || report.Processes[0].Role != "supervisor" {
+		h.T.Fatalf("check --security: the pod's owner is not the first: %s", result.Stdout)
+	}
 	var found []string
 	for _, p := range report.Processes {
 		found = append(found, p.Role)
@@ -124,7 +133,7 @@ func checkSecurity(h *harness.Host, id string, roles ...string) {
 			h.T.Errorf("process %d: nothing is expected of a %s", p.PID, p.Role)
 			continue
 		}
-		compareSecurity(h.T, p, want)
+		compareSecurity(h.T, p, want, report.Processes[0].Cgroups)
 	}
 	found = slices.DeleteFunc(found, func(role string) bool { return role == "vsock" }) // where the host has no vhost-vsock
 	slices.Sort(found)
@@ -134,7 +143,9 @@ func checkSecurity(h *harness.Host, id string, roles ...string) {
 	}
 }
 
-func compareSecurity(t testing.TB, p secured, want expected) {
+// compareSecurity compares a process of a pod, whose supervisor has the control groups,
+// with its line.
+func compareSecurity(t testing.TB, p secured, want expected, group map[string]string) {
 	t.Helper()
 	is := func(what, got, wanted string) {
 		if !slices.Contains(strings.Split(wanted, "|"), got) && wanted != "any" {
@@ -176,7 +187,14 @@ func compareSecurity(t testing.TB, p secured, want expected) {
 			t.Errorf("%s: has open: %s", p.Role, kind)
 		}
 	}
-	if len(p.Cgroups) == 0 {
-		t.Errorf("%s: no control group", p.Role)
+	for name, set := range p.Capabilities {
+		for capability := range strings.FieldsSeq(set) {
+			if slices.Contains(strings.Fields(want.givenUp), capability) {
+				t.Errorf("%s: its %s set has %s", p.Role, name, capability)
+			}
+		}
+	}
+	if len(p.Cgroups) == 0 || !want.ownGroup && !maps.Equal(p.Cgroups, group) {
+		t.Errorf("%s: its control groups are %v, the supervisor's %v", p.Role, p.Cgroups, group)
 	}
 }

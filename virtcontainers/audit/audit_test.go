@@ -2,11 +2,13 @@ package audit
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -24,6 +26,12 @@ func self(t *testing.T) (pid int, start uint64) {
 		t.Fatal(err)
 	}
 	return os.Getpid(), start
+}
+
+func readSelf(t *testing.T) (*Process, error) {
+	t.Helper()
+	pid, start := self(t)
+	return Read(t.Context(), pid, start)
 }
 
 // What is read of this process is what it knows of itself.
@@ -45,7 +53,7 @@ func TestReadSelf(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(memory)
-	p, err := Read(self(t))
+	p, err := readSelf(t)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,14 +87,14 @@ func TestReadSelf(t *testing.T) {
 // A process that has ended, or whose id is another's by now, is none.
 func TestReadOfAnother(t *testing.T) {
 	pid, start := self(t)
-	if _, err := Read(pid, start+1); !errors.Is(err, errEnded) {
+	if _, err := Read(t.Context(), pid, start+1); !errors.Is(err, errEnded) {
 		t.Errorf("of a later process: %v", err)
 	}
 	cmd := exec.CommandContext(t.Context(), "/bin/true")
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Read(cmd.Process.Pid, start); !errors.Is(err, errEnded) {
+	if _, err := Read(t.Context(), cmd.Process.Pid, start); !errors.Is(err, errEnded) {
 		t.Errorf("of none: %v", err)
 	}
 }
@@ -104,7 +112,7 @@ func TestPodFindsChildren(t *testing.T) {
 		_ = cmd.Wait()
 	}()
 	pid, start := self(t)
-	report, err := Pod([]Member{{RoleSupervisor, pid, start}})
+	report, err := Pod(t.Context(), []Member{{RoleSupervisor, pid, start}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +129,7 @@ func TestPodFindsChildren(t *testing.T) {
 // goodVMM is a VMM that keeps every promise.
 func goodVMM() *Process {
 	p := &Process{
-		Role: RoleVMM, Users: []int{2_000_000_001}, Groups: []int{2_000_000_001}, NoNewPrivs: true, Seccomp: "filter",
+		Role: RoleVMM, Users: []int{2_000_000_001}, Groups: []int{2_000_000_001}, NoNewPrivs: true, Seccomp: "filter", Filters: 2,
 		Namespaces: map[string]Namespace{"user": {Whose: "host"}, "time": {Whose: "host"}},
 		Root: Root{Devices: []string{"kvm"}, Mounts: []Mount{
 			{Place: "/", Options: []string{"ro", "nosuid"}}, {Place: "/lib", Options: []string{"ro", "nosuid", "nodev"}},
@@ -137,7 +145,7 @@ func goodVMM() *Process {
 
 // Each promise that is broken is found, and named.
 func TestBroken(t *testing.T) {
-	if found := broken(goodVMM(), nil); len(found) != 0 {
+	if found := broken(goodVMM(), nil, 1); len(found) != 0 {
 		t.Fatalf("of a good one: %q", found)
 	}
 	for want, change := range map[string]func(*Process){
@@ -149,8 +157,9 @@ func TestBroken(t *testing.T) {
 		"its permitted set":    func(p *Process) { p.Capabilities.Permitted = 1 },
 		"its bounding set has": func(p *Process) { p.Capabilities.Bounding = 1 << 21 },
 		"more capabilities than it may have: SYS_ADMIN": func(p *Process) { p.Capabilities.Inheritable = 1 << 21 },
-		"its ambient set":                                func(p *Process) { p.Capabilities.Ambient = 2 },
-		"no_new_privs":                                   func(p *Process) { p.NoNewPrivs = false },
+		"its ambient set": func(p *Process) { p.Capabilities.Ambient = 2 },
+		"no_new_privs":    func(p *Process) { p.NoNewPrivs = false },
+		"no filter for its system calls but that of":     func(p *Process) { p.Filters = 1 },
 		"system calls are not filtered":                  func(p *Process) { p.Seccomp = "none" },
 		"in the host's net namespace":                    func(p *Process) { p.Namespaces["net"] = Namespace{Whose: "host"} },
 		"its pid namespace is also that of: virtiofsd":   func(p *Process) { p.Namespaces["pid"] = Namespace{Whose: "virtiofsd"} },
@@ -162,7 +171,12 @@ func TestBroken(t *testing.T) {
 		"it has no use for: directory":                   func(p *Process) { p.Files["directory"] = 1 },
 		"it has no use for: vsock socket":                func(p *Process) { p.Files["vsock socket"] = 1 },
 		"max open files is unlimited, not 65536 or less": func(p *Process) { p.Limits["Max open files"] = Limit{1, ^uint64(0)} },
-		"max core file size is 0":                        func(p *Process) { delete(p.Limits, "Max core file size"); delete(p.Limits, "Max processes") },
+		"others of its user can look into its memory": func(p *Process) {
+			p.Role, p.Dumpable, p.Root.Devices = "vsock", "yes", nil
+			p.Files, p.Root.Mounts = nil, nil
+			p.Limits["Max open files"] = Limit{4096, 4096}
+		},
+		"max core file size is 0": func(p *Process) { delete(p.Limits, "Max core file size"); delete(p.Limits, "Max processes") },
 	} {
 		p := goodVMM()
 		change(p)
@@ -170,9 +184,86 @@ func TestBroken(t *testing.T) {
 		if strings.HasPrefix(want, "a process that is not") {
 			strangers[2_000_000_001] = true
 		}
-		if found := broken(p, strangers); !strings.Contains(strings.Join(found, "\n"), want) || len(found) > 2 {
+		if found := broken(p, strangers, 1); !strings.Contains(strings.Join(found, "\n"), want) || len(found) > 2 {
 			t.Errorf("want %q, found %q", want, found)
 		}
+	}
+}
+
+// What the supervisor gave up it does not have, in any set; the rest it may have.
+func TestBrokenSupervisor(t *testing.T) {
+	sysModule, sysAdmin := Capabilities(1<<unix.CAP_SYS_MODULE), Capabilities(1<<unix.CAP_SYS_ADMIN)
+	good := func() *Process {
+		return &Process{
+			Role: RoleSupervisor, Users: []int{0}, Groups: []int{0}, Supplementary: []int{5}, NoNewPrivs: true, Seccomp: "filter", Filters: 1,
+			Capabilities: Sets{Permitted: sysAdmin, Effective: sysAdmin, Bounding: sysAdmin | 1<<50},
+			Namespaces:   map[string]Namespace{"mnt": {Whose: "own"}, "user": {Whose: "host"}},
+			Root:         Root{Host: true}, Files: map[string]int{"inet socket": 1},
+		}
+	}
+	if found := broken(good(), nil, 1); len(found) != 0 {
+		t.Fatalf("of a good one: %q", found)
+	}
+	for want, change := range map[string]func(*Process){
+		"its permitted set has more capabilities than it may have: SYS_MODULE":   func(p *Process) { p.Capabilities.Permitted |= sysModule },
+		"its effective set has more capabilities than it may have: BPF":          func(p *Process) { p.Capabilities.Effective |= 1 << unix.CAP_BPF },
+		"its inheritable set has more capabilities than it may have: SYS_MODULE": func(p *Process) { p.Capabilities.Inheritable = sysModule },
+		"its bounding set has more capabilities than it may have: SYS_MODULE":    func(p *Process) { p.Capabilities.Bounding |= sysModule },
+		"its ambient set has more capabilities than it may have: SYS_MODULE":     func(p *Process) { p.Capabilities.Ambient = sysModule },
+		"a program can give it new privileges (no_new_privs is not set)":         func(p *Process) { p.NoNewPrivs = false },
+		"its system calls are not filtered":                                      func(p *Process) { p.Seccomp = "none" },
+		"it is in the host's mnt namespace":                                      func(p *Process) { p.Namespaces["mnt"] = Namespace{Whose: "host"} },
+	} {
+		p := good()
+		change(p)
+		if found := broken(p, nil, 1); !slices.Equal(found, []string{want}) {
+			t.Errorf("want %q, found %q", want, found)
+		}
+	}
+}
+
+// A file system that does not answer keeps nobody, and breaks those promises that it
+// would have to prove.
+func TestSilentFileSystem(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	release := make(chan struct{})
+	var asking sync.WaitGroup
+	_, err := ask(ctx, &asking, func() (int, error) {
+		<-release
+		return 1, nil
+	})
+	if !errors.Is(err, errSilent) {
+		t.Errorf("got %v", err)
+	}
+	close(release)
+	asking.Wait()
+	if value, err := ask(t.Context(), &asking, func() (int, error) { return 1, errEnded }); value != 1 || !errors.Is(err, errEnded) {
+		t.Errorf("of one that answers: %d, %v", value, err)
+	}
+
+	p := goodVMM()
+	p.Files, p.Root.Devices = nil, nil
+	if err := errors.Join(p.unlessSilent(partFiles, errSilent), p.unlessSilent(partRoot, errSilent)); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"nothing is known of its open files: a file system does not answer",
+		"nothing is known of its root file system: a file system does not answer",
+	}
+	if found := broken(p, nil, 1); !slices.Equal(found, want) {
+		t.Errorf("found %q", found)
+	}
+	// Of a stand-in neither is promised: its root is its container's.
+	if found := broken(&Process{
+		Role: RoleStandIn, Users: []int{0}, Namespaces: map[string]Namespace{"mnt": {Whose: "own"}}, Silent: p.Silent,
+	}, nil, 1); len(found) > 0 {
+		t.Errorf("found %q", found)
+	}
+	var out bytes.Buffer
+	report := Report{Processes: []*Row{{Process: p}}}
+	if err := report.Print(&out); err != nil || strings.Count(out.String(), errSilent.Error()) != 2 {
+		t.Errorf("%v: %s", err, &out)
 	}
 }
 

@@ -37,25 +37,19 @@ type Mount struct {
 	Options []string `json:"options"`
 }
 
+// readRoot fills in all but what is in the root.
 func (p *Process) readRoot(proc string) error {
-	var theirs, ours unix.Stat_t
-	if err := unix.Stat(proc+"root", &theirs); err != nil {
+	theirs, err := look(proc + "root")
+	if err != nil {
 		return err
 	}
-	if err := unix.Stat("/", &ours); err != nil {
+	ours, err := look("/")
+	if err != nil {
 		return err
 	}
-	if theirs.Dev == ours.Dev && theirs.Ino == ours.Ino {
+	if *theirs == *ours {
 		p.Root.Host = true
 		return nil
-	}
-	var err error
-	if p.Root.Entries, err = list(proc+"root", func(fs.FileMode) bool { return true }); err != nil {
-		return err
-	}
-	device := func(mode fs.FileMode) bool { return mode&fs.ModeDevice != 0 }
-	if p.Root.Devices, err = list(proc+"root/dev", device); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-		return err
 	}
 	data, err := os.ReadFile(proc + "mountinfo")
 	if err != nil {
@@ -63,6 +57,40 @@ func (p *Process) readRoot(proc string) error {
 	}
 	p.Root.Mounts = parseMounts(string(data))
 	return nil
+}
+
+// content is what is in a root file system.
+type content struct{ entries, devices []string }
+
+func listRoot(proc string) (in content, err error) {
+	if in.entries, err = list(proc+"root", func(fs.FileMode) bool { return true }); err != nil {
+		return in, err
+	}
+	device := func(mode fs.FileMode) bool { return mode&fs.ModeDevice != 0 }
+	if in.devices, err = list(proc+"root/dev", device); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		return in, err
+	}
+	return in, nil
+}
+
+// identity is what tells a file from others.
+type identity struct {
+	major, minor, deviceMajor, deviceMinor uint32
+	inode                                  uint64
+	kind                                   uint16
+}
+
+// look says what a path leads to, by what the kernel knows of it: a file system that
+// has to ask another machine, or a program, is not to do so.
+func look(path string) (*identity, error) {
+	var s unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE|unix.STATX_INO, &s); err != nil {
+		return nil, err
+	}
+	return &identity{
+		major: s.Dev_major, minor: s.Dev_minor, inode: s.Ino,
+		kind: s.Mode & unix.S_IFMT, deviceMajor: s.Rdev_major, deviceMinor: s.Rdev_minor,
+	}, nil
 }
 
 // list lists a directory, in which a stranger may make what he likes: its symbolic
@@ -109,29 +137,30 @@ func parseMounts(text string) []Mount {
 	return mounts
 }
 
-func (p *Process) readFiles(proc string) error {
+// countFiles counts the open files of a process by their kinds.
+func countFiles(proc string, pid int) (map[string]int, error) {
 	entries, err := os.ReadDir(proc + "fd")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	pidfd, err := unix.PidfdOpen(p.PID, 0)
+	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unix.Close(pidfd)
 	// From here on it is this process that the pidfd stands for, or none.
 	if _, err := os.Lstat(proc + "stat"); err != nil {
-		return err
+		return nil, err
 	}
-	p.Files = make(map[string]int)
+	files := make(map[string]int)
 	for _, entry := range entries {
 		target, err := os.Readlink(proc + "fd/" + entry.Name())
 		if err != nil {
 			continue // closed meanwhile
 		}
-		p.Files[kind(proc, pidfd, entry.Name(), target)]++
+		files[kind(proc, pidfd, entry.Name(), target)]++
 	}
-	return nil
+	return files, nil
 }
 
 // kind is what is open as a descriptor, of which target is the kernel's description.
@@ -149,15 +178,15 @@ func kind(proc string, pidfd int, descriptor, target string) string {
 	if name, id, found := strings.Cut(target, ":["); found && !strings.Contains(name, "/") && strings.HasSuffix(id, "]") {
 		return name + " namespace"
 	}
-	var stat unix.Stat_t
-	if err := unix.Stat(proc+"fd/"+descriptor, &stat); err != nil {
+	file, err := look(proc + "fd/" + descriptor)
+	if err != nil {
 		return "unknown"
 	}
-	switch stat.Mode & unix.S_IFMT {
+	switch file.kind {
 	case unix.S_IFDIR:
 		return "directory"
 	case unix.S_IFCHR:
-		return "device " + deviceName(stat.Rdev, target)
+		return "device " + deviceName(file, target)
 	case unix.S_IFBLK:
 		return "disk"
 	case unix.S_IFIFO:
@@ -172,12 +201,14 @@ func kind(proc string, pidfd int, descriptor, target string) string {
 
 // deviceName is the path of a character device, where it is the one that the kernel
 // gives that name: others can be made, and called anything.
-func deviceName(number uint64, target string) string {
-	var stat unix.Stat_t
-	if strings.HasPrefix(target, "/dev/") && unix.Stat(target, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == number {
-		return target
+func deviceName(device *identity, target string) string {
+	if strings.HasPrefix(target, "/dev/") {
+		named, err := look(target)
+		if err == nil && named.kind == unix.S_IFCHR && named.deviceMajor == device.deviceMajor && named.deviceMinor == device.deviceMinor {
+			return target
+		}
 	}
-	return fmt.Sprintf("%d:%d", unix.Major(number), unix.Minor(number))
+	return fmt.Sprintf("%d:%d", device.deviceMajor, device.deviceMinor)
 }
 
 // socketFamily looks at another process's socket by way of a duplicate.

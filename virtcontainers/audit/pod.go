@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -49,14 +50,20 @@ type Row struct {
 // Pod reads what the processes of a pod are: those given, and all that they have
 // started. One that has ended meanwhile is left out, but for the first, which is the
 // pod's owner.
-func Pod(members []Member) (*Report, error) {
+func Pod(ctx context.Context, members []Member) (*Report, error) {
 	all, err := everyProcess()
 	if err != nil {
 		return nil, err
 	}
 	report := &Report{Kept: true}
-	for i, m := range family(members, all) {
-		p, err := Read(m.PID, m.Start)
+	found := family(members, all)
+	read := make([]func() (*Process, error), len(found))
+	for i, m := range found {
+		// All at once: those whose file system does not answer take their time together.
+		read[i] = later(func() (*Process, error) { return Read(ctx, m.PID, m.Start) })
+	}
+	for i, m := range found {
+		p, err := read[i]()
 		if errors.Is(err, errEnded) && i > 0 {
 			continue
 		}
@@ -71,10 +78,25 @@ func Pod(members []Member) (*Report, error) {
 	}
 	strangers := usersOfOthers(report, all)
 	for _, row := range report.Processes {
-		row.Broken = append(row.Broken, broken(row.Process, strangers)...)
+		row.Broken = append(row.Broken, broken(row.Process, strangers, report.Processes[0].Filters)...)
 		report.Kept = report.Kept && len(row.Broken) == 0
 	}
 	return report, nil
+}
+
+// later begins f, and returns what waits for its end.
+func later[T any](f func() (T, error)) func() (T, error) {
+	done := make(chan struct{})
+	var value T
+	var err error
+	go func() {
+		defer close(done)
+		value, err = f()
+	}()
+	return func() (T, error) {
+		<-done
+		return value, err
+	}
 }
 
 // process is what is known of each process of the host.

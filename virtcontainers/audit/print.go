@@ -40,7 +40,10 @@ func (r *Report) Print(w io.Writer) error {
 // lines are a row's properties, with what they are.
 func (r *Row) lines() [][2]string {
 	root := "the host's"
-	if !r.Root.Host {
+	switch {
+	case slices.Contains(r.Silent, partRoot):
+		root = errSilent.Error()
+	case !r.Root.Host:
 		root = fmt.Sprintf("%s (%d mounts)", strings.Join(r.Root.Entries, " "), len(r.Root.Mounts))
 		if len(r.Root.Devices) > 0 {
 			root += ", devices: " + strings.Join(r.Root.Devices, " ")
@@ -56,9 +59,13 @@ func (r *Row) lines() [][2]string {
 	for _, of := range slices.Sorted(maps.Keys(whose)) {
 		namespaces = append(namespaces, of+": "+strings.Join(whose[of], " "))
 	}
-	var files []string
+	var kinds []string
 	for _, kind := range slices.Sorted(maps.Keys(r.Files)) {
-		files = append(files, fmt.Sprintf("%d %s", r.Files[kind], kind))
+		kinds = append(kinds, fmt.Sprintf("%d %s", r.Files[kind], kind))
+	}
+	files := strings.Join(kinds, ", ")
+	if slices.Contains(r.Silent, partFiles) {
+		files = errSilent.Error()
 	}
 	var limits []string
 	for _, name := range []string{"Max core file size", "Max open files", "Max processes", "Max locked memory"} {
@@ -78,7 +85,7 @@ func (r *Row) lines() [][2]string {
 		{"privileges", fmt.Sprintf("no_new_privs %t, seccomp %s (%d), dumpable %s", r.NoNewPrivs, r.Seccomp, r.Filters, r.Dumpable)},
 		{"namespaces", strings.Join(namespaces, "; ")},
 		{"root", root},
-		{"files", strings.Join(files, ", ")},
+		{"files", files},
 		{"limits", strings.Join(limits, ", ")},
 		{"cgroups", strings.Join(paths, " ")},
 	}

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,6 +53,9 @@ type Process struct {
 	Dumpable string `json:"dumpable"`
 	// Keys is how many keys and keyrings the kernel has for its user.
 	Keys int `json:"keys"`
+	// Silent are the parts of this of which nothing is known, since a file system does
+	// not answer.
+	Silent []string `json:"silent,omitempty"`
 }
 
 // Sets are the capabilities of a process.
@@ -77,9 +83,10 @@ type Limit struct {
 // errEnded says that a process is not there any more.
 var errEnded = errors.New("the process has ended")
 
-// Read reads what a process is. start is when it started, see Process.
-func Read(pid int, start uint64) (*Process, error) {
-	p, err := read(pid, start)
+// Read reads what a process is. start is when it started, see Process. What a file
+// system does not answer in time is in Silent.
+func Read(ctx context.Context, pid int, start uint64) (*Process, error) {
+	p, err := read(ctx, pid, start)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) {
 		err = errEnded
 	}
@@ -89,14 +96,15 @@ func Read(pid int, start uint64) (*Process, error) {
 	return p, nil
 }
 
-func read(pid int, start uint64) (*Process, error) {
+func read(ctx context.Context, pid int, start uint64) (*Process, error) {
 	// Of this process and no later one, whatever its id.
 	dir, err := os.OpenFile("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
 	proc := "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/"
+	var asking sync.WaitGroup
+	defer func() { go func() { asking.Wait(); _ = dir.Close() }() }()
 	stat, err := os.ReadFile(proc + "stat")
 	if err != nil {
 		return nil, err
@@ -111,13 +119,68 @@ func read(pid int, start uint64) (*Process, error) {
 	p := &Process{PID: pid, Start: start}
 	p.Program, _ = os.Readlink(proc + "exe") // a zombie has none
 	for _, step := range []func(proc string) error{
-		p.readThreads, p.readNamespaces, p.readRoot, p.readFiles, p.readLimits, p.readCgroups, p.readUser,
+		p.readThreads, p.readNamespaces, p.readRoot, p.readLimits, p.readCgroups, p.readUser,
 	} {
 		if err := step(proc); err != nil {
 			return nil, err
 		}
 	}
+	p.Files, err = ask(ctx, &asking, func() (map[string]int, error) { return countFiles(proc, pid) })
+	if err = p.unlessSilent(partFiles, err); err == nil && !p.Root.Host {
+		var in content
+		in, err = ask(ctx, &asking, func() (content, error) { return listRoot(proc) })
+		p.Root.Entries, p.Root.Devices = in.entries, in.devices
+		err = p.unlessSilent(partRoot, err)
+	}
+	if err != nil {
+		return nil, err
+	}
 	return p, nil
+}
+
+// Parts of what a process is for which file systems are asked.
+const (
+	partFiles = "open files"
+	partRoot  = "root file system"
+)
+
+// patience is how long a file system may take to answer.
+const patience = 5 * time.Second
+
+// errSilent says that a file system does not answer.
+var errSilent = errors.New("a file system does not answer")
+
+// ask returns what f finds out from file systems, one of which may be that of a server
+// that is gone: then f goes on waiting by itself, and asking with it.
+func ask[T any](ctx context.Context, asking *sync.WaitGroup, f func() (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	type answer struct {
+		value T
+		err   error
+	}
+	answered := make(chan answer, 1)
+	asking.Go(func() {
+		value, err := f()
+		answered <- answer{value, err}
+	})
+	select {
+	case a := <-answered:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, errSilent
+	}
+}
+
+// unlessSilent notes that a file system does not answer for a part; it returns other
+// errors.
+func (p *Process) unlessSilent(part string, err error) error {
+	if errors.Is(err, errSilent) {
+		p.Silent = append(p.Silent, part)
+		return nil
+	}
+	return err
 }
 
 // parseStat reads fields 4 and 22 of /proc/PID/stat. Field 2, the name in

@@ -23,11 +23,12 @@ const (
 // it is root's.
 type promise struct {
 	user user
-	// confined: no new privileges, no supplementary groups, no core dumps, and a
-	// filter for its system calls.
+	// restricted: no new privileges, and a filter for its system calls.
+	restricted bool
+	// confined is restricted, without supplementary groups and core dumps.
 	confined bool
-	// capabilities are the most that it may have; nil: any.
-	capabilities []string
+	// capabilities are the most that it may have; nil: any but those given up.
+	capabilities, givenUp []string
 	// own are the namespaces that no process has but it, and those that it starts;
 	// notHost those that are not the host's.
 	own, notHost []string
@@ -41,6 +42,8 @@ type promise struct {
 	files []string
 	// limits are the most that hard limits may be.
 	limits map[string]uint64
+	// undumpable: others of its user cannot look into its memory.
+	undumpable bool
 }
 
 // everyNamespace are those of a confined process. It has the host's users and time.
@@ -59,7 +62,10 @@ func promiseOf(role string) (promise, bool) {
 
 // promises is the table of docs/security.md.
 func promises() map[string]promise {
-	const noCore = 1 // with which the kernel starts no program either that would take one
+	const (
+		noCore    = 1 // with which the kernel starts no program either that would take one
+		maxShared = 200_000
+	)
 	inMemory := []string{"pipe", "memory", "eventfd", "eventpoll", "signalfd", "timerfd", "inotify", "device /dev/null", "unix socket"}
 	return map[string]promise{
 		RoleVMM: {
@@ -78,7 +84,7 @@ func promises() map[string]promise {
 				"SETPCAP", "SYS_CHROOT", // until it serves
 			},
 			files:  append([]string{"file", "directory", "link", "socket file"}, inMemory...),
-			limits: map[string]uint64{"Max core file size": noCore},
+			limits: map[string]uint64{"Max core file size": noCore, "Max open files": maxShared},
 		},
 		"kata-fs": {
 			user: rootUser, confined: true, own: everyNamespace(), root: true,
@@ -86,27 +92,35 @@ func promises() map[string]promise {
 				"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID", "MKNOD", "SETFCAP",
 			},
 			files:  append([]string{"file", "directory", "link", "socket file", "device ", "disk"}, inMemory...),
-			limits: map[string]uint64{"Max core file size": noCore},
+			limits: map[string]uint64{"Max core file size": noCore, "Max open files": maxShared},
 		},
 		"vsock": {
 			user: ownUser, confined: true, capabilities: []string{}, own: everyNamespace(),
 			root: true, readOnly: true, devices: []string{}, files: inMemory,
-			limits: map[string]uint64{"Max core file size": noCore, "Max open files": 4096, "Max processes": 2048},
+			limits: map[string]uint64{"Max core file size": noCore, "Max open files": 4096, "Max processes": 2048}, undumpable: true,
 		},
 		"passt": {
 			user: otherUser, confined: true, capabilities: []string{"NET_BIND_SERVICE"},
 			own: []string{"cgroup", "ipc", "mnt", "pid", "uts"}, root: true,
-			limits: map[string]uint64{"Max core file size": noCore},
+			limits: map[string]uint64{"Max core file size": noCore, "Max open files": 1 << 15},
 		},
-		RoleStandIn:    {notHost: []string{"mnt"}, root: true},
-		RoleHolder:     {notHost: []string{"mnt"}, root: true, readOnly: true, files: []string{"pipe", "eventfd", "eventpoll", "device /dev/null"}},
-		RoleSupervisor: {notHost: []string{"mnt"}},
-		RoleShim:       {notHost: []string{"mnt"}},
+		RoleStandIn: {notHost: []string{"mnt"}, root: true},
+		RoleHolder:  {notHost: []string{"mnt"}, root: true, readOnly: true, files: []string{"pipe", "eventfd", "eventpoll", "device /dev/null"}},
+		RoleSupervisor: {
+			notHost: []string{"mnt"}, restricted: true,
+			givenUp: []string{
+				"AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "IPC_OWNER", "LEASE",
+				"LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE", "NET_BROADCAST", "PERFMON", "SYS_BOOT", "SYS_MODULE", "SYS_PACCT",
+				"SYS_RAWIO", "SYS_TIME", "SYS_TTY_CONFIG", "SYSLOG", "WAKE_ALARM",
+			},
+		},
+		RoleShim: {notHost: []string{"mnt"}},
 	}
 }
 
-// broken says which promises a process does not keep.
-func broken(p *Process, strangers map[int]bool) []string {
+// broken says which promises a process does not keep. inherited is how many filters of
+// system calls a process of the pod has from its owner.
+func broken(p *Process, strangers map[int]bool, inherited int) []string {
 	want, ok := promiseOf(p.Role)
 	if !ok {
 		return []string{"nothing is promised of such a process: find out what " + p.Program + " does there"}
@@ -114,11 +128,19 @@ func broken(p *Process, strangers map[int]bool) []string {
 	var found []string
 	add := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	checkUser(p, want.user, strangers, add)
-	if want.confined {
-		checkConfined(p, add)
+	if want.confined && len(p.Supplementary) > 0 {
+		add("it has supplementary groups: %v", p.Supplementary)
 	}
-	if want.capabilities != nil {
-		checkCapabilities(p, want.capabilities, add)
+	if want.confined || want.restricted {
+		checkRestricted(p, add)
+	}
+	// Where the kernel tells, all have one.
+	if want.confined && p.Seccomp == "filter" && p.Filters > 0 && p.Filters <= inherited {
+		add("it has no filter for its system calls but that of the pod's owner")
+	}
+	checkCapabilities(p, want, add)
+	if want.undumpable && p.Dumpable == "yes" {
+		add("others of its user can look into its memory")
 	}
 	for _, name := range slices.Concat(want.own, want.notHost) {
 		if p.Namespaces[name].Whose == "host" {
@@ -133,6 +155,11 @@ func broken(p *Process, strangers map[int]bool) []string {
 		}
 	}
 	checkRoot(p, want, add)
+	for part, asked := range map[string]bool{partFiles: want.files != nil, partRoot: want.devices != nil} {
+		if asked && slices.Contains(p.Silent, part) {
+			add("nothing is known of its %s: %v", part, errSilent)
+		}
+	}
 	for kind := range p.Files {
 		if want.files != nil && !slices.ContainsFunc(want.files, func(known string) bool { return strings.HasPrefix(kind, known) }) {
 			add("it has something open that it has no use for: %s", kind)
@@ -171,10 +198,7 @@ func checkUser(p *Process, want user, strangers map[int]bool, add func(string, .
 	}
 }
 
-func checkConfined(p *Process, add func(string, ...any)) {
-	if len(p.Supplementary) > 0 {
-		add("it has supplementary groups: %v", p.Supplementary)
-	}
+func checkRestricted(p *Process, add func(string, ...any)) {
 	if !p.NoNewPrivs {
 		add("a program can give it new privileges (no_new_privs is not set)")
 	}
@@ -183,10 +207,20 @@ func checkConfined(p *Process, add func(string, ...any)) {
 	}
 }
 
-func checkCapabilities(p *Process, most []string, add func(string, ...any)) {
-	allowed, err := capabilitySet(most...)
-	if err != nil { // never
+func checkCapabilities(p *Process, want promise, add func(string, ...any)) {
+	allowed := ^Capabilities(0)
+	names := want.givenUp
+	if want.capabilities != nil {
+		names = want.capabilities
+	}
+	set, err := capabilitySet(names...)
+	switch {
+	case err != nil: // never
 		add("%v", err)
+	case want.capabilities != nil:
+		allowed = set
+	default:
+		allowed &^= set
 	}
 	c := p.Capabilities
 	if p.Namespaces["user"].Whose != "host" {

@@ -12,16 +12,16 @@ type Chain struct {
 }
 
 // walk fills c with the chain that begins at head. Both the direct and the
-// indirect walk count descriptors, so that a loop ends.
+// indirect walk count descriptors, so that a loop ends. A chain may be as long as the
+// queue (virtio 1.2, 2.7.5 and 2.7.5.3.1), also one in an indirect table, which is what
+// drivers split their requests by: the descriptor that refers to the table is none of
+// its buffers.
 func (q *Queue) walk(c *Chain, head uint16) error {
 	c.head = head
 	c.Readable, c.Writable = c.Readable[:0], c.Writable[:0]
 	table, limit := q.ring.desc, q.ring.size
 	index, indirect := head, false
-	for count := uint16(0); ; count++ {
-		if count >= q.ring.size {
-			return fmt.Errorf("chain at %d has more than %d descriptors", head, q.ring.size)
-		}
+	for count := uint16(0); ; {
 		if index >= limit {
 			return fmt.Errorf("chain at %d refers to descriptor %d of %d", head, index, limit)
 		}
@@ -36,6 +36,9 @@ func (q *Queue) walk(c *Chain, head uint16) error {
 			}
 			limit, index, indirect = uint16(len(table)/descSize), 0, true
 			continue
+		}
+		if count++; count > q.ring.size {
+			return fmt.Errorf("chain at %d has more than %d descriptors", head, q.ring.size)
 		}
 		if err := q.add(c, d); err != nil {
 			return fmt.Errorf("chain at %d: %w", head, err)

@@ -81,6 +81,67 @@ func TestEveryFeature(t *testing.T) {
 	}
 }
 
+// A chain may be as long as the queue, whether it is in an indirect table or in part, and
+// no longer; one that is a ring ends.
+func TestLongestChain(t *testing.T) {
+	const size = 8
+	for name, c := range map[string]struct {
+		direct, table int // descriptors in the queue's table, and in an indirect one behind them
+		ring          bool
+		want          int // buffers; -1 for an error
+	}{
+		"all of the queue":         {direct: size, want: size},
+		"a ring":                   {direct: size, ring: true, want: -1},
+		"a table of one":           {table: 1, want: 1},
+		"a table as the queue":     {table: size, want: size},
+		"a ring in a table":        {table: size, ring: true, want: -1},
+		"a longer table":           {table: size + 1, want: -1},
+		"a table behind others":    {direct: 3, table: size - 3, want: size},
+		"too long a table behind":  {direct: 3, table: size - 2, want: -1},
+		"a full table behind":      {direct: 1, table: size, want: -1},
+		"a table behind seven":     {direct: size - 1, table: 1, want: size},
+		"a table of two, likewise": {direct: size - 1, table: 2, want: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			driver, device, mem := newQueues(t, size, virtqueue.FeatureIndirect)
+			buffer := mem.Alloc(1)
+			fill := func(table []byte, n int, more bool) {
+				for i := range uint16(n) {
+					flags, next := uint16(drivertest.Next), i+1
+					if int(next) == n && !more {
+						flags, next = 0, 0
+						if c.ring {
+							flags = drivertest.Next
+						}
+					}
+					drivertest.PutDescriptor(table, i, buffer, 1, flags, next)
+				}
+			}
+			table := mem.At(driver.Desc, virtqueue.DescBytes(size))
+			fill(table, c.direct, c.table > 0)
+			if c.table > 0 {
+				room := uint64(16 * c.table)
+				at := mem.Alloc(room)
+				fill(mem.At(at, room), c.table, false)
+				drivertest.PutDescriptor(table, uint16(c.direct), at, uint32(room), drivertest.Indirect, 0)
+			}
+			driver.Offer(0)
+			driver.Publish()
+			var chain virtqueue.Chain
+			ok, err := device.Pop(&chain)
+			if c.want < 0 {
+				if err == nil {
+					t.Errorf("taken: %d buffers", len(chain.Readable))
+				}
+				return
+			}
+			if !ok || err != nil || len(chain.Readable) != c.want {
+				t.Errorf("%v, %v: %d buffers, want %d", ok, err, len(chain.Readable), c.want)
+			}
+		})
+	}
+}
+
 // TestNotifications: each side is notified when it waits, and not otherwise.
 func TestNotifications(t *testing.T) {
 	for _, features := range []uint64{0, virtqueue.FeatureEventIndex} {
