@@ -322,3 +322,43 @@ func TestMemoryGoes(t *testing.T) {
 		t.Error("the device serves a guest whose memory has gone")
 	}
 }
+
+// TestKickGoes: a descriptor that can be waited for no more ends the device, which
+// would otherwise never sleep again.
+func TestKickGoes(t *testing.T) {
+	g := newGuest(t, newFiles(t), drivertest.FeatureEventIndex)
+	g.pause()
+	var readers []int
+	g.kickFile = func(t testing.TB) *os.File {
+		t.Helper()
+		reader, kick := fullPipe(t)
+		readers = append(readers, reader)
+		return kick
+	}
+	g.resume()
+	for _, reader := range readers {
+		if err := unix.Close(reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.broken(); err == nil || !strings.Contains(fmt.Sprint(err), "wait for notifications") {
+		t.Errorf("%v, want one of waiting", err)
+	}
+}
+
+// fullPipe returns the ends of a pipe that nothing more can be written to.
+func fullPipe(t testing.TB) (reader int, writer *os.File) {
+	t.Helper()
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	for page := make([]byte, os.Getpagesize()); ; {
+		if _, err := unix.Write(ends[1], page); err != nil {
+			break
+		}
+	}
+	writer = os.NewFile(uintptr(ends[1]), "a full pipe")
+	t.Cleanup(func() { _ = writer.Close() })
+	return ends[0], writer
+}
