@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -266,6 +268,25 @@ func TestWatchdogSleeps(t *testing.T) {
 	if len(d.wakeUp) != 1 || d.asleep.Load() {
 		t.Error("the watchdog sleeps while a request is carried out")
 	}
+}
+
+// TestTidy: memory is given back after many requests, once, and not after few.
+func TestTidy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tidied := 0
+		d := newDevice(newSession(newFiles(t), fuse.MountOptions{}), func(err error) { t.Error(err) })
+		d.tidy = func() { tidied++ }
+		for _, step := range []struct{ requests, want int }{{garbageRequests, 1}, {0, 1}, {garbageRequests - 1, 1}, {1, 2}} {
+			d.session.requests[opLookup].Add(uint64(step.requests))
+			d.stir()
+			<-time.After(10 * quiet)
+			synctest.Wait()
+			if tidied != step.want {
+				t.Errorf("after %d requests more: %d times, want %d", step.requests, tidied, step.want)
+			}
+		}
+		d.close()
+	})
 }
 
 // TestManyAtOnce has more requests at work than there are workers.
