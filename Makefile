@@ -40,9 +40,10 @@ deps-test: ## the above, and what tests and benchmarks drive: runc, podman, cont
 	@test/deps.sh run build kernel test lab
 
 .PHONY: build
-build: ## bin/kata-runtime, bin/containerd-shim-kata-v2 and bin/kata-agent
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kata-runtime ./cmd/kata-runtime
+build: ## bin/kata-runtime, bin/containerd-shim-kata-v2, bin/kata-device and bin/kata-agent
+	CGO_ENABLED=0 $(GO) build -trimpath -tags urfave_cli_no_docs -ldflags '$(LDFLAGS)' -o bin/kata-runtime ./cmd/kata-runtime
 	CGO_ENABLED=0 $(GO) build -trimpath -tags no_grpc -ldflags '$(LDFLAGS)' -o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kata-device ./cmd/kata-device
 	CGO_ENABLED=1 $(GO) build -trimpath -tags '$(AGENT_TAGS)' -ldflags '$(AGENT_LDFLAGS)' -o bin/kata-agent ./cmd/kata-agent
 
 .PHONY: kernel
@@ -158,14 +159,14 @@ fmt: ## format the Go sources
 
 .PHONY: install
 install: ## copy programs, kernels and images below DESTDIR/PREFIX
-	for program in kata-runtime containerd-shim-kata-v2; do \
+	for program in kata-device kata-runtime containerd-shim-kata-v2; do \
 	  install -D -m 0755 bin/$$program "$(DESTDIR)$(PREFIX)/bin/$$program"; done
 	for file in $$(cd $(SHARE) && find . -type f); do \
 	  install -D -m 0644 "$(SHARE)/$$file" '$(DESTDIR)$(PREFIX)/$(SHARE)'/"$$file"; done
 
 .PHONY: uninstall
 uninstall: ## remove what install copied
-	rm -f '$(DESTDIR)$(PREFIX)/bin/kata-runtime' '$(DESTDIR)$(PREFIX)/bin/containerd-shim-kata-v2'
+	rm -f $(foreach program,kata-runtime containerd-shim-kata-v2 kata-device,'$(DESTDIR)$(PREFIX)/bin/$(program)')
 	rm -rf '$(DESTDIR)$(PREFIX)/$(SHARE)'
 
 .PHONY: clean

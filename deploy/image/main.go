@@ -51,11 +51,13 @@ type entry struct {
 // contents lists the layer, each directory before what is in it.
 func contents(from string) ([]entry, error) {
 	entries := []entry{{name: prefix + "/bin/kata-runtime", source: filepath.Join(from, "bin", "kata-runtime"), mode: 0o755}}
-	shim := filepath.Join(from, "bin", "containerd-shim-kata-v2")
-	if _, err := os.Stat(shim); err == nil {
-		entries = append(entries, entry{name: prefix + "/bin/containerd-shim-kata-v2", source: shim, mode: 0o755})
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for the shim: %w", err)
+	for _, name := range []string{"kata-device", "containerd-shim-kata-v2"} {
+		program := filepath.Join(from, "bin", name)
+		if _, err := os.Stat(program); err == nil {
+			entries = append(entries, entry{name: prefix + "/bin/" + name, source: program, mode: 0o755})
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("look for %s: %w", name, err)
+		}
 	}
 	const share = "share/kata-containers"
 	err := fs.WalkDir(os.DirFS(from), share, func(name string, found fs.DirEntry, err error) error {

@@ -21,7 +21,7 @@ import (
 func TestImage(t *testing.T) {
 	from := t.TempDir()
 	for name, text := range map[string]string{
-		"bin/kata-runtime": "program", "bin/kata-agent": "agent", "share/kata-containers/vmlinux": "kernel",
+		"bin/kata-runtime": "program", "bin/kata-device": "device", "bin/kata-agent": "agent", "share/kata-containers/vmlinux": "kernel",
 		"share/kata-containers/debian/initrd.img": "image",
 	} {
 		name = filepath.Join(from, name)
@@ -90,7 +90,7 @@ func TestImage(t *testing.T) {
 	}
 	layer := read(t, bytes.NewReader(plain))
 	want := map[string]string{
-		"usr/local/bin/kata-runtime": "program", "usr/local/share/kata-containers/vmlinux": "kernel",
+		"usr/local/bin/kata-runtime": "program", "usr/local/bin/kata-device": "device", "usr/local/share/kata-containers/vmlinux": "kernel",
 		"usr/local/share/kata-containers/debian/initrd.img": "image",
 	}
 	for name, data := range layer {

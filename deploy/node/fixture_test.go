@@ -38,7 +38,7 @@ func newWorld(t *testing.T, version string, files map[string]string) *world {
 	}
 	write(t, w.root, files)
 	write(t, w.payload, map[string]string{
-		"bin/kata-runtime": "program 1", "bin/kata-agent": "not installed",
+		"bin/kata-runtime": "program 1", "bin/kata-device": "device 1", "bin/kata-agent": "not installed",
 		"share/kata-containers/vmlinux": "kernel 1", "share/kata-containers/debian/initrd.img": "image 1",
 	})
 	w.options = Options{

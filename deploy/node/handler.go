@@ -28,6 +28,7 @@ const (
 const (
 	runtimeProgram = "kata-runtime"
 	shimProgram    = "containerd-shim-kata-v2"
+	deviceProgram  = "kata-device" // which the two others start where it is beside them
 	shimType       = "io.containerd.kata.v2"
 	runcType       = "io.containerd.runc.v2"
 )

@@ -172,11 +172,12 @@ func (o *Options) payload() ([]file, error) {
 		})
 		return nil
 	}
-	if err := add("bin/"+runtimeProgram, 0o755); err != nil {
-		return nil, err
-	}
-	if _, err := os.Stat(filepath.Join(o.Payload, "bin", shimProgram)); err == nil || o.Handler.FrontEnd == FrontEndShim {
-		if err := add("bin/"+shimProgram, 0o755); err != nil {
+	for _, program := range []string{deviceProgram, runtimeProgram, shimProgram} {
+		needed := program == runtimeProgram || program == shimProgram && o.Handler.FrontEnd == FrontEndShim
+		if _, err := os.Stat(filepath.Join(o.Payload, "bin", program)); err != nil && !needed {
+			continue
+		}
+		if err := add("bin/"+program, 0o755); err != nil {
 			return nil, err
 		}
 	}

@@ -69,7 +69,7 @@ func TestInstallRemove(t *testing.T) {
 			before := w.state(t)
 			w.install(t)
 			for name, want := range map[string]string{
-				"usr/local/bin/kata-runtime": "program 1", "usr/local/share/kata-containers/vmlinux": "kernel 1",
+				"usr/local/bin/kata-runtime": "program 1", "usr/local/bin/kata-device": "device 1", "usr/local/share/kata-containers/vmlinux": "kernel 1",
 				"usr/local/share/kata-containers/debian/initrd.img": "image 1", configurationPath: "# configuration 1\n",
 			} {
 				if got := w.text(t, name); got != want {

@@ -42,6 +42,8 @@ type Options struct {
 	// Private are the mounts below the shared directory whose files hardly anybody
 	// but the guest changes, as patterns of package path.
 	Private []string
+	// Program serves it: see backend.Options.
+	Program string
 	// Jail confines the server, as root with a file server's capabilities, whatever
 	// user it names; nil: not.
 	Jail *jail.Options
@@ -85,7 +87,7 @@ func Start(ctx context.Context, o Options) (*backend.Process, error) {
 // options are those of the server's process, whatever it does there.
 func options(o Options, role string, settings any) backend.Options {
 	return backend.Options{
-		Role: role, Settings: settings, Jail: confined(o), Securebits: keepCapabilities, Starter: o.Starter, Log: o.Log,
+		Program: o.Program, Role: role, Settings: settings, Jail: confined(o), Securebits: keepCapabilities, Starter: o.Starter, Log: o.Log,
 	}
 }
 

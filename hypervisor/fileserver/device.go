@@ -1,6 +1,7 @@
 package fileserver
 
 import (
+	"runtime/debug"
 	"sync"
 
 	"kata-runtime/hypervisor/virtio/guestmem"
@@ -25,6 +26,8 @@ type device struct {
 	// taken before a queue's mutex.
 	memory sync.RWMutex
 	watchdog
+	// tidy gives back to the host what memory is not in use.
+	tidy func()
 	// failed is told of what the guest's driver broke; once.
 	failed func(error)
 	once   sync.Once
@@ -34,7 +37,7 @@ type device struct {
 }
 
 func newDevice(s *session, failed func(error)) *device {
-	d := &device{session: s, failed: failed, ended: make(chan struct{})}
+	d := &device{session: s, failed: failed, ended: make(chan struct{}), tidy: debug.FreeOSMemory}
 	d.wakeUp = make(chan struct{}, 1)
 	d.asleep.Store(true)
 	for i := range d.queues {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -268,6 +270,25 @@ func TestWatchdogSleeps(t *testing.T) {
 	}
 }
 
+// TestTidy: memory is given back after many requests, once, and not after few.
+func TestTidy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tidied := 0
+		d := newDevice(newSession(newFiles(t), fuse.MountOptions{}), func(err error) { t.Error(err) })
+		d.tidy = func() { tidied++ }
+		for _, step := range []struct{ requests, want int }{{garbageRequests, 1}, {0, 1}, {garbageRequests - 1, 1}, {1, 2}} {
+			d.session.requests[opLookup].Add(uint64(step.requests))
+			d.stir()
+			<-time.After(10 * quiet)
+			synctest.Wait()
+			if tidied != step.want {
+				t.Errorf("after %d requests more: %d times, want %d", step.requests, tidied, step.want)
+			}
+		}
+		d.close()
+	})
+}
+
 // TestManyAtOnce has more requests at work than there are workers.
 func TestManyAtOnce(t *testing.T) {
 	f := newFiles(t, "getattr")
@@ -321,4 +342,44 @@ func TestMemoryGoes(t *testing.T) {
 	if err := g.broken(); err == nil {
 		t.Error("the device serves a guest whose memory has gone")
 	}
+}
+
+// TestKickGoes: a descriptor that can be waited for no more ends the device, which
+// would otherwise never sleep again.
+func TestKickGoes(t *testing.T) {
+	g := newGuest(t, newFiles(t), drivertest.FeatureEventIndex)
+	g.pause()
+	var readers []int
+	g.kickFile = func(t testing.TB) *os.File {
+		t.Helper()
+		reader, kick := fullPipe(t)
+		readers = append(readers, reader)
+		return kick
+	}
+	g.resume()
+	for _, reader := range readers {
+		if err := unix.Close(reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.broken(); err == nil || !strings.Contains(fmt.Sprint(err), "wait for notifications") {
+		t.Errorf("%v, want one of waiting", err)
+	}
+}
+
+// fullPipe returns the ends of a pipe that nothing more can be written to.
+func fullPipe(t testing.TB) (reader int, writer *os.File) {
+	t.Helper()
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	for page := make([]byte, os.Getpagesize()); ; {
+		if _, err := unix.Write(ends[1], page); err != nil {
+			break
+		}
+	}
+	writer = os.NewFile(uintptr(ends[1]), "a full pipe")
+	t.Cleanup(func() { _ = writer.Close() })
+	return ends[0], writer
 }

@@ -52,6 +52,8 @@ type guest struct {
 	// inside are the requests under way by their heads.
 	inside map[uint16]pending
 	served chan error
+	// kickFile makes the descriptors by which the device is told; nil: eventFD.
+	kickFile func(testing.TB) *os.File
 }
 
 // pending is where a request's reply will be.
@@ -123,7 +125,7 @@ func (g *guest) resume() {
 	g.Ack(setMemTable, drivertest.MemTable(g.mem.Regions[:]...), fd, fd)
 	for i, q := range g.queues {
 		index := uint32(i)
-		g.lines[i].kick, g.lines[i].call = eventFD(g.t), eventFD(g.t)
+		g.lines[i].kick, g.lines[i].call = g.newKick(), eventFD(g.t)
 		g.Send(setVringNum, false, drivertest.Put(index, uint32(q.Size)))
 		g.Send(setVringBase, false, drivertest.Put(index, g.base[i]))
 		g.Send(setVringAddr, false, drivertest.Put(index, uint32(0), g.mem.User(q.Desc), g.mem.User(q.Used), g.mem.User(q.Avail), uint64(0)))
@@ -131,6 +133,13 @@ func (g *guest) resume() {
 		g.Send(setVringCall, false, drivertest.Put(uint64(index)), int(g.lines[i].call.Fd()))
 		g.Ack(setVringEnable, drivertest.Put(index, uint32(1)))
 	}
+}
+
+func (g *guest) newKick() *os.File {
+	if g.kickFile != nil {
+		return g.kickFile(g.t)
+	}
+	return eventFD(g.t)
 }
 
 // pause stops the device, as a VMM does when the VM is paused.

@@ -203,16 +203,15 @@ func (w *worker) lead() bool {
 		}
 		q.mu.Unlock()
 		q.device.memory.RUnlock()
-		if err != nil {
+		switch {
+		case err != nil:
 			q.device.fail(err)
-		} else {
-			if q.patience > 0 && w.turn != w.calm {
-				// Some were there. Those that follow can wait and come together.
-				w.calm = w.turn
-				ring.Pause(q.patience)
-				return true
-			}
-			w.told = ring.Wait(w.available)
+		case q.patience > 0 && w.turn != w.calm:
+			// Some were there. Those that follow can wait and come together.
+			w.calm = w.turn
+			ring.Pause(q.patience)
+		default:
+			w.await(ring)
 		}
 		return true
 	}
@@ -261,6 +260,20 @@ func (w *worker) lead() bool {
 		q.device.fail(err)
 	}
 	return more
+}
+
+// await waits for the driver's next notification. Where none can come, nothing of the
+// ring is to be believed any more.
+func (w *worker) await(ring *vhostuser.Ring) {
+	var err error
+	if w.told, err = ring.Wait(w.available); err == nil {
+		return
+	}
+	q := w.queue
+	q.mu.Lock()
+	q.stopping = true
+	q.mu.Unlock()
+	q.device.fail(err)
 }
 
 // available asks the driver to tell of the next request, and says whether there is

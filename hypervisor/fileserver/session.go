@@ -19,19 +19,17 @@ const maxVectors = 1024
 type session struct {
 	files    fuse.RawFileSystem
 	protocol *fuse.ProtocolServer
-	// untouched has the length of the largest read. A file system that gives results
-	// that read later, as passthrough does, takes no more from it.
-	untouched []byte
 	// requests are counted by opcode, in the last place those without one.
 	requests [64]atomic.Uint64
 }
 
-// newSession serves files, whose reads are results with Readv.
+// newSession serves files, whose reads are results with Readv, which read later: they get
+// no buffer.
 func newSession(files fuse.RawFileSystem, options fuse.MountOptions) *session {
 	// What a guest does wrong is no line in a log of the host's.
 	options.Logger = log.New(io.Discard, "", 0)
 	options.MaxWrite = maxTransfer
-	return &session{files: files, protocol: fuse.NewProtocolServer(files, &options), untouched: make([]byte, maxTransfer)}
+	return &session{files: files, protocol: fuse.NewProtocolServer(files, &options)}
 }
 
 // carryOut carries out the request, writes the reply to guest memory, and returns
@@ -76,6 +74,14 @@ func (w *worker) carryOut() (uint32, error) {
 
 func (s *session) count(opcode uint32) {
 	s.requests[min(int(opcode), len(s.requests)-1)].Add(1)
+}
+
+// total is how many requests there were.
+func (s *session) total() (sum uint64) {
+	for i := range s.requests {
+		sum += s.requests[i].Load()
+	}
+	return sum
 }
 
 // answer lets go-fuse answer a request, from private memory to private memory.
@@ -144,7 +150,7 @@ func (s *session) read(r *request) (uint32, error) {
 		LockOwner: binary.LittleEndian.Uint64(b[64:]), Flags: binary.LittleEndian.Uint32(b[72:]),
 	}
 	in.Size = uint32(min(int(in.Size), r.room-outHeaderSize, maxTransfer))
-	result, status := s.files.Read(nil, &in, s.untouched[:in.Size])
+	result, status := s.files.Read(nil, &in, nil)
 	if !status.Ok() {
 		return r.fail(status)
 	}

@@ -11,6 +11,11 @@ const (
 	watchInterval = 20 * time.Millisecond
 	// watchIdle is after how many intervals without a request the watchdog sleeps.
 	watchIdle = 2
+	// quiet is how long nobody has asked for anything when memory is given back to the
+	// host, if there were as many requests as garbageRequests since the last time: a
+	// guest that reads a tree leaves a third of the heap as garbage.
+	quiet           = time.Second
+	garbageRequests = 1000
 )
 
 // Go code runs on one thread at a time where requests are short: with more, each
@@ -39,17 +44,26 @@ func (w *watchdog) stir() {
 }
 
 // watch lets another worker lead where the leader is at the same request as an
-// interval ago.
+// interval ago, and tidies up where there are no requests any more.
 func (d *device) watch() {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
-	for {
+	calm := time.NewTimer(quiet)
+	defer calm.Stop()
+	for tidied := uint64(0); ; {
 		ticker.Stop()
 		select {
 		case <-d.wakeUp:
+		case <-calm.C:
+			if now := d.session.total(); now-tidied >= garbageRequests {
+				tidied = now
+				d.tidy()
+			}
+			continue
 		case <-d.ended:
 			return
 		}
+		calm.Stop()
 		ticker.Reset(watchInterval)
 		procs := calmProcs
 		for idle := 0; idle < watchIdle; {
@@ -75,6 +89,7 @@ func (d *device) watch() {
 		if procs != calmProcs {
 			runtime.GOMAXPROCS(calmProcs)
 		}
+		calm.Reset(quiet)
 		d.sleep()
 	}
 }

@@ -1,6 +1,7 @@
 package jail
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os/exec"
@@ -50,6 +51,9 @@ type Spec struct {
 	MaxThreads uint64 `json:"maxThreads,omitempty"`
 	// Without names Parts that are left out of all that, for a host that forbids them.
 	Without []string `json:"without,omitempty"`
+	// Step is the program that confines itself and becomes the process: it calls Become
+	// under Command. Empty: this program.
+	Step string `json:"-"`
 }
 
 // request is what the step is told, as JSON.
@@ -65,14 +69,19 @@ type request struct {
 // Confine changes a command that was not started so that its process is
 // confined. Its standard error must become a pipe that this process reads, as it
 // does for an io.Writer of a command: by that the step sees whether its parent is
-// alive. The program must call Become under Command.
+// alive. A command whose program is the step's plays another part in a jail whose root
+// need not show it.
 func Confine(cmd *exec.Cmd, spec Spec) error {
 	spec.leaveOut()
-	data, err := json.Marshal(request{Spec: spec, Path: cmd.Path, Args: cmd.Args, Inherited: len(cmd.ExtraFiles)})
+	path := cmd.Path
+	if path == spec.Step {
+		path = Self
+	}
+	data, err := json.Marshal(request{Spec: spec, Path: path, Args: cmd.Args, Inherited: len(cmd.ExtraFiles)})
 	if err != nil {
 		return fmt.Errorf("confine %s: %w", cmd.Path, err)
 	}
-	cmd.Path, cmd.Args = Self, []string{"kata-jail", Command, string(data)}
+	cmd.Path, cmd.Args = cmp.Or(spec.Step, Self), []string{"kata-jail", Command, string(data)}
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -92,4 +101,6 @@ type Options struct {
 	Without []string
 	// LogCalls lets the kernel log system calls that a filter refuses.
 	LogCalls bool
+	// Step is that of each Spec.
+	Step string
 }

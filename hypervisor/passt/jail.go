@@ -54,7 +54,7 @@ func confine(ctx context.Context, cmd *exec.Cmd, o *Options) error {
 		// It looks at itself in /proc, and mounts its empty root on /tmp.
 		Root: &jail.Root{Files: files, Self: true, Directories: []string{"/tmp"}},
 		User: o.Jail.User, MaxFiles: maxFiles, MaxThreads: maxThreads,
-		Without: o.Jail.Without,
+		Without: o.Jail.Without, Step: o.Jail.Step,
 	}
 	if spec.User == 0 {
 		spec.User, spec.MaxThreads = nobody, 0 // which counts those of all who are nobody

@@ -99,6 +99,7 @@ func JailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 		Root:        &jail.Root{Files: files, Devices: devices},
 		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},
 		Without:     o.Jail.Without,
+		Step:        o.Jail.Step,
 	}, nil
 }
 

@@ -51,5 +51,6 @@ func JailSpec(ctx context.Context, program, shared string, options jail.Options,
 		SystemCalls: &jail.SystemCalls{Log: options.LogCalls},
 		MaxFiles:    limit,
 		Without:     options.Without,
+		Step:        options.Step,
 	}, nil
 }

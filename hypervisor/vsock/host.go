@@ -58,6 +58,8 @@ const DeviceID = "vsock0"
 type Options struct {
 	// Mode is ModeAuto if empty.
 	Mode Mode
+	// Program serves a device of ours: see backend.Options.
+	Program string
 	// Jail confines the process that serves a device of ours; nil: it is not
 	// confined.
 	Jail *jail.Options
@@ -68,8 +70,8 @@ type Options struct {
 }
 
 // Open opens the host's end of the vsock of a guest that has not been started
-// yet. ctx bounds the call alone. For the device of our own, it starts this program
-// once more, which calls backend.Run with Role.
+// yet. ctx bounds the call alone. For the device of our own, it starts a program
+// that calls backend.Run with Role.
 func Open(ctx context.Context, o Options) (Host, error) {
 	switch o.Mode {
 	case ModeAuto, "":

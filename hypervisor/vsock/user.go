@@ -77,7 +77,7 @@ func startUser(ctx context.Context, o Options, role string, settings any) (*user
 	}
 	defer theirs.Close()
 	process, err := backend.Start(ctx, backend.Options{
-		Role: role, Settings: settings, Files: []*os.File{theirs}, Jail: confinement(o.Jail), Starter: o.Starter, Log: o.Log,
+		Program: o.Program, Role: role, Settings: settings, Files: []*os.File{theirs}, Jail: confinement(o.Jail), Starter: o.Starter, Log: o.Log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())

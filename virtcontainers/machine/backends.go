@@ -1,9 +1,8 @@
 package machine
 
 import (
-	"kata-runtime/hypervisor/fileserver"
+	"kata-runtime/hypervisor/devices"
 	"kata-runtime/hypervisor/virtio/backend"
-	"kata-runtime/hypervisor/vsock"
 )
 
 // BackendCommand is the hidden first argument under which a program that makes
@@ -12,6 +11,4 @@ const BackendCommand = backend.Command
 
 // RunBackend is the whole life of a process that serves one of a machine's devices.
 // It returns the exit status. args follow BackendCommand.
-func RunBackend(args []string) int {
-	return backend.Run(args, map[string]backend.Role{vsock.Role: vsock.Serve, fileserver.Role: fileserver.Serve})
-}
+func RunBackend(args []string) int { return devices.Run(args) }

@@ -109,7 +109,7 @@ func checkShare(settings config.Hypervisor) Finding {
 		return f
 	}
 	if settings.VirtioFSDaemon == config.FileServer {
-		f.Name, f.Value, f.Detail = fileserver.Name, fileserver.Name, "part of this program"
+		f.Name, f.Value, f.Detail = fileserver.Name, fileserver.Name, "part of the runtime"
 		return f
 	}
 	daemon, err := virtiofsd.Find(settings.VirtioFSDaemon)

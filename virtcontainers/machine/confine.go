@@ -14,7 +14,7 @@ import (
 // jail says how those of the machine's processes are confined that need no
 // privilege; nil: they are not.
 func (m *Machine) jail(spec Spec) *jail.Options {
-	options := daemonJail(spec.Config)
+	options := m.daemonJail(spec.Config)
 	if options != nil && m.user != nil {
 		options.User = m.user.ID
 	}
@@ -35,16 +35,18 @@ func (m *Machine) confine(spec Spec) *jail.Options {
 }
 
 // daemonJail says how the file server is confined; nil: it is not.
-func daemonJail(settings *config.Config) *jail.Options {
+func (m *Machine) daemonJail(settings *config.Config) *jail.Options {
 	if !settings.Hypervisor.Confine {
 		return nil
 	}
-	return &jail.Options{Dir: jail.DefaultDir, LogCalls: settings.LogCalls(), Without: settings.Hypervisor.ConfineWithout}
+	return &jail.Options{
+		Dir: jail.DefaultDir, LogCalls: settings.LogCalls(), Without: settings.Hypervisor.ConfineWithout, Step: m.program,
+	}
 }
 
 // passtJail says how passt is confined, for which it takes a user; nil: it is not.
 func (m *Machine) passtJail(settings *config.Config) (*jail.Options, error) {
-	options := daemonJail(settings)
+	options := m.daemonJail(settings)
 	if options == nil {
 		return nil, nil //nolint:nilnil // see above
 	}

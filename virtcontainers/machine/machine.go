@@ -13,6 +13,7 @@ import (
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/child"
+	"kata-runtime/hypervisor/devices"
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/passt"
 	"kata-runtime/hypervisor/qemu"
@@ -56,6 +57,8 @@ type Machine struct {
 	daemonName string
 	passt      *passt.Daemon // nil without the host's network
 	user       *jail.User    // the VMM's; nil for root
+	// program serves devices and confines processes; empty: this one.
+	program string
 	// passtUser is passt's; nil for none of its own.
 	passtUser *jail.User
 }
@@ -77,13 +80,16 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
 		}
 	}()
+	if m.program, err = devices.Find(); err != nil {
+		return nil, err
+	}
 	if settings.Confine {
 		if m.user, err = claimUser(settings); err != nil {
 			return nil, fmt.Errorf("confine the machine's processes: %w", err)
 		}
 	}
 	m.vsock, err = vsock.Open(ctx, vsock.Options{
-		Mode: vsock.Mode(settings.Vsock), Jail: m.jail(spec), Starter: m.starter, Log: spec.Log,
+		Mode: vsock.Mode(settings.Vsock), Program: m.program, Jail: m.jail(spec), Starter: m.starter, Log: spec.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -61,8 +61,8 @@ func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error
 	if settings.VirtioFSDaemon == config.FileServer {
 		m.daemonName = fileserver.Name
 		daemon, err := fileserver.Start(ctx, fileserver.Options{
-			SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache, Private: []string{rootFileSystems},
-			Count: spec.Config.Runtime.Debug, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
+			Program: m.program, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache, Private: []string{rootFileSystems},
+			Count: spec.Config.Runtime.Debug, Jail: m.daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
 		})
 		if err != nil {
 			return nil, err
@@ -72,7 +72,7 @@ func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error
 	m.daemonName = "virtiofsd"
 	daemon, err := virtiofsd.Start(ctx, virtiofsd.Options{
 		Path: settings.VirtioFSDaemon, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache,
-		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, CacheDir: jail.DefaultDir, Jail: daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
+		ExtraArgs: settings.VirtioFSExtraArgs, SocketDir: spec.Dir, CacheDir: jail.DefaultDir, Jail: m.daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
 	})
 	if err != nil {
 		return nil, err

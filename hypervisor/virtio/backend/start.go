@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,9 @@ const Command = "backend"
 
 // Options say what to start.
 type Options struct {
+	// Program is the one that serves it, an absolute path: it calls Run under Command and
+	// jail.Become under jail.Command. Empty: this program.
+	Program string
 	// Role is the device that the process serves, a key of what Run is given. It is
 	// in the process's name.
 	Role string
@@ -78,7 +82,7 @@ func start(ctx context.Context, o *Options) (*Process, error) {
 		return nil, errors.Join(err, vmm.Close())
 	}
 	cmd.ExtraFiles = append([]*os.File{theirs}, o.Files...)
-	if err := confine(ctx, cmd, o.Jail); err != nil {
+	if err := confine(ctx, cmd, o); err != nil {
 		return nil, errors.Join(err, vmm.Close())
 	}
 	lines := newLines(o.Log, o.Role)
@@ -103,7 +107,7 @@ func command(ctx context.Context, o *Options) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("encode the arguments: %w", err)
 	}
 	// It outlives the call, so ctx must not end it.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), jail.Self)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), cmp.Or(o.Program, jail.Self))
 	cmd.Args = []string{"kata-" + o.Role, Command, string(args)}
 	// A small heap from its first moment on. Without containermaxprocs=0, Go's
 	// runtime keeps files of the caller's cgroup open.
@@ -113,15 +117,17 @@ func command(ctx context.Context, o *Options) (*exec.Cmd, error) {
 
 // confine makes cmd one of a jailed process, in a jail with what a dynamic program
 // needs besides.
-func confine(ctx context.Context, cmd *exec.Cmd, spec *jail.Spec) error {
+func confine(ctx context.Context, cmd *exec.Cmd, o *Options) error {
+	spec := o.Jail
 	if spec == nil {
 		return nil
 	}
-	libraries, err := jail.SelfLibraries(ctx)
+	libraries, err := libraries(ctx, o.Program)
 	if err != nil {
 		return err
 	}
 	confined := *spec
+	confined.Step = o.Program
 	if spec.Root != nil {
 		root := *spec.Root
 		root.Files = append(libraries, root.Files...)
@@ -131,6 +137,14 @@ func confine(ctx context.Context, cmd *exec.Cmd, spec *jail.Spec) error {
 		confined.SystemCalls = &jail.SystemCalls{Allowed: append(loaderCalls(), calls.Allowed...), Log: calls.Log}
 	}
 	return jail.Confine(cmd, confined)
+}
+
+// libraries lists those of a program, or of this one. As they are built, they have none.
+func libraries(ctx context.Context, program string) ([]string, error) {
+	if program == "" {
+		return jail.SelfLibraries(ctx)
+	}
+	return jail.Libraries(ctx, program)
 }
 
 // socketPair returns the two ends of the VMM's connection.

@@ -25,9 +25,10 @@ type Ring struct {
 
 // Wait blocks until the guest notifies, and reports true, or until Interrupt is
 // called. It does not block where more is true, which has to ask for notifications
-// and look at the ring once more: one that comes later than that ends the wait. It
-// is for one goroutine at a time, and may be used during Device.Quiesce.
-func (r *Ring) Wait(more func() bool) bool { return r.bell.wait(more) }
+// and look at the ring once more: one that comes later than that ends the wait. An
+// error says that none will come any more. It is for one goroutine at a time, and may
+// be used during Device.Quiesce.
+func (r *Ring) Wait(more func() bool) (bool, error) { return r.bell.wait(more) }
 
 // Pause blocks for so long, or less where the guest notifies. Whoever may be
 // interrupted looks afterwards whether that was so.
@@ -97,15 +98,18 @@ func (v *vring) setKick(fd int) error {
 		closeFD(fd)
 		return fmt.Errorf("queue %d: kick descriptor: %w", v.index, err)
 	}
+	kick, err := kickFile(fd)
+	if err != nil {
+		return fmt.Errorf("queue %d: kick descriptor: %w", v.index, err)
+	}
 	v.dropKick()
 	if v.waits {
-		var err error
-		if v.bell, err = newBell(fd); err != nil {
+		if v.bell, err = newBell(kick); err != nil {
 			return fmt.Errorf("queue %d: %w", v.index, err)
 		}
 		return nil
 	}
-	v.kick = os.NewFile(uintptr(fd), "vhost-user kick")
+	v.kick = kick
 	return nil
 }
 

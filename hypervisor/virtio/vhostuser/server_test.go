@@ -94,6 +94,16 @@ func eventFD(t *testing.T) int {
 	return fd
 }
 
+func memoryFile(t *testing.T) int {
+	t.Helper()
+	fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return fd
+}
+
 // negotiate does what a VMM does first.
 func (s *session) negotiate() {
 	s.t.Helper()
@@ -214,22 +224,31 @@ func TestBadMessages(t *testing.T) {
 		send func(s *session)
 		want string
 	}{
-		"version":            {func(s *session) { s.write(drivertest.Put(uint32(1), uint32(2), uint32(0))) }, "version"},
-		"reply":              {func(s *session) { s.write(drivertest.Put(uint32(1), uint32(5), uint32(0))) }, "is a reply"},
-		"huge":               {func(s *session) { s.write(drivertest.Put(uint32(1), uint32(1), ^uint32(0))) }, "4294967295 bytes"},
-		"cut off":            {func(s *session) { s.write(drivertest.Message(2, false, eight)[:15]); _ = s.Conn.CloseWrite() }, "unexpected EOF"},
-		"cut off in header":  {func(s *session) { s.write(drivertest.Message(2, false, eight)[:5]); _ = s.Conn.CloseWrite() }, "unexpected EOF"},
-		"unknown":            {func(s *session) { s.Send(99, false, nil) }, "unknown request"},
-		"log base":           {func(s *session) { s.Send(6, false, eight) }, "unknown request"},
-		"short":              {func(s *session) { s.Send(2, false, one) }, "payload of 4 bytes"},
-		"feature":            {func(s *session) { s.Send(2, false, drivertest.Put(uint64(1<<34))) }, "not offered"},
-		"protocol feature":   {func(s *session) { s.Send(16, false, drivertest.Put(uint64(1<<5))) }, "not offered"},
-		"write config":       {func(s *session) { s.Send(25, false, nil) }, "read-only"},
-		"config size":        {func(s *session) { s.Send(24, false, drivertest.Put(uint32(0), uint32(8), uint32(0))) }, "for 8 bytes has 0"},
-		"queue":              {func(s *session) { s.Send(8, false, drivertest.Put(uint32(2), uint32(8))) }, "queue 2 of 2"},
-		"base":               {func(s *session) { s.Send(10, false, drivertest.Put(uint32(0), uint32(1<<16))) }, "base 65536"},
-		"kick without file":  {func(s *session) { s.Send(12, false, drivertest.Put(uint64(0))) }, "0 descriptors"},
-		"polling":            {func(s *session) { s.Send(12, false, drivertest.Put(uint64(1<<8))) }, "polling"},
+		"version":           {func(s *session) { s.write(drivertest.Put(uint32(1), uint32(2), uint32(0))) }, "version"},
+		"reply":             {func(s *session) { s.write(drivertest.Put(uint32(1), uint32(5), uint32(0))) }, "is a reply"},
+		"huge":              {func(s *session) { s.write(drivertest.Put(uint32(1), uint32(1), ^uint32(0))) }, "4294967295 bytes"},
+		"cut off":           {func(s *session) { s.write(drivertest.Message(2, false, eight)[:15]); _ = s.Conn.CloseWrite() }, "unexpected EOF"},
+		"cut off in header": {func(s *session) { s.write(drivertest.Message(2, false, eight)[:5]); _ = s.Conn.CloseWrite() }, "unexpected EOF"},
+		"unknown":           {func(s *session) { s.Send(99, false, nil) }, "unknown request"},
+		"log base":          {func(s *session) { s.Send(6, false, eight) }, "unknown request"},
+		"short":             {func(s *session) { s.Send(2, false, one) }, "payload of 4 bytes"},
+		"feature":           {func(s *session) { s.Send(2, false, drivertest.Put(uint64(1<<34))) }, "not offered"},
+		"protocol feature":  {func(s *session) { s.Send(16, false, drivertest.Put(uint64(1<<5))) }, "not offered"},
+		"write config":      {func(s *session) { s.Send(25, false, nil) }, "read-only"},
+		"config size":       {func(s *session) { s.Send(24, false, drivertest.Put(uint32(0), uint32(8), uint32(0))) }, "for 8 bytes has 0"},
+		"queue":             {func(s *session) { s.Send(8, false, drivertest.Put(uint32(2), uint32(8))) }, "queue 2 of 2"},
+		"base":              {func(s *session) { s.Send(10, false, drivertest.Put(uint32(0), uint32(1<<16))) }, "base 65536"},
+		"kick without file": {func(s *session) { s.Send(12, false, drivertest.Put(uint64(0))) }, "0 descriptors"},
+		"polling":           {func(s *session) { s.Send(12, false, drivertest.Put(uint64(1<<8))) }, "polling"},
+		"kick of a file":    {func(s *session) { s.Send(12, false, drivertest.Put(uint64(0)), memoryFile(s.t)) }, "want an eventfd"},
+		"kick of a device": {func(s *session) {
+			zero, err := os.Open("/dev/zero")
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.t.Cleanup(func() { _ = zero.Close() })
+			s.Send(12, false, drivertest.Put(uint64(0)), int(zero.Fd()))
+		}, "want an eventfd"},
 		"two kicks":          {func(s *session) { s.Send(12, false, drivertest.Put(uint64(0)), eventFD(s.t), eventFD(s.t)) }, "2 descriptors"},
 		"table without file": {func(s *session) { s.Send(5, false, drivertest.MemTable(drivertest.Region{Size: 1})) }, "0 descriptors"},
 		"table too long":     {func(s *session) { s.Send(5, false, drivertest.Put(uint32(1000), uint32(0))) }, "1000 regions"},
@@ -294,6 +313,7 @@ func openFiles(t *testing.T) int {
 
 // TestNoFileIsKept: whatever a front end sends, the server closes.
 func TestNoFileIsKept(t *testing.T) {
+	kick := eventFD(t)
 	before := openFiles(t)
 	mappings := strings.Count(maps(t), "guest")
 	for range 3 {
@@ -322,8 +342,8 @@ func TestNoFileIsKept(t *testing.T) {
 		}
 		send(5, drivertest.MemTable(drivertest.Region{Guest: 1 << 20, Size: 1 << 20}), fd)
 		for _, request := range []uint32{12, 13, 14} {
-			send(request, drivertest.Put(uint64(1)), fd)
-			send(request, drivertest.Put(uint64(1)), fd)
+			send(request, drivertest.Put(uint64(1)), kick)
+			send(request, drivertest.Put(uint64(1)), kick)
 		}
 		send(3, nil, fd, fd)                                      // none belongs there
 		send(5, drivertest.MemTable(drivertest.Region{}), fd, fd) // and this is nonsense
