@@ -139,7 +139,7 @@ func build(ctx context.Context, o options) error {
 		o.release = release
 	}
 	if o.busybox != "" {
-		if err := addBusybox(&contents, o.busybox); err != nil {
+		if err := addBusybox(ctx, &contents, o.busybox); err != nil {
 			return err
 		}
 	}

@@ -26,7 +26,7 @@ type Manifest struct {
 	// Sources are what is below the files of the builder's own, the lowest first.
 	Sources []Source `json:"sources,omitempty"`
 	// Entries are sorted by path.
-	Entries []Entry `json:"entries"`
+	Entries []Entry `json:"entries,omitempty"`
 }
 
 // Verity is what opens a disk image as a dm-verity device: by the kernel's table, or by

@@ -95,8 +95,7 @@ func open(dir, reference, architecture string) (*Image, error) {
 	return nil, fmt.Errorf("more than %d indexes in each other", maxNested)
 }
 
-// choose takes the only image for the architecture. One that does not say for which it
-// is is for all.
+// choose takes the only image for the architecture, or for none in particular.
 func choose(from []v1.Descriptor, architecture string) (v1.Descriptor, error) {
 	var fitting []v1.Descriptor
 	for _, d := range from {
