@@ -65,6 +65,11 @@ image-debian: build
 	$(GO) run ./rootfs-builder -agent bin/kata-agent -modules $(SHARE)/debian/modules \
 	  -o $(SHARE)/debian/initrd.img -manifest $(SHARE)/debian/initrd.manifest.json -sbom $(SHARE)/debian/initrd.spdx.json $(IMAGE_FLAGS)
 
+.PHONY: image-disk
+image-disk: build kernel ## a disk image with dm-verity for the built kernel, in the place of its initrd
+	$(GO) run ./rootfs-builder -type erofs -agent bin/kata-agent \
+	  -o $(SHARE)/guest.img -sbom $(SHARE)/guest.spdx.json $(IMAGE_FLAGS)
+
 # What the manifests of deploy/ name. There is no registry: each node imports it.
 NODE_IMAGE := localhost/kata-runtime-node:$(VERSION)
 

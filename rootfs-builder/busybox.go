@@ -17,11 +17,11 @@ const busyboxTimeout = 10 * time.Second
 
 // addBusybox adds a static busybox of this machine's kind, and a link for each
 // program that it can be.
-func addBusybox(contents *image.Contents, program string) error {
+func addBusybox(ctx context.Context, contents *image.Contents, program string) error {
 	if err := checkStatic(program); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), busyboxTimeout)
+	ctx, cancel := context.WithTimeout(ctx, busyboxTimeout)
 	defer cancel()
 	list, err := exec.CommandContext(ctx, program, "--list").Output()
 	if err != nil {

@@ -11,21 +11,21 @@ import (
 
 func TestBusyboxIsStatic(t *testing.T) {
 	var contents image.Contents
-	if err := addBusybox(&contents, "/bin/bash"); err == nil || !strings.Contains(err.Error(), "busybox-static") {
+	if err := addBusybox(t.Context(), &contents, "/bin/bash"); err == nil || !strings.Contains(err.Error(), "busybox-static") {
 		t.Errorf("a program with libraries: %v", err)
 	}
 	script := filepath.Join(t.TempDir(), "script")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := addBusybox(&contents, script); err == nil {
+	if err := addBusybox(t.Context(), &contents, script); err == nil {
 		t.Error("a script was taken")
 	}
 }
 
 func TestBusyboxHasItsLinks(t *testing.T) {
 	var contents image.Contents
-	if err := addBusybox(&contents, "/bin/busybox"); err != nil {
+	if err := addBusybox(t.Context(), &contents, "/bin/busybox"); err != nil {
 		t.Fatal(err)
 	}
 	manifest, err := contents.WriteFiles(filepath.Join(t.TempDir(), "image"), "", "")

@@ -18,7 +18,7 @@ func TestFlags(t *testing.T) {
 		`unexpected argument "z"`:        {"-agent", "x", "-o", "y", "z"},
 	}
 	for want, args := range tests {
-		if err := run(args, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
+		if err := run(t.Context(), args, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("run(%q) = %v, want %q", args, err, want)
 		}
 	}
@@ -31,7 +31,7 @@ func TestRefusedAgentLeavesNoImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "initrd.img")
-	err = run([]string{"-agent", self, "-o", out}, io.Discard)
+	err = run(t.Context(), []string{"-agent", self, "-o", out}, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "seccomp") {
 		t.Errorf("run = %v", err)
 	}

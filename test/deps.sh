@@ -9,8 +9,8 @@ for group in "$@"; do
     # To run VMs. qemu-system-x86 brings virtiofsd in /usr/lib/qemu.
     run) packages+=(qemu-system-x86 busybox-static) ;;
     # To build the programs: the agent needs a C compiler and libseccomp. The
-    # image builder unpacks Debian's kernel package.
-    build) packages+=(gcc libc6-dev libseccomp-dev pkg-config make git ca-certificates dpkg xz-utils) ;;
+    # image builder unpacks Debian's kernel package, and packs disk images.
+    build) packages+=(gcc libc6-dev libseccomp-dev pkg-config make git ca-certificates dpkg xz-utils erofs-utils) ;;
     # To compile the guest kernel.
     kernel) packages+=(flex bison bc libelf-dev perl-base) ;;
     # What tests and benchmarks compare with, and the callers that tests drive.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/machine"
+	"kata-runtime/virtcontainers/rootimage"
 )
 
 // checkReport is check's output.
@@ -117,7 +119,7 @@ func checkAssets(settings *config.Config) []machine.Finding {
 		image.Status, image.NextStep = machine.StatusMissing, kernel.NextStep
 		return []machine.Finding{kernel, image}
 	}
-	kernel.Value, image.Value = settings.Hypervisor.Kernel, settings.Hypervisor.Initrd
+	kernel.Value, image.Value = settings.Hypervisor.Kernel, cmp.Or(settings.Hypervisor.Initrd, settings.Hypervisor.Image)
 	for _, f := range []*machine.Finding{&kernel, &image} {
 		if file, err := os.Open(f.Value); err != nil {
 			f.Status, f.Detail, f.NextStep = machine.StatusMissing, err.Error(), "make build image, or correct the configuration"
@@ -125,7 +127,23 @@ func checkAssets(settings *config.Config) []machine.Finding {
 			file.Close()
 		}
 	}
+	if settings.Hypervisor.Image != "" && image.Status == machine.StatusOK {
+		image = checkImage(image)
+	}
 	return []machine.Finding{kernel, image}
+}
+
+// checkImage reads a disk image as a whole, which no start of a VM does.
+func checkImage(f machine.Finding) machine.Finding {
+	image, err := rootimage.Open(f.Value)
+	if err == nil {
+		f.Detail = fmt.Sprintf("%s with dm-verity, root hash %s", image.FileSystem(), image.RootHash())
+		err = errors.Join(image.Verify(), image.Close())
+	}
+	if err != nil {
+		f.Status, f.Detail, f.NextStep = machine.StatusMissing, err.Error(), "build the image again, see docs/guest-assets.md"
+	}
+	return f
 }
 
 func (r checkReport) print(w io.Writer) error {

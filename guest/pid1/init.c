@@ -5,16 +5,19 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/memfd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -134,6 +137,39 @@ static void raise_limits(void)
 		fail("raise the limit of open files");
 }
 
+// on_disk says whether the root file system is an image's, which nobody can write.
+static int on_disk(void)
+{
+	struct statfs fs;
+
+	if (statfs("/", &fs) < 0)
+		fail("find what the root file system is");
+	return fs.f_type != RAMFS_MAGIC && fs.f_type != TMPFS_MAGIC;
+}
+
+// start_on_disk runs the agent from the image: its pages are those of the file, and
+// there is no other copy that could be freed.
+static void start_on_disk(char *path, char **agent_args, char **environment)
+{
+	pid_t agent;
+
+	// An image has no device nodes: making one takes privileges.
+	if (mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755") < 0)
+		fail("mount /dev");
+	open_standard_streams();
+	say(KATA_INIT_MARKER);
+	raise_limits();
+	agent = fork();
+	if (agent < 0)
+		fail("start agent");
+	if (agent == 0) {
+		setsid();
+		execve(path, agent_args, environment);
+		_exit(127);
+	}
+	reap(agent);
+}
+
 static void start(char *path)
 {
 	char *agent_args[] = {KATA_AGENT_NAME, KATA_BOOT_ARGUMENT, NULL};
@@ -143,6 +179,8 @@ static void start(char *path)
 	int sealed;
 	pid_t agent;
 
+	if (on_disk())
+		start_on_disk(path, agent_args, environment);
 	open_standard_streams();
 	say(KATA_INIT_MARKER);
 	raise_limits();

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,9 +41,24 @@ func mounts() []mount {
 	}
 }
 
-// mountAll makes the new root and mounts the guest's file systems in it.
-func mountAll(root string) error {
-	for _, m := range mounts() {
+// onDisk says whether the root file system is an image's: it is read-only, has
+// the mount points, and containers can pivot away from it. PID 1 has mounted /dev.
+func onDisk() (bool, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/", &fs); err != nil {
+		return false, fmt.Errorf("find what the root file system is: %w", err)
+	}
+	return fs.Type != unix.RAMFS_MAGIC && fs.Type != unix.TMPFS_MAGIC, nil
+}
+
+// mountsOnDisk are those of mounts that an image does without.
+func mountsOnDisk() []mount {
+	return slices.DeleteFunc(mounts(), func(m mount) bool { return m.target == "/" || m.target == "/dev" })
+}
+
+// mountAll mounts file systems below root.
+func mountAll(root string, mounts []mount) error {
+	for _, m := range mounts {
 		target := filepath.Join(root, m.target)
 		if err := os.MkdirAll(target, 0o755); err != nil {
 			return fmt.Errorf("make mount point: %w", err)
@@ -87,8 +103,12 @@ func switchRoot(root string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter the new root: %w", err)
 	}
-	// As on any distribution: containers with slave or shared propagation see
-	// what is mounted in the guest after they started.
+	return nil
+}
+
+// shareMounts makes the guest's mounts as those of any distribution: containers with
+// slave or shared propagation see what is mounted in the guest after they started.
+func shareMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("share mounts below /: %w", err)
 	}

@@ -13,11 +13,16 @@
 // The agent calls Boot first, which prepares what the kernel leaves to user
 // space: mounts, modules, and a root file system that containers can pivot
 // away from.
+//
+// An image on a disk is such a root file system. The agent then runs from it,
+// unsealed: nobody can write it, and libcontainer hides it from containers behind
+// an overlay, which takes no memory.
 package pid1
 
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"kata-runtime/guest/bootparam"
 )
@@ -35,27 +40,40 @@ func Booting() bool {
 func Boot() error {
 	began := bootparam.Uptime()
 	con := openConsole()
-	if err := mountAll(newRoot); err != nil {
+	disk, err := onDisk()
+	if err != nil {
 		return err
 	}
-	params, err := bootparam.ReadFrom(newRoot + "/proc/cmdline")
+	root := newRoot
+	if disk {
+		root = "/"
+		err = mountAll(root, mountsOnDisk())
+	} else {
+		err = mountAll(root, mounts())
+	}
+	if err != nil {
+		return err
+	}
+	params, err := bootparam.ReadFrom(filepath.Join(root, "proc/cmdline"))
 	if err != nil {
 		return err
 	}
 	con.debug = params.Debug
 	con.step(fmt.Sprintf("file systems mounted; agent's program began at %v", began))
 	loadModules(con)
-	if err := con.reopen(newRoot + "/dev/console"); err != nil {
+	if err := con.reopen(filepath.Join(root, "dev/console")); err != nil {
 		return err
 	}
 	con.step("modules loaded")
-	if err := copyPrograms(programs, newRoot+programs); err != nil {
+	if !disk {
+		if err := leaveInitramfs(root); err != nil {
+			return err
+		}
+	}
+	if err := shareMounts(); err != nil {
 		return err
 	}
-	if err := switchRoot(newRoot); err != nil {
-		return err
-	}
-	con.step("root switched")
+	con.step("root settled")
 	if err := enableControllers(cgroupRoot); err != nil {
 		return err
 	}
@@ -68,4 +86,12 @@ func Boot() error {
 		return fmt.Errorf("set standard streams: %w", err)
 	}
 	return nil
+}
+
+// leaveInitramfs makes root, on a tmpfs, the root file system.
+func leaveInitramfs(root string) error {
+	if err := copyPrograms(programs, root+programs); err != nil {
+		return err
+	}
+	return switchRoot(root)
 }

@@ -42,7 +42,7 @@ func Load(arch string) (kconfig.Options, error) {
 // topics are the fragments that every architecture takes.
 func topics() []string {
 	return []string{
-		"base.config", "containers.config", "fs.config", "network.config", "netfilter.config",
+		"base.config", "containers.config", "fs.config", "verity.config", "network.config", "netfilter.config",
 		"virtio.config", "vsock.config", "hotplug.config", "hardening.config", "debug.config",
 	}
 }

@@ -8,15 +8,12 @@
 package image
 
 import (
+	"archive/tar"
 	"bytes"
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -32,6 +29,7 @@ import (
 type Contents struct {
 	records map[string]cpio.Record
 	data    map[string][]byte
+	implied map[string]bool // directories that were added as parents alone
 	err     error
 }
 
@@ -74,6 +72,7 @@ func (c *Contents) add(record cpio.Record, content []byte) {
 	if c.records == nil {
 		c.records = make(map[string]cpio.Record)
 		c.data = make(map[string][]byte)
+		c.implied = make(map[string]bool)
 	}
 	name := record.Name
 	if _, ok := c.records[name]; ok || name == "" {
@@ -82,9 +81,43 @@ func (c *Contents) add(record cpio.Record, content []byte) {
 	}
 	if parent := path.Dir(name); parent != "." && c.records[parent].Name == "" {
 		c.Directory(parent, 0o755)
+		c.implied[parent] = true
 	}
 	c.records[name] = cpio.MakeReproducible(record)
 	c.data[name] = content
+}
+
+// Tar writes the contents as a tar archive to put on top of others: directories that
+// were added only as parents are not in it, nor are device nodes.
+func (c *Contents) Tar(to io.Writer) error {
+	if c.err != nil {
+		return c.err
+	}
+	archive := tar.NewWriter(to)
+	for _, record := range c.sorted() {
+		content := c.data[record.Name]
+		header := &tar.Header{Name: record.Name, Mode: int64(record.Mode & 0o1777)}
+		switch record.Mode & cpio.S_IFMT {
+		case cpio.S_IFDIR:
+			if c.implied[record.Name] {
+				continue
+			}
+			header.Typeflag = tar.TypeDir
+		case cpio.S_IFREG:
+			header.Typeflag, header.Size = tar.TypeReg, int64(len(content))
+		case cpio.S_IFLNK:
+			header.Typeflag, header.Linkname, content = tar.TypeSymlink, string(content), nil
+		default:
+			continue
+		}
+		if err := archive.WriteHeader(header); err != nil {
+			return fmt.Errorf("archive %s: %w", record.Name, err)
+		}
+		if _, err := archive.Write(content); err != nil {
+			return fmt.Errorf("archive %s: %w", record.Name, err)
+		}
+	}
+	return archive.Close()
 }
 
 // Regular calls f with each regular file, by its absolute path in the guest, in the
@@ -121,67 +154,6 @@ func (c *Contents) archive() ([]byte, error) {
 	return buffer.Bytes(), nil
 }
 
-// Manifest says what is in an image.
-type Manifest struct {
-	// Image is the archive's file name.
-	Image string `json:"image"`
-	// SHA256 and Size (bytes) are those of the archive.
-	SHA256 string `json:"sha256"`
-	Size   int64  `json:"size"`
-	// KernelRelease is the release that the image's modules are for, empty if
-	// it holds none.
-	KernelRelease string `json:"kernel_release,omitempty"`
-	// Entries are sorted by path.
-	Entries []Entry `json:"entries"`
-}
-
-// Entry is one file of an image.
-type Entry struct {
-	// Path is absolute in the guest.
-	Path string `json:"path"`
-	// Mode is the file's type and permissions, as ls prints them.
-	Mode string `json:"mode"`
-	// Size in bytes; SHA256 of the content, for regular files only.
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256,omitempty"`
-}
-
-func (c *Contents) manifest(archive []byte, name, kernelRelease string) Manifest {
-	manifest := Manifest{
-		Image: name, SHA256: digest(archive), Size: int64(len(archive)), KernelRelease: kernelRelease,
-	}
-	for _, record := range c.sorted() {
-		entry := Entry{Path: "/" + record.Name, Mode: mode(record.Mode), Size: int64(len(c.data[record.Name]))}
-		if record.Mode&cpio.S_IFMT == cpio.S_IFREG {
-			entry.SHA256 = digest(c.data[record.Name])
-		}
-		manifest.Entries = append(manifest.Entries, entry)
-	}
-	return manifest
-}
-
-func digest(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
-
-// mode renders the bits that an image can have.
-func mode(bits uint64) string {
-	mode := fs.FileMode(bits & 0o777)
-	if bits&cpio.S_ISTXT != 0 {
-		mode |= fs.ModeSticky
-	}
-	switch bits & cpio.S_IFMT {
-	case cpio.S_IFDIR:
-		mode |= fs.ModeDir
-	case cpio.S_IFCHR:
-		mode |= fs.ModeDevice | fs.ModeCharDevice
-	case cpio.S_IFLNK:
-		mode |= fs.ModeSymlink
-	}
-	return mode.String()
-}
-
 // WriteFiles writes the image, and the manifest if manifestPath is not empty.
 // Each file appears by rename, the manifest last; directories are created as
 // needed. The manifest is returned as well.
@@ -194,17 +166,13 @@ func (c *Contents) WriteFiles(imagePath, manifestPath, kernelRelease string) (Ma
 		return Manifest{}, err
 	}
 	manifest := c.manifest(archive, filepath.Base(imagePath), kernelRelease)
-	text, err := json.MarshalIndent(manifest, "", "  ")
-	if err != nil {
-		return Manifest{}, fmt.Errorf("encode the manifest: %w", err)
-	}
 	if err := WriteFile(imagePath, archive); err != nil {
 		return Manifest{}, err
 	}
 	if manifestPath == "" {
 		return manifest, nil
 	}
-	return manifest, WriteFile(manifestPath, append(text, '\n'))
+	return manifest, manifest.Write(manifestPath)
 }
 
 // WriteFile writes a file by rename; its directory is created as needed.

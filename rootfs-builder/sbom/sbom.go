@@ -11,6 +11,7 @@ import (
 	"debug/buildinfo"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net/url"
 	"runtime/debug"
 	"strings"
@@ -25,7 +26,12 @@ import (
 type File struct {
 	// Path is absolute in the guest.
 	Path    string
-	Content []byte
+	Content *io.SectionReader
+}
+
+// NewFile is a file whose content is in memory.
+func NewFile(path string, content []byte) File {
+	return File{Path: path, Content: io.NewSectionReader(bytes.NewReader(content), 0, int64(len(content)))}
 }
 
 // Image is what is described.
@@ -52,9 +58,12 @@ func Write(image Image) ([]byte, error) {
 	})
 	d.relate("DOCUMENT", common.TypeRelationshipDescribe, root)
 	for i, file := range image.Files {
-		id := d.file(i, file)
+		id, err := d.file(i, file)
+		if err != nil {
+			return nil, fmt.Errorf("write the bill of materials of %s: %w", image.Name, err)
+		}
 		d.relate(root, common.TypeRelationshipContains, id)
-		info, err := buildinfo.Read(bytes.NewReader(file.Content))
+		info, err := buildinfo.Read(file.Content)
 		if err != nil {
 			continue // Go did not build it
 		}
@@ -100,18 +109,21 @@ func (d *document) packaged(p v2_3.Package) common.ElementID {
 	return id
 }
 
-func (d *document) file(i int, file File) common.ElementID {
+func (d *document) file(i int, file File) (common.ElementID, error) {
 	id := common.ElementID(fmt.Sprintf("File-%d", i+1))
-	sum1, sum256 := sha1.Sum(file.Content), sha256.Sum256(file.Content) //nolint:gosec // see above
+	sum1, sum256 := sha1.New(), sha256.New() //nolint:gosec // see above
+	if _, err := io.Copy(io.MultiWriter(sum1, sum256), io.NewSectionReader(file.Content, 0, file.Content.Size())); err != nil {
+		return "", fmt.Errorf("read %s: %w", file.Path, err)
+	}
 	d.Files = append(d.Files, &v2_3.File{
 		FileName: "." + file.Path, FileSPDXIdentifier: id,
 		Checksums: []common.Checksum{
-			{Algorithm: common.SHA1, Value: hex.EncodeToString(sum1[:])},
-			{Algorithm: common.SHA256, Value: hex.EncodeToString(sum256[:])},
+			{Algorithm: common.SHA1, Value: hex.EncodeToString(sum1.Sum(nil))},
+			{Algorithm: common.SHA256, Value: hex.EncodeToString(sum256.Sum(nil))},
 		},
 		LicenseConcluded: none, LicenseInfoInFiles: []string{none}, FileCopyrightText: none,
 	})
-	return id
+	return id, nil
 }
 
 // program adds what a Go program was linked from.

@@ -26,7 +26,7 @@ func testImage(t *testing.T) Image {
 	}
 	return Image{
 		Name: "initrd.img", SHA256: strings.Repeat("ab", 32), Created: time.Unix(1_700_000_000, 0),
-		Files: []File{{"/etc/empty", nil}, {"/init", program}, {"/lib/copy", program}},
+		Files: []File{NewFile("/etc/empty", nil), NewFile("/init", program), NewFile("/lib/copy", program)},
 	}
 }
 

@@ -40,7 +40,7 @@ func (c *Config) ResolveAssets(executable string) error {
 }
 
 func (c *Config) resolveAssets(executable, system string) error {
-	if c.Hypervisor.Kernel != "" && c.Hypervisor.Initrd != "" {
+	if c.Hypervisor.Kernel != "" && (c.Hypervisor.Initrd != "" || c.Hypervisor.Image != "") {
 		return nil
 	}
 	sets := assetSets(executable, system)

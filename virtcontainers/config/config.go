@@ -47,9 +47,10 @@ type QEMU struct {
 // and how it is connected with the host.
 type Machine struct {
 	// Kernel and Initrd are the guest's, absolute. Both are set or none is;
-	// ResolveAssets fills empty ones.
+	// ResolveAssets fills empty ones. Image is a disk image in the place of Initrd.
 	Kernel string `toml:"kernel"`
 	Initrd string `toml:"initrd"`
+	Image  string `toml:"image"`
 	// KernelParams is appended to the kernel command line, separated by
 	// spaces.
 	KernelParams string `toml:"kernel_params"`

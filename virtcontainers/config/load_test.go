@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -41,6 +42,7 @@ func TestLoadEveryOption(t *testing.T) {
 driver = "qemu"
 kernel = "/k"
 initrd = "/i"
+image = ""
 kernel_params = "a=b c"
 accelerator = "tcg"
 vsock = "user"
@@ -111,12 +113,34 @@ dir = "/run/machines"
 	}
 }
 
+func TestLoadImage(t *testing.T) {
+	got, err := loadText(t, "[hypervisor]\nkernel = '/k'\nimage = '/guest.img'\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	if err := got.Encode(&text); err != nil {
+		t.Fatal(err)
+	}
+	again, err := loadText(t, text.String())
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, &text)
+	}
+	if again.Hypervisor.Image != "/guest.img" || again.Hypervisor.Initrd != "" {
+		t.Errorf("got %q and %q", again.Hypervisor.Image, again.Hypervisor.Initrd)
+	}
+	if err := again.ResolveAssets("/nowhere/kata-runtime"); err != nil || again.Hypervisor.Kernel != "/k" || again.Hypervisor.Initrd != "" {
+		t.Errorf("resolved %q and %q, %v", again.Hypervisor.Kernel, again.Hypervisor.Initrd, err)
+	}
+}
+
 // TestLoadKatasKeys loads one file as Kata Containers has it, with all of a VM's
 // keys in the driver's table, and the same in the tables that they have here.
 func TestLoadKatasKeys(t *testing.T) {
 	shared := `
 kernel = "/k"
 initrd = "/i"
+image = ""
 kernel_params = "a=b c"
 accelerator = "tcg"
 vsock = "user"
@@ -274,7 +298,9 @@ func TestLoadErrors(t *testing.T) {
 		{"cache", qemu + "virtio_fs_cache = 'none'", []string{`virtio_fs_cache = "none"`, `"never"`}},
 		{"relative path", qemu + "path = 'qemu'", []string{`path = "qemu"`, "absolute"}},
 		{"relative daemon", qemu + "virtio_fs_daemon = 'v'", []string{"virtio_fs_daemon", "absolute"}},
-		{"kernel alone", qemu + "kernel = '/k'", []string{"kernel = \"/k\"", "initrd must be set too"}},
+		{"kernel alone", qemu + "kernel = '/k'", []string{"kernel = \"/k\"", "initrd or image must be set too"}},
+		{"image alone", qemu + "image = '/k'", []string{"image = \"/k\"", "kernel must be set too"}},
+		{"image and initrd", qemu + "kernel = '/k'\ninitrd = '/i'\nimage = '/k'", []string{"image = \"/k\"", "together with initrd"}},
 		{"initrd alone", qemu + "initrd = '/k'", []string{"initrd = \"/k\"", "kernel must be set too"}},
 		{"kernel params", qemu + "kernel_params = \"a\\nb\"", []string{"kernel_params", "printable"}},
 		{"long kernel params", qemu + "kernel_params = '" + strings.Repeat("x", 1025) + "'", []string{"at most 1024"}},

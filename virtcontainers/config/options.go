@@ -97,10 +97,10 @@ func machineOptions() []Option {
 			Values: "empty, or an absolute path",
 			Meaning: "The guest's kernel: an uncompressed `vmlinux` with a PVH entry point, or a bzImage. " +
 				"Empty: the first complete pair of kernel and initrd is taken, see [Kernel and initrd](#kernel-and-initrd). " +
-				"Is set together with `initrd`, because the initrd holds modules for one kernel.",
+				"Is set together with `initrd`, because the initrd holds modules for one kernel, or with `image`.",
 			get: func(c *Config) any { return c.Hypervisor.Kernel },
 			check: func(c *Config) string {
-				return assetPair(c.Hypervisor.Kernel, c.Hypervisor.Initrd, "initrd")
+				return assetPair(c.Hypervisor.Kernel, cmp.Or(c.Hypervisor.Initrd, c.Hypervisor.Image), "initrd or image")
 			},
 		},
 		{
@@ -110,6 +110,21 @@ func machineOptions() []Option {
 			get:     func(c *Config) any { return c.Hypervisor.Initrd },
 			check: func(c *Config) string {
 				return assetPair(c.Hypervisor.Initrd, c.Hypervisor.Kernel, "kernel")
+			},
+		},
+		{
+			Table: machineTable, Key: "image",
+			Values: "empty, or an absolute path",
+			Meaning: "A disk image that the guest boots from in the place of an initrd: an erofs or ext4 file system with dm-verity, " +
+				"which `rootfs-builder` makes, with its manifest beside it (`guest.manifest.json` for `guest.img`). " +
+				"The kernel has device mapper and the file system built in, as the one of `kernel-config` has. " +
+				"The VMs share the file, and read it only. Is set together with `kernel`, and without `initrd`. See [guest assets](guest-assets.md).",
+			get: func(c *Config) any { return c.Hypervisor.Image },
+			check: func(c *Config) string {
+				if c.Hypervisor.Image != "" && c.Hypervisor.Initrd != "" {
+					return "must not be set together with initrd"
+				}
+				return assetPair(c.Hypervisor.Image, c.Hypervisor.Kernel, "kernel")
 			},
 		},
 		{

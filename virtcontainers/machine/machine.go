@@ -21,6 +21,7 @@ import (
 	"kata-runtime/hypervisor/vsock"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/network"
+	"kata-runtime/virtcontainers/rootimage"
 )
 
 // Spec is what a pod's machine is made from.
@@ -102,7 +103,17 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.VM, err = m.newVM(spec, choice.Name, devices, m.confine(spec)); err != nil {
+	params := m.kernelParams(spec)
+	if settings.Image != "" {
+		image, err := rootimage.Open(settings.Image)
+		if err != nil {
+			return nil, err
+		}
+		defer image.Close() // the VM has a duplicate
+		devices = append(devices, &hypervisor.Disk{ID: "guest-image", Serial: "guest-image", File: image.File(), ReadOnly: true})
+		params = append(image.KernelParams(), params...)
+	}
+	if m.VM, err = m.newVM(spec, choice.Name, devices, params, m.confine(spec)); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -110,13 +121,13 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 
 // newVM lets the configured driver make the VM. It gets what every driver has, and
 // its own table.
-func (m *Machine) newVM(spec Spec, accelerator string, devices []hypervisor.Device, confinement *jail.Options) (hypervisor.VM, error) {
+func (m *Machine) newVM(spec Spec, accelerator string, devices []hypervisor.Device, params []string, confinement *jail.Options) (hypervisor.VM, error) {
 	settings := spec.Config.Hypervisor
 	switch settings.Driver {
 	case config.DriverQEMU:
 		vm, err := qemu.New(qemu.Options{
 			Path: settings.QEMU.Path, Name: "kata-" + spec.ID, Accelerator: accelerator,
-			Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: m.kernelParams(spec),
+			Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: params,
 			Size: spec.Size, MaxSize: spec.MaxSize, ReclaimMemory: settings.ReclaimFreedMemory,
 			Devices:   devices,
 			Vsock:     m.vsock,

@@ -3,6 +3,7 @@ package pool
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -57,7 +58,7 @@ func Describe(kind Kind, settings *config.Config, program string, programs []str
 		return Fit{}, fmt.Errorf("find what this process has of its parent: %w", err)
 	}
 	paths := append([]string{
-		settings.Hypervisor.Kernel, settings.Hypervisor.Initrd,
+		settings.Hypervisor.Kernel, cmp.Or(settings.Hypervisor.Initrd, settings.Hypervisor.Image),
 		"/dev/kvm", "/dev/vhost-vsock", "/dev/vhost-net", "/dev/net/tun",
 	}, programs...)
 	if program, err = filepath.EvalSymlinks(program); err != nil {

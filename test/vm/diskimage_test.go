@@ -1,0 +1,106 @@
+//go:build vm
+
+package vm
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"kata-runtime/test/bundle"
+	"kata-runtime/test/harness"
+	"kata-runtime/test/program"
+)
+
+// TestDiskImages boots guests from disk images: of each file system, two VMs from one
+// file, and one that somebody has changed.
+func TestDiskImages(t *testing.T) {
+	h := harness.New(t)
+	builder := h.File("rootfs-builder")
+	if err := program.Build(t.Context(), builder, "kata-runtime/rootfs-builder"); err != nil {
+		t.Fatal(err)
+	}
+	images := map[string]string{}
+	for _, kind := range []string{"erofs", "ext4"} {
+		images[kind] = h.File(kind + ".img")
+		agent := filepath.Join(harness.Repository(t), "bin", "kata-agent")
+		if out, err := exec.CommandContext(t.Context(), builder, "-agent", agent, "-type", kind, "-o", images[kind]).CombinedOutput(); err != nil {
+			t.Fatalf("build the image: %v\n%s", err, out)
+		}
+	}
+	for _, kind := range []string{"ext4", "erofs"} { // the last one goes on
+		imageOnly(h, images[kind])
+		id := h.ID()
+		silently(h, "run", "-d", "-b", h.Bundle(bundle.Spec("/bin/sleep", "100000")), id)
+		checkImageGuest(h, id, kind)
+		if kind != "erofs" {
+			h.Must("delete", "--force", id)
+			continue
+		}
+		other := h.Must("run", "-b", h.Bundle(bundle.Spec("/bin/cat", "/proc/cmdline")), h.ID())
+		if !strings.Contains(other, " verity 1 /dev/vda ") || !strings.Contains(other, " rootfstype=erofs ") {
+			t.Errorf("the second VM's command line is %s", other)
+		}
+		h.Must("delete", "--force", id)
+	}
+	if text := h.Must("env"); !strings.Contains(text, fmt.Sprintf("image = %q", images["erofs"])) ||
+		!strings.Contains(text, images["erofs"]+", erofs with dm-verity, root hash ") {
+		t.Errorf("env: %s", text)
+	}
+	// Nobody looks at this byte, which is beside the superblock, but dm-verity.
+	file, err := os.OpenFile(images["erofs"], os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteAt([]byte{1}, 2000); err != nil {
+		t.Fatal(err)
+	}
+	wantFailure(h, []string{"boot kernel", "verity: 254:0: data block 0 is corrupted", "Kernel panic - not syncing: dm-verity device corrupted"},
+		"run", "-b", h.Bundle(bundle.Spec("/bin/true")), h.ID())
+}
+
+// imageOnly lets the host's commands boot from a disk image.
+func imageOnly(h *harness.Host, path string) {
+	h.Flags = nil
+	configure(h, fmt.Sprintf("hypervisor.kernel = %q", builtAssets(h.T).kernel), fmt.Sprintf("hypervisor.image = %q", path),
+		"agent.kata.debug_console_enabled = true")
+}
+
+// checkImageGuest looks at a guest from within.
+func checkImageGuest(h *harness.Host, id, kind string) {
+	h.T.Helper()
+	// Two processes of the container, each with the agent's program in its way.
+	if got := h.Must("exec", id, "/bin/sh", "-c", "echo $$; cat /proc/1/comm"); !strings.HasSuffix(got, "\nsleep\n") {
+		h.T.Errorf("in the container: %q", got)
+	}
+	result := execGuestShell(h, id, `$B cat /proc/self/mounts; $B touch /x; $B touch /run/x && echo run; $B touch /tmp/x && echo tmp`)
+	for _, want := range []string{"/dev/root / " + kind + " ro,", "run\n", "tmp\n"} {
+		if !strings.Contains(result.Stdout, want) {
+			h.T.Errorf("the guest lacks %q: %s", want, result.Stdout)
+		}
+	}
+	if !strings.Contains(result.Stderr, "Read-only file system") {
+		h.T.Errorf("writing to the image: %s", result.Stderr)
+	}
+	result = execGuestShell(h, id, `for p in /proc/[0-9]*; do $B readlink $p/exe; done`)
+	if !strings.Contains(result.Stdout, "/init\n") || strings.Contains(result.Stdout, "memfd:") {
+		h.T.Errorf("programs of the guest: %s", result.Stdout)
+	}
+}
+
+// execGuestShell runs a script in the guest itself, where $B is the container's busybox.
+func execGuestShell(h *harness.Host, id, script string) harness.Result {
+	h.T.Helper()
+	for line := range strings.Lines(h.Must("ps", id)) {
+		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == "/bin/sleep" {
+			busybox := fmt.Sprintf("/proc/%s/root/bin/busybox", fields[1])
+			return h.Run("exec", "--guest", "-e", "B="+busybox, id, busybox, "sh", "-c", script)
+		}
+	}
+	h.T.Fatal("the container's process is not there")
+	return harness.Result{}
+}
