@@ -20,6 +20,7 @@ import (
 	"os"
 
 	"kata-runtime/guest/bootparam"
+	"kata-runtime/guest/modules"
 )
 
 // Booting says whether this process is the agent that PID 1 started, so that
@@ -49,6 +50,9 @@ func Boot() error {
 		return err
 	}
 	con.step("modules loaded")
+	if err := keepDigest(modules.ImageDigest, newRoot+modules.KeptDigest); err != nil {
+		return err
+	}
 	if err := copyPrograms(programs, newRoot+programs); err != nil {
 		return err
 	}

@@ -510,6 +510,8 @@ type CreateSandboxRequest struct {
 	// Random bytes of the host: guests that began as copies of one another, or
 	// waited for their pod, then draw what nobody else knows.
 	Entropy []byte `protobuf:"bytes,46,opt,name=entropy,proto3" json:"entropy,omitempty"`
+	// Loaded when the guest's kernel asks for them. Absent: none are.
+	Modules *Modules `protobuf:"bytes,60,opt,name=modules,proto3" json:"modules,omitempty"`
 	// Processes of the guest itself may be added: ExecProcess with an empty
 	// container_id, which is refused otherwise. They have the agent's namespaces.
 	AllowGuestExec bool `protobuf:"varint,900,opt,name=allow_guest_exec,json=allowGuestExec,proto3" json:"allow_guest_exec,omitempty"`
@@ -624,11 +626,73 @@ func (x *CreateSandboxRequest) GetEntropy() []byte {
 	return nil
 }
 
+func (x *CreateSandboxRequest) GetModules() *Modules {
+	if x != nil {
+		return x.Modules
+	}
+	return nil
+}
+
 func (x *CreateSandboxRequest) GetAllowGuestExec() bool {
 	if x != nil {
 		return x.AllowGuestExec
 	}
 	return false
+}
+
+// Modules are those of the guest's kernel, in a directory of a share.
+type Modules struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute guest path. It has a directory for each release.
+	Directory string `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
+	// Names of modules that are never loaded, nor what depends on them.
+	Deny          []string `protobuf:"bytes,2,rep,name=deny,proto3" json:"deny,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Modules) Reset() {
+	*x = Modules{}
+	mi := &file_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Modules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Modules) ProtoMessage() {}
+
+func (x *Modules) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Modules.ProtoReflect.Descriptor instead.
+func (*Modules) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Modules) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *Modules) GetDeny() []string {
+	if x != nil {
+		return x.Deny
+	}
+	return nil
 }
 
 // CeilingValue is the host's value of one of Ceilings (package protocol). The
@@ -643,7 +707,7 @@ type CeilingValue struct {
 
 func (x *CeilingValue) Reset() {
 	*x = CeilingValue{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +719,7 @@ func (x *CeilingValue) String() string {
 func (*CeilingValue) ProtoMessage() {}
 
 func (x *CeilingValue) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +732,7 @@ func (x *CeilingValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CeilingValue.ProtoReflect.Descriptor instead.
 func (*CeilingValue) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CeilingValue) GetName() string {
@@ -693,7 +757,7 @@ type CreateSandboxResponse struct {
 
 func (x *CreateSandboxResponse) Reset() {
 	*x = CreateSandboxResponse{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +769,7 @@ func (x *CreateSandboxResponse) String() string {
 func (*CreateSandboxResponse) ProtoMessage() {}
 
 func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +782,7 @@ func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxResponse.ProtoReflect.Descriptor instead.
 func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 type DestroySandboxRequest struct {
@@ -729,7 +793,7 @@ type DestroySandboxRequest struct {
 
 func (x *DestroySandboxRequest) Reset() {
 	*x = DestroySandboxRequest{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +805,7 @@ func (x *DestroySandboxRequest) String() string {
 func (*DestroySandboxRequest) ProtoMessage() {}
 
 func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +818,7 @@ func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySandboxRequest.ProtoReflect.Descriptor instead.
 func (*DestroySandboxRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 type SetClockRequest struct {
@@ -766,7 +830,7 @@ type SetClockRequest struct {
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +842,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +855,7 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetClockRequest) GetUnixNanos() int64 {
@@ -836,7 +900,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +912,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +925,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Storage) GetDriver() string {
@@ -975,7 +1039,7 @@ type StorageDirectory struct {
 
 func (x *StorageDirectory) Reset() {
 	*x = StorageDirectory{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1051,7 @@ func (x *StorageDirectory) String() string {
 func (*StorageDirectory) ProtoMessage() {}
 
 func (x *StorageDirectory) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1064,7 @@ func (x *StorageDirectory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageDirectory.ProtoReflect.Descriptor instead.
 func (*StorageDirectory) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StorageDirectory) GetPath() string {
@@ -1043,7 +1107,7 @@ type StoragePlace struct {
 
 func (x *StoragePlace) Reset() {
 	*x = StoragePlace{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1119,7 @@ func (x *StoragePlace) String() string {
 func (*StoragePlace) ProtoMessage() {}
 
 func (x *StoragePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1132,7 @@ func (x *StoragePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoragePlace.ProtoReflect.Descriptor instead.
 func (*StoragePlace) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StoragePlace) GetMountPoint() string {
@@ -1111,7 +1175,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1187,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1200,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateContainerRequest) GetContainerId() string {
@@ -1221,7 +1285,7 @@ type BlockDevice struct {
 
 func (x *BlockDevice) Reset() {
 	*x = BlockDevice{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1297,7 @@ func (x *BlockDevice) String() string {
 func (*BlockDevice) ProtoMessage() {}
 
 func (x *BlockDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1310,7 @@ func (x *BlockDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
 func (*BlockDevice) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BlockDevice) GetSerial() string {
@@ -1280,7 +1344,7 @@ type OnlineResourcesRequest struct {
 
 func (x *OnlineResourcesRequest) Reset() {
 	*x = OnlineResourcesRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1356,7 @@ func (x *OnlineResourcesRequest) String() string {
 func (*OnlineResourcesRequest) ProtoMessage() {}
 
 func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1369,7 @@ func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineResourcesRequest.ProtoReflect.Descriptor instead.
 func (*OnlineResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OnlineResourcesRequest) GetVcpus() uint32 {
@@ -1331,7 +1395,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1407,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1420,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -1376,7 +1440,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1452,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1465,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -1427,7 +1491,7 @@ type StatsContainerResponse struct {
 
 func (x *StatsContainerResponse) Reset() {
 	*x = StatsContainerResponse{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1503,7 @@ func (x *StatsContainerResponse) String() string {
 func (*StatsContainerResponse) ProtoMessage() {}
 
 func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1516,7 @@ func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsContainerResponse.ProtoReflect.Descriptor instead.
 func (*StatsContainerResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StatsContainerResponse) GetStatsJson() []byte {
@@ -1475,7 +1539,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1551,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1564,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -1547,7 +1611,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1623,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1636,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -1597,7 +1661,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1673,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1686,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -1685,7 +1749,7 @@ type ProcessRequest struct {
 
 func (x *ProcessRequest) Reset() {
 	*x = ProcessRequest{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1761,7 @@ func (x *ProcessRequest) String() string {
 func (*ProcessRequest) ProtoMessage() {}
 
 func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1774,7 @@ func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessRequest.ProtoReflect.Descriptor instead.
 func (*ProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProcessRequest) GetContainerId() string {
@@ -1739,7 +1803,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1815,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1828,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SignalProcessRequest) GetContainerId() string {
@@ -1810,7 +1874,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1886,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1899,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WaitProcessResponse) GetExitCode() uint32 {
@@ -1885,7 +1949,7 @@ type ResizeTerminalRequest struct {
 
 func (x *ResizeTerminalRequest) Reset() {
 	*x = ResizeTerminalRequest{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +1961,7 @@ func (x *ResizeTerminalRequest) String() string {
 func (*ResizeTerminalRequest) ProtoMessage() {}
 
 func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +1974,7 @@ func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResizeTerminalRequest) GetContainerId() string {
@@ -1950,7 +2014,7 @@ type OOMEvent struct {
 
 func (x *OOMEvent) Reset() {
 	*x = OOMEvent{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2026,7 @@ func (x *OOMEvent) String() string {
 func (*OOMEvent) ProtoMessage() {}
 
 func (x *OOMEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2039,7 @@ func (x *OOMEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OOMEvent.ProtoReflect.Descriptor instead.
 func (*OOMEvent) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OOMEvent) GetContainerId() string {
@@ -1999,7 +2063,7 @@ type SocketBind struct {
 
 func (x *SocketBind) Reset() {
 	*x = SocketBind{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2075,7 @@ func (x *SocketBind) String() string {
 func (*SocketBind) ProtoMessage() {}
 
 func (x *SocketBind) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2088,7 @@ func (x *SocketBind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketBind.ProtoReflect.Descriptor instead.
 func (*SocketBind) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SocketBind) GetName() string {
@@ -2068,7 +2132,7 @@ type Socket struct {
 
 func (x *Socket) Reset() {
 	*x = Socket{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2144,7 @@ func (x *Socket) String() string {
 func (*Socket) ProtoMessage() {}
 
 func (x *Socket) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2157,7 @@ func (x *Socket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Socket.ProtoReflect.Descriptor instead.
 func (*Socket) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Socket) GetPath() string {
@@ -2134,7 +2198,7 @@ type UpdateSocketsRequest struct {
 
 func (x *UpdateSocketsRequest) Reset() {
 	*x = UpdateSocketsRequest{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2210,7 @@ func (x *UpdateSocketsRequest) String() string {
 func (*UpdateSocketsRequest) ProtoMessage() {}
 
 func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2223,7 @@ func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSocketsRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSocketsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateSocketsRequest) GetContainerId() string {
@@ -2191,7 +2255,7 @@ type SetNetworkRequest struct {
 
 func (x *SetNetworkRequest) Reset() {
 	*x = SetNetworkRequest{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2267,7 @@ func (x *SetNetworkRequest) String() string {
 func (*SetNetworkRequest) ProtoMessage() {}
 
 func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2280,7 @@ func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetNetworkRequest) GetInterfaces() []*NetworkInterface {
@@ -2275,7 +2339,7 @@ type NetworkInterface struct {
 
 func (x *NetworkInterface) Reset() {
 	*x = NetworkInterface{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2351,7 @@ func (x *NetworkInterface) String() string {
 func (*NetworkInterface) ProtoMessage() {}
 
 func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2364,7 @@ func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInterface.ProtoReflect.Descriptor instead.
 func (*NetworkInterface) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NetworkInterface) GetDeviceMac() []byte {
@@ -2380,7 +2444,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2456,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2469,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NetworkAddress) GetAddress() []byte {
@@ -2508,7 +2572,7 @@ type NetworkRoute struct {
 
 func (x *NetworkRoute) Reset() {
 	*x = NetworkRoute{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2584,7 @@ func (x *NetworkRoute) String() string {
 func (*NetworkRoute) ProtoMessage() {}
 
 func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2597,7 @@ func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRoute.ProtoReflect.Descriptor instead.
 func (*NetworkRoute) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NetworkRoute) GetFamily() uint32 {
@@ -2646,7 +2710,7 @@ type NetworkMetric struct {
 
 func (x *NetworkMetric) Reset() {
 	*x = NetworkMetric{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +2722,7 @@ func (x *NetworkMetric) String() string {
 func (*NetworkMetric) ProtoMessage() {}
 
 func (x *NetworkMetric) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +2735,7 @@ func (x *NetworkMetric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkMetric.ProtoReflect.Descriptor instead.
 func (*NetworkMetric) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NetworkMetric) GetType() uint32 {
@@ -2700,7 +2764,7 @@ type NetworkHop struct {
 
 func (x *NetworkHop) Reset() {
 	*x = NetworkHop{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2712,7 +2776,7 @@ func (x *NetworkHop) String() string {
 func (*NetworkHop) ProtoMessage() {}
 
 func (x *NetworkHop) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2725,7 +2789,7 @@ func (x *NetworkHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkHop.ProtoReflect.Descriptor instead.
 func (*NetworkHop) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NetworkHop) GetInterface() string {
@@ -2770,7 +2834,7 @@ type NetworkNeighbour struct {
 
 func (x *NetworkNeighbour) Reset() {
 	*x = NetworkNeighbour{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2782,7 +2846,7 @@ func (x *NetworkNeighbour) String() string {
 func (*NetworkNeighbour) ProtoMessage() {}
 
 func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2795,7 +2859,7 @@ func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNeighbour.ProtoReflect.Descriptor instead.
 func (*NetworkNeighbour) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NetworkNeighbour) GetInterface() string {
@@ -2858,7 +2922,7 @@ type NetworkRule struct {
 
 func (x *NetworkRule) Reset() {
 	*x = NetworkRule{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +2934,7 @@ func (x *NetworkRule) String() string {
 func (*NetworkRule) ProtoMessage() {}
 
 func (x *NetworkRule) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +2947,7 @@ func (x *NetworkRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRule.ProtoReflect.Descriptor instead.
 func (*NetworkRule) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NetworkRule) GetFamily() uint32 {
@@ -3005,7 +3069,7 @@ type LoopbackService struct {
 
 func (x *LoopbackService) Reset() {
 	*x = LoopbackService{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3081,7 @@ func (x *LoopbackService) String() string {
 func (*LoopbackService) ProtoMessage() {}
 
 func (x *LoopbackService) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3094,7 @@ func (x *LoopbackService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoopbackService.ProtoReflect.Descriptor instead.
 func (*LoopbackService) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LoopbackService) GetNetwork() string {
@@ -3064,7 +3128,7 @@ type Measurement struct {
 
 func (x *Measurement) Reset() {
 	*x = Measurement{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +3140,7 @@ func (x *Measurement) String() string {
 func (*Measurement) ProtoMessage() {}
 
 func (x *Measurement) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +3153,7 @@ func (x *Measurement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Measurement.ProtoReflect.Descriptor instead.
 func (*Measurement) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Measurement) GetFigure() Figure {
@@ -3115,7 +3179,7 @@ type MetricsRequest struct {
 
 func (x *MetricsRequest) Reset() {
 	*x = MetricsRequest{}
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3127,7 +3191,7 @@ func (x *MetricsRequest) String() string {
 func (*MetricsRequest) ProtoMessage() {}
 
 func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3140,7 +3204,7 @@ func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
 func (*MetricsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{39}
+	return file_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MetricsRequest) GetContainerIds() []string {
@@ -3160,7 +3224,7 @@ type MetricsResponse struct {
 
 func (x *MetricsResponse) Reset() {
 	*x = MetricsResponse{}
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3172,7 +3236,7 @@ func (x *MetricsResponse) String() string {
 func (*MetricsResponse) ProtoMessage() {}
 
 func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3185,7 +3249,7 @@ func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsResponse.ProtoReflect.Descriptor instead.
 func (*MetricsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{40}
+	return file_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MetricsResponse) GetGuest() []*Measurement {
@@ -3211,7 +3275,7 @@ type ContainerMeasurements struct {
 
 func (x *ContainerMeasurements) Reset() {
 	*x = ContainerMeasurements{}
-	mi := &file_agent_proto_msgTypes[41]
+	mi := &file_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3287,7 @@ func (x *ContainerMeasurements) String() string {
 func (*ContainerMeasurements) ProtoMessage() {}
 
 func (x *ContainerMeasurements) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[41]
+	mi := &file_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3300,7 @@ func (x *ContainerMeasurements) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerMeasurements.ProtoReflect.Descriptor instead.
 func (*ContainerMeasurements) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{41}
+	return file_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ContainerMeasurements) GetMeasurements() []*Measurement {
@@ -3268,7 +3332,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xda\x03\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\x8c\x04\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -3282,8 +3346,12 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eloopback_token\x18o \x01(\tR\rloopbackToken\x12\x1b\n" +
 	"\tkeep_nics\x18p \x03(\fR\bkeepNics\x127\n" +
 	"\bceilings\x18- \x03(\v2\x1b.kata.guest.v1.CeilingValueR\bceilings\x12\x18\n" +
-	"\aentropy\x18. \x01(\fR\aentropy\x12)\n" +
-	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\"8\n" +
+	"\aentropy\x18. \x01(\fR\aentropy\x120\n" +
+	"\amodules\x18< \x01(\v2\x16.kata.guest.v1.ModulesR\amodules\x12)\n" +
+	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\";\n" +
+	"\aModules\x12\x1c\n" +
+	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n" +
+	"\x04deny\x18\x02 \x03(\tR\x04deny\"8\n" +
 	"\fCeilingValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value\"\x17\n" +
@@ -3606,7 +3674,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_agent_proto_goTypes = []any{
 	(Figure)(0),                    // 0: kata.guest.v1.Figure
 	(*Empty)(nil),                  // 1: kata.guest.v1.Empty
@@ -3614,116 +3682,118 @@ var file_agent_proto_goTypes = []any{
 	(*HelloResponse)(nil),          // 3: kata.guest.v1.HelloResponse
 	(*Share)(nil),                  // 4: kata.guest.v1.Share
 	(*CreateSandboxRequest)(nil),   // 5: kata.guest.v1.CreateSandboxRequest
-	(*CeilingValue)(nil),           // 6: kata.guest.v1.CeilingValue
-	(*CreateSandboxResponse)(nil),  // 7: kata.guest.v1.CreateSandboxResponse
-	(*DestroySandboxRequest)(nil),  // 8: kata.guest.v1.DestroySandboxRequest
-	(*SetClockRequest)(nil),        // 9: kata.guest.v1.SetClockRequest
-	(*Storage)(nil),                // 10: kata.guest.v1.Storage
-	(*StorageDirectory)(nil),       // 11: kata.guest.v1.StorageDirectory
-	(*StoragePlace)(nil),           // 12: kata.guest.v1.StoragePlace
-	(*CreateContainerRequest)(nil), // 13: kata.guest.v1.CreateContainerRequest
-	(*BlockDevice)(nil),            // 14: kata.guest.v1.BlockDevice
-	(*OnlineResourcesRequest)(nil), // 15: kata.guest.v1.OnlineResourcesRequest
-	(*ContainerRequest)(nil),       // 16: kata.guest.v1.ContainerRequest
-	(*UpdateContainerRequest)(nil), // 17: kata.guest.v1.UpdateContainerRequest
-	(*StatsContainerResponse)(nil), // 18: kata.guest.v1.StatsContainerResponse
-	(*ProcessInfo)(nil),            // 19: kata.guest.v1.ProcessInfo
-	(*ListProcessesResponse)(nil),  // 20: kata.guest.v1.ListProcessesResponse
-	(*ExecProcessRequest)(nil),     // 21: kata.guest.v1.ExecProcessRequest
-	(*ProcessRequest)(nil),         // 22: kata.guest.v1.ProcessRequest
-	(*SignalProcessRequest)(nil),   // 23: kata.guest.v1.SignalProcessRequest
-	(*WaitProcessResponse)(nil),    // 24: kata.guest.v1.WaitProcessResponse
-	(*ResizeTerminalRequest)(nil),  // 25: kata.guest.v1.ResizeTerminalRequest
-	(*OOMEvent)(nil),               // 26: kata.guest.v1.OOMEvent
-	(*SocketBind)(nil),             // 27: kata.guest.v1.SocketBind
-	(*Socket)(nil),                 // 28: kata.guest.v1.Socket
-	(*UpdateSocketsRequest)(nil),   // 29: kata.guest.v1.UpdateSocketsRequest
-	(*SetNetworkRequest)(nil),      // 30: kata.guest.v1.SetNetworkRequest
-	(*NetworkInterface)(nil),       // 31: kata.guest.v1.NetworkInterface
-	(*NetworkAddress)(nil),         // 32: kata.guest.v1.NetworkAddress
-	(*NetworkRoute)(nil),           // 33: kata.guest.v1.NetworkRoute
-	(*NetworkMetric)(nil),          // 34: kata.guest.v1.NetworkMetric
-	(*NetworkHop)(nil),             // 35: kata.guest.v1.NetworkHop
-	(*NetworkNeighbour)(nil),       // 36: kata.guest.v1.NetworkNeighbour
-	(*NetworkRule)(nil),            // 37: kata.guest.v1.NetworkRule
-	(*LoopbackService)(nil),        // 38: kata.guest.v1.LoopbackService
-	(*Measurement)(nil),            // 39: kata.guest.v1.Measurement
-	(*MetricsRequest)(nil),         // 40: kata.guest.v1.MetricsRequest
-	(*MetricsResponse)(nil),        // 41: kata.guest.v1.MetricsResponse
-	(*ContainerMeasurements)(nil),  // 42: kata.guest.v1.ContainerMeasurements
+	(*Modules)(nil),                // 6: kata.guest.v1.Modules
+	(*CeilingValue)(nil),           // 7: kata.guest.v1.CeilingValue
+	(*CreateSandboxResponse)(nil),  // 8: kata.guest.v1.CreateSandboxResponse
+	(*DestroySandboxRequest)(nil),  // 9: kata.guest.v1.DestroySandboxRequest
+	(*SetClockRequest)(nil),        // 10: kata.guest.v1.SetClockRequest
+	(*Storage)(nil),                // 11: kata.guest.v1.Storage
+	(*StorageDirectory)(nil),       // 12: kata.guest.v1.StorageDirectory
+	(*StoragePlace)(nil),           // 13: kata.guest.v1.StoragePlace
+	(*CreateContainerRequest)(nil), // 14: kata.guest.v1.CreateContainerRequest
+	(*BlockDevice)(nil),            // 15: kata.guest.v1.BlockDevice
+	(*OnlineResourcesRequest)(nil), // 16: kata.guest.v1.OnlineResourcesRequest
+	(*ContainerRequest)(nil),       // 17: kata.guest.v1.ContainerRequest
+	(*UpdateContainerRequest)(nil), // 18: kata.guest.v1.UpdateContainerRequest
+	(*StatsContainerResponse)(nil), // 19: kata.guest.v1.StatsContainerResponse
+	(*ProcessInfo)(nil),            // 20: kata.guest.v1.ProcessInfo
+	(*ListProcessesResponse)(nil),  // 21: kata.guest.v1.ListProcessesResponse
+	(*ExecProcessRequest)(nil),     // 22: kata.guest.v1.ExecProcessRequest
+	(*ProcessRequest)(nil),         // 23: kata.guest.v1.ProcessRequest
+	(*SignalProcessRequest)(nil),   // 24: kata.guest.v1.SignalProcessRequest
+	(*WaitProcessResponse)(nil),    // 25: kata.guest.v1.WaitProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 26: kata.guest.v1.ResizeTerminalRequest
+	(*OOMEvent)(nil),               // 27: kata.guest.v1.OOMEvent
+	(*SocketBind)(nil),             // 28: kata.guest.v1.SocketBind
+	(*Socket)(nil),                 // 29: kata.guest.v1.Socket
+	(*UpdateSocketsRequest)(nil),   // 30: kata.guest.v1.UpdateSocketsRequest
+	(*SetNetworkRequest)(nil),      // 31: kata.guest.v1.SetNetworkRequest
+	(*NetworkInterface)(nil),       // 32: kata.guest.v1.NetworkInterface
+	(*NetworkAddress)(nil),         // 33: kata.guest.v1.NetworkAddress
+	(*NetworkRoute)(nil),           // 34: kata.guest.v1.NetworkRoute
+	(*NetworkMetric)(nil),          // 35: kata.guest.v1.NetworkMetric
+	(*NetworkHop)(nil),             // 36: kata.guest.v1.NetworkHop
+	(*NetworkNeighbour)(nil),       // 37: kata.guest.v1.NetworkNeighbour
+	(*NetworkRule)(nil),            // 38: kata.guest.v1.NetworkRule
+	(*LoopbackService)(nil),        // 39: kata.guest.v1.LoopbackService
+	(*Measurement)(nil),            // 40: kata.guest.v1.Measurement
+	(*MetricsRequest)(nil),         // 41: kata.guest.v1.MetricsRequest
+	(*MetricsResponse)(nil),        // 42: kata.guest.v1.MetricsResponse
+	(*ContainerMeasurements)(nil),  // 43: kata.guest.v1.ContainerMeasurements
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
-	6,  // 1: kata.guest.v1.CreateSandboxRequest.ceilings:type_name -> kata.guest.v1.CeilingValue
-	11, // 2: kata.guest.v1.Storage.directories:type_name -> kata.guest.v1.StorageDirectory
-	12, // 3: kata.guest.v1.Storage.lower:type_name -> kata.guest.v1.StoragePlace
-	12, // 4: kata.guest.v1.Storage.upper:type_name -> kata.guest.v1.StoragePlace
-	12, // 5: kata.guest.v1.Storage.work:type_name -> kata.guest.v1.StoragePlace
-	10, // 6: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
-	14, // 7: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
-	27, // 8: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	19, // 9: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
-	28, // 10: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
-	27, // 11: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	31, // 12: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
-	33, // 13: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
-	36, // 14: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
-	37, // 15: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
-	38, // 16: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
-	32, // 17: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
-	35, // 18: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
-	34, // 19: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
-	0,  // 20: kata.guest.v1.Measurement.figure:type_name -> kata.guest.v1.Figure
-	39, // 21: kata.guest.v1.MetricsResponse.guest:type_name -> kata.guest.v1.Measurement
-	42, // 22: kata.guest.v1.MetricsResponse.containers:type_name -> kata.guest.v1.ContainerMeasurements
-	39, // 23: kata.guest.v1.ContainerMeasurements.measurements:type_name -> kata.guest.v1.Measurement
-	2,  // 24: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	5,  // 25: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	8,  // 26: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	9,  // 27: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	13, // 28: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	16, // 29: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 30: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	17, // 31: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	16, // 32: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 33: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 34: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 35: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	21, // 36: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	23, // 37: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	22, // 38: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	25, // 39: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	1,  // 40: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	15, // 41: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
-	29, // 42: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
-	30, // 43: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
-	40, // 44: kata.guest.v1.Agent.Metrics:input_type -> kata.guest.v1.MetricsRequest
-	3,  // 45: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	7,  // 46: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	1,  // 47: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	1,  // 48: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	1,  // 49: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	1,  // 50: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	1,  // 51: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	1,  // 52: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	1,  // 53: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	1,  // 54: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	18, // 55: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	20, // 56: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	1,  // 57: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	1,  // 58: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	24, // 59: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	1,  // 60: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	26, // 61: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	1,  // 62: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
-	1,  // 63: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
-	1,  // 64: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
-	41, // 65: kata.guest.v1.Agent.Metrics:output_type -> kata.guest.v1.MetricsResponse
-	45, // [45:66] is the sub-list for method output_type
-	24, // [24:45] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	7,  // 1: kata.guest.v1.CreateSandboxRequest.ceilings:type_name -> kata.guest.v1.CeilingValue
+	6,  // 2: kata.guest.v1.CreateSandboxRequest.modules:type_name -> kata.guest.v1.Modules
+	12, // 3: kata.guest.v1.Storage.directories:type_name -> kata.guest.v1.StorageDirectory
+	13, // 4: kata.guest.v1.Storage.lower:type_name -> kata.guest.v1.StoragePlace
+	13, // 5: kata.guest.v1.Storage.upper:type_name -> kata.guest.v1.StoragePlace
+	13, // 6: kata.guest.v1.Storage.work:type_name -> kata.guest.v1.StoragePlace
+	11, // 7: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
+	15, // 8: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
+	28, // 9: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	20, // 10: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
+	29, // 11: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
+	28, // 12: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	32, // 13: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
+	34, // 14: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
+	37, // 15: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
+	38, // 16: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
+	39, // 17: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
+	33, // 18: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
+	36, // 19: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
+	35, // 20: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
+	0,  // 21: kata.guest.v1.Measurement.figure:type_name -> kata.guest.v1.Figure
+	40, // 22: kata.guest.v1.MetricsResponse.guest:type_name -> kata.guest.v1.Measurement
+	43, // 23: kata.guest.v1.MetricsResponse.containers:type_name -> kata.guest.v1.ContainerMeasurements
+	40, // 24: kata.guest.v1.ContainerMeasurements.measurements:type_name -> kata.guest.v1.Measurement
+	2,  // 25: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	5,  // 26: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	9,  // 27: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	10, // 28: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	14, // 29: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	17, // 30: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 31: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	18, // 32: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	17, // 33: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 34: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 35: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 36: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	22, // 37: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	24, // 38: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	23, // 39: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	26, // 40: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	1,  // 41: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	16, // 42: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	30, // 43: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	31, // 44: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
+	41, // 45: kata.guest.v1.Agent.Metrics:input_type -> kata.guest.v1.MetricsRequest
+	3,  // 46: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	8,  // 47: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	1,  // 48: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	1,  // 49: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	1,  // 50: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 51: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	1,  // 52: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	1,  // 53: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 54: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	1,  // 55: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	19, // 56: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	21, // 57: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	1,  // 58: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	1,  // 59: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	25, // 60: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	1,  // 61: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	27, // 62: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	1,  // 63: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	1,  // 64: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	1,  // 65: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
+	42, // 66: kata.guest.v1.Agent.Metrics:output_type -> kata.guest.v1.MetricsResponse
+	46, // [46:67] is the sub-list for method output_type
+	25, // [25:46] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3737,7 +3807,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

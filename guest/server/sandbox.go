@@ -18,6 +18,7 @@ import (
 	"kata-runtime/guest/console"
 	"kata-runtime/guest/container"
 	"kata-runtime/guest/loopback"
+	"kata-runtime/guest/modules"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/sockets"
 	"kata-runtime/guest/storage"
@@ -40,6 +41,7 @@ type sandbox struct {
 	created bool
 	shares  []string         // mount points, in order
 	limiter *storage.Limiter // nil without a share that needs one
+	modules *modules.Service // nil when none are loaded on demand
 	stop    func()           // ends the running limiter; nil when none runs
 }
 
@@ -58,6 +60,12 @@ func (s *sandbox) close() {
 	if s.stop != nil {
 		s.stop()
 		s.stop = nil
+	}
+	if s.modules != nil {
+		if err := s.modules.Close(); err != nil {
+			s.log.Warn("modules on demand", "error", err)
+		}
+		s.modules = nil
 	}
 }
 
@@ -130,6 +138,13 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		if share.GetFstype() == "virtiofs" {
 			limit = min(limit, cmp.Or(int64(share.GetFileLimit()), storage.DefaultFileLimit))
 			s.limiter = storage.NewLimiter(s.log, limit)
+		}
+	}
+	if m := req.GetModules(); m != nil {
+		// A pod that needs none of them can do without.
+		var err error
+		if s.modules, err = modules.Start(s.log, modules.Options{Directory: m.GetDirectory(), Deny: m.GetDeny()}); err != nil {
+			s.log.Warn("no modules on demand", "error", err)
 		}
 	}
 	if req.GetAllowGuestExec() {

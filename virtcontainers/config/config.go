@@ -50,6 +50,11 @@ type Machine struct {
 	// ResolveAssets fills empty ones.
 	Kernel string `toml:"kernel"`
 	Initrd string `toml:"initrd"`
+	// Modules is the directory of the guest kernel's modules, absolute; empty: there
+	// are none on demand.
+	Modules string `toml:"modules"`
+	// DenyModules are names of modules that are never loaded.
+	DenyModules []string `toml:"deny_modules"`
 	// KernelParams is appended to the kernel command line, separated by
 	// spaces.
 	KernelParams string `toml:"kernel_params"`
@@ -202,6 +207,7 @@ func Default() *Config {
 				Confine:            true,
 				ConfineUsers:       defaultUsers(),
 				ConfineWithout:     []string{},
+				DenyModules:        rareModules(),
 			},
 			QEMU: QEMU{Path: "/usr/bin/qemu-system-x86_64", Bridges: 1},
 		},

@@ -41,6 +41,8 @@ func TestLoadEveryOption(t *testing.T) {
 driver = "qemu"
 kernel = "/k"
 initrd = "/i"
+modules = "/m"
+deny_modules = ["rds", "n_gsm"]
 kernel_params = "a=b c"
 accelerator = "tcg"
 vsock = "user"
@@ -88,7 +90,7 @@ dir = "/run/machines"
 		Hypervisor: Hypervisor{
 			Driver: DriverQEMU,
 			Machine: Machine{
-				Kernel: "/k", Initrd: "/i", KernelParams: "a=b c", Accelerator: "tcg", Vsock: "user",
+				Kernel: "/k", Initrd: "/i", Modules: "/m", DenyModules: []string{"rds", "n_gsm"}, KernelParams: "a=b c", Accelerator: "tcg", Vsock: "user",
 				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
 				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never",
 				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
@@ -116,6 +118,8 @@ func TestLoadKatasKeys(t *testing.T) {
 	shared := `
 kernel = "/k"
 initrd = "/i"
+modules = "/m"
+deny_modules = ["rds", "n_gsm"]
 kernel_params = "a=b c"
 accelerator = "tcg"
 vsock = "user"

@@ -58,6 +58,8 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.driver":                     `"qemu"`,
 		"hypervisor.qemu.path":                  `"/x"`,
 		"hypervisor.kernel_params":              `"quiet \"x\""`,
+		"hypervisor.modules":                    `"/m"`,
+		"hypervisor.deny_modules":               `["rds", "n_gsm"]`,
 		"hypervisor.accelerator":                `"kvm"`,
 		"hypervisor.vsock":                      `"vhost"`,
 		"hypervisor.default_vcpus":              `3`,
