@@ -40,9 +40,9 @@ func main() {
 
 const usage = `usage:
   kernel-config debian -o DIR [-cache DIR]
-  kernel-config build -o FILE [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
-  kernel-config check [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
-  kernel-config list [-fragment FILE]... [-arch ARCH] [-json]
+  kernel-config build -o FILE [-modules DIR] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
+  kernel-config check [-modules] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
+  kernel-config list [-modules] [-fragment FILE]... [-arch ARCH] [-json]
   kernel-config diff [-json] OLD NEW`
 
 func run(ctx context.Context, args []string, out io.Writer) error {

@@ -34,6 +34,9 @@ func TestInstallDebian(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(root, "lib", "modules", release), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(root, "lib", "modules", release, "modules.builtin"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Mkdir(filepath.Join(root, "boot"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +51,7 @@ func TestInstallDebian(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(output, "vmlinuz")); err != nil || string(text) != "kernel" {
 		t.Errorf("vmlinuz = %q, %v", text, err)
 	}
-	if _, err := os.Stat(filepath.Join(output, "modules", release)); err != nil {
+	if _, err := os.Stat(filepath.Join(output, "modules", release, "modules.sha256")); err != nil {
 		t.Error(err)
 	}
 }
