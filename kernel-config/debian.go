@@ -74,6 +74,18 @@ func indexModules(dir string) error {
 	return kmod.WriteIndex(dir)
 }
 
+// runIndex writes the index of the modules of somebody else's kernel.
+func runIndex(args []string) error {
+	flags := flag.NewFlagSet("index", flag.ContinueOnError)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() != 1 {
+		return errors.New("index: want one directory, such as /lib/modules/6.1.0")
+	}
+	return kmod.WriteIndex(flags.Arg(0))
+}
+
 func installDebian(root, release, output string) error {
 	modules := filepath.Join(root, "lib", "modules")
 	if _, err := os.Stat(filepath.Join(modules, release)); err != nil {

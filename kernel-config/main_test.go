@@ -14,6 +14,8 @@ func TestCommandLineErrors(t *testing.T) {
 		`unknown command "x"`:      {"x"},
 		"debian: -o is missing":    {"debian"},
 		"build: -o is missing":     {"build"},
+		"index: want one":          {"index"},
+		"open /dev/null/absent":    {"index", "/dev/null/absent"},
 		`unexpected argument "y"`:  {"check", "y"},
 		`the architecture "mips"`:  {"check", "-arch", "mips"},
 		"kernel source: open /dev": {"check", "-source", "/dev/null/absent"},

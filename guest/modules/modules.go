@@ -61,7 +61,7 @@ type Service struct {
 // Start lets the kernel ask this process for modules.
 func Start(log *slog.Logger, options Options) (*Service, error) {
 	if !Supported() {
-		return nil, errors.New("load modules on demand: the guest's kernel does without modules")
+		return nil, errors.New("load modules on demand: the guest's kernel has none (modules in [hypervisor] of the configuration)")
 	}
 	digest, err := imageDigest()
 	if err != nil {
@@ -86,7 +86,7 @@ func Start(log *slog.Logger, options Options) (*Service, error) {
 func imageDigest() (digest [sha256.Size]byte, err error) {
 	text, err := os.ReadFile(KeptDigest)
 	if errors.Is(err, fs.ErrNotExist) {
-		return digest, errors.New("load modules on demand: the guest's image names none that may be loaded (rootfs-builder -modules)")
+		return digest, errors.New("load modules on demand: the guest's initrd names none that may be loaded (modules in [hypervisor] of the configuration, rootfs-builder -modules)")
 	}
 	if err != nil {
 		return digest, fmt.Errorf("load modules on demand: %w", err)
@@ -100,14 +100,15 @@ func imageDigest() (digest [sha256.Size]byte, err error) {
 
 // listen makes the kernel start this program for each request. PID 1, and so the
 // kernel's helpers, have the initramfs as their root directory, which no container can
-// reach; procfs is not there yet, by which its program is found.
+// reach. It holds no program, and gets none but its own: not the whole of procfs, by
+// which a container that may set a core pattern could name its programs.
 func (s *Service) listen() error {
-	proc := filepath.Join(helperRoot, "proc")
-	if err := os.MkdirAll(proc, 0o755); err != nil {
+	const init = "/proc/1"
+	if err := os.MkdirAll(helperRoot+init, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount("/proc", proc, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind /proc for the kernel's helper: %w", err)
+	if err := unix.Mount(init, helperRoot+init, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s for the kernel's helper: %w", init, err)
 	}
 	address := &net.UnixAddr{Name: helperRoot + helperSocket, Net: "unixpacket"}
 	listener, err := net.ListenUnix(address.Net, address)

@@ -141,10 +141,9 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 		}
 	}
 	if m := req.GetModules(); m != nil {
-		// A pod that needs none of them can do without.
 		var err error
 		if s.modules, err = modules.Start(s.log, modules.Options{Directory: m.GetDirectory(), Deny: m.GetDeny()}); err != nil {
-			s.log.Warn("no modules on demand", "error", err)
+			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 	}
 	if req.GetAllowGuestExec() {
