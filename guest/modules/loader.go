@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // never are modules that no configuration allows: with them, containers could take
@@ -25,8 +23,10 @@ type loader struct {
 	// open reads the index; insert gives the kernel a module; present tells those
 	// that it has.
 	open    func() (*index, error)
-	insert  func(content []byte) error
+	insert  func(content []byte, parameters string) error
 	present func(name string) bool
+	// commandLine is the kernel's, which has parameters of modules.
+	commandLine string
 
 	indexing sync.Mutex // guards what follows
 	index    *index
@@ -198,14 +198,8 @@ func (l *loader) insertFile(known *index, m *module) error {
 	if err != nil {
 		return fmt.Errorf("module %s: %w", m.name, err)
 	}
-	if err := l.insert(content); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := l.insert(content, parametersOf(l.commandLine, m.name)); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("load module %s: %w", m.name, err)
 	}
 	return nil
-}
-
-// insertModule gives the kernel a module, without parameters. Not its file, which may
-// have changed since it was compared.
-func insertModule(content []byte) error {
-	return unix.InitModule(content, "")
 }

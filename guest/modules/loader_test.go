@@ -59,7 +59,7 @@ type kernel struct {
 	during func(name string)
 }
 
-func (k *kernel) insert(content []byte) error {
+func (k *kernel) insert(content []byte, _ string) error {
 	name := nameOf(string(content))
 	if k.during != nil {
 		k.during(name)

@@ -75,6 +75,11 @@ func Start(log *slog.Logger, options Options) (*Service, error) {
 	s := &Service{loader: newLoader(newKernelLog(log), options.Deny)}
 	s.loader.open = func() (*index, error) { return openIndex(dir, digest) }
 	s.loader.insert = s.insert
+	commandLine, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil, fmt.Errorf("load modules on demand: %w", err)
+	}
+	s.loader.commandLine = string(commandLine)
 	s.loader.present = isPresent
 	if err := s.listen(); err != nil {
 		return nil, fmt.Errorf("load modules on demand: %w", err)
@@ -145,9 +150,10 @@ func (s *Service) serve(listener *net.UnixListener) {
 }
 
 // insert gives the kernel a module, and lets it refuse what is not signed from then on,
-// if all that it has met was.
-func (s *Service) insert(content []byte) error {
-	err := insertModule(content)
+// if all that it has met was. Not the module's file, which may have changed since it was
+// compared.
+func (s *Service) insert(content []byte, parameters string) error {
+	err := unix.InitModule(content, parameters)
 	if err == nil {
 		s.enforce.Lock()
 		defer s.enforce.Unlock()
