@@ -4,7 +4,7 @@ package modules
 import "C"
 
 const (
-	// helperPath is how the kernel finds the helper: PID 1's program is the agent's.
+	// helperPath is PID 1's program, which is the agent's: the kernel's helper.
 	helperPath = C.KATA_HELPER_PATH
 	// helperSocket is where the agent listens, in helperRoot.
 	helperSocket = C.KATA_MODULES_SOCKET

@@ -30,10 +30,10 @@ static int ask(const char *name)
 	return answer;
 }
 
-// The kernel's request_module runs "/proc/1/exe -q -- NAME".
+// The kernel's request_module runs "/sbin/modprobe -q -- NAME".
 __attribute__((constructor)) static void kata_modules_helper(int argc, char **argv)
 {
-	if (argc != 4 || strcmp(argv[0], KATA_HELPER_PATH) != 0 || strcmp(argv[1], "-q") != 0 || strcmp(argv[2], "--") != 0)
+	if (argc != 4 || strcmp(argv[1], "-q") != 0 || strcmp(argv[2], "--") != 0)
 		return;
 	_exit(ask(argv[3]));
 }

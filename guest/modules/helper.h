@@ -1,6 +1,6 @@
 // What the C and the Go half of package modules agree on.
 
-// By which the kernel starts the helper: PID 1's program is the agent's.
+// PID 1's program, which is the agent's: the kernel's helper.
 #define KATA_HELPER_PATH "/proc/1/exe"
 // Where the agent listens, in the root directory of the kernel's helpers.
 #define KATA_MODULES_SOCKET "/modules"

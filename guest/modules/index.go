@@ -19,6 +19,7 @@ const (
 	dependencyFile     = "modules.dep"
 	aliasFile          = "modules.alias"
 	softDependencyFile = "modules.softdep"
+	builtinFile        = "modules.builtin" // the kernel's own list
 )
 
 // maxFile is how large a module, or a file of the index, can be.
@@ -48,6 +49,7 @@ type index struct {
 	modules  map[string]*module           // by name
 	aliases  map[string][]string          // names of modules
 	patterns []pattern
+	builtin  map[string]bool // names of what the kernel has from the start
 }
 
 // openIndex reads the index of a release's directory, whose list of digests has the
@@ -62,7 +64,7 @@ func openIndex(dir string, digest [sha256.Size]byte) (_ *index, err error) {
 			err = errors.Join(fmt.Errorf("modules of the kernel in %s: %w", dir, err), root.Close())
 		}
 	}()
-	x := &index{root: root, digests: map[string][sha256.Size]byte{}, modules: map[string]*module{}, aliases: map[string][]string{}}
+	x := &index{root: root, digests: map[string][sha256.Size]byte{}, modules: map[string]*module{}, aliases: map[string][]string{}, builtin: map[string]bool{}}
 	list, err := readFile(root, digestFile)
 	if err != nil {
 		return nil, err
@@ -76,7 +78,7 @@ func openIndex(dir string, digest [sha256.Size]byte) (_ *index, err error) {
 	for _, part := range []struct {
 		name  string
 		parse func([]byte)
-	}{{dependencyFile, x.parseDependencies}, {aliasFile, x.parseAliases}, {softDependencyFile, x.parseSoftDependencies}} {
+	}{{dependencyFile, x.parseDependencies}, {aliasFile, x.parseAliases}, {softDependencyFile, x.parseSoftDependencies}, {builtinFile, x.parseBuiltin}} {
 		content, err := x.read(part.name)
 		if err != nil {
 			return nil, err
@@ -187,6 +189,13 @@ func (x *index) parseSoftDependencies(content []byte) {
 				m.soft = append(m.soft, word)
 			}
 		}
+	}
+}
+
+// parseBuiltin reads lines such as "kernel/fs/fuse/fuse.ko".
+func (x *index) parseBuiltin(content []byte) {
+	for line := range bytes.Lines(content) {
+		x.builtin[nameOf(strings.TrimSpace(string(line)))] = true
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -27,6 +28,8 @@ type loader struct {
 	present func(name string) bool
 	// commandLine is the kernel's, which has parameters of modules.
 	commandLine string
+	// parameters are those of preload, by module.
+	parameters map[string]string
 
 	indexing sync.Mutex // guards what follows
 	index    *index
@@ -43,11 +46,27 @@ type attempt struct {
 }
 
 func newLoader(log *slog.Logger, deny []string) *loader {
-	l := &loader{log: log, attempts: map[string]*attempt{}, told: map[string]bool{}}
+	l := &loader{log: log, attempts: map[string]*attempt{}, told: map[string]bool{}, parameters: map[string]string{}}
 	for _, name := range append(never(), deny...) {
 		l.denied = append(l.denied, normalize(name))
 	}
 	return l
+}
+
+// preload loads modules before there are requests. Each is a name, with parameters behind
+// it.
+func (l *loader) preload(modules []string) error {
+	for _, line := range modules {
+		name, parameters, _ := strings.Cut(strings.TrimSpace(line), " ")
+		l.parameters[normalize(name)] = strings.TrimSpace(parameters)
+	}
+	for _, line := range modules {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if err := l.request(name); err != nil {
+			return fmt.Errorf("kernel_modules in [agent.kata] of the configuration: %w", err)
+		}
+	}
+	return nil
 }
 
 // request does what modprobe(8) does: it loads the modules that a name or alias
@@ -80,6 +99,9 @@ func (l *loader) load(name string) (loaded []string, err error) {
 	known, err := l.indexed()
 	if err != nil {
 		return nil, err
+	}
+	if known.builtin[normalize(name)] {
+		return nil, nil
 	}
 	candidates := known.find(name)
 	if len(candidates) == 0 {
@@ -198,7 +220,8 @@ func (l *loader) insertFile(known *index, m *module) error {
 	if err != nil {
 		return fmt.Errorf("module %s: %w", m.name, err)
 	}
-	if err := l.insert(content, parametersOf(l.commandLine, m.name)); err != nil && !errors.Is(err, fs.ErrExist) {
+	parameters := strings.TrimSpace(parametersOf(l.commandLine, m.name) + " " + l.parameters[m.name])
+	if err := l.insert(content, parameters); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("load module %s: %w", m.name, err)
 	}
 	return nil

@@ -26,7 +26,7 @@ type release struct {
 func newRelease(t *testing.T, dependencies, aliases, soft string) release {
 	t.Helper()
 	dir := t.TempDir()
-	contents := map[string]string{dependencyFile: dependencies, aliasFile: aliases, softDependencyFile: soft}
+	contents := map[string]string{dependencyFile: dependencies, aliasFile: aliases, softDependencyFile: soft, builtinFile: "kernel/fs/fuse.ko\n"}
 	for line := range strings.Lines(dependencies) {
 		path, _, _ := strings.Cut(line, ":")
 		contents[path] = path
@@ -59,8 +59,8 @@ type kernel struct {
 	during func(name string)
 }
 
-func (k *kernel) insert(content []byte, _ string) error {
-	name := nameOf(string(content))
+func (k *kernel) insert(content []byte, parameters string) error {
+	name := strings.TrimSpace(nameOf(string(content)) + " " + parameters)
 	if k.during != nil {
 		k.during(name)
 	}
@@ -127,6 +127,7 @@ func TestRequests(t *testing.T) {
 		"a pattern":                      {"block-major-7-3", []string{"loop"}, nil},
 		"a class of characters":          {"nft-expr-b-x", []string{"c", "b", "a"}, nil},
 		"an alias of a device":           {"pci:v00001AF4d0svx", nil, errUnknown},
+		"what is built in":               {"fuse", nil, nil},
 		"nothing":                        {"net-pf-99", nil, errUnknown},
 		"a path":                         {"../xfs", nil, errUnknown},
 		"what is never loaded":           {"vsock-loopback", nil, errDenied},
@@ -253,6 +254,23 @@ func TestAModuleThatFails(t *testing.T) {
 	}
 	if err := l.request("a"); err != nil {
 		t.Errorf("one that is there: %v", err)
+	}
+}
+
+func TestPreload(t *testing.T) {
+	k := &kernel{}
+	l := newRelease(t, testDependencies, testAliases, "").loader(k, nil, "a")
+	l.commandLine = "quiet loop.max_loop=8 xfs.x=1"
+	if err := l.preload([]string{"loop max_part=4 y=\"1 2\"", "c", "fuse"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{`loop max_loop=8 max_part=4 y="1 2"`, "c"}; !slices.Equal(k.order, want) {
+		t.Errorf("inserted %q, want %q", k.order, want)
+	}
+	for name, want := range map[string]error{"gone": errUnknown, "a": errDenied} {
+		if err := l.preload([]string{name}); !errors.Is(err, want) || !strings.Contains(err.Error(), "kernel_modules") {
+			t.Errorf("%s: error %v, want %v", name, err, want)
+		}
 	}
 }
 

@@ -25,8 +25,9 @@ const (
 
 	// helperRoot is the root directory of the kernel's helpers: PID 1's.
 	helperRoot = "/proc/1/root"
-	// helperParameter says what the kernel starts. It is there when the kernel
-	// supports modules.
+	// helperParameter says what the kernel starts: /sbin/modprobe. It is there when
+	// the kernel supports modules. It stays as it is: programs in containers, such as
+	// iptables-legacy, start their own that way.
 	helperParameter = "/proc/sys/kernel/modprobe"
 	// enforceParameter lets the kernel refuse modules without a good signature.
 	enforceParameter = "/sys/module/module/parameters/sig_enforce"
@@ -48,6 +49,8 @@ type Options struct {
 	Directory string
 	// Deny are names of modules that are not loaded, nor what depends on them.
 	Deny []string
+	// Load are modules that are loaded at once: names, each with parameters behind it.
+	Load []string
 }
 
 // Service answers the kernel's requests until it is closed.
@@ -84,7 +87,22 @@ func Start(log *slog.Logger, options Options) (*Service, error) {
 	if err := s.listen(); err != nil {
 		return nil, fmt.Errorf("load modules on demand: %w", err)
 	}
+	if err := s.loader.preload(options.Load); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
+}
+
+// Prepare loads what a container's programs have no way to ask the kernel for: with
+// CAP_NET_ADMIN, iptables-legacy, which on a host starts modprobe(8) by itself. A kernel
+// that has it built in, or not at all, is no error.
+func (s *Service) Prepare(netAdmin bool) {
+	if !netAdmin {
+		return
+	}
+	for _, name := range []string{"ip_tables", "ip6_tables"} {
+		_ = s.loader.request(name) // which has told why
+	}
 }
 
 // imageDigest returns what the image names.
@@ -115,6 +133,9 @@ func (s *Service) listen() error {
 	if err := unix.Mount(init, helperRoot+init, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s for the kernel's helper: %w", init, err)
 	}
+	if err := linkHelper(); err != nil {
+		return err
+	}
 	address := &net.UnixAddr{Name: helperRoot + helperSocket, Net: "unixpacket"}
 	listener, err := net.ListenUnix(address.Net, address)
 	if err != nil {
@@ -122,10 +143,24 @@ func (s *Service) listen() error {
 	}
 	s.listener = listener
 	s.running.Go(func() { s.serve(listener) })
-	if err := os.WriteFile(helperParameter, []byte(helperPath), 0); err != nil {
-		return errors.Join(err, s.Close())
-	}
 	return nil
+}
+
+// linkHelper lets the kernel find this program where it looks for modprobe(8).
+func linkHelper() error {
+	path, err := os.ReadFile(helperParameter)
+	if err != nil {
+		return err
+	}
+	name := strings.TrimSpace(string(path))
+	if !filepath.IsAbs(name) {
+		return fmt.Errorf("the guest's kernel starts no helper (%s)", helperParameter)
+	}
+	link := filepath.Join(helperRoot, filepath.Clean(name))
+	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+		return err
+	}
+	return os.Symlink(helperPath, link)
 }
 
 // serve answers the helpers, each in a goroutine of its own. The kernel bounds their

@@ -646,7 +646,9 @@ type Modules struct {
 	// Absolute guest path. It has a directory for each release.
 	Directory string `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
 	// Names of modules that are never loaded, nor what depends on them.
-	Deny          []string `protobuf:"bytes,2,rep,name=deny,proto3" json:"deny,omitempty"`
+	Deny []string `protobuf:"bytes,2,rep,name=deny,proto3" json:"deny,omitempty"`
+	// Loaded at once, in their order: names, each with parameters behind it.
+	Load          []string `protobuf:"bytes,3,rep,name=load,proto3" json:"load,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -691,6 +693,13 @@ func (x *Modules) GetDirectory() string {
 func (x *Modules) GetDeny() []string {
 	if x != nil {
 		return x.Deny
+	}
+	return nil
+}
+
+func (x *Modules) GetLoad() []string {
+	if x != nil {
+		return x.Load
 	}
 	return nil
 }
@@ -3348,10 +3357,11 @@ const file_agent_proto_rawDesc = "" +
 	"\bceilings\x18- \x03(\v2\x1b.kata.guest.v1.CeilingValueR\bceilings\x12\x18\n" +
 	"\aentropy\x18. \x01(\fR\aentropy\x120\n" +
 	"\amodules\x18< \x01(\v2\x16.kata.guest.v1.ModulesR\amodules\x12)\n" +
-	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\";\n" +
+	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\"O\n" +
 	"\aModules\x12\x1c\n" +
 	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n" +
-	"\x04deny\x18\x02 \x03(\tR\x04deny\"8\n" +
+	"\x04deny\x18\x02 \x03(\tR\x04deny\x12\x12\n" +
+	"\x04load\x18\x03 \x03(\tR\x04load\"8\n" +
 	"\fCeilingValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value\"\x17\n" +

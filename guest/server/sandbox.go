@@ -142,7 +142,7 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 	}
 	if m := req.GetModules(); m != nil {
 		var err error
-		if s.modules, err = modules.Start(s.log, modules.Options{Directory: m.GetDirectory(), Deny: m.GetDeny()}); err != nil {
+		if s.modules, err = modules.Start(s.log, modules.Options{Directory: m.GetDirectory(), Deny: m.GetDeny(), Load: m.GetLoad()}); err != nil {
 			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 	}

@@ -21,6 +21,8 @@ const (
 	softDependencyFile = "modules.softdep"
 	// DigestFile lists what a guest may load, and with which content.
 	DigestFile = "modules.sha256"
+	// builtinFile is the kernel's own.
+	builtinFile = "modules.builtin"
 )
 
 // WriteIndex writes the files by which a guest finds and checks the modules of a
@@ -42,6 +44,11 @@ func WriteIndex(dir string) error {
 		}
 		fmt.Fprintf(&digests, "%x  %s\n", sha256.Sum256(index[name]), name)
 	}
+	builtin, err := os.ReadFile(filepath.Join(dir, builtinFile))
+	if err != nil {
+		return fmt.Errorf("what is built in: %w", err)
+	}
+	fmt.Fprintf(&digests, "%x  %s\n", sha256.Sum256(builtin), builtinFile)
 	for _, module := range tree.sorted() {
 		content, err := os.ReadFile(module.File)
 		if err != nil {

@@ -28,7 +28,8 @@ try tampered mount -t squashfs /dev/null /mnt
 try unknown mount -t nosuch /dev/null /mnt
 cat /proc/sys/kernel/modprobe >/volume/own.ko # what is in it does not matter
 try own insmod /volume/own.ko
-for m in 8021q garp bridge llc squashfs; do loaded $m; done
+for m in 8021q garp bridge llc squashfs ip_tables ip6_tables; do loaded $m; done
+echo "loops: $(cat /sys/module/loop/parameters/max_loop)"
 echo "enforced: $(cat /sys/module/module/parameters/sig_enforce)"
 dmesg | sed -n 's/.*kata-agent: //p'
 `
@@ -40,7 +41,7 @@ func TestDebiansKernel(t *testing.T) {
 	a := debianAssets(t)
 	configure(h, fmt.Sprintf("hypervisor.qemu.kernel = %q", a.kernel), fmt.Sprintf("hypervisor.qemu.initrd = %q", a.initrd),
 		fmt.Sprintf("hypervisor.modules = %q", tamperedModules(h, filepath.Join(filepath.Dir(a.kernel), "modules"))),
-		`hypervisor.deny_modules = ["bridge"]`)
+		`hypervisor.deny_modules = ["bridge"]`, `agent.kata.kernel_modules = ["loop max_loop=3", "tcp_cubic"]`)
 	volume := h.File("volume")
 	if err := os.Mkdir(volume, 0o755); err != nil {
 		t.Fatal(err)
@@ -66,7 +67,7 @@ func TestDebiansKernel(t *testing.T) {
 		"tampered: mount: mounting /dev/null on /mnt failed: No such device\n", "squashfs: not loaded\n",
 		"unknown: mount: mounting /dev/null on /mnt failed: No such device\n",
 		"own: insmod: can't insert '/volume/own.ko': Operation not permitted\n",
-		"enforced: Y\n",
+		"enforced: Y\n", "ip_tables: loaded\n", "ip6_tables: loaded\n", "loops: 3\n",
 		`msg="kernel modules loaded" modules="[`, "request=rtnl-link-vlan\n",
 		"request=rtnl-link-bridge error=\"module bridge: deny_modules names it\"\n",
 		"request=fs-squashfs error=\"module squashfs: kernel/fs/squashfs/squashfs.ko: it is not what the image names: it has changed\"\n",
@@ -103,10 +104,13 @@ func tamperedModules(h *harness.Host, from string) string {
 			h.T.Fatal(err)
 		}
 	}
-	for _, name := range []string{"modules.alias", "modules.dep", "modules.softdep", "modules.sha256"} {
+	for _, name := range []string{"modules.alias", "modules.dep", "modules.softdep", "modules.builtin", "modules.sha256"} {
 		copyFile(name, "")
 	}
-	for _, name := range []string{"drivers/net/dummy.ko", "net/8021q/8021q.ko", "net/802/garp.ko", "net/802/mrp.ko", "net/802/stp.ko", "net/llc/llc.ko"} {
+	for _, name := range []string{
+		"drivers/net/dummy.ko", "net/8021q/8021q.ko", "net/802/garp.ko", "net/802/mrp.ko", "net/802/stp.ko", "net/llc/llc.ko",
+		"drivers/block/loop.ko", "net/netfilter/x_tables.ko", "net/ipv4/netfilter/ip_tables.ko", "net/ipv6/netfilter/ip6_tables.ko",
+	} {
 		copyFile("kernel/"+name, "")
 	}
 	copyFile("kernel/fs/squashfs/squashfs.ko", "x")

@@ -106,6 +106,9 @@ type Agent struct {
 	// DialTimeout is how long a booting guest may take until its agent
 	// answers; whole seconds, 1 s to 1 h.
 	DialTimeout time.Duration
+	// KernelModules are modules that each guest loads at once: names, each with
+	// parameters behind it.
+	KernelModules []string
 	// DebugConsole lets processes be run in the guest itself.
 	DebugConsole bool
 }
@@ -211,7 +214,7 @@ func Default() *Config {
 			},
 			QEMU: QEMU{Path: "/usr/bin/qemu-system-x86_64", Bridges: 1},
 		},
-		Agent: Agent{DialTimeout: 60 * time.Second},
+		Agent: Agent{DialTimeout: 60 * time.Second, KernelModules: []string{}},
 		Runtime: Runtime{
 			OverheadMemoryMiB: 512, OverheadVCPUs: 1, NetworkModel: NetworkTC,
 			HostNetwork: HostNetworkRefuse, HostTCPPorts: "none", HostUDPPorts: "none",

@@ -180,6 +180,8 @@ type agentTableShape struct {
 	DialTimeout int64 `toml:"dial_timeout"`
 
 	DebugConsole *bool `toml:"debug_console_enabled"`
+
+	KernelModules *[]string `toml:"kernel_modules"`
 }
 
 func (c *Config) document() *document {
@@ -188,6 +190,7 @@ func (c *Config) document() *document {
 	doc.Hypervisor.QEMU.QEMU, doc.Hypervisor.QEMU.Machine = &c.Hypervisor.QEMU, &c.Hypervisor.Machine
 	doc.Agent.Kata.DialTimeout = int64(c.Agent.DialTimeout / time.Second)
 	doc.Agent.Kata.DebugConsole = &c.Agent.DebugConsole
+	doc.Agent.Kata.KernelModules = &c.Agent.KernelModules
 	return doc
 }
 

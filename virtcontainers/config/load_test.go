@@ -67,6 +67,7 @@ pcie_root_port = 3
 default_bridges = 2
 [agent.kata]
 dial_timeout = 5
+kernel_modules = ["br_netfilter", "loop max_loop=8"]
 [runtime]
 overhead_memory = 700
 overhead_vcpus = 2
@@ -98,7 +99,7 @@ dir = "/run/machines"
 			},
 			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
-		Agent: Agent{DialTimeout: 5 * time.Second},
+		Agent: Agent{DialTimeout: 5 * time.Second, KernelModules: []string{"br_netfilter", "loop max_loop=8"}},
 		Runtime: Runtime{
 			Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2,
 			DisableSocketRelay: true, NetworkModel: NetworkMacvtap,

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"regexp"
+	"strings"
 )
 
 // rareModules are what few programs need, and what has had more than its share of
@@ -38,6 +39,27 @@ func moduleOptions() []Option {
 			Meaning: "Modules that a guest does not load on demand, nor those that depend on them. `vsock_loopback` and `vhost_vsock` never are.",
 			get:     func(c *Config) any { return c.Hypervisor.DenyModules },
 			check:   func(c *Config) string { return moduleNames(c.Hypervisor.DenyModules) },
+		},
+	}
+}
+
+func kernelModulesOption() Option {
+	return Option{
+		Table: agentTable, Key: "kernel_modules",
+		Values: "a list of modules' names, each with parameters behind it",
+		Meaning: "Modules that each guest loads at its start, such as `[\"br_netfilter\", \"nf_conntrack hashsize=65536\"]`: those that programs would load by `modprobe`, which containers cannot. " +
+			"They are taken from `modules` in `[hypervisor]`; one that is not there is an error.",
+		get: func(c *Config) any { return c.Agent.KernelModules },
+		check: func(c *Config) string {
+			if len(c.Agent.KernelModules) > 0 && c.Hypervisor.Modules == "" {
+				return "needs the directory of the kernel's modules: set modules in [" + machineTable + "]"
+			}
+			var names []string
+			for _, line := range c.Agent.KernelModules {
+				name, _, _ := strings.Cut(line, " ")
+				names = append(names, name)
+			}
+			return moduleNames(names)
 		},
 	}
 }

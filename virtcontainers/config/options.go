@@ -284,6 +284,7 @@ func otherOptions() []Option {
 				return inRange(int(c.Agent.DialTimeout/time.Second), 1, maxDialTimeout)
 			},
 		},
+		kernelModulesOption(),
 		{
 			Table: agentTable, Key: DebugConsoleKey,
 			Values: "`true` or `false`",

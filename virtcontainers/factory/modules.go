@@ -37,5 +37,6 @@ func guestModules(settings *config.Config) *protocol.Modules {
 	return &protocol.Modules{
 		Directory: path.Join(protocol.ShareMountPoint, kernelShare, kernelModules),
 		Deny:      settings.Hypervisor.DenyModules,
+		Load:      settings.Agent.KernelModules,
 	}
 }
