@@ -50,6 +50,12 @@ build: ## bin/kata-runtime, bin/containerd-shim-kata-v2, bin/kata-device and bin
 kernel: ## compile the guest kernel, or take it from the cache
 	$(GO) run ./kernel-config build -o $(SHARE)/vmlinux
 
+.PHONY: kernel-modules
+kernel-modules: build ## a guest kernel with modules, and its initrd, in share/kata-containers/modular
+	$(GO) run ./kernel-config build -o $(SHARE)/modular/vmlinux -modules $(SHARE)/modular/modules
+	$(GO) run ./rootfs-builder -agent bin/kata-agent -modules $(SHARE)/modular/modules \
+	  -o $(SHARE)/modular/initrd.img -manifest $(SHARE)/modular/initrd.manifest.json -sbom $(SHARE)/modular/initrd.spdx.json $(IMAGE_FLAGS)
+
 # A static busybox in the images, for exec --guest: make image BUSYBOX=/bin/busybox
 BUSYBOX :=
 IMAGE_FLAGS := $(if $(BUSYBOX),-busybox '$(BUSYBOX)')
@@ -168,6 +174,8 @@ install: ## copy programs, kernels and images below DESTDIR/PREFIX
 	  install -D -m 0755 bin/$$program "$(DESTDIR)$(PREFIX)/bin/$$program"; done
 	for file in $$(cd $(SHARE) && find . -type f); do \
 	  install -D -m 0644 "$(SHARE)/$$file" '$(DESTDIR)$(PREFIX)/$(SHARE)'/"$$file"; done
+	for modules in $$(cd $(SHARE) && find . -name modules -type l); do \
+	  rm -rf '$(DESTDIR)$(PREFIX)/$(SHARE)'/"$$modules" && cp -R "$(SHARE)/$$modules/" '$(DESTDIR)$(PREFIX)/$(SHARE)'/"$$modules"; done
 
 .PHONY: uninstall
 uninstall: ## remove what install copied

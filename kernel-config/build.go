@@ -42,6 +42,7 @@ func runBuild(ctx context.Context, args []string) error {
 	source.register(flags)
 	wanted.register(flags)
 	output := flags.String("o", "", "kernel image `file` to write")
+	modules := flags.String("modules", "", "`directory` to make, of the modules that go with the kernel (default: it has none)")
 	jobs := flags.Int("j", runtime.NumCPU(), "`number` of compilers at once")
 	if err := parse(flags, args); err != nil {
 		return err
@@ -49,6 +50,7 @@ func runBuild(ctx context.Context, args []string) error {
 	if *output == "" {
 		return errors.New("build: -o is missing")
 	}
+	wanted.modules = *modules != ""
 	options, err := wanted.load()
 	if err != nil {
 		return err
@@ -64,7 +66,12 @@ func runBuild(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return cache.CopyFile(built, *output)
+	if *modules != "" {
+		if err := cache.Symlink(built.Modules, *modules); err != nil {
+			return err
+		}
+	}
+	return cache.CopyFile(built.Image, *output)
 }
 
 // runCheck reports whether all wanted options survive, without compiling.
@@ -75,6 +82,7 @@ func runCheck(ctx context.Context, args []string, out io.Writer) error {
 	source.register(flags)
 	wanted.register(flags)
 	wanted.registerArch(flags)
+	wanted.registerModules(flags)
 	other := flags.String("config", "", "configuration `file` of another kernel, such as /boot/config-6.1.0 or /proc/config.gz, instead of a source")
 	if err := parse(flags, args); err != nil {
 		return err
@@ -84,7 +92,7 @@ func runCheck(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if *other != "" {
-		return checkOther(*other, options, out)
+		return checkOther(*other, options, wanted.modules, out)
 	}
 	from, err := source.open(ctx)
 	if err != nil {
@@ -101,11 +109,18 @@ func runCheck(ctx context.Context, args []string, out io.Writer) error {
 }
 
 // checkOther reports whether a kernel that somebody else has built has all that is
-// wanted. A module is not: the guest has none.
-func checkOther(path string, options kconfig.Options, out io.Writer) error {
+// wanted. A module is only if the guest has any.
+func checkOther(path string, options kconfig.Options, modules bool, out io.Writer) error {
 	config, err := readConfig(path)
 	if err != nil {
 		return err
+	}
+	if modules {
+		for name, value := range config {
+			if value == "m" {
+				config[name] = "y"
+			}
+		}
 	}
 	if err := options.Survival(config); err != nil {
 		return fmt.Errorf("%s: %w", path, err)

@@ -6,12 +6,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 
 	"kata-runtime/kernel-config/cache"
 	"kata-runtime/kernel-config/debpkg"
+	"kata-runtime/rootfs-builder/kmod"
 )
 
 // runDebian puts Debian's cloud kernel into a directory: vmlinuz, a copy, and
@@ -63,10 +65,35 @@ func debianKernel(ctx context.Context, source *debpkg.Source, arch string) (root
 	return root, release, nil
 }
 
+// indexModules writes the index that a guest finds its modules by, unless it is
+// there.
+func indexModules(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, kmod.DigestFile)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return kmod.WriteIndex(dir)
+}
+
+// runIndex writes the index of the modules of somebody else's kernel.
+func runIndex(args []string) error {
+	flags := flag.NewFlagSet("index", flag.ContinueOnError)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() != 1 {
+		return errors.New("index: want one directory, such as /lib/modules/6.1.0")
+	}
+	return kmod.WriteIndex(flags.Arg(0))
+}
+
 func installDebian(root, release, output string) error {
 	modules := filepath.Join(root, "lib", "modules")
 	if _, err := os.Stat(filepath.Join(modules, release)); err != nil {
 		return fmt.Errorf("the kernel package holds no modules of release %s: %w", release, err)
+	}
+	// The package leaves it to depmod, at its installation.
+	if err := indexModules(filepath.Join(modules, release)); err != nil {
+		return err
 	}
 	if err := cache.CopyFile(filepath.Join(root, "boot", "vmlinuz-"+release), filepath.Join(output, "vmlinuz")); err != nil {
 		return err

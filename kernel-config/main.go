@@ -3,10 +3,12 @@
 //
 //	kernel-config debian -o DIR              Debian's cloud kernel and its modules
 //	kernel-config build  -o FILE             the trimmed kernel, built from source
+//	kernel-config build  -o FILE -modules DIR    the same with modules beside it
 //	kernel-config check                      do all wanted options survive?
 //	kernel-config check -config FILE         has another kernel what is wanted?
 //	kernel-config list                       the wanted options, each with its reason
 //	kernel-config diff OLD NEW               what is different in two kernels' configurations
+//	kernel-config index DIR                  the index and digests of a release's modules, by which a guest loads them
 //
 // Options of your own come in files (-fragment).
 //
@@ -40,10 +42,11 @@ func main() {
 
 const usage = `usage:
   kernel-config debian -o DIR [-cache DIR]
-  kernel-config build -o FILE [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
-  kernel-config check [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
-  kernel-config list [-fragment FILE]... [-arch ARCH] [-json]
-  kernel-config diff [-json] OLD NEW`
+  kernel-config build -o FILE [-modules DIR] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
+  kernel-config check [-modules] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
+  kernel-config list [-modules] [-fragment FILE]... [-arch ARCH] [-json]
+  kernel-config diff [-json] OLD NEW
+  kernel-config index DIR`
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
@@ -54,6 +57,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return runDebian(ctx, args[1:], out)
 	case "build":
 		return runBuild(ctx, args[1:])
+	case "index":
+		return runIndex(args[1:])
 	case "check":
 		return runCheck(ctx, args[1:], out)
 	case "list":

@@ -14,6 +14,8 @@ func TestCommandLineErrors(t *testing.T) {
 		`unknown command "x"`:      {"x"},
 		"debian: -o is missing":    {"debian"},
 		"build: -o is missing":     {"build"},
+		"index: want one":          {"index"},
+		"open /dev/null/absent":    {"index", "/dev/null/absent"},
 		`unexpected argument "y"`:  {"check", "y"},
 		`the architecture "mips"`:  {"check", "-arch", "mips"},
 		"kernel source: open /dev": {"check", "-source", "/dev/null/absent"},
@@ -34,6 +36,9 @@ func TestInstallDebian(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(root, "lib", "modules", release), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(root, "lib", "modules", release, "modules.builtin"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Mkdir(filepath.Join(root, "boot"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +53,7 @@ func TestInstallDebian(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(output, "vmlinuz")); err != nil || string(text) != "kernel" {
 		t.Errorf("vmlinuz = %q, %v", text, err)
 	}
-	if _, err := os.Stat(filepath.Join(output, "modules", release)); err != nil {
+	if _, err := os.Stat(filepath.Join(output, "modules", release, "modules.sha256")); err != nil {
 		t.Error(err)
 	}
 }

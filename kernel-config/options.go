@@ -18,8 +18,9 @@ import (
 
 // optionFlags are what the commands that need the wanted options share.
 type optionFlags struct {
-	arch  string
-	files fileList
+	arch    string
+	modules bool // the kernel has them
+	files   fileList
 }
 
 // fileList is a flag that may stand more than once.
@@ -37,6 +38,10 @@ func (o *optionFlags) register(flags *flag.FlagSet) {
 	flags.Var(&o.files, "fragment", "`file` of options of your own, which win over those that are here; may be repeated, the last one wins")
 }
 
+func (o *optionFlags) registerModules(flags *flag.FlagSet) {
+	flags.BoolVar(&o.modules, "modules", false, "of a kernel with modules")
+}
+
 func (o *optionFlags) registerArch(flags *flag.FlagSet) {
 	flags.StringVar(&o.arch, "arch", runtime.GOARCH, "`architecture`: amd64 or arm64")
 }
@@ -47,12 +52,19 @@ func (o *optionFlags) load() (kconfig.Options, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.modules {
+		own, err := fragments.Modules()
+		if err != nil {
+			return nil, err
+		}
+		options = options.Override(own)
+	}
 	for _, path := range o.files {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("read a fragment: %w", err)
 		}
-		own, err := kconfig.ParseUser(path, string(text))
+		own, err := kconfig.ParseUser(path, string(text), o.modules)
 		if err == nil {
 			err = own.Validate()
 		}
@@ -70,6 +82,7 @@ func runList(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("list", flag.ContinueOnError)
 	wanted.register(flags)
 	wanted.registerArch(flags)
+	wanted.registerModules(flags)
 	asJSON := flags.Bool("json", false, "print JSON")
 	if err := parse(flags, args); err != nil {
 		return err

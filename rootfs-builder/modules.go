@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -14,6 +15,10 @@ import (
 
 // moduleList is the file of the image that lists the modules in load order.
 const moduleList = "/lib/modules/load"
+
+// moduleDigest is the file of the image that names, by the digest of their digests, the
+// modules that may be loaded later, from a directory that the host shows.
+const moduleDigest = "/lib/modules/digest"
 
 // requiredModules are the drivers of the devices that every VM has, and the
 // file systems that containers need, in the order in which a guest should load
@@ -58,7 +63,20 @@ func addModules(contents *image.Contents, dir, release string) (string, error) {
 		fmt.Fprintln(&list, target)
 	}
 	contents.File(moduleList, 0o644, []byte(list.String()))
-	return release, nil
+	return release, addDigest(contents, filepath.Join(dir, release))
+}
+
+// addDigest lets the guest load the modules of a release's directory later, if that has
+// an index.
+func addDigest(contents *image.Contents, dir string) error {
+	digest, err := kmod.IndexDigest(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		contents.File(moduleDigest, 0o644, []byte(digest+"\n"))
+	}
+	return err
 }
 
 func onlyRelease(dir string) (string, error) {

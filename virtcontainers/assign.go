@@ -29,6 +29,8 @@ type Assignment struct {
 	// User is one of the host that only this pod has, for what the kernel counts for
 	// users; 0: there is none.
 	User int
+	// Modules are those of the guest's kernel that are loaded on demand; nil for none.
+	Modules *protocol.Modules
 	// AllowGuestExec lets processes be added to the guest itself, see ExecGuest.
 	AllowGuestExec bool
 	// IdleCacheSeconds is after how long a guest that does nothing drops what it has of
@@ -133,6 +135,7 @@ func (s *Sandbox) describePod() (*protocol.CreateSandboxRequest, error) {
 		LoopbackPort:  hypervisor.DialedPort(loopback),
 		LoopbackToken: s.loopbackToken,
 		Entropy:       entropy,
+		Modules:       s.assignment.Modules,
 
 		AllowGuestExec:   s.assignment.AllowGuestExec,
 		IdleCacheSeconds: uint32(max(0, s.assignment.IdleCacheSeconds)), //nolint:gosec // a day at most

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -41,10 +42,11 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	if pid1.Booting() {
-		if err := pid1.Boot(); err != nil {
-			return fmt.Errorf("boot: %w", err)
-		}
+	if !pid1.Booting() {
+		return errors.New("it is started by PID 1 of a guest, and by nobody else")
+	}
+	if err := pid1.Boot(); err != nil {
+		return fmt.Errorf("boot: %w", err)
 	}
 	debug.SetGCPercent(collectAfter)
 	// When the pod lacks memory its processes go, not the agent.

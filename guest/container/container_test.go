@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -314,6 +315,18 @@ func TestNewProcessConverts(t *testing.T) {
 
 // What somebody has set of the network stays, and only a new user namespace
 // changes it.
+// No container loads modules of its own, whatever it is given.
+func TestDropCapability(t *testing.T) {
+	set := func() []string { return []string{"CAP_SYS_MODULE", "CAP_KILL", "CAP_SYS_MODULE"} }
+	sets := &specs.LinuxCapabilities{Bounding: set(), Effective: set(), Permitted: set(), Inheritable: set(), Ambient: set()}
+	dropCapability(sets, "CAP_SYS_MODULE")
+	want := []string{"CAP_KILL"}
+	if diff := cmp.Diff(&specs.LinuxCapabilities{Bounding: want, Effective: want, Permitted: want, Inheritable: want, Ambient: want}, sets); diff != "" {
+		t.Error(diff)
+	}
+	dropCapability(nil, "CAP_SYS_MODULE") // a process with none of its own
+}
+
 func TestOpenNetwork(t *testing.T) {
 	const initial, own = "1024\n|1\t0\n", "80\n|0\t0\n"
 	users := func(path string) []specs.LinuxNamespace {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"kata-runtime/guest/modules"
 	"kata-runtime/guest/protocol"
 )
 
@@ -83,9 +84,22 @@ func (r *Runtime) guestSpec(ctx context.Context, id string, spec *specs.Spec) (r
 	return r.guestNamespaces(ctx, linux)
 }
 
-// guestProcess drops the labels of security modules from a process.
+// guestProcess drops the labels of security modules from a process, and the
+// capability to load modules of its own where the guest's kernel has any.
 func guestProcess(p *specs.Process) {
 	p.ApparmorProfile, p.SelinuxLabel = "", ""
+	if modules.Supported() {
+		dropCapability(p.Capabilities, "CAP_SYS_MODULE")
+	}
+}
+
+func dropCapability(sets *specs.LinuxCapabilities, name string) {
+	if sets == nil {
+		return
+	}
+	for _, set := range []*[]string{&sets.Bounding, &sets.Effective, &sets.Permitted, &sets.Inheritable, &sets.Ambient} {
+		*set = slices.DeleteFunc(*set, func(capability string) bool { return capability == name })
+	}
 }
 
 func hasNamespace(linux *specs.Linux, kind specs.LinuxNamespaceType) bool {

@@ -45,6 +45,22 @@ func parseModules(data []byte) []string {
 	return paths
 }
 
+// keepDigest copies what the image says of modules that may be loaded later, if it says
+// anything.
+func keepDigest(from, to string) error {
+	digest, err := os.ReadFile(from)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.WriteFile(to, digest, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the digest of the image's modules: %w", err)
+	}
+	return nil
+}
+
 func loadModule(path string) error {
 	file, err := os.Open(path)
 	if err != nil {

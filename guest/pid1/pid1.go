@@ -25,12 +25,14 @@ import (
 	"path/filepath"
 
 	"kata-runtime/guest/bootparam"
+	"kata-runtime/guest/modules"
 )
 
 // Booting says whether this process is the agent that PID 1 started, so that
-// the guest is to be prepared.
+// the guest is to be prepared. A kernel with modules starts this program too, with
+// arguments that root of a privileged container can choose (core_pattern).
 func Booting() bool {
-	return len(os.Args) == 2 && os.Args[1] == bootArgument
+	return len(os.Args) == 2 && os.Args[1] == bootArgument && os.Getppid() == 1
 }
 
 // Boot prepares the guest. On an error the guest cannot run anything, and the
@@ -65,6 +67,9 @@ func Boot() error {
 		return err
 	}
 	con.step("modules loaded")
+	if err := keepDigest(modules.ImageDigest, filepath.Join(root, modules.KeptDigest)); err != nil {
+		return err
+	}
 	if !disk {
 		if err := leaveInitramfs(root); err != nil {
 			return err

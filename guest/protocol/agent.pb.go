@@ -513,6 +513,8 @@ type CreateSandboxRequest struct {
 	// After how long a guest that does nothing drops what it has of files in its
 	// memory; 0: never.
 	IdleCacheSeconds uint32 `protobuf:"varint,47,opt,name=idle_cache_seconds,json=idleCacheSeconds,proto3" json:"idle_cache_seconds,omitempty"`
+	// Loaded when the guest's kernel asks for them. Absent: none are.
+	Modules *Modules `protobuf:"bytes,60,opt,name=modules,proto3" json:"modules,omitempty"`
 	// Processes of the guest itself may be added: ExecProcess with an empty
 	// container_id, which is refused otherwise. They have the agent's namespaces.
 	AllowGuestExec bool `protobuf:"varint,900,opt,name=allow_guest_exec,json=allowGuestExec,proto3" json:"allow_guest_exec,omitempty"`
@@ -634,11 +636,82 @@ func (x *CreateSandboxRequest) GetIdleCacheSeconds() uint32 {
 	return 0
 }
 
+func (x *CreateSandboxRequest) GetModules() *Modules {
+	if x != nil {
+		return x.Modules
+	}
+	return nil
+}
+
 func (x *CreateSandboxRequest) GetAllowGuestExec() bool {
 	if x != nil {
 		return x.AllowGuestExec
 	}
 	return false
+}
+
+// Modules are those of the guest's kernel, in a directory of a share.
+type Modules struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute guest path. It has a directory for each release.
+	Directory string `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
+	// Names of modules that are never loaded, nor what depends on them.
+	Deny []string `protobuf:"bytes,2,rep,name=deny,proto3" json:"deny,omitempty"`
+	// Loaded at once, in their order: names, each with parameters behind it.
+	Load          []string `protobuf:"bytes,3,rep,name=load,proto3" json:"load,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Modules) Reset() {
+	*x = Modules{}
+	mi := &file_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Modules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Modules) ProtoMessage() {}
+
+func (x *Modules) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Modules.ProtoReflect.Descriptor instead.
+func (*Modules) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Modules) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *Modules) GetDeny() []string {
+	if x != nil {
+		return x.Deny
+	}
+	return nil
+}
+
+func (x *Modules) GetLoad() []string {
+	if x != nil {
+		return x.Load
+	}
+	return nil
 }
 
 // CeilingValue is the host's value of one of Ceilings (package protocol). The
@@ -653,7 +726,7 @@ type CeilingValue struct {
 
 func (x *CeilingValue) Reset() {
 	*x = CeilingValue{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +738,7 @@ func (x *CeilingValue) String() string {
 func (*CeilingValue) ProtoMessage() {}
 
 func (x *CeilingValue) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +751,7 @@ func (x *CeilingValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CeilingValue.ProtoReflect.Descriptor instead.
 func (*CeilingValue) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CeilingValue) GetName() string {
@@ -703,7 +776,7 @@ type CreateSandboxResponse struct {
 
 func (x *CreateSandboxResponse) Reset() {
 	*x = CreateSandboxResponse{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +788,7 @@ func (x *CreateSandboxResponse) String() string {
 func (*CreateSandboxResponse) ProtoMessage() {}
 
 func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +801,7 @@ func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxResponse.ProtoReflect.Descriptor instead.
 func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 type DestroySandboxRequest struct {
@@ -739,7 +812,7 @@ type DestroySandboxRequest struct {
 
 func (x *DestroySandboxRequest) Reset() {
 	*x = DestroySandboxRequest{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +824,7 @@ func (x *DestroySandboxRequest) String() string {
 func (*DestroySandboxRequest) ProtoMessage() {}
 
 func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +837,7 @@ func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySandboxRequest.ProtoReflect.Descriptor instead.
 func (*DestroySandboxRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 type SetClockRequest struct {
@@ -776,7 +849,7 @@ type SetClockRequest struct {
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +861,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +874,7 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetClockRequest) GetUnixNanos() int64 {
@@ -846,7 +919,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +931,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +944,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Storage) GetDriver() string {
@@ -985,7 +1058,7 @@ type StorageDirectory struct {
 
 func (x *StorageDirectory) Reset() {
 	*x = StorageDirectory{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1070,7 @@ func (x *StorageDirectory) String() string {
 func (*StorageDirectory) ProtoMessage() {}
 
 func (x *StorageDirectory) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1083,7 @@ func (x *StorageDirectory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageDirectory.ProtoReflect.Descriptor instead.
 func (*StorageDirectory) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StorageDirectory) GetPath() string {
@@ -1053,7 +1126,7 @@ type StoragePlace struct {
 
 func (x *StoragePlace) Reset() {
 	*x = StoragePlace{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1138,7 @@ func (x *StoragePlace) String() string {
 func (*StoragePlace) ProtoMessage() {}
 
 func (x *StoragePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1151,7 @@ func (x *StoragePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoragePlace.ProtoReflect.Descriptor instead.
 func (*StoragePlace) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StoragePlace) GetMountPoint() string {
@@ -1121,7 +1194,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1206,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1219,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateContainerRequest) GetContainerId() string {
@@ -1231,7 +1304,7 @@ type BlockDevice struct {
 
 func (x *BlockDevice) Reset() {
 	*x = BlockDevice{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1316,7 @@ func (x *BlockDevice) String() string {
 func (*BlockDevice) ProtoMessage() {}
 
 func (x *BlockDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1329,7 @@ func (x *BlockDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
 func (*BlockDevice) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BlockDevice) GetSerial() string {
@@ -1290,7 +1363,7 @@ type OnlineResourcesRequest struct {
 
 func (x *OnlineResourcesRequest) Reset() {
 	*x = OnlineResourcesRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1375,7 @@ func (x *OnlineResourcesRequest) String() string {
 func (*OnlineResourcesRequest) ProtoMessage() {}
 
 func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1388,7 @@ func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineResourcesRequest.ProtoReflect.Descriptor instead.
 func (*OnlineResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OnlineResourcesRequest) GetVcpus() uint32 {
@@ -1341,7 +1414,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1426,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1439,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -1386,7 +1459,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1471,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1484,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -1437,7 +1510,7 @@ type StatsContainerResponse struct {
 
 func (x *StatsContainerResponse) Reset() {
 	*x = StatsContainerResponse{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1522,7 @@ func (x *StatsContainerResponse) String() string {
 func (*StatsContainerResponse) ProtoMessage() {}
 
 func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1535,7 @@ func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsContainerResponse.ProtoReflect.Descriptor instead.
 func (*StatsContainerResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StatsContainerResponse) GetStatsJson() []byte {
@@ -1485,7 +1558,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1570,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1583,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -1557,7 +1630,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1642,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1655,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -1607,7 +1680,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1692,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1705,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -1695,7 +1768,7 @@ type ProcessRequest struct {
 
 func (x *ProcessRequest) Reset() {
 	*x = ProcessRequest{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1780,7 @@ func (x *ProcessRequest) String() string {
 func (*ProcessRequest) ProtoMessage() {}
 
 func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1793,7 @@ func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessRequest.ProtoReflect.Descriptor instead.
 func (*ProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProcessRequest) GetContainerId() string {
@@ -1749,7 +1822,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1834,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1847,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SignalProcessRequest) GetContainerId() string {
@@ -1820,7 +1893,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +1905,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +1918,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WaitProcessResponse) GetExitCode() uint32 {
@@ -1895,7 +1968,7 @@ type ResizeTerminalRequest struct {
 
 func (x *ResizeTerminalRequest) Reset() {
 	*x = ResizeTerminalRequest{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +1980,7 @@ func (x *ResizeTerminalRequest) String() string {
 func (*ResizeTerminalRequest) ProtoMessage() {}
 
 func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +1993,7 @@ func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResizeTerminalRequest) GetContainerId() string {
@@ -1960,7 +2033,7 @@ type OOMEvent struct {
 
 func (x *OOMEvent) Reset() {
 	*x = OOMEvent{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2045,7 @@ func (x *OOMEvent) String() string {
 func (*OOMEvent) ProtoMessage() {}
 
 func (x *OOMEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2058,7 @@ func (x *OOMEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OOMEvent.ProtoReflect.Descriptor instead.
 func (*OOMEvent) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OOMEvent) GetContainerId() string {
@@ -2009,7 +2082,7 @@ type SocketBind struct {
 
 func (x *SocketBind) Reset() {
 	*x = SocketBind{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2094,7 @@ func (x *SocketBind) String() string {
 func (*SocketBind) ProtoMessage() {}
 
 func (x *SocketBind) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2107,7 @@ func (x *SocketBind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketBind.ProtoReflect.Descriptor instead.
 func (*SocketBind) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SocketBind) GetName() string {
@@ -2078,7 +2151,7 @@ type Socket struct {
 
 func (x *Socket) Reset() {
 	*x = Socket{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2163,7 @@ func (x *Socket) String() string {
 func (*Socket) ProtoMessage() {}
 
 func (x *Socket) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2176,7 @@ func (x *Socket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Socket.ProtoReflect.Descriptor instead.
 func (*Socket) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Socket) GetPath() string {
@@ -2144,7 +2217,7 @@ type UpdateSocketsRequest struct {
 
 func (x *UpdateSocketsRequest) Reset() {
 	*x = UpdateSocketsRequest{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2229,7 @@ func (x *UpdateSocketsRequest) String() string {
 func (*UpdateSocketsRequest) ProtoMessage() {}
 
 func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2242,7 @@ func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSocketsRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSocketsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateSocketsRequest) GetContainerId() string {
@@ -2201,7 +2274,7 @@ type SetNetworkRequest struct {
 
 func (x *SetNetworkRequest) Reset() {
 	*x = SetNetworkRequest{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +2286,7 @@ func (x *SetNetworkRequest) String() string {
 func (*SetNetworkRequest) ProtoMessage() {}
 
 func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +2299,7 @@ func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetNetworkRequest) GetInterfaces() []*NetworkInterface {
@@ -2285,7 +2358,7 @@ type NetworkInterface struct {
 
 func (x *NetworkInterface) Reset() {
 	*x = NetworkInterface{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2370,7 @@ func (x *NetworkInterface) String() string {
 func (*NetworkInterface) ProtoMessage() {}
 
 func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2383,7 @@ func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInterface.ProtoReflect.Descriptor instead.
 func (*NetworkInterface) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NetworkInterface) GetDeviceMac() []byte {
@@ -2390,7 +2463,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2475,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2488,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NetworkAddress) GetAddress() []byte {
@@ -2518,7 +2591,7 @@ type NetworkRoute struct {
 
 func (x *NetworkRoute) Reset() {
 	*x = NetworkRoute{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2603,7 @@ func (x *NetworkRoute) String() string {
 func (*NetworkRoute) ProtoMessage() {}
 
 func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2616,7 @@ func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRoute.ProtoReflect.Descriptor instead.
 func (*NetworkRoute) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NetworkRoute) GetFamily() uint32 {
@@ -2656,7 +2729,7 @@ type NetworkMetric struct {
 
 func (x *NetworkMetric) Reset() {
 	*x = NetworkMetric{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2741,7 @@ func (x *NetworkMetric) String() string {
 func (*NetworkMetric) ProtoMessage() {}
 
 func (x *NetworkMetric) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2754,7 @@ func (x *NetworkMetric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkMetric.ProtoReflect.Descriptor instead.
 func (*NetworkMetric) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NetworkMetric) GetType() uint32 {
@@ -2710,7 +2783,7 @@ type NetworkHop struct {
 
 func (x *NetworkHop) Reset() {
 	*x = NetworkHop{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +2795,7 @@ func (x *NetworkHop) String() string {
 func (*NetworkHop) ProtoMessage() {}
 
 func (x *NetworkHop) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +2808,7 @@ func (x *NetworkHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkHop.ProtoReflect.Descriptor instead.
 func (*NetworkHop) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NetworkHop) GetInterface() string {
@@ -2780,7 +2853,7 @@ type NetworkNeighbour struct {
 
 func (x *NetworkNeighbour) Reset() {
 	*x = NetworkNeighbour{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2792,7 +2865,7 @@ func (x *NetworkNeighbour) String() string {
 func (*NetworkNeighbour) ProtoMessage() {}
 
 func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2805,7 +2878,7 @@ func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNeighbour.ProtoReflect.Descriptor instead.
 func (*NetworkNeighbour) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NetworkNeighbour) GetInterface() string {
@@ -2868,7 +2941,7 @@ type NetworkRule struct {
 
 func (x *NetworkRule) Reset() {
 	*x = NetworkRule{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2880,7 +2953,7 @@ func (x *NetworkRule) String() string {
 func (*NetworkRule) ProtoMessage() {}
 
 func (x *NetworkRule) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2893,7 +2966,7 @@ func (x *NetworkRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRule.ProtoReflect.Descriptor instead.
 func (*NetworkRule) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NetworkRule) GetFamily() uint32 {
@@ -3015,7 +3088,7 @@ type LoopbackService struct {
 
 func (x *LoopbackService) Reset() {
 	*x = LoopbackService{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3100,7 @@ func (x *LoopbackService) String() string {
 func (*LoopbackService) ProtoMessage() {}
 
 func (x *LoopbackService) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3113,7 @@ func (x *LoopbackService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoopbackService.ProtoReflect.Descriptor instead.
 func (*LoopbackService) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LoopbackService) GetNetwork() string {
@@ -3074,7 +3147,7 @@ type Measurement struct {
 
 func (x *Measurement) Reset() {
 	*x = Measurement{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3159,7 @@ func (x *Measurement) String() string {
 func (*Measurement) ProtoMessage() {}
 
 func (x *Measurement) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3172,7 @@ func (x *Measurement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Measurement.ProtoReflect.Descriptor instead.
 func (*Measurement) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Measurement) GetFigure() Figure {
@@ -3125,7 +3198,7 @@ type MetricsRequest struct {
 
 func (x *MetricsRequest) Reset() {
 	*x = MetricsRequest{}
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3210,7 @@ func (x *MetricsRequest) String() string {
 func (*MetricsRequest) ProtoMessage() {}
 
 func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3223,7 @@ func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
 func (*MetricsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{39}
+	return file_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MetricsRequest) GetContainerIds() []string {
@@ -3170,7 +3243,7 @@ type MetricsResponse struct {
 
 func (x *MetricsResponse) Reset() {
 	*x = MetricsResponse{}
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3255,7 @@ func (x *MetricsResponse) String() string {
 func (*MetricsResponse) ProtoMessage() {}
 
 func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3268,7 @@ func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsResponse.ProtoReflect.Descriptor instead.
 func (*MetricsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{40}
+	return file_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MetricsResponse) GetGuest() []*Measurement {
@@ -3221,7 +3294,7 @@ type ContainerMeasurements struct {
 
 func (x *ContainerMeasurements) Reset() {
 	*x = ContainerMeasurements{}
-	mi := &file_agent_proto_msgTypes[41]
+	mi := &file_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3306,7 @@ func (x *ContainerMeasurements) String() string {
 func (*ContainerMeasurements) ProtoMessage() {}
 
 func (x *ContainerMeasurements) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[41]
+	mi := &file_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,7 +3319,7 @@ func (x *ContainerMeasurements) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerMeasurements.ProtoReflect.Descriptor instead.
 func (*ContainerMeasurements) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{41}
+	return file_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ContainerMeasurements) GetMeasurements() []*Measurement {
@@ -3278,7 +3351,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\x88\x04\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xba\x04\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -3293,8 +3366,13 @@ const file_agent_proto_rawDesc = "" +
 	"\tkeep_nics\x18p \x03(\fR\bkeepNics\x127\n" +
 	"\bceilings\x18- \x03(\v2\x1b.kata.guest.v1.CeilingValueR\bceilings\x12\x18\n" +
 	"\aentropy\x18. \x01(\fR\aentropy\x12,\n" +
-	"\x12idle_cache_seconds\x18/ \x01(\rR\x10idleCacheSeconds\x12)\n" +
-	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\"8\n" +
+	"\x12idle_cache_seconds\x18/ \x01(\rR\x10idleCacheSeconds\x120\n" +
+	"\amodules\x18< \x01(\v2\x16.kata.guest.v1.ModulesR\amodules\x12)\n" +
+	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\"O\n" +
+	"\aModules\x12\x1c\n" +
+	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n" +
+	"\x04deny\x18\x02 \x03(\tR\x04deny\x12\x12\n" +
+	"\x04load\x18\x03 \x03(\tR\x04load\"8\n" +
 	"\fCeilingValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value\"\x17\n" +
@@ -3618,7 +3696,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_agent_proto_goTypes = []any{
 	(Figure)(0),                    // 0: kata.guest.v1.Figure
 	(*Empty)(nil),                  // 1: kata.guest.v1.Empty
@@ -3626,118 +3704,120 @@ var file_agent_proto_goTypes = []any{
 	(*HelloResponse)(nil),          // 3: kata.guest.v1.HelloResponse
 	(*Share)(nil),                  // 4: kata.guest.v1.Share
 	(*CreateSandboxRequest)(nil),   // 5: kata.guest.v1.CreateSandboxRequest
-	(*CeilingValue)(nil),           // 6: kata.guest.v1.CeilingValue
-	(*CreateSandboxResponse)(nil),  // 7: kata.guest.v1.CreateSandboxResponse
-	(*DestroySandboxRequest)(nil),  // 8: kata.guest.v1.DestroySandboxRequest
-	(*SetClockRequest)(nil),        // 9: kata.guest.v1.SetClockRequest
-	(*Storage)(nil),                // 10: kata.guest.v1.Storage
-	(*StorageDirectory)(nil),       // 11: kata.guest.v1.StorageDirectory
-	(*StoragePlace)(nil),           // 12: kata.guest.v1.StoragePlace
-	(*CreateContainerRequest)(nil), // 13: kata.guest.v1.CreateContainerRequest
-	(*BlockDevice)(nil),            // 14: kata.guest.v1.BlockDevice
-	(*OnlineResourcesRequest)(nil), // 15: kata.guest.v1.OnlineResourcesRequest
-	(*ContainerRequest)(nil),       // 16: kata.guest.v1.ContainerRequest
-	(*UpdateContainerRequest)(nil), // 17: kata.guest.v1.UpdateContainerRequest
-	(*StatsContainerResponse)(nil), // 18: kata.guest.v1.StatsContainerResponse
-	(*ProcessInfo)(nil),            // 19: kata.guest.v1.ProcessInfo
-	(*ListProcessesResponse)(nil),  // 20: kata.guest.v1.ListProcessesResponse
-	(*ExecProcessRequest)(nil),     // 21: kata.guest.v1.ExecProcessRequest
-	(*ProcessRequest)(nil),         // 22: kata.guest.v1.ProcessRequest
-	(*SignalProcessRequest)(nil),   // 23: kata.guest.v1.SignalProcessRequest
-	(*WaitProcessResponse)(nil),    // 24: kata.guest.v1.WaitProcessResponse
-	(*ResizeTerminalRequest)(nil),  // 25: kata.guest.v1.ResizeTerminalRequest
-	(*OOMEvent)(nil),               // 26: kata.guest.v1.OOMEvent
-	(*SocketBind)(nil),             // 27: kata.guest.v1.SocketBind
-	(*Socket)(nil),                 // 28: kata.guest.v1.Socket
-	(*UpdateSocketsRequest)(nil),   // 29: kata.guest.v1.UpdateSocketsRequest
-	(*SetNetworkRequest)(nil),      // 30: kata.guest.v1.SetNetworkRequest
-	(*NetworkInterface)(nil),       // 31: kata.guest.v1.NetworkInterface
-	(*NetworkAddress)(nil),         // 32: kata.guest.v1.NetworkAddress
-	(*NetworkRoute)(nil),           // 33: kata.guest.v1.NetworkRoute
-	(*NetworkMetric)(nil),          // 34: kata.guest.v1.NetworkMetric
-	(*NetworkHop)(nil),             // 35: kata.guest.v1.NetworkHop
-	(*NetworkNeighbour)(nil),       // 36: kata.guest.v1.NetworkNeighbour
-	(*NetworkRule)(nil),            // 37: kata.guest.v1.NetworkRule
-	(*LoopbackService)(nil),        // 38: kata.guest.v1.LoopbackService
-	(*Measurement)(nil),            // 39: kata.guest.v1.Measurement
-	(*MetricsRequest)(nil),         // 40: kata.guest.v1.MetricsRequest
-	(*MetricsResponse)(nil),        // 41: kata.guest.v1.MetricsResponse
-	(*ContainerMeasurements)(nil),  // 42: kata.guest.v1.ContainerMeasurements
+	(*Modules)(nil),                // 6: kata.guest.v1.Modules
+	(*CeilingValue)(nil),           // 7: kata.guest.v1.CeilingValue
+	(*CreateSandboxResponse)(nil),  // 8: kata.guest.v1.CreateSandboxResponse
+	(*DestroySandboxRequest)(nil),  // 9: kata.guest.v1.DestroySandboxRequest
+	(*SetClockRequest)(nil),        // 10: kata.guest.v1.SetClockRequest
+	(*Storage)(nil),                // 11: kata.guest.v1.Storage
+	(*StorageDirectory)(nil),       // 12: kata.guest.v1.StorageDirectory
+	(*StoragePlace)(nil),           // 13: kata.guest.v1.StoragePlace
+	(*CreateContainerRequest)(nil), // 14: kata.guest.v1.CreateContainerRequest
+	(*BlockDevice)(nil),            // 15: kata.guest.v1.BlockDevice
+	(*OnlineResourcesRequest)(nil), // 16: kata.guest.v1.OnlineResourcesRequest
+	(*ContainerRequest)(nil),       // 17: kata.guest.v1.ContainerRequest
+	(*UpdateContainerRequest)(nil), // 18: kata.guest.v1.UpdateContainerRequest
+	(*StatsContainerResponse)(nil), // 19: kata.guest.v1.StatsContainerResponse
+	(*ProcessInfo)(nil),            // 20: kata.guest.v1.ProcessInfo
+	(*ListProcessesResponse)(nil),  // 21: kata.guest.v1.ListProcessesResponse
+	(*ExecProcessRequest)(nil),     // 22: kata.guest.v1.ExecProcessRequest
+	(*ProcessRequest)(nil),         // 23: kata.guest.v1.ProcessRequest
+	(*SignalProcessRequest)(nil),   // 24: kata.guest.v1.SignalProcessRequest
+	(*WaitProcessResponse)(nil),    // 25: kata.guest.v1.WaitProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 26: kata.guest.v1.ResizeTerminalRequest
+	(*OOMEvent)(nil),               // 27: kata.guest.v1.OOMEvent
+	(*SocketBind)(nil),             // 28: kata.guest.v1.SocketBind
+	(*Socket)(nil),                 // 29: kata.guest.v1.Socket
+	(*UpdateSocketsRequest)(nil),   // 30: kata.guest.v1.UpdateSocketsRequest
+	(*SetNetworkRequest)(nil),      // 31: kata.guest.v1.SetNetworkRequest
+	(*NetworkInterface)(nil),       // 32: kata.guest.v1.NetworkInterface
+	(*NetworkAddress)(nil),         // 33: kata.guest.v1.NetworkAddress
+	(*NetworkRoute)(nil),           // 34: kata.guest.v1.NetworkRoute
+	(*NetworkMetric)(nil),          // 35: kata.guest.v1.NetworkMetric
+	(*NetworkHop)(nil),             // 36: kata.guest.v1.NetworkHop
+	(*NetworkNeighbour)(nil),       // 37: kata.guest.v1.NetworkNeighbour
+	(*NetworkRule)(nil),            // 38: kata.guest.v1.NetworkRule
+	(*LoopbackService)(nil),        // 39: kata.guest.v1.LoopbackService
+	(*Measurement)(nil),            // 40: kata.guest.v1.Measurement
+	(*MetricsRequest)(nil),         // 41: kata.guest.v1.MetricsRequest
+	(*MetricsResponse)(nil),        // 42: kata.guest.v1.MetricsResponse
+	(*ContainerMeasurements)(nil),  // 43: kata.guest.v1.ContainerMeasurements
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
-	6,  // 1: kata.guest.v1.CreateSandboxRequest.ceilings:type_name -> kata.guest.v1.CeilingValue
-	11, // 2: kata.guest.v1.Storage.directories:type_name -> kata.guest.v1.StorageDirectory
-	12, // 3: kata.guest.v1.Storage.lower:type_name -> kata.guest.v1.StoragePlace
-	12, // 4: kata.guest.v1.Storage.upper:type_name -> kata.guest.v1.StoragePlace
-	12, // 5: kata.guest.v1.Storage.work:type_name -> kata.guest.v1.StoragePlace
-	10, // 6: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
-	14, // 7: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
-	27, // 8: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	19, // 9: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
-	28, // 10: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
-	27, // 11: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	31, // 12: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
-	33, // 13: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
-	36, // 14: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
-	37, // 15: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
-	38, // 16: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
-	32, // 17: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
-	35, // 18: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
-	34, // 19: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
-	0,  // 20: kata.guest.v1.Measurement.figure:type_name -> kata.guest.v1.Figure
-	39, // 21: kata.guest.v1.MetricsResponse.guest:type_name -> kata.guest.v1.Measurement
-	42, // 22: kata.guest.v1.MetricsResponse.containers:type_name -> kata.guest.v1.ContainerMeasurements
-	39, // 23: kata.guest.v1.ContainerMeasurements.measurements:type_name -> kata.guest.v1.Measurement
-	2,  // 24: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	5,  // 25: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	8,  // 26: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	1,  // 27: kata.guest.v1.Agent.Rehearse:input_type -> kata.guest.v1.Empty
-	9,  // 28: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	13, // 29: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	16, // 30: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 31: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	17, // 32: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	16, // 33: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 34: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 35: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	16, // 36: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	21, // 37: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	23, // 38: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	22, // 39: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	25, // 40: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	1,  // 41: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	15, // 42: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
-	29, // 43: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
-	30, // 44: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
-	40, // 45: kata.guest.v1.Agent.Metrics:input_type -> kata.guest.v1.MetricsRequest
-	3,  // 46: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	7,  // 47: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	1,  // 48: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	1,  // 49: kata.guest.v1.Agent.Rehearse:output_type -> kata.guest.v1.Empty
-	1,  // 50: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	1,  // 51: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	1,  // 52: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	1,  // 53: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	1,  // 54: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	1,  // 55: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	1,  // 56: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	18, // 57: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	20, // 58: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	1,  // 59: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	1,  // 60: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	24, // 61: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	1,  // 62: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	26, // 63: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	1,  // 64: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
-	1,  // 65: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
-	1,  // 66: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
-	41, // 67: kata.guest.v1.Agent.Metrics:output_type -> kata.guest.v1.MetricsResponse
-	46, // [46:68] is the sub-list for method output_type
-	24, // [24:46] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	7,  // 1: kata.guest.v1.CreateSandboxRequest.ceilings:type_name -> kata.guest.v1.CeilingValue
+	6,  // 2: kata.guest.v1.CreateSandboxRequest.modules:type_name -> kata.guest.v1.Modules
+	12, // 3: kata.guest.v1.Storage.directories:type_name -> kata.guest.v1.StorageDirectory
+	13, // 4: kata.guest.v1.Storage.lower:type_name -> kata.guest.v1.StoragePlace
+	13, // 5: kata.guest.v1.Storage.upper:type_name -> kata.guest.v1.StoragePlace
+	13, // 6: kata.guest.v1.Storage.work:type_name -> kata.guest.v1.StoragePlace
+	11, // 7: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
+	15, // 8: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
+	28, // 9: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	20, // 10: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
+	29, // 11: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
+	28, // 12: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	32, // 13: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
+	34, // 14: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
+	37, // 15: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
+	38, // 16: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
+	39, // 17: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
+	33, // 18: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
+	36, // 19: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
+	35, // 20: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
+	0,  // 21: kata.guest.v1.Measurement.figure:type_name -> kata.guest.v1.Figure
+	40, // 22: kata.guest.v1.MetricsResponse.guest:type_name -> kata.guest.v1.Measurement
+	43, // 23: kata.guest.v1.MetricsResponse.containers:type_name -> kata.guest.v1.ContainerMeasurements
+	40, // 24: kata.guest.v1.ContainerMeasurements.measurements:type_name -> kata.guest.v1.Measurement
+	2,  // 25: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	5,  // 26: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	9,  // 27: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	1,  // 28: kata.guest.v1.Agent.Rehearse:input_type -> kata.guest.v1.Empty
+	10, // 29: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	14, // 30: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	17, // 31: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 32: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	18, // 33: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	17, // 34: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 35: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 36: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	17, // 37: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	22, // 38: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	24, // 39: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	23, // 40: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	26, // 41: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	1,  // 42: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	16, // 43: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	30, // 44: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	31, // 45: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
+	41, // 46: kata.guest.v1.Agent.Metrics:input_type -> kata.guest.v1.MetricsRequest
+	3,  // 47: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	8,  // 48: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	1,  // 49: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	1,  // 50: kata.guest.v1.Agent.Rehearse:output_type -> kata.guest.v1.Empty
+	1,  // 51: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	1,  // 52: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 53: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	1,  // 54: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	1,  // 55: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 56: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	1,  // 57: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	19, // 58: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	21, // 59: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	1,  // 60: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	1,  // 61: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	25, // 62: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	1,  // 63: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	27, // 64: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	1,  // 65: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	1,  // 66: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	1,  // 67: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
+	42, // 68: kata.guest.v1.Agent.Metrics:output_type -> kata.guest.v1.MetricsResponse
+	47, // [47:69] is the sub-list for method output_type
+	25, // [25:47] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3751,7 +3831,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 
 	"kata-runtime/guest/hotplug"
@@ -13,6 +14,13 @@ import (
 
 func (s *sandbox) CreateContainer(ctx context.Context, req *protocol.CreateContainerRequest) (*protocol.Empty, error) {
 	s.keepMemory(ctx)
+	s.mu.Lock()
+	service := s.modules
+	s.mu.Unlock()
+	if service != nil {
+		// Not parsed: the name stands for nothing else.
+		service.Prepare(bytes.Contains(req.GetSpecJson(), []byte("CAP_NET_ADMIN")))
+	}
 	return &protocol.Empty{}, s.runtime.Create(ctx, req)
 }
 

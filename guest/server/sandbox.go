@@ -19,6 +19,7 @@ import (
 	"kata-runtime/guest/console"
 	"kata-runtime/guest/container"
 	"kata-runtime/guest/loopback"
+	"kata-runtime/guest/modules"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/sockets"
 	"kata-runtime/guest/storage"
@@ -39,9 +40,10 @@ type sandbox struct {
 
 	mu      sync.Mutex // guards what follows
 	created bool
-	shares  []string // mount points, in order
-	keepers []keeper // of the guest's memory, while there are containers
-	stop    func()   // ends those that run; nil when none does
+	shares  []string         // mount points, in order
+	keepers []keeper         // of the guest's memory, while there are containers
+	modules *modules.Service // nil when none are loaded on demand
+	stop    func()           // ends those that run; nil when none does
 }
 
 // keeper looks after the guest's memory until ctx ends.
@@ -64,6 +66,12 @@ func (s *sandbox) close() {
 	if s.stop != nil {
 		s.stop()
 		s.stop = nil
+	}
+	if s.modules != nil {
+		if err := s.modules.Close(); err != nil {
+			s.log.Warn("modules on demand", "error", err)
+		}
+		s.modules = nil
 	}
 }
 
@@ -141,6 +149,12 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 	}
 	if seconds := req.GetIdleCacheSeconds(); seconds > 0 {
 		s.keepers = append(s.keepers, storage.NewIdleDropper(s.log, time.Duration(seconds)*time.Second))
+	}
+	if m := req.GetModules(); m != nil {
+		var err error
+		if s.modules, err = modules.Start(s.log, modules.Options{Directory: m.GetDirectory(), Deny: m.GetDeny(), Load: m.GetLoad()}); err != nil {
+			return nil, fmt.Errorf("create sandbox: %w", err)
+		}
 	}
 	if req.GetAllowGuestExec() {
 		s.console.Allow()

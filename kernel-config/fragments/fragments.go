@@ -23,11 +23,7 @@ func Load(arch string) (kconfig.Options, error) {
 	}
 	var options kconfig.Options
 	for _, name := range append(topics(), own) {
-		content, err := fs.ReadFile(files, name)
-		if err != nil {
-			return nil, fmt.Errorf("read the fragment %s: %w", name, err)
-		}
-		parsed, err := kconfig.Parse("fragments/"+name, string(content))
+		parsed, err := read(name)
 		if err != nil {
 			return nil, err
 		}
@@ -37,6 +33,24 @@ func Load(arch string) (kconfig.Options, error) {
 		return nil, err
 	}
 	return options, nil
+}
+
+// Modules returns the options of a kernel with modules, which win over those that
+// Load returns.
+func Modules() (kconfig.Options, error) {
+	options, err := read("modules.config")
+	if err != nil {
+		return nil, err
+	}
+	return options, options.Validate()
+}
+
+func read(name string) (kconfig.Options, error) {
+	content, err := fs.ReadFile(files, name)
+	if err != nil {
+		return nil, fmt.Errorf("read the fragment %s: %w", name, err)
+	}
+	return kconfig.Parse("fragments/"+name, string(content))
 }
 
 // topics are the fragments that every architecture takes.

@@ -33,6 +33,18 @@ func TestLoad(t *testing.T) {
 			}
 		}
 	}
+	modules, err := fragments.Modules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, option := range modules {
+		file, _, _ := strings.Cut(option.Origin, ":")
+		used[filepath.Base(file)] = true
+		switch option.Name {
+		case "CONFIG_VSOCKETS_LOOPBACK", "CONFIG_VHOST_VSOCK":
+			t.Errorf("%s is no module for a guest", option.Name)
+		}
+	}
 	files, err := filepath.Glob("*.config")
 	if err != nil {
 		t.Fatal(err)

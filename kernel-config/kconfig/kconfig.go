@@ -139,7 +139,7 @@ func (c Config) Enabled() int {
 var ErrNotSurvived = errors.New("options did not survive (a dependency is missing, or the kernel has no such option)")
 
 // Survival returns nil if the configuration has every wanted option with its
-// value, otherwise an error that wraps ErrNotSurvived and lists the others.
+// value, or built in what may be a module, otherwise an error that wraps ErrNotSurvived and lists the others.
 func (o Options) Survival(config Config) error {
 	var lost []string
 	for _, option := range o {
@@ -147,7 +147,7 @@ func (o Options) Survival(config Config) error {
 		if !ok {
 			got = "n"
 		}
-		if got != option.Value {
+		if got != option.Value && (option.Value != "m" || got != "y") {
 			lost = append(lost, fmt.Sprintf("  %s: %s=%s, but the kernel has %s (%s)",
 				option.Origin, option.Name, option.Value, got, option.Reason))
 		}

@@ -12,11 +12,11 @@ var unsetPattern = regexp.MustCompile(`(?m)^[ \t]*# (CONFIG_[A-Za-z0-9_]+) is no
 
 // ParseUser reads a fragment as the kernel's own tools take them, of whoever builds a
 // kernel: as Parse does, but a reason may be absent, and "# CONFIG_X is not set" is
-// the value n. A module is an error, since none are built.
-func ParseUser(name, text string) (Options, error) {
+// the value n. Without modules the value m is an error, since none are built.
+func ParseUser(name, text string, modules bool) (Options, error) {
 	return parse(name, unsetPattern.ReplaceAllString(text, "$1=n"), func(option Option) error {
-		if option.Value == "m" {
-			return fmt.Errorf("%s: %s: modules are not built: want y or n", option.Origin, option.Name)
+		if option.Value == "m" && !modules {
+			return fmt.Errorf("%s: %s: modules are not built (build -modules): want y or n", option.Origin, option.Name)
 		}
 		return nil
 	})

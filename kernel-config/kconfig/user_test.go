@@ -9,7 +9,7 @@ import (
 
 func TestParseUser(t *testing.T) {
 	text := "# a remark\n\nCONFIG_XFS_FS=y\n\n  # CONFIG_EXT4_FS is not set \n\nCONFIG_LOG_BUF_SHIFT=17 # a long log\n"
-	got, err := ParseUser("mine", text)
+	got, err := ParseUser("mine", text, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,11 +21,14 @@ func TestParseUser(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	_, err = ParseUser("mine", "CONFIG_A=m\nXFS=y\n")
+	_, err = ParseUser("mine", "CONFIG_A=m\nXFS=y\n", false)
 	for _, part := range []string{"mine:1: CONFIG_A: modules are not built", `mine:2: not an option: "XFS=y"`} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("error %v, want %q", err, part)
 		}
+	}
+	if got, err := ParseUser("mine", "CONFIG_A=m\n", true); err != nil || len(got) != 1 || got[0].Value != "m" {
+		t.Errorf("with modules: %v, %v", got, err)
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package kernel configures and compiles the guest kernel: an uncompressed
-// image with everything built in, cached by what went into it.
+// image, and its modules where it has any, cached by what went into them.
 package kernel
 
 import (
@@ -10,15 +10,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"kata-runtime/kernel-config/cache"
 	"kata-runtime/kernel-config/kconfig"
+	"kata-runtime/rootfs-builder/kmod"
 )
 
 // recipe is part of the cache key: change it with whatever this package does
@@ -73,21 +76,38 @@ func (b *Builder) Check(ctx context.Context, source Source, options kconfig.Opti
 	return b.configure(ctx, tree, objects, options)
 }
 
-// Build returns the path of the compiled kernel in the cache: vmlinux, beside
-// the configuration that it was made with. The first build takes minutes, a
-// repeated one no time.
-func (b *Builder) Build(ctx context.Context, source Source, options kconfig.Options) (string, error) {
+// Built is a compiled kernel in the cache, beside the configuration that it was made
+// with.
+type Built struct {
+	// Image is vmlinux.
+	Image string
+	// Modules has a directory for the kernel's release, with an index; empty for a
+	// kernel without.
+	Modules string
+}
+
+// Build compiles the kernel, and its modules if the options have CONFIG_MODULES. The
+// first build takes minutes, a repeated one no time.
+func (b *Builder) Build(ctx context.Context, source Source, options kconfig.Options) (built Built, err error) {
 	key, err := b.key(ctx, source, options)
 	if err != nil {
-		return "", err
+		return built, err
 	}
 	dir, err := cache.Get(ctx, b.CacheDir, "kernel-"+key, func(ctx context.Context, dir string) error {
 		return b.build(ctx, source, options, dir)
 	})
 	if err != nil {
-		return "", err
+		return built, err
 	}
-	return filepath.Join(dir, "vmlinux"), nil
+	built.Image = filepath.Join(dir, "vmlinux")
+	if modular(options) {
+		built.Modules = filepath.Join(dir, "modules")
+	}
+	return built, nil
+}
+
+func modular(options kconfig.Options) bool {
+	return slices.ContainsFunc(options, func(o kconfig.Option) bool { return o.Name == "CONFIG_MODULES" && o.Value == "y" })
 }
 
 // key names the result: a hash of all that it depends on.
@@ -123,13 +143,53 @@ func (b *Builder) build(ctx context.Context, source Source, options kconfig.Opti
 	if _, err := b.configure(ctx, tree, objects, options); err != nil {
 		return err
 	}
-	if err := b.make(ctx, tree, objects, want, fmt.Sprintf("-j%d", max(b.Jobs, 1)), want.goal); err != nil {
+	goals := []string{fmt.Sprintf("-j%d", max(b.Jobs, 1))}
+	if modular(options) {
+		goals = append(goals, "modules")
+	}
+	goals = append(goals, want.goal)
+	if err := b.make(ctx, tree, objects, want, goals...); err != nil {
 		return fmt.Errorf("compile the kernel: %w", err)
+	}
+	if modular(options) {
+		if err := b.installModules(ctx, tree, objects, want, dir); err != nil {
+			return err
+		}
 	}
 	if err := b.finish(ctx, filepath.Join(objects, want.image), filepath.Join(dir, "vmlinux")); err != nil {
 		return err
 	}
 	return cache.CopyFile(filepath.Join(objects, ".config"), filepath.Join(dir, "config"))
+}
+
+// installModules puts the modules into dir/modules, without symbols for debuggers, and
+// writes the index that a guest needs.
+func (b *Builder) installModules(ctx context.Context, tree, objects string, want target, dir string) (err error) {
+	staging, err := filepath.Abs(filepath.Join(objects, "staging"))
+	if err != nil {
+		return fmt.Errorf("find the build directory: %w", err)
+	}
+	// The index is not depmod's, which not every machine has.
+	err = b.make(ctx, tree, objects, want, "INSTALL_MOD_PATH="+staging, "INSTALL_MOD_STRIP=1", "DEPMOD=true", "modules_install")
+	if err != nil {
+		return fmt.Errorf("install the modules: %w", err)
+	}
+	releases, err := filepath.Glob(filepath.Join(staging, "lib", "modules", "*"))
+	if err != nil || len(releases) != 1 {
+		return fmt.Errorf("install the modules: %d releases, want 1: %w", len(releases), err)
+	}
+	for _, link := range []string{"build", "source"} { // to this machine's directories
+		if err := os.Remove(filepath.Join(releases[0], link)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("install the modules: %w", err)
+		}
+	}
+	if err := kmod.WriteIndex(releases[0]); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(staging, "lib", "modules"), filepath.Join(dir, "modules")); err != nil {
+		return fmt.Errorf("install the modules: %w", err)
+	}
+	return nil
 }
 
 // finish copies the image to its place. An ELF image loses its symbols, which

@@ -19,6 +19,7 @@ for arg; do
 	case $arg in
 	O=*) objects=${arg#O=} ;;
 	KCONFIG_ALLCONFIG=*) wanted=${arg#KCONFIG_ALLCONFIG=} ;;
+	INSTALL_MOD_PATH=*) release=${arg#INSTALL_MOD_PATH=}/lib/modules/6.1-fake ;;
 	esac
 	goal=$arg
 done
@@ -27,6 +28,7 @@ case $goal in
 allnoconfig) grep -v CONFIG_DROPPED "$wanted" > "$objects/.config" ;;
 vmlinux) [ -z "$FAKE_FAILURE" ] || { echo "cc: $FAKE_FAILURE" >&2; exit 2; }
 	cp "$objects/.config" "$objects/vmlinux" ;;
+modules_install) mkdir -p "$release"; echo kernel/a.ko > "$release/modules.builtin"; ln -s "$objects" "$release/build" ;;
 esac
 `
 
@@ -92,11 +94,14 @@ func TestBuildIsCachedByWhatGoesIntoIt(t *testing.T) {
 	source := fakeSource(t)
 	build := func(options kconfig.Options) string {
 		t.Helper()
-		path, err := builder.Build(t.Context(), source, options)
+		built, err := builder.Build(t.Context(), source, options)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return path
+		if built.Modules != "" {
+			t.Errorf("modules in %s of a kernel without", built.Modules)
+		}
+		return built.Image
 	}
 	first := build(options("CONFIG_A"))
 	text, err := os.ReadFile(first)
@@ -117,6 +122,27 @@ func TestBuildIsCachedByWhatGoesIntoIt(t *testing.T) {
 	}
 	if got, want := goals(t, log), strings.TrimSpace(strings.Repeat("allnoconfig vmlinux ", 3)); got != want {
 		t.Errorf("make ran for %q, want %q", got, want)
+	}
+}
+
+func TestBuildWithModules(t *testing.T) {
+	log := fakeTools(t)
+	builder := &kernel.Builder{CacheDir: t.TempDir(), Arch: "amd64", Jobs: 1, Log: io.Discard}
+	built, err := builder.Build(t.Context(), fakeSource(t), options("CONFIG_A", "CONFIG_MODULES"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := goals(t, log), "allnoconfig vmlinux modules_install"; got != want {
+		t.Errorf("make ran for %q, want %q", got, want)
+	}
+	release := filepath.Join(built.Modules, "6.1-fake")
+	for _, name := range []string{"modules.builtin", "modules.dep", "modules.alias", "modules.softdep", "modules.sha256"} {
+		if _, err := os.Stat(filepath.Join(release, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(release, "build")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a link to where the kernel was built is left: %v", err)
 	}
 }
 

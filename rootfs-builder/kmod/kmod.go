@@ -159,27 +159,67 @@ func (s *selection) add(name string) error {
 // Depends returns the names of the modules that the module file needs, in the
 // order in which the file lists them. Compressed modules are refused: the
 // guest loads the file as it is.
-func Depends(file string) (names []string, err error) {
+func Depends(file string) ([]string, error) {
+	info, err := readInfo(file)
+	if err != nil {
+		return nil, err
+	}
+	return info.depends, nil
+}
+
+// info is what a module says of itself.
+type info struct {
+	// depends are modules that have to be there first; softDepends those that
+	// should, by their names or aliases.
+	depends, softDepends []string
+	aliases              []string
+}
+
+// readInfo reads the .modinfo section of a module file.
+func readInfo(file string) (described info, err error) {
 	if !strings.HasSuffix(file, ".ko") {
-		return nil, fmt.Errorf("%s: compressed modules are not supported", file)
+		return info{}, fmt.Errorf("%s: compressed modules are not supported", file)
 	}
 	binary, err := elf.Open(file)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", file, err)
+		return info{}, fmt.Errorf("read %s: %w", file, err)
 	}
 	defer func() { err = errors.Join(err, binary.Close()) }()
 	section := binary.Section(".modinfo")
 	if section == nil {
-		return nil, fmt.Errorf("read %s: no .modinfo section", file)
+		return info{}, fmt.Errorf("read %s: no .modinfo section", file)
 	}
 	data, err := section.Data()
 	if err != nil {
-		return nil, fmt.Errorf("read the .modinfo section of %s: %w", file, err)
+		return info{}, fmt.Errorf("read the .modinfo section of %s: %w", file, err)
 	}
 	for field := range strings.SplitSeq(string(data), "\x00") {
-		if list, ok := strings.CutPrefix(field, "depends="); ok && list != "" {
-			names = append(names, strings.Split(list, ",")...)
+		key, value, _ := strings.Cut(field, "=")
+		switch key {
+		case "depends":
+			if value != "" {
+				described.depends = append(described.depends, strings.Split(value, ",")...)
+			}
+		case "alias":
+			described.aliases = append(described.aliases, value)
+		case "softdep":
+			described.softDepends = append(described.softDepends, before(value)...)
 		}
 	}
-	return names, nil
+	return described, nil
+}
+
+// before returns what a soft dependency wants loaded first: "pre: a b post: c".
+func before(softdep string) []string {
+	var names []string
+	first := false
+	for _, word := range strings.Fields(softdep) {
+		switch {
+		case strings.HasSuffix(word, ":"):
+			first = word == "pre:"
+		case first:
+			names = append(names, word)
+		}
+	}
+	return names
 }

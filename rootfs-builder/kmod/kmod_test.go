@@ -18,7 +18,13 @@ import (
 // fakeModule is an ELF file with nothing but a .modinfo section.
 func fakeModule(t *testing.T, depends string) []byte {
 	t.Helper()
-	info := []byte("license=GPL\x00depends=" + depends + "\x00name=fake\x00")
+	return fakeModuleWith(t, depends, "")
+}
+
+// fakeModuleWith has more fields in it, each with a zero byte at its end.
+func fakeModuleWith(t *testing.T, depends, fields string) []byte {
+	t.Helper()
+	info := []byte("license=GPL\x00depends=" + depends + "\x00" + fields + "name=fake\x00")
 	names := []byte("\x00.modinfo\x00.shstrtab\x00")
 	const headerSize, sectionSize = 64, 64
 	infoOffset := uint64(headerSize)

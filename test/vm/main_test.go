@@ -64,11 +64,6 @@ func configure(h *harness.Host, lines ...string) {
 	h.Flags = append(h.Flags, "--config", path)
 }
 
-// use makes the host's commands boot these assets.
-func (a assets) use(h *harness.Host) {
-	configure(h, fmt.Sprintf("hypervisor.qemu.kernel = %q", a.kernel), fmt.Sprintf("hypervisor.qemu.initrd = %q", a.initrd))
-}
-
 // wantCode fails the test unless a command ended with the exit code.
 func wantCode(t *testing.T, result harness.Result, code int) {
 	t.Helper()

@@ -191,29 +191,3 @@ func TestRunReadsATreeLargerThanTheDescriptorLimit(t *testing.T) {
 		t.Errorf("output %q, want %q; standard error %q", result.Stdout, want, result.Stderr)
 	}
 }
-
-// Debian's kernel has its drivers as modules and boots another way: the main
-// paths once more with it.
-func TestDebiansKernel(t *testing.T) {
-	h := harness.New(t)
-	debianAssets(t).use(h)
-	volume := h.File("volume")
-	if err := os.Mkdir(volume, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	spec := bundle.Spec("/bin/sh", "-c", "uname -r; cat > /volume/input; echo complaint >&2; exit 3")
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"bind"}})
-
-	result := h.RunInput("some input", "run", "-b", h.Bundle(spec), h.ID())
-
-	wantCode(t, result, 3)
-	if !strings.Contains(result.Stdout, "-cloud-amd64") {
-		t.Errorf("the guest's kernel is %q", result.Stdout)
-	}
-	if result.Stderr != "complaint\n" {
-		t.Errorf("standard error %q", result.Stderr)
-	}
-	if data, err := os.ReadFile(filepath.Join(volume, "input")); err != nil || string(data) != "some input" {
-		t.Errorf("the host reads %q, %v", data, err)
-	}
-}

@@ -51,6 +51,11 @@ type Machine struct {
 	Kernel string `toml:"kernel"`
 	Initrd string `toml:"initrd"`
 	Image  string `toml:"image"`
+	// Modules is the directory of the guest kernel's modules, absolute; empty: there
+	// are none on demand.
+	Modules string `toml:"modules"`
+	// DenyModules are names of modules that are never loaded.
+	DenyModules []string `toml:"deny_modules"`
 	// KernelParams is appended to the kernel command line, separated by
 	// spaces.
 	KernelParams string `toml:"kernel_params"`
@@ -102,6 +107,9 @@ type Agent struct {
 	// DialTimeout is how long a booting guest may take until its agent
 	// answers; whole seconds, 1 s to 1 h.
 	DialTimeout time.Duration
+	// KernelModules are modules that each guest loads at once: names, each with
+	// parameters behind it.
+	KernelModules []string
 	// DebugConsole lets processes be run in the guest itself.
 	DebugConsole bool
 	// IdleCacheTimeout is after how many seconds a guest that does nothing drops
@@ -206,10 +214,11 @@ func Default() *Config {
 				Confine:            true,
 				ConfineUsers:       defaultUsers(),
 				ConfineWithout:     []string{},
+				DenyModules:        rareModules(),
 			},
 			QEMU: QEMU{Path: "/usr/bin/qemu-system-x86_64", Bridges: 1},
 		},
-		Agent: Agent{DialTimeout: 60 * time.Second, IdleCacheTimeout: 300},
+		Agent: Agent{DialTimeout: 60 * time.Second, KernelModules: []string{}, IdleCacheTimeout: 300},
 		Runtime: Runtime{
 			OverheadMemoryMiB: 512, OverheadVCPUs: 1, NetworkModel: NetworkTC,
 			HostNetwork: HostNetworkRefuse, HostTCPPorts: "none", HostUDPPorts: "none",

@@ -182,6 +182,8 @@ type agentTableShape struct {
 	DebugConsole *bool `toml:"debug_console_enabled"`
 
 	IdleCacheTimeout *int `toml:"idle_cache_timeout"`
+
+	KernelModules *[]string `toml:"kernel_modules"`
 }
 
 func (c *Config) document() *document {
@@ -190,6 +192,7 @@ func (c *Config) document() *document {
 	doc.Hypervisor.QEMU.QEMU, doc.Hypervisor.QEMU.Machine = &c.Hypervisor.QEMU, &c.Hypervisor.Machine
 	doc.Agent.Kata.DialTimeout = int64(c.Agent.DialTimeout / time.Second)
 	doc.Agent.Kata.DebugConsole, doc.Agent.Kata.IdleCacheTimeout = &c.Agent.DebugConsole, &c.Agent.IdleCacheTimeout
+	doc.Agent.Kata.KernelModules = &c.Agent.KernelModules
 	return doc
 }
 

@@ -43,6 +43,8 @@ driver = "qemu"
 kernel = "/k"
 initrd = "/i"
 image = ""
+modules = "/m"
+deny_modules = ["rds", "n_gsm"]
 kernel_params = "a=b c"
 accelerator = "tcg"
 vsock = "user"
@@ -68,6 +70,7 @@ default_bridges = 2
 [agent.kata]
 dial_timeout = 5
 idle_cache_timeout = 7
+kernel_modules = ["br_netfilter", "loop max_loop=8"]
 [runtime]
 overhead_memory = 700
 overhead_vcpus = 2
@@ -91,7 +94,7 @@ dir = "/run/machines"
 		Hypervisor: Hypervisor{
 			Driver: DriverQEMU,
 			Machine: Machine{
-				Kernel: "/k", Initrd: "/i", KernelParams: "a=b c", Accelerator: "tcg", Vsock: "user",
+				Kernel: "/k", Initrd: "/i", Modules: "/m", DenyModules: []string{"rds", "n_gsm"}, KernelParams: "a=b c", Accelerator: "tcg", Vsock: "user",
 				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
 				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never",
 				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
@@ -99,7 +102,7 @@ dir = "/run/machines"
 			},
 			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
-		Agent: Agent{DialTimeout: 5 * time.Second, IdleCacheTimeout: 7},
+		Agent: Agent{DialTimeout: 5 * time.Second, KernelModules: []string{"br_netfilter", "loop max_loop=8"}, IdleCacheTimeout: 7},
 		Runtime: Runtime{
 			Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2,
 			DisableSocketRelay: true, NetworkModel: NetworkMacvtap,
@@ -141,6 +144,8 @@ func TestLoadKatasKeys(t *testing.T) {
 kernel = "/k"
 initrd = "/i"
 image = ""
+modules = "/m"
+deny_modules = ["rds", "n_gsm"]
 kernel_params = "a=b c"
 accelerator = "tcg"
 vsock = "user"

@@ -64,7 +64,7 @@ func (o *Option) KataName() string {
 
 // Options lists every option, in the order of the documentation.
 func Options() []Option {
-	options := slices.Concat(machineOptions(), sizeOptions(), sharingOptions(), nicOptions(), confineOptions(), podOptions(), qemuOptions(), otherOptions(), networkOptions(), factoryOptions())
+	options := slices.Concat(machineOptions(), moduleOptions(), sizeOptions(), sharingOptions(), nicOptions(), confineOptions(), podOptions(), qemuOptions(), otherOptions(), networkOptions(), factoryOptions())
 	defaults := Default()
 	for i := range options {
 		options[i].Default = options[i].get(defaults)
@@ -301,6 +301,7 @@ func otherOptions() []Option {
 				return inRange(int(c.Agent.DialTimeout/time.Second), 1, maxDialTimeout)
 			},
 		},
+		kernelModulesOption(),
 		{
 			Table: agentTable, Key: "idle_cache_timeout",
 			Values: rangeText(0, maxIdleCacheTimeout) + " (seconds)",

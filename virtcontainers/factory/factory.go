@@ -91,6 +91,9 @@ func assemble(ctx context.Context, spec Spec) (_ *assembled, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := shareModules(spec.Config, shared); err != nil {
+		return nil, errors.Join(err, shared.Close())
+	}
 	sizes := sizingOptions(spec)
 	size := firstSize(spec, sizes)
 	host, err := findHostNetwork(spec.HostNetwork)
@@ -134,6 +137,7 @@ func (a *assembled) assign(spec Spec, limit func(hypervisor.Size, sizing.Demand)
 	return a.sandbox.Assign(virtcontainers.Assignment{
 		ID: spec.ID, Hostname: spec.Hostname, Share: a.share, Sizing: sizes, Network: a.networking,
 		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, User: a.machine.User(), Ceilings: ceilings,
+		Modules:        guestModules(spec.Config),
 		AllowGuestExec: spec.Config.Agent.DebugConsole, IdleCacheSeconds: spec.Config.Agent.IdleCacheTimeout,
 	})
 }
