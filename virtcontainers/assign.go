@@ -132,6 +132,12 @@ func (s *Sandbox) describePod() (*protocol.CreateSandboxRequest, error) {
 
 		AllowGuestExec: s.assignment.AllowGuestExec,
 	}
+	if s.options.Restored {
+		request.Restored = true
+		for _, tap := range s.assignment.Network.Spare {
+			request.PluggedNics = append(request.PluggedNics, tap.MAC)
+		}
+	}
 	if s.sockets != nil {
 		request.SocketPort, request.SocketToken = socketPort, s.sockets.Token()
 	}

@@ -510,6 +510,10 @@ type CreateSandboxRequest struct {
 	// Random bytes of the host: guests that began as copies of one another, or
 	// waited for their pod, then draw what nobody else knows.
 	Entropy []byte `protobuf:"bytes,46,opt,name=entropy,proto3" json:"entropy,omitempty"`
+	// The machine was restored from a template, and its share's device was plugged in after
+	// that, as were the NICs with these addresses: the guest may not have seen them yet.
+	Restored    bool     `protobuf:"varint,70,opt,name=restored,proto3" json:"restored,omitempty"`
+	PluggedNics [][]byte `protobuf:"bytes,71,rep,name=plugged_nics,json=pluggedNics,proto3" json:"plugged_nics,omitempty"`
 	// Processes of the guest itself may be added: ExecProcess with an empty
 	// container_id, which is refused otherwise. They have the agent's namespaces.
 	AllowGuestExec bool `protobuf:"varint,900,opt,name=allow_guest_exec,json=allowGuestExec,proto3" json:"allow_guest_exec,omitempty"`
@@ -620,6 +624,20 @@ func (x *CreateSandboxRequest) GetCeilings() []*CeilingValue {
 func (x *CreateSandboxRequest) GetEntropy() []byte {
 	if x != nil {
 		return x.Entropy
+	}
+	return nil
+}
+
+func (x *CreateSandboxRequest) GetRestored() bool {
+	if x != nil {
+		return x.Restored
+	}
+	return false
+}
+
+func (x *CreateSandboxRequest) GetPluggedNics() [][]byte {
+	if x != nil {
+		return x.PluggedNics
 	}
 	return nil
 }
@@ -3268,7 +3286,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xda\x03\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\x99\x04\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -3282,7 +3300,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eloopback_token\x18o \x01(\tR\rloopbackToken\x12\x1b\n" +
 	"\tkeep_nics\x18p \x03(\fR\bkeepNics\x127\n" +
 	"\bceilings\x18- \x03(\v2\x1b.kata.guest.v1.CeilingValueR\bceilings\x12\x18\n" +
-	"\aentropy\x18. \x01(\fR\aentropy\x12)\n" +
+	"\aentropy\x18. \x01(\fR\aentropy\x12\x1a\n" +
+	"\brestored\x18F \x01(\bR\brestored\x12!\n" +
+	"\fplugged_nics\x18G \x03(\fR\vpluggedNics\x12)\n" +
 	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\"8\n" +
 	"\fCeilingValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +

@@ -16,6 +16,8 @@ import (
 type Network interface {
 	// Park hides every NIC but those with the permanent addresses.
 	Park(keep [][]byte) error
+	// AwaitPlugged waits for NICs with these permanent addresses.
+	AwaitPlugged(ctx context.Context, addresses [][]byte) error
 	// Set makes the network what the request says.
 	Set(ctx context.Context, request *protocol.SetNetworkRequest) error
 }

@@ -17,6 +17,7 @@ import (
 	"kata-runtime/guest/ceilings"
 	"kata-runtime/guest/console"
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/hotplug"
 	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/sockets"
@@ -92,7 +93,7 @@ func (s *sandbox) Hello(_ context.Context, req *protocol.HelloRequest) (*protoco
 
 // CreateSandbox sets the clock, the host name and kernel parameters, stirs the
 // random generator, and mounts the shares.
-func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRequest) (*protocol.CreateSandboxResponse, error) {
+func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandboxRequest) (*protocol.CreateSandboxResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.created {
@@ -116,6 +117,9 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 	} else if err != nil {
 		s.log.Warn("kernel parameters are lower than the host's", "error", err)
 	}
+	if err := s.network.AwaitPlugged(ctx, req.GetPluggedNics()); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
 	if err := s.network.Park(req.GetKeepNics()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
@@ -123,7 +127,7 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 	s.loopback.Configure(req.GetLoopbackPort(), req.GetLoopbackToken())
 	limit := int64(math.MaxInt64)
 	for _, share := range req.GetShares() {
-		if err := storage.MountShare(share); err != nil {
+		if err := mountShare(ctx, share, req.GetRestored()); err != nil {
 			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 		s.shares = append(s.shares, share.GetMountPoint())
@@ -137,6 +141,20 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 	}
 	s.created = true
 	return &protocol.CreateSandboxResponse{}, nil
+}
+
+// mountShare mounts a share whose device, when it is plugged in, may be on its way.
+func mountShare(ctx context.Context, share *protocol.Share, plugged bool) error {
+	if plugged {
+		return hotplug.Await(ctx, func() (bool, error) {
+			err := storage.MountShare(share)
+			if errors.Is(err, unix.EINVAL) { // the kernel has no such tag yet
+				return false, nil
+			}
+			return err == nil, err
+		})
+	}
+	return storage.MountShare(share)
 }
 
 // DestroySandbox removes every container and flushes the shares.

@@ -20,6 +20,14 @@ func factoryOptions() []Option {
 			check: func(c *Config) string { return inRange(c.Factory.PoolSize, 0, maxPool) },
 		},
 		{
+			Table: factoryTable, Key: "template",
+			Values: "`true` or `false`",
+			Meaning: "A machine is saved once it has booted, and those of the pool begin as copies of it, as do pods that find the pool empty: in a tenth of the time. " +
+				"Without a `pool_size` it does nothing. Copies share what [Templates](security.md#templates) lists.",
+			get:   func(c *Config) any { return c.Factory.Template },
+			check: func(*Config) string { return "" },
+		},
+		{
 			Table: factoryTable, Key: "max_load",
 			Values: rangeText(0, maxLoad) + ", in percent",
 			Meaning: "No machine is prepared while the host's load, the average of a minute, is more than this part of its CPUs. " +

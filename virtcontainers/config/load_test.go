@@ -77,6 +77,7 @@ host_network_tcp_ports = "80"
 host_network_udp_ports = "all"
 [factory]
 pool_size = 2
+template = true
 max_load = 50
 min_memory = 512
 dir = "/run/machines"
@@ -102,7 +103,7 @@ dir = "/run/machines"
 			DisableSocketRelay: true, NetworkModel: NetworkMacvtap,
 			HostNetwork: HostNetworkPasst, HostTCPPorts: "80", HostUDPPorts: "all",
 		},
-		Factory: Factory{PoolSize: 2, MaxLoadPercent: 50, MinMemoryMiB: 512, Dir: "/run/machines"},
+		Factory: Factory{PoolSize: 2, Template: true, MaxLoadPercent: 50, MinMemoryMiB: 512, Dir: "/run/machines"},
 		Files:   got.Files,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -100,12 +100,20 @@ func (p *Prepared) boot(ctx context.Context) (err error) {
 	if err := unix.Mount("kata-machine", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=1m"); err != nil {
 		return fmt.Errorf("mount a directory for the machine on %s: %w", dir, err)
 	}
-	if p.made, err = assemble(ctx, Spec{
-		ID: p.slot.Name(), Dir: dir, ShareDir: filepath.Join(dir, "share"), Config: p.settings, Log: log,
-	}); err != nil {
+	spec := Spec{
+		ID: p.slot.Name(), Dir: dir, ShareDir: filepath.Join(dir, "share"), Kind: p.kind, Config: p.settings, Log: log,
+	}
+	if p.settings.Factory.Template {
+		if err := p.ensureTemplate(ctx, spec); err != nil {
+			log.Warn("no machine was saved", "error", err)
+			if ctx.Err() != nil {
+				return err
+			}
+		}
+	}
+	if p.made, err = bootOrRestore(ctx, spec, func(*assembled) error { return nil }); err != nil {
 		return err
 	}
-	p.made.sandbox.Boot()
 	return p.made.sandbox.Booted(ctx)
 }
 

@@ -100,6 +100,9 @@ func (p *Pool) remove(ctx context.Context) error {
 	if names, err := p.names(); err != nil || len(names) > 0 {
 		return err // somebody fills it again
 	}
+	if err := p.removeTemplates(); err != nil {
+		return err
+	}
 	for _, path := range []string{p.path(countersName), p.path(countersName + temporarySuffix), p.machines()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the pool: %w", err)
