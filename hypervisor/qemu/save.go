@@ -106,6 +106,11 @@ func (vm *VM) migrate(ctx context.Context, able bool, copy func(context.Context)
 	if err := vm.call(ctx, "migrate-set-capabilities", map[string]any{"capabilities": capabilities}, nil); err != nil {
 		return err
 	}
+	return vm.migrateWith(ctx, copy)
+}
+
+// migrateWith is migrate for a VM that was told what to leave out.
+func (vm *VM) migrateWith(ctx context.Context, copy func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	outcome := make(chan error, 1)
@@ -118,8 +123,12 @@ func (vm *VM) migrate(ctx context.Context, able bool, copy func(context.Context)
 	}()
 	if err := copy(ctx); err != nil {
 		// Why QEMU gave up tells more than that nobody was at the other end.
-		cancel(err)
-		return errors.Join(<-outcome, err)
+		grace := time.AfterFunc(channelGrace, func() { cancel(err) })
+		defer grace.Stop()
+		if why := <-outcome; why != nil && !errors.Is(why, err) {
+			return errors.Join(why, err)
+		}
+		return err
 	}
 	return <-outcome
 }
@@ -134,7 +143,11 @@ func (vm *VM) awaitMigration(ctx context.Context) error {
 		var told struct {
 			Description string `json:"error-desc"`
 		}
-		if err := vm.call(context.WithoutCancel(ctx), "query-migrate", nil, &told); err != nil || told.Description == "" {
+		err := vm.call(context.WithoutCancel(ctx), "query-migrate", nil, &told)
+		switch {
+		case err != nil: // it ends when it cannot be restored, and has told why
+			return errors.Join(errMigration, vm.awaitExit())
+		case told.Description == "":
 			return errMigration
 		}
 		return fmt.Errorf("%w: %q", errMigration, told.Description)

@@ -105,9 +105,12 @@ func (p *Prepared) boot(ctx context.Context) (err error) {
 	}
 	if p.settings.Factory.Template {
 		if err := p.ensureTemplate(ctx, spec); err != nil {
-			log.Warn("no machine was saved", "error", err)
 			if ctx.Err() != nil {
 				return err
+			}
+			log.Warn("no machine was saved", "error", err)
+			if err := p.slot.Pool().TemplateFailed(ctx, p.kind, err); err != nil {
+				log.Warn("the pool does not count", "error", err)
 			}
 		}
 	}

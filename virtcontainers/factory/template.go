@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -125,12 +124,11 @@ func countRestored(ctx context.Context, spec Spec, reason pool.Reason, cause err
 	case reason == "":
 		spec.Log.Info("machine from the template")
 		err = machines.Restored(ctx, spec.Kind)
+	case cause != nil:
+		spec.Log.Warn("no machine from the template: it boots", "reason", reason, "error", cause)
+		err = errors.Join(machines.Booted(ctx, spec.Kind, reason), machines.TemplateFailed(ctx, spec.Kind, cause))
 	default:
-		level := slog.LevelInfo
-		if cause != nil {
-			level = slog.LevelWarn
-		}
-		spec.Log.Log(ctx, level, "no machine from the template: it boots", "reason", reason, "error", cause)
+		spec.Log.Info("no machine from the template: it boots", "reason", reason)
 		err = machines.Booted(ctx, spec.Kind, reason)
 	}
 	if err != nil {

@@ -21,6 +21,9 @@ type Counts struct {
 	// machine; Booted those that did not, though they were to.
 	Restored int            `json:"restored,omitempty"`
 	Booted   map[Reason]int `json:"booted,omitempty"`
+	// LastTemplateFailure is why a machine could last not be saved, or restored.
+	LastTemplateFailure   string    `json:"lastTemplateFailure,omitempty"`
+	LastTemplateFailureAt time.Time `json:"lastTemplateFailureAt,omitzero"`
 
 	Prepared  int            `json:"prepared"`
 	Discarded map[Reason]int `json:"discarded"`
@@ -82,6 +85,13 @@ func (p *Pool) Restored(ctx context.Context, kind Kind) error {
 // Booted counts a machine that was to be a copy, and was not.
 func (p *Pool) Booted(ctx context.Context, kind Kind, reason Reason) error {
 	return p.count(ctx, kind, func(c *Counts) { c.Booted[reason]++ })
+}
+
+// TemplateFailed notes why a machine could not be saved, or restored.
+func (p *Pool) TemplateFailed(ctx context.Context, kind Kind, cause error) error {
+	return p.count(ctx, kind, func(c *Counts) {
+		c.LastTemplateFailure, c.LastTemplateFailureAt = cause.Error(), time.Now().UTC()
+	})
 }
 
 // Discarded counts a machine that no pod has taken.

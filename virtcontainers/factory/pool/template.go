@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"kata-runtime/virtcontainers/store"
 )
 
@@ -39,6 +41,9 @@ type Template struct {
 
 // TemplateRecord is what is known of a template.
 type TemplateRecord struct {
+	// Bytes is what it takes of memory, or of a disk; only Templates tells.
+	Bytes int64 `json:"-"`
+
 	Fit  Fit       `json:"fit"`
 	Made time.Time `json:"made"`
 	// Boot is the host's boot that it belongs to.
@@ -244,6 +249,10 @@ func (p *Pool) Templates() ([]TemplateRecord, error) {
 	for _, dir := range dirs {
 		var record TemplateRecord
 		if readJSON(filepath.Join(dir, templateName), &record) == nil && record.Boot == boot && !strings.HasSuffix(dir, newSuffix) {
+			var stat unix.Stat_t
+			if err := unix.Stat(filepath.Join(dir, memoryName), &stat); err == nil {
+				record.Bytes = stat.Blocks * 512
+			}
 			records = append(records, record)
 		}
 	}
