@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,10 +64,16 @@ func restoreFrom(ctx context.Context, spec Spec, template *pool.Template, prepar
 		return nil, err
 	}
 	defer memory.Close()
-	if err := copyMemory(memory, template.Memory); err != nil {
-		return nil, err
+	// While the machine's processes start.
+	var copying sync.WaitGroup
+	var copyErr error
+	copying.Go(func() { copyErr = copyMemory(memory, template.Memory) })
+	defer copying.Wait()
+	copied := func() error {
+		copying.Wait()
+		return copyErr
 	}
-	made, err := assemble(ctx, spec, &machine.Saved{Memory: memory, State: template.State})
+	made, err := assemble(ctx, spec, &machine.Saved{Memory: memory, Copied: copied, State: template.State})
 	if err != nil {
 		return nil, errors.Join(err, removeShare(spec))
 	}

@@ -21,8 +21,10 @@ import (
 
 // Saved is what a machine begins as instead of booting.
 type Saved struct {
-	// Memory is the guest's: a copy of what Save has left there. New takes a duplicate.
+	// Memory is the guest's: a copy of what Save has left there, once Copied has returned
+	// nil. New takes a duplicate.
 	Memory *os.File
+	Copied func() error
 	// State is what Save has written.
 	State []byte
 }
@@ -93,6 +95,9 @@ func (m *Machine) Start(ctx context.Context) error {
 	restorer, ok := m.VM.(hypervisor.Restorer)
 	if !ok {
 		return fmt.Errorf("%w: its driver does not restore", ErrNoTemplate)
+	}
+	if err := m.saved.Copied(); err != nil {
+		return err
 	}
 	if err := restorer.Restore(ctx, bytes.NewReader(m.saved.State)); err != nil {
 		return err
