@@ -50,6 +50,9 @@ func (n *Network) Park(keep [][]byte) error {
 // AwaitPlugged waits until the kernel has found the NICs with these permanent addresses,
 // which were plugged in just now.
 func (n *Network) AwaitPlugged(ctx context.Context, addresses [][]byte) error {
+	if len(addresses) == 0 {
+		return nil
+	}
 	wanted := make([]*protocol.NetworkInterface, len(addresses))
 	for i, address := range addresses {
 		wanted[i] = &protocol.NetworkInterface{Name: "NIC " + strconv.Itoa(i), DeviceMac: address}

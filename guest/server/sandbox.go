@@ -117,7 +117,7 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 	} else if err != nil {
 		s.log.Warn("kernel parameters are lower than the host's", "error", err)
 	}
-	if err := s.network.AwaitPlugged(ctx, req.GetPluggedNics()); err != nil {
+	if err := s.awaitPlugged(ctx, req.GetPluggedNics()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	if err := s.network.Park(req.GetKeepNics()); err != nil {
@@ -146,6 +146,8 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 // mountShare mounts a share whose device, when it is plugged in, may be on its way.
 func mountShare(ctx context.Context, share *protocol.Share, plugged bool) error {
 	if plugged {
+		ctx, cancel := context.WithTimeout(ctx, nicTimeout)
+		defer cancel()
 		return hotplug.Await(ctx, func() (bool, error) {
 			err := storage.MountShare(share)
 			if errors.Is(err, unix.EINVAL) { // the kernel has no such tag yet

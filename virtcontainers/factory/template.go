@@ -11,19 +11,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory/pool"
 	"kata-runtime/virtcontainers/machine"
 )
 
 // restoreTimeout bounds how long a machine that begins as a copy of a saved one may take
-// until its agent answers. Then it boots instead.
-const restoreTimeout = 20 * time.Second
+// until its agent answers. Then it boots instead, for which it has more time.
+func restoreTimeout(settings *config.Config) time.Duration { return settings.Agent.DialTimeout / 3 }
 
 // self is the program that this process runs: what a machine is made by, and saved for.
 const self = "/proc/self/exe"
-
-// errRestoreTimeout is why a copy is given up.
-var errRestoreTimeout = fmt.Errorf("its agent did not answer within %v", restoreTimeout)
 
 // restore makes a sandbox whose machine goes on as the saved one of its configuration, and
 // waits for its agent. prepare is called before it runs. Without a sandbox it tells why:
@@ -86,7 +84,8 @@ func restoreFrom(ctx context.Context, spec Spec, template *pool.Template, prepar
 		return nil, err
 	}
 	made.sandbox.Boot()
-	ctx, cancel := context.WithTimeoutCause(ctx, restoreTimeout, errRestoreTimeout)
+	patience := restoreTimeout(spec.Config)
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("its agent did not answer within %v (a third of dial_timeout)", patience))
 	defer cancel()
 	return made, made.sandbox.Booted(ctx)
 }
