@@ -39,7 +39,7 @@ func (vm *VM) Save(ctx context.Context, state io.Writer) error {
 		}
 		defer reader.Close()
 		err = vm.sendState(ctx, writer, "migrate")
-		if err = errors.Join(err, writer.Close()); err != nil {
+		if err := errors.Join(err, writer.Close()); err != nil {
 			return err
 		}
 		// It ends with QEMU's end of the pipe, or with QEMU.
@@ -67,7 +67,7 @@ func (vm *VM) Restore(ctx context.Context, state io.Reader) error {
 		}
 		defer writer.Close()
 		err = vm.sendState(ctx, reader, "migrate-incoming")
-		if err = errors.Join(err, reader.Close()); err != nil {
+		if err := errors.Join(err, reader.Close()); err != nil {
 			return err
 		}
 		stop := context.AfterFunc(ctx, func() { _ = writer.SetWriteDeadline(time.Unix(1, 0)) })
@@ -89,8 +89,8 @@ func (vm *VM) sendState(ctx context.Context, file *os.File, command string) erro
 	return vm.call(ctx, command, map[string]any{"uri": "fd:" + stateName}, nil)
 }
 
-// migrate lets copy move the VM's state, and waits until QEMU says how that went.
-func (vm *VM) migrate(ctx context.Context, able bool, copy func(context.Context) error) error {
+// migrate lets move transfer the VM's state, and waits until QEMU says how that went.
+func (vm *VM) migrate(ctx context.Context, able bool, move func(context.Context) error) error {
 	if !able {
 		return fmt.Errorf("the VM was not made for it: %w", hypervisor.ErrUnsupported)
 	}
@@ -106,11 +106,11 @@ func (vm *VM) migrate(ctx context.Context, able bool, copy func(context.Context)
 	if err := vm.call(ctx, "migrate-set-capabilities", map[string]any{"capabilities": capabilities}, nil); err != nil {
 		return err
 	}
-	return vm.migrateWith(ctx, copy)
+	return vm.migrateWith(ctx, move)
 }
 
 // migrateWith is migrate for a VM that was told what to leave out.
-func (vm *VM) migrateWith(ctx context.Context, copy func(context.Context) error) error {
+func (vm *VM) migrateWith(ctx context.Context, move func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	outcome := make(chan error, 1)
@@ -121,7 +121,7 @@ func (vm *VM) migrateWith(ctx context.Context, copy func(context.Context) error)
 		}
 		outcome <- err
 	}()
-	if err := copy(ctx); err != nil {
+	if err := move(ctx); err != nil {
 		// Why QEMU gave up tells more than that nobody was at the other end.
 		grace := time.AfterFunc(channelGrace, func() { cancel(err) })
 		defer grace.Stop()

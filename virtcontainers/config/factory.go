@@ -22,7 +22,7 @@ func factoryOptions() []Option {
 		{
 			Table: factoryTable, Key: "template",
 			Values: "`true` or `false`",
-			Meaning: "A machine is saved once it has booted, and those of the pool begin as copies of it, as do pods that find the pool empty: in a tenth of the time. " +
+			Meaning: "A machine is saved once it has booted, and those of the pool begin as copies of it, as do pods that find the pool empty: in a fraction of the time. " +
 				"Without a `pool_size` it does nothing. Copies share what [Templates](security.md#templates) lists.",
 			get:   func(c *Config) any { return c.Factory.Template },
 			check: func(*Config) string { return "" },
