@@ -140,6 +140,12 @@ func (s *Sandbox) describePod() (*protocol.CreateSandboxRequest, error) {
 		AllowGuestExec:   s.assignment.AllowGuestExec,
 		IdleCacheSeconds: uint32(max(0, s.assignment.IdleCacheSeconds)), //nolint:gosec // a day at most
 	}
+	if s.options.Restored {
+		request.Restored = true
+		for _, tap := range s.assignment.Network.Spare {
+			request.PluggedNics = append(request.PluggedNics, tap.MAC)
+		}
+	}
 	if s.sockets != nil {
 		request.SocketPort, request.SocketToken = socketPort, s.sockets.Token()
 	}

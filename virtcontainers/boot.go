@@ -95,17 +95,25 @@ func (s *Sandbox) boot() error {
 		return &StageError{Stage: StageStartVMM, Err: err}
 	}
 	s.background.Go(s.watchMachine)
+	if s.options.Restored {
+		defer s.watch.begin(StageStartAgent)()
+		return s.greet(ctx)
+	}
 
 	stage := s.watchConsole(ctx)
-	started := s.watch.begin(StageStartAgent)
+	defer s.watch.begin(StageStartAgent)()
 	if err := agent.AwaitReady(ctx, ready, s.options.Token); err != nil {
 		return s.bootFailure(ctx, stage(), err)
 	}
-	client, err := agent.Connect(ctx, machine)
+	return s.greet(ctx)
+}
+
+// greet asks the agent who it is.
+func (s *Sandbox) greet(ctx context.Context) error {
+	client, err := agent.Connect(ctx, s.options.Machine)
 	if err != nil {
 		return s.bootFailure(ctx, StageStartAgent, agentErr(err))
 	}
-	started()
 	s.agent = client
 	return nil
 }

@@ -63,6 +63,9 @@ type SandboxOptions struct {
 	// Token is the one-time secret of the ready message, which the machine's
 	// kernel parameters carry too.
 	Token string
+	// Restored tells that the machine does not boot, but goes on as a saved one: its
+	// agent waits for the host, and says nothing first.
+	Restored bool
 	// BootTimeout bounds the time from the machine's start to the agent's
 	// answer.
 	BootTimeout time.Duration

@@ -80,6 +80,13 @@ func run(ctx context.Context) error {
 			return server.AnnounceVsock(ctx, params.ReadyPort, params.Token)
 		}
 	}
+	if params.Template {
+		// On a line of its own, whatever the kernel writes.
+		cfg.Announce = func(context.Context) error {
+			_, err := fmt.Fprintln(os.Stderr, "\n"+protocol.TemplateMarker)
+			return err
+		}
+	}
 	return server.Run(ctx, cfg)
 }
 

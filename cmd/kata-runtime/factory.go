@@ -172,7 +172,18 @@ type factoryView struct {
 	Dir      string        `json:"dir"`
 	PoolSize int           `json:"poolSize"`
 	Machines []machineView `json:"machines"`
-	Counters pool.Counters `json:"counters"`
+	// Templates are the saved machines.
+	Templates []templateView `json:"templates"`
+	Counters  pool.Counters  `json:"counters"`
+}
+
+type templateView struct {
+	For  pool.Kind `json:"for"`
+	Made time.Time `json:"made"`
+	// Bytes is what it takes of memory.
+	Bytes int64 `json:"bytes"`
+	// Misfit is why a pod with this configuration could not start from it.
+	Misfit pool.Reason `json:"misfit,omitempty"`
 }
 
 type machineView struct {
@@ -191,7 +202,7 @@ func factoryStatus(c *cli.Context) error {
 		return err
 	}
 	machines := pool.Open(settings.Factory.Dir)
-	view := factoryView{Dir: settings.Factory.Dir, PoolSize: settings.Factory.PoolSize, Machines: []machineView{}}
+	view := factoryView{Dir: settings.Factory.Dir, PoolSize: settings.Factory.PoolSize, Machines: []machineView{}, Templates: []templateView{}}
 	if view.Counters, err = machines.Counters(); err != nil {
 		return err
 	}
@@ -214,6 +225,15 @@ func factoryStatus(c *cli.Context) error {
 			Name: r.Name, For: r.Fit.Kind, State: r.State, PID: r.PID, Since: r.Since, Misfit: r.Fit.Misfit(fits[r.Fit.Kind]),
 		})
 	}
+	templates, err := machines.Templates()
+	if err != nil {
+		return err
+	}
+	for _, t := range templates {
+		fit := fits[t.Fit.Kind]
+		fit.Surroundings = t.Fit.Surroundings // there is nothing of them in it
+		view.Templates = append(view.Templates, templateView{For: t.Fit.Kind, Made: t.Made, Bytes: t.Bytes, Misfit: t.Fit.Misfit(fit)})
+	}
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, view)
 	}
@@ -233,12 +253,25 @@ func printFactory(c *cli.Context, view factoryView) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
+	for _, t := range view.Templates {
+		fits := "fits"
+		if t.Misfit != "" {
+			fits = "does not fit: " + string(t.Misfit)
+		}
+		fmt.Fprintf(c.App.Writer, "%s: template of %s, %d MiB, %s\n", t.For, t.Made.Format(time.RFC3339), t.Bytes>>20, fits)
+	}
 	for _, kind := range slices.Sorted(maps.Keys(view.Counters)) {
 		counts := view.Counters[kind]
 		fmt.Fprintf(c.App.Writer, "%s: %d taken, cold: %s; %d prepared, thrown away: %s; %d failed", kind,
 			counts.Hits, reasons(counts.Misses), counts.Prepared, reasons(counts.Discarded), counts.Failures)
 		if counts.LastFailure != "" {
 			fmt.Fprintf(c.App.Writer, ", last %s: %s", counts.LastFailureAt.Format(time.RFC3339), counts.LastFailure)
+		}
+		if counts.Restored > 0 || len(counts.Booted) > 0 {
+			fmt.Fprintf(c.App.Writer, "; %d from a template, booted instead: %s", counts.Restored, reasons(counts.Booted))
+		}
+		if counts.LastTemplateFailure != "" {
+			fmt.Fprintf(c.App.Writer, ", last %s: %s", counts.LastTemplateFailureAt.Format(time.RFC3339), counts.LastTemplateFailure)
 		}
 		fmt.Fprintln(c.App.Writer)
 	}
@@ -287,6 +320,10 @@ func factorySamples(c *cli.Context) []metrics.Sample {
 		add(exposition.FactoryHits, counts.Hits, string(kind))
 		add(exposition.FactoryPrepared, counts.Prepared, string(kind))
 		add(exposition.FactoryFailures, counts.Failures, string(kind))
+		add(exposition.FactoryRestored, counts.Restored, string(kind))
+		for reason, n := range counts.Booted {
+			add(exposition.FactoryBooted, n, string(kind), string(reason))
+		}
 		for reason, n := range counts.Misses {
 			add(exposition.FactoryMisses, n, string(kind), string(reason))
 		}

@@ -29,6 +29,8 @@ type Params struct {
 	Token     string // hexadecimal text; empty: the host wants no ready message
 	ReadyPort uint32
 	Debug     bool
+	// Template: the machine is to be saved, and tells by its console when it can be.
+	Template bool
 }
 
 // Parse reads a kernel command line. Parameters of others are ignored, and the
@@ -46,6 +48,8 @@ func Parse(cmdline string) (Params, error) {
 				return Params{}, fmt.Errorf("kernel parameter %s: %w", name, err)
 			}
 			p.ReadyPort = uint32(port)
+		case protocol.TemplateParameter:
+			p.Template = value == "1"
 		case DebugParameter:
 			p.Debug = value == "1"
 		}

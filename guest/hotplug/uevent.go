@@ -22,6 +22,10 @@ func await(ctx context.Context, look func() (bool, error)) error {
 	return awaitFrom(ctx, unix.NETLINK_KOBJECT_UEVENT, kernelGroup, look)
 }
 
+// Await calls look, and calls it again after each event of a device's, until it returns
+// true, or an error, or ctx ends.
+func Await(ctx context.Context, look func() (bool, error)) error { return await(ctx, look) }
+
 // AwaitLinks calls look, and calls it again after each change of a network
 // interface, until it returns true, or an error, or ctx ends.
 func AwaitLinks(ctx context.Context, look func() (bool, error)) error {

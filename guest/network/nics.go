@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -44,6 +45,24 @@ func (n *Network) Park(keep [][]byte) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.park(keep)
+}
+
+// AwaitPlugged waits until the kernel has found the NICs with these permanent addresses,
+// which were plugged in just now.
+func (n *Network) AwaitPlugged(ctx context.Context, addresses [][]byte) error {
+	if len(addresses) == 0 {
+		return nil
+	}
+	wanted := make([]*protocol.NetworkInterface, len(addresses))
+	for i, address := range addresses {
+		wanted[i] = &protocol.NetworkInterface{Name: "NIC " + strconv.Itoa(i), DeviceMac: address}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, err := n.await(ctx, wanted); err != nil {
+		return fmt.Errorf("wait for network interfaces: %w", err)
+	}
+	return nil
 }
 
 func (n *nics) park(keep [][]byte) error {

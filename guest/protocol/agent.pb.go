@@ -515,6 +515,10 @@ type CreateSandboxRequest struct {
 	IdleCacheSeconds uint32 `protobuf:"varint,47,opt,name=idle_cache_seconds,json=idleCacheSeconds,proto3" json:"idle_cache_seconds,omitempty"`
 	// Loaded when the guest's kernel asks for them. Absent: none are.
 	Modules *Modules `protobuf:"bytes,60,opt,name=modules,proto3" json:"modules,omitempty"`
+	// The machine was restored from a template, and its share's device was plugged in after
+	// that, as were the NICs with these addresses: the guest may not have seen them yet.
+	Restored    bool     `protobuf:"varint,70,opt,name=restored,proto3" json:"restored,omitempty"`
+	PluggedNics [][]byte `protobuf:"bytes,71,rep,name=plugged_nics,json=pluggedNics,proto3" json:"plugged_nics,omitempty"`
 	// Processes of the guest itself may be added: ExecProcess with an empty
 	// container_id, which is refused otherwise. They have the agent's namespaces.
 	AllowGuestExec bool `protobuf:"varint,900,opt,name=allow_guest_exec,json=allowGuestExec,proto3" json:"allow_guest_exec,omitempty"`
@@ -639,6 +643,20 @@ func (x *CreateSandboxRequest) GetIdleCacheSeconds() uint32 {
 func (x *CreateSandboxRequest) GetModules() *Modules {
 	if x != nil {
 		return x.Modules
+	}
+	return nil
+}
+
+func (x *CreateSandboxRequest) GetRestored() bool {
+	if x != nil {
+		return x.Restored
+	}
+	return false
+}
+
+func (x *CreateSandboxRequest) GetPluggedNics() [][]byte {
+	if x != nil {
+		return x.PluggedNics
 	}
 	return nil
 }
@@ -3351,7 +3369,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xba\x04\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xf9\x04\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -3367,7 +3385,9 @@ const file_agent_proto_rawDesc = "" +
 	"\bceilings\x18- \x03(\v2\x1b.kata.guest.v1.CeilingValueR\bceilings\x12\x18\n" +
 	"\aentropy\x18. \x01(\fR\aentropy\x12,\n" +
 	"\x12idle_cache_seconds\x18/ \x01(\rR\x10idleCacheSeconds\x120\n" +
-	"\amodules\x18< \x01(\v2\x16.kata.guest.v1.ModulesR\amodules\x12)\n" +
+	"\amodules\x18< \x01(\v2\x16.kata.guest.v1.ModulesR\amodules\x12\x1a\n" +
+	"\brestored\x18F \x01(\bR\brestored\x12!\n" +
+	"\fplugged_nics\x18G \x03(\fR\vpluggedNics\x12)\n" +
 	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\"O\n" +
 	"\aModules\x12\x1c\n" +
 	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n" +

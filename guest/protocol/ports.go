@@ -32,6 +32,12 @@ const (
 	// TokenParameter is the kernel parameter that carries the one-time token
 	// of the ready message, as hexadecimal text.
 	TokenParameter = "kata.token"
+	// TemplateParameter set to 1 tells the guest that it has no vsock device yet, and is
+	// to be saved: it gets one, and a token of no use, in each copy.
+	TemplateParameter = "kata.template"
+	// TemplateMarker is the line that the agent of such a guest writes to the console
+	// when it waits for the host.
+	TemplateMarker = "kata-agent: waits for the host"
 	// InitMarker is the line that the guest's PID 1 writes to the console
 	// first of all: the kernel has booted.
 	InitMarker = "kata-init: started"

@@ -18,6 +18,7 @@ import (
 	"kata-runtime/guest/ceilings"
 	"kata-runtime/guest/console"
 	"kata-runtime/guest/container"
+	"kata-runtime/guest/hotplug"
 	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/modules"
 	"kata-runtime/guest/protocol"
@@ -105,7 +106,7 @@ func (s *sandbox) Hello(_ context.Context, req *protocol.HelloRequest) (*protoco
 
 // CreateSandbox sets the clock, the host name and kernel parameters, stirs the
 // random generator, and mounts the shares.
-func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRequest) (*protocol.CreateSandboxResponse, error) {
+func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandboxRequest) (*protocol.CreateSandboxResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.created {
@@ -129,6 +130,9 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 	} else if err != nil {
 		s.log.Warn("kernel parameters are lower than the host's", "error", err)
 	}
+	if err := s.awaitPlugged(ctx, req.GetPluggedNics()); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
 	if err := s.network.Park(req.GetKeepNics()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
@@ -136,7 +140,7 @@ func (s *sandbox) CreateSandbox(_ context.Context, req *protocol.CreateSandboxRe
 	s.loopback.Configure(req.GetLoopbackPort(), req.GetLoopbackToken())
 	limit := int64(math.MaxInt64)
 	for _, share := range req.GetShares() {
-		if err := storage.MountShare(share); err != nil {
+		if err := mountShare(ctx, share, req.GetRestored()); err != nil {
 			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 		s.shares = append(s.shares, share.GetMountPoint())
@@ -175,6 +179,22 @@ func (s *sandbox) Rehearse(ctx context.Context, _ *protocol.Empty) (*protocol.Em
 	}
 	debug.FreeOSMemory() // the machine may wait for long
 	return &protocol.Empty{}, nil
+}
+
+// mountShare mounts a share whose device, when it is plugged in, may be on its way.
+func mountShare(ctx context.Context, share *protocol.Share, plugged bool) error {
+	if plugged {
+		ctx, cancel := context.WithTimeout(ctx, nicTimeout)
+		defer cancel()
+		return hotplug.Await(ctx, func() (bool, error) {
+			err := storage.MountShare(share)
+			if errors.Is(err, unix.EINVAL) { // the kernel has no such tag yet
+				return false, nil
+			}
+			return err == nil, err
+		})
+	}
+	return storage.MountShare(share)
 }
 
 // DestroySandbox removes every container and flushes the shares.

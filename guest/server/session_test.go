@@ -170,6 +170,8 @@ func TestToStatus(t *testing.T) {
 // noNetwork has no NICs.
 type noNetwork struct{}
 
+func (noNetwork) AwaitPlugged(context.Context, [][]byte) error { return nil }
+
 func (noNetwork) Park([][]byte) error { return nil }
 
 func (noNetwork) Set(context.Context, *protocol.SetNetworkRequest) error {

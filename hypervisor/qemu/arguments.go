@@ -112,7 +112,15 @@ func (l *commandLine) machine(o *Options) {
 	}
 	l.add("-m", size)
 	// Shared memory, because virtiofsd and the vsock device map the guest's.
-	l.add("-object", "memory-backend-memfd,id=ram,share=on,size="+memory)
+	if o.Memory == nil {
+		l.add("-object", "memory-backend-memfd,id=ram,share=on,size="+memory)
+		return
+	}
+	// Only what QEMU opens by a name is left out when it saves a VM (from 8.1 on).
+	l.add("-object", "memory-backend-file,id=ram,share=on,mem-path=/proc/self/fd/"+l.inherit(o.Memory)+",size="+memory)
+	if o.Incoming {
+		l.add("-incoming", "defer", "-S")
+	}
 }
 
 // machineType leaves out every device that a container's guest has no use for:

@@ -72,8 +72,10 @@ func TestArguments(t *testing.T) {
 		&hypervisor.Vsock{ID: "vsock0", CID: 17, Vhost: null(t)},
 		&hypervisor.Share{ID: "share0", Tag: "kata", Directory: "/run/a,b"},
 	}
+	restored := minimal()
+	restored.Memory, restored.Incoming = null(t), true
 	for name, o := range map[string]Options{
-		"minimal": minimal(), "everything": everything(t), "arm64": kernelVsock,
+		"restored": restored, "minimal": minimal(), "everything": everything(t), "arm64": kernelVsock,
 	} {
 		t.Run(name, func(t *testing.T) {
 			args, files, err := Arguments(o, Channels{QMP: null(t), Console: null(t)})
@@ -127,7 +129,7 @@ func checkInherited(t *testing.T, args []string, files []*os.File) {
 		if firstInherited+i > 9 {
 			fd = "1" + string(rune('0'+firstInherited+i-10))
 		}
-		if !strings.Contains(line, "fd="+fd) && !strings.Contains(line, "fds="+fd) && !strings.Contains(line, "str="+fd) && !strings.Contains(line, ":"+fd) {
+		if !strings.Contains(line, "fd="+fd) && !strings.Contains(line, "fds="+fd) && !strings.Contains(line, "str="+fd) && !strings.Contains(line, "/proc/self/fd/"+fd) && !strings.Contains(line, ":"+fd) {
 			t.Errorf("descriptor %s is not used", fd)
 		}
 	}
@@ -137,21 +139,22 @@ func TestOptionsOutOfRange(t *testing.T) {
 	disk := &hypervisor.Disk{ID: "disk", File: null(t)}
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	for name, spoil := range map[string]func(*Options){
-		"architecture":      func(o *Options) { o.Architecture = "riscv64" },
-		"no name":           func(o *Options) { o.Name = "" },
-		"control character": func(o *Options) { o.Name = "a\nb" },
-		"accelerator":       func(o *Options) { o.Accelerator = "auto" },
-		"no kernel":         func(o *Options) { o.Kernel = "" },
-		"no vCPU":           func(o *Options) { o.Size.VCPUs = 0 },
-		"no memory":         func(o *Options) { o.Size.MemoryMiB = 8 },
-		"root ports":        func(o *Options) { o.RootPorts = 33 },
-		"negative ports":    func(o *Options) { o.RootPorts = -1 },
-		"bridges":           func(o *Options) { o.Bridges = 5 },
-		"negative bridges":  func(o *Options) { o.Bridges = -1 },
-		"long parameters":   func(o *Options) { o.KernelParams = []string{strings.Repeat("x", 2048)} },
-		"nil device":        func(o *Options) { o.Devices = []hypervisor.Device{nil} },
-		"same id":           func(o *Options) { o.Devices = []hypervisor.Device{disk, disk} },
-		"bad id":            func(o *Options) { o.Devices = []hypervisor.Device{&hypervisor.Disk{ID: "a,b", File: null(t)}} },
+		"restored of nothing": func(o *Options) { o.Incoming = true },
+		"architecture":        func(o *Options) { o.Architecture = "riscv64" },
+		"no name":             func(o *Options) { o.Name = "" },
+		"control character":   func(o *Options) { o.Name = "a\nb" },
+		"accelerator":         func(o *Options) { o.Accelerator = "auto" },
+		"no kernel":           func(o *Options) { o.Kernel = "" },
+		"no vCPU":             func(o *Options) { o.Size.VCPUs = 0 },
+		"no memory":           func(o *Options) { o.Size.MemoryMiB = 8 },
+		"root ports":          func(o *Options) { o.RootPorts = 33 },
+		"negative ports":      func(o *Options) { o.RootPorts = -1 },
+		"bridges":             func(o *Options) { o.Bridges = 5 },
+		"negative bridges":    func(o *Options) { o.Bridges = -1 },
+		"long parameters":     func(o *Options) { o.KernelParams = []string{strings.Repeat("x", 2048)} },
+		"nil device":          func(o *Options) { o.Devices = []hypervisor.Device{nil} },
+		"same id":             func(o *Options) { o.Devices = []hypervisor.Device{disk, disk} },
+		"bad id":              func(o *Options) { o.Devices = []hypervisor.Device{&hypervisor.Disk{ID: "a,b", File: null(t)}} },
 		"long id": func(o *Options) {
 			o.Devices = []hypervisor.Device{&hypervisor.Disk{ID: strings.Repeat("x", 32), File: null(t)}}
 		},

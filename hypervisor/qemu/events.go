@@ -16,6 +16,7 @@ func (vm *VM) handle(e qmp.Event) {
 	var data struct {
 		Reason string `json:"reason"`
 		Device string `json:"device"`
+		Status string `json:"status"`
 	}
 	if err := e.Decode(&data); err != nil {
 		// QEMU can say it as often as it likes.
@@ -33,6 +34,8 @@ func (vm *VM) handle(e qmp.Event) {
 		vm.paused = true
 	case "RESUME":
 		vm.paused = false
+	case "MIGRATION":
+		vm.migrated(data.Status)
 	case "DEVICE_DELETED":
 		// It comes twice for a virtio device; the first, for the part inside
 		// it, names no device.

@@ -96,7 +96,8 @@ func JailSpec(ctx context.Context, path string, o *Options) (jail.Spec, error) {
 	}
 	return jail.Spec{
 		Namespaces: jail.Empty, User: o.Jail.User, MaxFiles: maxFiles, MaxThreads: maxThreads,
-		Root:        &jail.Root{Files: files, Devices: devices},
+		// It finds the file of its memory, which it inherits, below /proc/self.
+		Root:        &jail.Root{Files: files, Devices: devices, Self: o.Memory != nil},
 		SystemCalls: &jail.SystemCalls{Allowed: systemCalls(), Log: o.Jail.LogCalls},
 		Without:     o.Jail.Without,
 		Step:        o.Jail.Step,

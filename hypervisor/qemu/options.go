@@ -48,6 +48,13 @@ type Options struct {
 	// MaxSize is what Resize may reach; a field that is 0 or below Size's
 	// means Size's.
 	MaxSize hypervisor.Size
+	// Memory is a file of memory with room for Size.MemoryMiB in which the guest's is,
+	// and which stays the caller's: what Save does not write. The driver duplicates it.
+	// Nil: the VM has its memory for itself.
+	Memory *os.File
+	// Incoming lets the VM wait after Start for what Restore brings: the state of a VM
+	// with the same options, whose Memory was copied into this one's.
+	Incoming bool
 	// ReclaimMemory gives the host back what the guest frees of its memory, in blocks
 	// of 2 MiB, within some seconds: the guest's kernel tells what is free (free page
 	// reporting of virtio-balloon, Linux 5.7).
@@ -85,6 +92,7 @@ const (
 
 var (
 	errNoKernel = errors.New("no kernel")
+	errNoMemory = errors.New("a VM that is to be restored has no file with its memory")
 	errNoName   = fmt.Errorf("name is not 1-%d printable ASCII characters", maxNameLen)
 )
 
@@ -118,6 +126,8 @@ func (o *Options) validate() error {
 		return fmt.Errorf("accelerator %q: want %s or %s", o.Accelerator, accel.KVM, accel.TCG)
 	case o.Kernel == "":
 		return errNoKernel
+	case o.Incoming && o.Memory == nil:
+		return errNoMemory
 	case o.Size.VCPUs < 1 || o.Size.MemoryMiB < minMemoryMiB:
 		return fmt.Errorf("size of %d vCPUs and %d MiB: want at least 1 and %d",
 			o.Size.VCPUs, o.Size.MemoryMiB, minMemoryMiB)

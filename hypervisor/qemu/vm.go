@@ -33,6 +33,8 @@ type VM struct {
 	// plugging is held, by a token in it, by whoever changes the VM's
 	// devices or size. A channel, so that waiting for it ends with a context.
 	plugging chan struct{}
+	// migration gets how Save, or Restore, has ended.
+	migration chan string
 
 	mu sync.Mutex
 	// All below are guarded by mu.
@@ -88,6 +90,7 @@ func New(o Options) (*VM, error) {
 		path: path, starter: o.Starter, patience: killTimeout,
 		ended:     make(chan struct{}),
 		plugging:  make(chan struct{}, 1),
+		migration: make(chan string, 1),
 		listeners: make(map[*listener]struct{}),
 		devices:   make(map[string]*attached),
 		slots:     slots(&o),
@@ -107,7 +110,16 @@ func New(o Options) (*VM, error) {
 		vm.devices[d.DeviceID()] = &attached{}
 	}
 	o.Devices = devices
-	vm.opts = o
+	if o.Memory != nil {
+		memory, err := dupFile(o.Memory)
+		if err != nil {
+			closeAll(vm.coldFiles)
+			return nil, err
+		}
+		vm.coldFiles = append(vm.coldFiles, memory)
+		o.Memory = memory
+	}
+	vm.opts, vm.paused = o, o.Incoming
 	if vm.starter == nil {
 		vm.starter, vm.ownStarter = child.NewStarter(), true
 	}

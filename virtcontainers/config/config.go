@@ -148,6 +148,8 @@ type Runtime struct {
 type Factory struct {
 	// PoolSize is how many machines each front end has prepared; 0: none.
 	PoolSize int `toml:"pool_size"`
+	// Template lets machines begin as copies of a saved one.
+	Template bool `toml:"template"`
 	// MaxLoadPercent is the host's load, in percent of its CPUs, from which on none
 	// is prepared; 0: whatever the load is.
 	MaxLoadPercent int `toml:"max_load"`

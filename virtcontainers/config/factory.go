@@ -20,6 +20,19 @@ func factoryOptions() []Option {
 			check: func(c *Config) string { return inRange(c.Factory.PoolSize, 0, maxPool) },
 		},
 		{
+			Table: factoryTable, Key: "template",
+			Values: "`true` or `false`",
+			Meaning: "A machine is saved once it has booted, and those of the pool begin as copies of it, as do pods that find the pool empty: in a fraction of the time. " +
+				"Without a `pool_size` it does nothing, and with `image` in `[hypervisor]` it is an error. Copies share what [Templates](security.md#templates) lists.",
+			get: func(c *Config) any { return c.Factory.Template },
+			check: func(c *Config) string {
+				if c.Factory.Template && c.Hypervisor.Image != "" {
+					return "must be false with hypervisor.image: a machine on a disk image cannot be saved"
+				}
+				return ""
+			},
+		},
+		{
 			Table: factoryTable, Key: "max_load",
 			Values: rangeText(0, maxLoad) + ", in percent",
 			Meaning: "No machine is prepared while the host's load, the average of a minute, is more than this part of its CPUs. " +

@@ -83,6 +83,7 @@ host_network_tcp_ports = "80"
 host_network_udp_ports = "all"
 [factory]
 pool_size = 2
+template = true
 max_load = 50
 min_memory = 512
 dir = "/run/machines"
@@ -108,7 +109,7 @@ dir = "/run/machines"
 			DisableSocketRelay: true, NetworkModel: NetworkMacvtap,
 			HostNetwork: HostNetworkPasst, HostTCPPorts: "80", HostUDPPorts: "all",
 		},
-		Factory: Factory{PoolSize: 2, MaxLoadPercent: 50, MinMemoryMiB: 512, Dir: "/run/machines"},
+		Factory: Factory{PoolSize: 2, Template: true, MaxLoadPercent: 50, MinMemoryMiB: 512, Dir: "/run/machines"},
 		Files:   got.Files,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -323,6 +324,7 @@ func TestLoadErrors(t *testing.T) {
 		{"timeout zero", "[agent.kata]\ndial_timeout = 0", []string{"agent.kata.dial_timeout = 0", "must be 1-3600"}},
 		{"timeout overflow", "[agent.kata]\ndial_timeout = 9223372036854775807", []string{"dial_timeout", "must be 1-3600"}},
 		{"idle for too long", "[agent.kata]\nidle_cache_timeout = 86401", []string{"idle_cache_timeout = 86401", "0-86400"}},
+		{"template of a machine on a disk", "[hypervisor]\nkernel = '/k'\nimage = '/i'\n[factory]\ntemplate = true", []string{"factory.template = true", "must be false with hypervisor.image"}},
 		{"timeout negative", "[agent.kata]\ndial_timeout = -5", []string{"dial_timeout = -5", "must be 1-3600"}},
 		{"too large", strings.Repeat("#", maxFileSize+1), []string{"larger than"}},
 	}

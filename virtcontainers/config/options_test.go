@@ -93,6 +93,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.enable_annotations":         `["default_.*", "runtime\\\\.x"]`,
 		"runtime.loopback_ports":                `["tcp:8080", "udp:127.0.0.11:53"]`,
 		"factory.pool_size":                     `3`,
+		"factory.template":                      `true`,
 		"factory.max_load":                      `0`,
 		"factory.min_memory":                    `64`,
 		"factory.dir":                           `"/d"`,

@@ -13,6 +13,7 @@ import (
 	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/factory/pool"
 	"kata-runtime/virtcontainers/limits"
 	"kata-runtime/virtcontainers/machine"
 	"kata-runtime/virtcontainers/share"
@@ -38,24 +39,25 @@ type Spec struct {
 	// HostNetwork tells that the pod shares the host's network, by way of one in
 	// user space.
 	HostNetwork bool
-	Config      *config.Config
-	Log         *slog.Logger
+	// Kind is the front end that this process is.
+	Kind   pool.Kind
+	Config *config.Config
+	Log    *slog.Logger
 }
 
 // New makes a sandbox whose machine begins to boot. vsock names the kind of its
 // vsock. The mount namespace must be private to this process. After an error
 // nothing is left of it but the directory's content.
 func New(ctx context.Context, spec Spec) (sandbox *virtcontainers.Sandbox, vsock string, err error) {
-	made, err := assemble(ctx, spec)
+	var limit func(hypervisor.Size, sizing.Demand) error
+	made, err := bootOrRestore(ctx, spec, func(made *assembled) (err error) {
+		limit, err = limitHost(spec, made.machine.Info(), made.size, spec.Demand.Max(spec.SandboxDemand))
+		return err
+	})
 	if err != nil {
 		return nil, "", err
 	}
-	limit, err := limitHost(spec, made.machine.Info(), made.size, spec.Demand.Max(spec.SandboxDemand))
-	if err == nil {
-		made.sandbox.Boot()
-		err = made.assign(spec, limit)
-	}
-	if err != nil {
+	if err := made.assign(spec, limit); err != nil {
 		return nil, "", errors.Join(err, made.stop(context.WithoutCancel(ctx)))
 	}
 	return made.sandbox, made.machine.Vsock(), nil
@@ -77,9 +79,9 @@ type assembled struct {
 	networking virtcontainers.NetworkOptions
 }
 
-// assemble makes a machine that does not run yet. After an error nothing is left but the
-// directory's content.
-func assemble(ctx context.Context, spec Spec) (_ *assembled, err error) {
+// assemble makes a machine that does not run yet, and will be restored from what is
+// saved, or boot. After an error nothing is left but the directory's content.
+func assemble(ctx context.Context, spec Spec, saved *machine.Saved) (_ *assembled, err error) {
 	token, err := newToken()
 	if err != nil {
 		return nil, err
@@ -109,21 +111,15 @@ func assemble(ctx context.Context, spec Spec) (_ *assembled, err error) {
 	}
 	made, err := machine.New(ctx, machine.Spec{
 		ID: spec.ID, Dir: spec.Dir, ShareDir: spec.ShareDir, Token: token,
-		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, HostNetwork: host, Config: spec.Config, Log: spec.Log,
+		Size: size, MaxSize: sizes.Policy.Max, NICs: nics, HostNetwork: host, Saved: saved, Config: spec.Config, Log: spec.Log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, closeTaps(networking.Spare), shared.Close())
 	}
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-		Machine: made, Token: token, BootTimeout: spec.Config.Agent.DialTimeout, Log: spec.Log,
+		Machine: made, Token: token, Restored: saved != nil, BootTimeout: spec.Config.Agent.DialTimeout, Log: spec.Log,
 	})
 	return &assembled{sandbox: sandbox, machine: made, size: size, share: shared, networking: networking}, nil
-}
-
-// prepare boots the machine for a pod that is to come.
-func (a *assembled) prepare(ctx context.Context) error {
-	a.sandbox.Boot()
-	return a.sandbox.Rehearse(ctx)
 }
 
 // assign gives the sandbox to a pod, to whose limits on the host limit leads.

@@ -100,12 +100,24 @@ func (p *Prepared) boot(ctx context.Context) (err error) {
 	if err := unix.Mount("kata-machine", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=1m"); err != nil {
 		return fmt.Errorf("mount a directory for the machine on %s: %w", dir, err)
 	}
-	if p.made, err = assemble(ctx, Spec{
-		ID: p.slot.Name(), Dir: dir, ShareDir: filepath.Join(dir, "share"), Config: p.settings, Log: log,
-	}); err != nil {
+	spec := Spec{
+		ID: p.slot.Name(), Dir: dir, ShareDir: filepath.Join(dir, "share"), Kind: p.kind, Config: p.settings, Log: log,
+	}
+	if p.settings.Factory.Template {
+		if err := p.ensureTemplate(ctx, spec); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			log.Warn("no machine was saved", "error", err)
+			if err := p.slot.Pool().TemplateFailed(ctx, p.kind, err); err != nil {
+				log.Warn("the pool does not count", "error", err)
+			}
+		}
+	}
+	if p.made, err = bootOrRestore(ctx, spec, func(*assembled) error { return nil }); err != nil {
 		return err
 	}
-	return p.made.prepare(ctx)
+	return p.made.sandbox.Rehearse(ctx)
 }
 
 // enterGroup moves this process into a control group of its own: its parent's would not

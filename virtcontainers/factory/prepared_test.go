@@ -64,7 +64,8 @@ func prepared(t *testing.T) (*Prepared, *sandboxtest.Guest, *pool.Pool) {
 		}),
 		networking: virtcontainers.NetworkOptions{Spare: []*network.Tap{{MAC: []byte{2, 0, 0, 0, 0, 1}}}},
 	}
-	if err := p.made.prepare(t.Context()); err != nil {
+	p.made.sandbox.Boot()
+	if err := p.made.sandbox.Rehearse(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

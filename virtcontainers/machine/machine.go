@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 
@@ -41,8 +42,10 @@ type Spec struct {
 	// HostNetwork connects the machine with the host's network, by way of one
 	// in user space; nil: not.
 	HostNetwork *network.HostNetwork
-	Config      *config.Config
-	Log         *slog.Logger
+	// Saved is what the machine is restored from; nil: it boots.
+	Saved  *Saved
+	Config *config.Config
+	Log    *slog.Logger
 }
 
 // Machine is a VM with its helpers. It implements virtcontainers.Machine; its
@@ -62,6 +65,10 @@ type Machine struct {
 	program string
 	// passtUser is passt's; nil for none of its own.
 	passtUser *jail.User
+	// saved is what the machine is restored from, and plugged the devices that it gets
+	// then; nil for one that boots.
+	saved   *Saved
+	plugged []hypervisor.Device
 }
 
 // New builds a machine whose VM has not been started: its helpers run, and its
@@ -104,6 +111,16 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 		return nil, err
 	}
 	params := m.kernelParams(spec)
+	var memory *os.File
+	if spec.Saved != nil {
+		switch {
+		case m.daemon == nil:
+			return nil, errNotPlugged
+		case settings.Image != "":
+			return nil, errOnDisk
+		}
+		memory, m.saved, m.plugged, devices = spec.Saved.Memory, spec.Saved, devices, nil
+	}
 	if settings.Image != "" {
 		image, err := rootimage.Open(settings.Image)
 		if err != nil {
@@ -113,15 +130,15 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 		devices = append(devices, &hypervisor.Disk{ID: "guest-image", Serial: "guest-image", File: image.File(), ReadOnly: true})
 		params = append(image.KernelParams(), params...)
 	}
-	if m.VM, err = m.newVM(spec, choice.Name, devices, params, m.confine(spec)); err != nil {
+	if m.VM, err = m.newVM(spec, choice.Name, params, devices, m.confine(spec), memory); err != nil {
 		return nil, err
 	}
 	return m, nil
 }
 
 // newVM lets the configured driver make the VM. It gets what every driver has, and
-// its own table.
-func (m *Machine) newVM(spec Spec, accelerator string, devices []hypervisor.Device, params []string, confinement *jail.Options) (hypervisor.VM, error) {
+// its own table. memory is where the guest's is when it is saved or restored, or nil.
+func (m *Machine) newVM(spec Spec, accelerator string, params []string, devices []hypervisor.Device, confinement *jail.Options, memory *os.File) (hypervisor.VM, error) {
 	settings := spec.Config.Hypervisor
 	switch settings.Driver {
 	case config.DriverQEMU:
@@ -129,7 +146,8 @@ func (m *Machine) newVM(spec Spec, accelerator string, devices []hypervisor.Devi
 			Path: settings.QEMU.Path, Name: "kata-" + spec.ID, Accelerator: accelerator,
 			Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: params,
 			Size: spec.Size, MaxSize: spec.MaxSize, ReclaimMemory: settings.ReclaimFreedMemory,
-			Devices:   devices,
+			Devices: devices,
+			Memory:  memory, Incoming: m.saved != nil,
 			Vsock:     m.vsock,
 			RootPorts: settings.QEMU.PCIeRootPorts, Bridges: settings.QEMU.Bridges,
 			Console: m.console, Starter: m.starter, Jail: confinement, Log: spec.Log,

@@ -16,6 +16,7 @@ import (
 	"kata-runtime/virtcontainers/cgroup"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory"
+	"kata-runtime/virtcontainers/factory/pool"
 	"kata-runtime/virtcontainers/holder"
 	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/monitor"
@@ -123,7 +124,7 @@ func (s *service) newHome(ctx context.Context, p plan, keepEmpty bool) (_ *home,
 	h.sandbox, _, err = s.options.NewSandbox(ctx, factory.Spec{
 		ID: h.id, Dir: entry.Dir(), ShareDir: entry.Path("share"), Hostname: p.hostname, Group: group,
 		Demand: p.demand, SandboxDemand: sizing.OfSandbox(p.spec.Annotations),
-		Interfaces: p.interfaces, HostNetwork: p.hostNetwork, Config: p.settings, Log: s.options.Log,
+		Interfaces: p.interfaces, HostNetwork: p.hostNetwork, Kind: pool.Shim, Config: p.settings, Log: s.options.Log,
 	})
 	if err != nil {
 		return nil, err

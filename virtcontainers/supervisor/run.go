@@ -20,6 +20,7 @@ import (
 	"kata-runtime/virtcontainers/channel"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory"
+	"kata-runtime/virtcontainers/factory/pool"
 	"kata-runtime/virtcontainers/logfile"
 	"kata-runtime/virtcontainers/loopback"
 	"kata-runtime/virtcontainers/machine"
@@ -181,7 +182,7 @@ func (b *Boot) spec(entry *store.Entry, group *cgroup.Group, log *slog.Logger) f
 	return factory.Spec{
 		ID: b.ID, Dir: entry.Dir(), ShareDir: entry.Path(shareName), Hostname: b.Hostname, Group: group,
 		Demand: b.Demand, SandboxDemand: b.SandboxDemand,
-		Interfaces: b.Interfaces, HostNetwork: b.HostNetwork, Config: b.Config, Log: log,
+		Interfaces: b.Interfaces, HostNetwork: b.HostNetwork, Kind: pool.Supervisor, Config: b.Config, Log: log,
 	}
 }
 

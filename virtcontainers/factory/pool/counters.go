@@ -17,6 +17,14 @@ type Counts struct {
 	Hits   int            `json:"hits"`
 	Misses map[Reason]int `json:"misses"`
 	// Prepared are the machines that were ready; Discarded those that no pod has taken.
+	// Restored are the machines, and pods without one, that began as a copy of a saved
+	// machine; Booted those that did not, though they were to.
+	Restored int            `json:"restored,omitempty"`
+	Booted   map[Reason]int `json:"booted,omitempty"`
+	// LastTemplateFailure is why a machine could last not be saved, or restored.
+	LastTemplateFailure   string    `json:"lastTemplateFailure,omitempty"`
+	LastTemplateFailureAt time.Time `json:"lastTemplateFailureAt,omitzero"`
+
 	Prepared  int            `json:"prepared"`
 	Discarded map[Reason]int `json:"discarded"`
 	// Failures are the machines that did not boot, LastFailure why the last did not.
@@ -34,6 +42,9 @@ func (c Counters) of(kind Kind) *Counts {
 	}
 	if counts.Misses == nil {
 		counts.Misses = make(map[Reason]int)
+	}
+	if counts.Booted == nil {
+		counts.Booted = make(map[Reason]int)
 	}
 	if counts.Discarded == nil {
 		counts.Discarded = make(map[Reason]int)
@@ -64,6 +75,23 @@ func (p *Pool) Miss(ctx context.Context, kind Kind, reason Reason) error {
 // Prepared counts a machine that is ready.
 func (p *Pool) Prepared(ctx context.Context, kind Kind) error {
 	return p.count(ctx, kind, func(c *Counts) { c.Prepared++ })
+}
+
+// Restored counts a machine that began as a copy of a saved one.
+func (p *Pool) Restored(ctx context.Context, kind Kind) error {
+	return p.count(ctx, kind, func(c *Counts) { c.Restored++ })
+}
+
+// Booted counts a machine that was to be a copy, and was not.
+func (p *Pool) Booted(ctx context.Context, kind Kind, reason Reason) error {
+	return p.count(ctx, kind, func(c *Counts) { c.Booted[reason]++ })
+}
+
+// TemplateFailed notes why a machine could not be saved, or restored.
+func (p *Pool) TemplateFailed(ctx context.Context, kind Kind, cause error) error {
+	return p.count(ctx, kind, func(c *Counts) {
+		c.LastTemplateFailure, c.LastTemplateFailureAt = cause.Error(), time.Now().UTC()
+	})
 }
 
 // Discarded counts a machine that no pod has taken.

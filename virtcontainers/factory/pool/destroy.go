@@ -60,7 +60,10 @@ func (p *Pool) discardAll(ctx context.Context) (ending []Record, err error) {
 		case err != nil && held(p.machine(name)), record.State == Taken && store.Alive(record.PID, record.StartTime):
 			// a pod's, or about to be removed by its own process
 		case err == nil && store.Alive(record.PID, record.StartTime):
-			errs = append(errs, p.discard(record))
+			// One that ends just now by itself removes its record, and is waited for too.
+			if err := p.discard(record); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
 			ending = append(ending, record)
 		default:
 			record.Name = name // which may be all that is known
@@ -70,10 +73,12 @@ func (p *Pool) discardAll(ctx context.Context) (ending []Record, err error) {
 	return ending, errors.Join(errs...)
 }
 
-// awaitEnd waits for the end of a machine's process, which after patience is killed.
+// awaitEnd waits for the end of a machine's process, which after patience is killed. A
+// process whose first thread is a zombie has not ended: the others may still have its
+// files, and with them the lock by which the pool's directory stays.
 func awaitEnd(ctx, patience context.Context, record Record) error {
-	if !store.Alive(record.PID, record.StartTime) { // its pid may be another's
-		return nil
+	if began, err := store.StartTime(record.PID); err != nil || began != record.StartTime { // its pid may be another's
+		return nil //nolint:nilerr // it is gone
 	}
 	err := store.AwaitExit(patience, record.PID)
 	if err == nil || ctx.Err() != nil || !store.Alive(record.PID, record.StartTime) {
@@ -99,6 +104,9 @@ func (p *Pool) remove(ctx context.Context) error {
 	defer lock.Close()
 	if names, err := p.names(); err != nil || len(names) > 0 {
 		return err // somebody fills it again
+	}
+	if err := p.removeTemplates(); err != nil {
+		return err
 	}
 	for _, path := range []string{p.path(countersName), p.path(countersName + temporarySuffix), p.machines()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

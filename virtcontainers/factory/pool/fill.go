@@ -33,6 +33,7 @@ func (p *Pool) Fill(ctx context.Context, fit Fit, request Request, size int, sta
 		return 0, err
 	}
 	there, left := p.clean(ctx, names, fit, request.Now)
+	left = errors.Join(left, p.cleanTemplates(fit))
 	for ; there+started < size; started++ {
 		if err := p.start(fit, request, start); err != nil {
 			return started, errors.Join(err, left)

@@ -51,6 +51,8 @@ const (
 	FactoryPrepared  = "kata_factory_prepared_total"
 	FactoryDiscarded = "kata_factory_discarded_total"
 	FactoryFailures  = "kata_factory_failures_total"
+	FactoryRestored  = "kata_factory_restored_total"
+	FactoryBooted    = "kata_factory_booted_total"
 )
 
 // HostFamilies are the metrics that are the host's and no pod's.
@@ -61,6 +63,8 @@ func HostFamilies() []metrics.Family {
 		{Name: FactoryMisses, Help: "Pods that have started cold although there is a pool.", Kind: metrics.Counter, Labels: []string{"front_end", "reason"}},
 		{Name: FactoryPrepared, Help: "Machines that were prepared.", Kind: metrics.Counter, Labels: []string{"front_end"}},
 		{Name: FactoryDiscarded, Help: "Prepared machines that were thrown away.", Kind: metrics.Counter, Labels: []string{"front_end", "reason"}},
+		{Name: FactoryRestored, Help: "Machines, also of pods that found no prepared one, that began as a copy of a saved one.", Kind: metrics.Counter, Labels: []string{"front_end"}},
+		{Name: FactoryBooted, Help: "Machines that booted although they were to begin as a copy of a saved one.", Kind: metrics.Counter, Labels: []string{"front_end", "reason"}},
 		{Name: FactoryFailures, Help: "Machines that could not be prepared.", Kind: metrics.Counter, Labels: []string{"front_end"}},
 	}
 }

@@ -1,0 +1,96 @@
+package factory
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/config"
+	"kata-runtime/virtcontainers/factory/pool"
+	"kata-runtime/virtcontainers/sizing"
+)
+
+// A copy of a guest's memory has all that is not zero, and takes room for nothing else.
+func TestCopyMemory(t *testing.T) {
+	from, err := newMemory(8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	page := bytes.Repeat([]byte{1}, pageSize)
+	for _, at := range []int64{0, 3 * pageSize, copySize - pageSize, copySize, 4 << 20, 8<<20 - pageSize} {
+		if _, err := from.WriteAt(page, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := from.WriteAt(make([]byte, 1<<20), 5<<20); err != nil { // what a guest has cleared
+		t.Fatal(err)
+	}
+	if _, err := from.WriteAt([]byte{7}, 6<<20+17); err != nil { // and used again
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(filepath.Join("/proc/self/fd", fd(from)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := os.Create(filepath.Join(t.TempDir(), "memory"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	again, err := newMemory(8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if err := errors.Join(copyMemory(to, from), copyMemory(again, to)); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []*os.File{to, again} {
+		got, err := os.ReadFile(filepath.Join("/proc/self/fd", fd(file)))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v", file.Name(), len(got), err)
+		}
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(again.Fd()), &stat); err != nil || stat.Blocks*512 != 7*pageSize {
+		t.Errorf("it takes %d bytes, %v", stat.Blocks*512, err)
+	}
+}
+
+func fd(file *os.File) string { return strconv.Itoa(int(file.Fd())) }
+
+// What a template cannot be for is not restored, and without one it is told why.
+func TestNoTemplateForThePod(t *testing.T) {
+	settings := config.Default()
+	settings.Factory.Dir, settings.Factory.Template, settings.Factory.PoolSize = t.TempDir(), true, 1
+	for want, change := range map[pool.Reason]func(*Spec){
+		pool.ReasonHostNetwork: func(s *Spec) { s.HostNetwork = true },
+		pool.ReasonSize: func(s *Spec) {
+			own := *settings
+			own.Runtime.StaticSandboxResources = true
+			s.Config, s.SandboxDemand = &own, sizing.Demand{MemoryBytes: 1 << 30}
+		},
+		pool.ReasonEmpty: func(*Spec) {},
+	} {
+		t.Run(string(want), func(t *testing.T) {
+			spec := podSpec(settings)
+			spec.Kind = pool.Supervisor
+			change(&spec)
+			made, reason, err := restore(t.Context(), spec, func(*assembled) error { return nil })
+			if made != nil || reason != want || err != nil {
+				t.Errorf("%v, %q, %v", made, reason, err)
+			}
+			countRestored(t.Context(), spec, reason, err)
+			counters, err := pool.Open(spec.Config.Factory.Dir).Counters()
+			if err != nil || counters[pool.Supervisor].Booted[want] != 1 {
+				t.Errorf("%+v, %v", counters[pool.Supervisor], err)
+			}
+		})
+	}
+}
