@@ -262,6 +262,18 @@ func (c *Container) become(status Status) {
 	c.status = status
 }
 
+// alive wraps ErrNotRunning unless the container has processes.
+func (c *Container) alive() error {
+	switch status := c.Status(); status {
+	case StatusCreated, StatusRunning, StatusPaused:
+		return nil
+	case StatusCreating, StatusStopped:
+		return fmt.Errorf("%w: it is %s", ErrNotRunning, status)
+	default:
+		return fmt.Errorf("%w: it is in the unknown status %q", ErrNotRunning, status)
+	}
+}
+
 // Init is the container's first process.
 func (c *Container) Init() *Process { return c.init }
 

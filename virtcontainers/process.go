@@ -120,6 +120,20 @@ func (s *Sandbox) openProcess(ctx context.Context, container, id string, want IO
 	return p, nil
 }
 
+// Processes lists the container's processes as the guest knows them.
+func (c *Container) Processes(ctx context.Context) ([]*protocol.ProcessInfo, error) {
+	if err := c.alive(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.sandbox.call(ctx)
+	defer cancel()
+	response, err := c.sandbox.agent.ListProcesses(ctx, &protocol.ContainerRequest{ContainerId: c.id})
+	if err != nil {
+		return nil, fmt.Errorf("list the container's processes: %w", agentErr(err))
+	}
+	return response.GetProcesses(), nil
+}
+
 // ExecOptions are what Exec needs.
 type ExecOptions struct {
 	// ID names the process in its container; not empty.

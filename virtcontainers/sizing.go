@@ -75,9 +75,9 @@ func (s *Sandbox) growFor(ctx context.Context, container string, resources *spec
 	return nil
 }
 
-// Announce replaces what the pod has announced for all of its containers together.
+// SetDemand replaces what the pod has announced for all of its containers together.
 // The machine grows with it, and never shrinks; the limits on the host follow.
-func (s *Sandbox) Announce(ctx context.Context, demand sizing.Demand) error {
+func (s *Sandbox) SetDemand(ctx context.Context, demand sizing.Demand) error {
 	if err := s.Ready(ctx); err != nil {
 		return err
 	}

@@ -129,11 +129,11 @@ func TestTheHostsLimitsFollow(t *testing.T) {
 
 	demand := sizing.Demand{MilliCPUs: 3500, MemoryBytes: 1024 * mib}
 	refusal = errors.New("no such control group")
-	if err := sandbox.Announce(t.Context(), demand); !errors.Is(err, refusal) || guest.Machine.Info().Size != grown {
+	if err := sandbox.SetDemand(t.Context(), demand); !errors.Is(err, refusal) || guest.Machine.Info().Size != grown {
 		t.Errorf("%v, the machine has %+v", err, guest.Machine.Info().Size)
 	}
 	refusal, told = nil, nil
-	if err := sandbox.Announce(t.Context(), demand); err != nil {
+	if err := sandbox.SetDemand(t.Context(), demand); err != nil {
 		t.Fatal(err)
 	}
 	larger := hypervisor.Size{VCPUs: 5, MemoryMiB: 3072}
@@ -141,13 +141,13 @@ func TestTheHostsLimitsFollow(t *testing.T) {
 	if got := guest.Machine.Info().Size; got != larger {
 		t.Errorf("the machine has %+v, want %+v", got, larger)
 	}
-	if err := sandbox.Announce(t.Context(), sizing.Demand{}); err != nil {
+	if err := sandbox.SetDemand(t.Context(), sizing.Demand{}); err != nil {
 		t.Fatal(err)
 	}
 	check("the pod's no more", limit{larger, sizing.Demand{}})
 
 	guest.Machine.FailResize(errors.New("out of memory"))
-	if err := sandbox.Announce(t.Context(), sizing.Demand{MemoryBytes: 4096 * mib}); err == nil {
+	if err := sandbox.SetDemand(t.Context(), sizing.Demand{MemoryBytes: 4096 * mib}); err == nil {
 		t.Error("a machine that cannot grow is said to have")
 	}
 	check("a growth that failed",

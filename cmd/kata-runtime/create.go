@@ -114,7 +114,7 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	created := prepared.creation
 	err = created.make(c.Context, prepared)
 	if err == nil {
-		err = created.announce(c)
+		err = created.reportPID(c)
 	}
 	if err != nil {
 		return nil, errors.Join(err, created.abandon(c.Context))
@@ -122,8 +122,8 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	return created, nil
 }
 
-// announce tells the caller the stand-in's pid in the ways that the flags name.
-func (n *creation) announce(c *cli.Context) error {
+// reportPID tells the caller the stand-in's pid in the ways that the flags name.
+func (n *creation) reportPID(c *cli.Context) error {
 	pid := n.standIn.Process.Pid
 	if path := c.String("pid-file"); path != "" {
 		if err := writePIDFile(path, pid); err != nil {

@@ -145,7 +145,7 @@ func (n *creation) exec(ctx context.Context, c *cli.Context, request *api.ExecPr
 	if err := n.client.Exec(ctx, request); err != nil {
 		return err
 	}
-	return n.announce(c)
+	return n.reportPID(c)
 }
 
 // prepareExec forks the stand-in and says what the supervisor is to start.

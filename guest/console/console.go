@@ -90,7 +90,7 @@ func (c *Console) Exec(req *protocol.ExecProcessRequest) (err error) {
 		return err
 	}
 	p := &process{done: make(chan struct{})}
-	defer func() { c.settle(name, p, err) }()
+	defer func() { c.record(name, p, err) }()
 	if p.cmd, err = command(spec); err != nil {
 		return err
 	}
@@ -128,8 +128,8 @@ func (c *Console) reserve(name string) error {
 	return nil
 }
 
-// settle keeps a process that was started, or frees its name.
-func (c *Console) settle(name string, p *process, err error) {
+// record keeps a process that was started, or frees its name.
+func (c *Console) record(name string, p *process, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {

@@ -133,9 +133,9 @@ func (w *oomWatcher) changed(wd int32) {
 	}
 }
 
-// settle queues what the kernel has counted already and not announced yet, and
+// collect queues what the kernel has counted already and not announced yet, and
 // returns how many events of the container were queued in all.
-func (w *oomWatcher) settle(id string) uint64 {
+func (w *oomWatcher) collect(id string) uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, watch := range w.watches {

@@ -121,7 +121,7 @@ func (r *Runtime) wait(c *container, p *process, opts launchOptions, killedBefor
 		}
 	}
 	exit.OOMKilled = c.oomKills() > killedBefore
-	exit.OOMEvents = r.oom.settle(c.id)
+	exit.OOMEvents = r.oom.collect(c.id)
 	for _, pipe := range p.stdio.finish() {
 		r.waiters.Go(func() { stream.Discard(pipe) }) // until the last of the container's processes is gone
 	}

@@ -20,10 +20,10 @@ type entry struct {
 	set, remove func() error
 }
 
-// settle takes away what the host has brought before and is not wanted any
+// reconcile takes away what the host has brought before and is not wanted any
 // more, and sets what is wanted, in that order, but for routes with a successor:
 // it takes their place. What containers have made stays. The caller holds mu.
-func (n *Network) settle(wanted []*entry) error {
+func (n *Network) reconcile(wanted []*entry) error {
 	keys, places := map[string]bool{}, map[string]int{}
 	for _, e := range wanted {
 		keys[e.key] = true

@@ -25,10 +25,10 @@ func (k *kernel) entry(key, slot string) *entry {
 	return &entry{key: key, slot: slot, what: key, set: call("+"), remove: call("-")}
 }
 
-func (k *kernel) settle(t *testing.T, n *Network, entries ...*entry) error {
+func (k *kernel) reconcile(t *testing.T, n *Network, entries ...*entry) error {
 	t.Helper()
 	k.calls = nil
-	return n.settle(entries)
+	return n.reconcile(entries)
 }
 
 func (k *kernel) expect(t *testing.T, calls string) {
@@ -49,11 +49,11 @@ func brought(n *Network) string {
 
 func TestSettleRemovesFromTheEnd(t *testing.T) {
 	k, n := &kernel{}, &Network{}
-	if err := k.settle(t, n, k.entry("a", ""), k.entry("b", ""), k.entry("c", "")); err != nil {
+	if err := k.reconcile(t, n, k.entry("a", ""), k.entry("b", ""), k.entry("c", "")); err != nil {
 		t.Fatal(err)
 	}
 	k.expect(t, "+a +b +c")
-	if err := k.settle(t, n, k.entry("b", ""), k.entry("d", "")); err != nil {
+	if err := k.reconcile(t, n, k.entry("b", ""), k.entry("d", "")); err != nil {
 		t.Fatal(err)
 	}
 	k.expect(t, "-c -a +b +d")
@@ -64,11 +64,11 @@ func TestSettleRemovesFromTheEnd(t *testing.T) {
 
 func TestSettleReplacesInPlace(t *testing.T) {
 	k, n := &kernel{}, &Network{}
-	if err := k.settle(t, n, k.entry("old", "s")); err != nil {
+	if err := k.reconcile(t, n, k.entry("old", "s")); err != nil {
 		t.Fatal(err)
 	}
 	k.refuses = map[string]error{"+new": unix.ENETUNREACH}
-	if err := k.settle(t, n, k.entry("new", "s")); !errors.Is(err, unix.ENETUNREACH) {
+	if err := k.reconcile(t, n, k.entry("new", "s")); !errors.Is(err, unix.ENETUNREACH) {
 		t.Errorf("error %v", err)
 	}
 	k.expect(t, "+new")
@@ -76,14 +76,14 @@ func TestSettleReplacesInPlace(t *testing.T) {
 		t.Errorf("brought %q", got)
 	}
 	k.refuses = nil
-	if err := k.settle(t, n, k.entry("new", "s")); err != nil {
+	if err := k.reconcile(t, n, k.entry("new", "s")); err != nil {
 		t.Fatal(err)
 	}
 	if got := brought(n); got != "new" {
 		t.Errorf("brought %q", got)
 	}
 	// A slot with several has no place to take.
-	if err := k.settle(t, n, k.entry("x", "s"), k.entry("y", "s")); err != nil {
+	if err := k.reconcile(t, n, k.entry("x", "s"), k.entry("y", "s")); err != nil {
 		t.Fatal(err)
 	}
 	k.expect(t, "-new +x +y")
@@ -91,19 +91,19 @@ func TestSettleReplacesInPlace(t *testing.T) {
 
 func TestSettleRemembersWhatFailed(t *testing.T) {
 	k, n := &kernel{refuses: map[string]error{"+bad": unix.EINVAL}}, &Network{}
-	if err := k.settle(t, n, k.entry("good", ""), k.entry("bad", "")); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "set bad") {
+	if err := k.reconcile(t, n, k.entry("good", ""), k.entry("bad", "")); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "set bad") {
 		t.Errorf("error %v", err)
 	}
-	if err := k.settle(t, n, k.entry("good", "")); err != nil {
+	if err := k.reconcile(t, n, k.entry("good", "")); err != nil {
 		t.Error(err)
 	}
 	k.expect(t, "+good") // nothing to remove
 	k.refuses = map[string]error{"-good": unix.EBUSY}
-	if err := k.settle(t, n); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "remove good") {
+	if err := k.reconcile(t, n); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "remove good") {
 		t.Errorf("error %v", err)
 	}
 	k.refuses = map[string]error{"-good": unix.ESRCH} // somebody else was first
-	if err := k.settle(t, n); err != nil {
+	if err := k.reconcile(t, n); err != nil {
 		t.Error(err)
 	}
 	k.expect(t, "-good")
@@ -127,7 +127,7 @@ func TestSettleRepeatsWhatNeedsOthers(t *testing.T) {
 		return e
 	}
 	var a, b, c bool
-	if err := k.settle(t, n, on("a", &b, &a), on("b", &c, &b), on("c", nil, &c)); err != nil {
+	if err := k.reconcile(t, n, on("a", &b, &a), on("b", &c, &b), on("c", nil, &c)); err != nil {
 		t.Error(err)
 	}
 	k.expect(t, "+a +b +c +a +b +a")

@@ -44,7 +44,7 @@ func (n *Network) Set(ctx context.Context, request *protocol.SetNetworkRequest) 
 		return err
 	}
 	wanted, entriesErr := n.entries(links, request)
-	return errors.Join(err, entriesErr, n.settle(wanted), n.announce(links, request))
+	return errors.Join(err, entriesErr, n.reconcile(wanted), n.announce(links, request))
 }
 
 func wrap(name, what string, err error) error {

@@ -73,7 +73,7 @@ func (vm *VM) start(ctx context.Context) error {
 	client, err := qmp.New(ctx, process.qmp, vm.handle)
 	connected <- client
 	if err == nil {
-		err = vm.settle(ctx, client)
+		err = vm.markRunning(ctx, client)
 	}
 	if err == nil {
 		return nil
@@ -174,8 +174,8 @@ func (vm *VM) fork(cmd *exec.Cmd) error {
 	return nil
 }
 
-// settle learns what Info tells, and lets the VM be used.
-func (vm *VM) settle(ctx context.Context, client *qmp.Client) error {
+// markRunning learns what Info tells, and lets the VM be used.
+func (vm *VM) markRunning(ctx context.Context, client *qmp.Client) error {
 	threads, err := vm.vcpuThreads(ctx, client)
 	if err != nil {
 		return err

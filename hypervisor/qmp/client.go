@@ -268,7 +268,7 @@ func (c *Client) execute(ctx context.Context, command string, arguments, result 
 	}
 	select {
 	case m, ok := <-reply:
-		return c.settle(command, m, ok, result)
+		return c.decode(command, m, ok, result)
 	case <-ctx.Done():
 		return fmt.Errorf("qmp %s: %w", command, reason(ctx))
 	}
@@ -282,9 +282,9 @@ func reason(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// settle turns an answer into Execute's result; ok is false when the connection
+// decode turns an answer into Execute's result; ok is false when the connection
 // ended instead.
-func (c *Client) settle(command string, m *message, ok bool, result any) error {
+func (c *Client) decode(command string, m *message, ok bool, result any) error {
 	switch {
 	case !ok:
 		return fmt.Errorf("qmp %s: %w", command, c.Err())

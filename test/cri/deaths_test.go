@@ -192,6 +192,7 @@ func (d *deaths) ofManager() {
 			d.t.Errorf("%s succeeds", call)
 		}
 	}
+	d.kill("container's holder") // and with it a container, while nobody listens
 	d.start()
 	if state := p.status().State; state != runtime.PodSandboxState_SANDBOX_READY {
 		d.t.Errorf("the pod is %s", state)
@@ -199,9 +200,12 @@ func (d *deaths) ofManager() {
 	if got := p.main.output("echo still here"); got != "still here\n" {
 		d.t.Errorf("a container says %q", got)
 	}
-	d.tasks.start(d.kubelet, p.created)
-	d.tasks.kill(d.kubelet, p.running)
 	if code := d.tasks.wait(d.kubelet, p.running); code != 137 {
+		d.t.Errorf("the exit code of a container that ended meanwhile is %d", code)
+	}
+	d.tasks.start(d.kubelet, p.created)
+	d.tasks.kill(d.kubelet, p.created)
+	if code := d.tasks.wait(d.kubelet, p.created); code != 137 {
 		d.t.Errorf("a killed container's exit code is %d", code)
 	}
 	if code := d.tasks.wait(d.kubelet, p.exited); code != 3 {

@@ -5,6 +5,7 @@ package cri
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -66,11 +67,12 @@ func TestManyPodsByShim(t *testing.T) {
 func testManyPods(t *testing.T, k *kubelet, handler string, count, together int) {
 	t.Helper()
 	numbers := make(chan int)
+	took := make([]time.Duration, count)
 	var group sync.WaitGroup
 	for range together {
 		group.Go(func() {
 			for i := range numbers {
-				t.Run(fmt.Sprint(i), func(t *testing.T) { testOnePod(k.in(t), handler, i) })
+				t.Run(fmt.Sprint(i), func(t *testing.T) { took[i] = testOnePod(k.in(t), handler, i) })
 			}
 		})
 	}
@@ -79,9 +81,45 @@ func testManyPods(t *testing.T, k *kubelet, handler string, count, together int)
 	}
 	close(numbers)
 	group.Wait()
+	if first, last := ends(took); last > first*growth {
+		t.Errorf("of %d pods the first took %v, and the last %v", count, first, last)
+	}
 }
 
-func testOnePod(k *kubelet, handler string, number int) {
+// growth is how many times as long as the first pods the last ones may take, on a
+// machine that has other work too.
+const growth = 2
+
+// ends are the medians of the first and of the last third of many times; of few,
+// which tell nothing, none.
+func ends(times []time.Duration) (first, last time.Duration) {
+	third := len(times) / 3
+	if third < 3 {
+		return 0, 0
+	}
+	median := func(part []time.Duration) time.Duration {
+		sorted := slices.Sorted(slices.Values(part))
+		return sorted[len(sorted)/2]
+	}
+	return median(times[:third]), median(times[len(times)-third:])
+}
+
+func TestEnds(t *testing.T) {
+	for _, test := range []struct {
+		times       []time.Duration
+		first, last time.Duration
+	}{
+		{[]time.Duration{1, 2, 9, 9}, 0, 0},
+		{[]time.Duration{3, 1, 2, 9, 9, 9, 5, 7, 6}, 2, 6},
+		{[]time.Duration{3, 1, 2, 9, 9, 9, 9, 9, 2, 2, 80}, 2, 2},
+	} {
+		if first, last := ends(test.times); first != test.first || last != test.last {
+			t.Errorf("of %v: %v, %v", test.times, first, last)
+		}
+	}
+}
+
+func testOnePod(k *kubelet, handler string, number int) time.Duration {
 	k.t.Helper()
 	began := time.Now()
 	p := k.run(handler, k.podConfig(fmt.Sprintf("pod%d", number)))
@@ -91,5 +129,7 @@ func testOnePod(k *kubelet, handler string, number int) {
 		k.t.Errorf("hostname %q", got)
 	}
 	p.remove() // with its running containers
-	k.t.Logf("pod %d took %v", number, time.Since(began).Round(time.Millisecond))
+	took := time.Since(began)
+	k.t.Logf("pod %d took %v", number, took.Round(time.Millisecond))
+	return took
 }

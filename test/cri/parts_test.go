@@ -3,8 +3,10 @@
 package cri
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -92,17 +94,26 @@ func testVolumes(p *pod) {
 	p.must("make a directory", os.Mkdir(below, 0o755))
 	p.must("mount a file system", unix.Mount("tmpfs", below, "tmpfs", 0, ""))
 	defer func() { p.must("unmount it", unix.Unmount(below, unix.MNT_DETACH)) }()
+	disk := p.loop()
 	mounts := func(config *runtime.ContainerConfig) {
 		config.Mounts = append(config.Mounts,
 			&runtime.Mount{HostPath: words, ContainerPath: "/dev/termination-log"},
 			&runtime.Mount{HostPath: secret, ContainerPath: "/var/run/secrets", Readonly: true},
 			&runtime.Mount{HostPath: shared, ContainerPath: "/shared"})
 	}
-	writer := p.start("writer", "echo ready; sleep 100000", mounts).await("ready")
+	writer := p.start("writer", "echo ready; sleep 100000", mounts, func(config *runtime.ContainerConfig) {
+		config.Devices = []*runtime.Device{{HostPath: disk, ContainerPath: "/dev/volume", Permissions: "rw"}}
+	}).await("ready")
 	reader := p.start("reader", "echo ready; sleep 100000", mounts).await("ready")
 	writer.output("echo hello >/shared/file; echo farewell >/dev/termination-log")
 	if got := reader.output("cat /shared/file /var/run/secrets/token"); got != "hello\nfirst" {
 		p.t.Errorf("the other container reads %q", got)
+	}
+	if got := writer.output("head -c 5 /dev/volume; printf other | dd of=/dev/volume conv=fsync 2>/dev/null; head -c 5 /dev/volume"); got != "firstother" {
+		p.t.Errorf("the block volume has %q", got)
+	}
+	if got := reader.exec("head -c 5 /dev/volume"); got.ExitCode == 0 {
+		p.t.Errorf("another container has the block volume: %q", got.Stdout)
 	}
 	if got, err := os.ReadFile(words); err != nil || string(got) != "farewell\n" {
 		p.t.Errorf("the host reads %q, %v", got, err)
@@ -117,6 +128,22 @@ func testVolumes(p *pod) {
 		c.stop(0)
 		c.remove()
 	}
+}
+
+// loop makes a block device that begins with a word, until the test is over.
+func (p *pod) loop() string {
+	p.t.Helper()
+	image := p.h.File("disk-" + p.id)
+	p.must("make an image", errors.Join(os.WriteFile(image, []byte("first"), 0o600), os.Truncate(image, 1<<20)))
+	output, err := exec.CommandContext(p.t.Context(), "losetup", "--find", "--show", image).Output()
+	p.must("make a block device", err)
+	device := strings.TrimSpace(string(output))
+	p.t.Cleanup(func() {
+		if output, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+			p.t.Errorf("losetup: %v: %s", err, output)
+		}
+	})
+	return device
 }
 
 // limits gives a container limits of its own.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"kata-runtime/test/bundle"
@@ -39,6 +40,10 @@ func TestInstalledTree(t *testing.T) {
 	wantCode(t, result, 0)
 	if result.Stdout != "installed\n" || result.Stderr != "" {
 		t.Errorf("output %q, %q", result.Stdout, result.Stderr)
+	}
+	shim := exec.CommandContext(t.Context(), filepath.Join(destination, "opt/kata/bin/containerd-shim-kata-v2"), "-v")
+	if out, err := shim.Output(); err != nil || !strings.HasPrefix(string(out), "containerd-shim-kata-v2:\n") {
+		t.Errorf("the shim: %v: %q", err, out)
 	}
 	if err := os.Remove(store.DefaultRoot); err != nil { // nobody else uses it here
 		t.Error(err)

@@ -179,7 +179,7 @@ func (h *Holder) Stop() {
 func Run(arguments []string) int {
 	signal.Ignore() // all; as init of a PID namespace it also need not reap
 	life, report := os.NewFile(lifeFD, "life"), os.NewFile(reportFD, "report")
-	if err := settle(arguments); err != nil {
+	if err := leaveHost(arguments); err != nil {
 		_, _ = report.WriteString(err.Error()) // without a reader nobody is left to tell
 		return 1
 	}
@@ -193,8 +193,8 @@ func Run(arguments []string) int {
 	return 0
 }
 
-// settle takes the holder away from the host.
-func settle(arguments []string) error {
+// leaveHost takes the holder away from the host.
+func leaveHost(arguments []string) error {
 	if len(arguments) > 1 {
 		if err := unix.Sethostname([]byte(arguments[1])); err != nil {
 			return fmt.Errorf("set the host name: %w", err)

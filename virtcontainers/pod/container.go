@@ -61,7 +61,7 @@ func (p *Pod) Reserve(ctx context.Context, id string, keeper Keeper) (*Container
 	}
 	err := keeper.Claim(ctx)
 	if err == nil {
-		err = c.settle(ctx, reserved)
+		err = c.commit(ctx, reserved)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.undo(ctx))
@@ -83,8 +83,8 @@ func (p *Pod) add(c *Container) error {
 	return nil
 }
 
-// settle ends the work that Remove could cancel, unless it has.
-func (c *Container) settle(ctx context.Context, to state) error {
+// commit ends the work that Remove could cancel, unless it has.
+func (c *Container) commit(ctx context.Context, to state) error {
 	c.pod.mu.Lock()
 	defer c.pod.mu.Unlock()
 	if ctx.Err() != nil {
@@ -216,7 +216,7 @@ func (c *Container) adopt(ctx context.Context, core *virtcontainers.Container, a
 		err = c.keeper.Record(virtcontainers.StatusCreated, nil)
 	}
 	if err == nil {
-		err = c.settle(ctx, live)
+		err = c.commit(ctx, live)
 	}
 	if err != nil {
 		ctx = context.WithoutCancel(ctx)

@@ -95,7 +95,7 @@ func (p *Pod) endCreation(ctx context.Context, id string) (was bool, err error) 
 		return true, c.depart(context.WithoutCancel(ctx), last)
 	}
 	if c.cancel != nil {
-		c.cancel(errRemoved) // under the lock: settle sees it or came before
+		c.cancel(errRemoved) // under the lock: commit sees it or came before
 	}
 	p.mu.Unlock()
 	<-c.gone

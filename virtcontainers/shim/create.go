@@ -185,6 +185,9 @@ func hostNetwork(settings *config.Config) bool {
 // LoadConfig reads the configuration, which containerd's options may name or be, and
 // finds the guest's kernel and image.
 func LoadConfig(ctx context.Context, options bootstrap.RuntimeOptions) (settings *config.Config, err error) {
+	if options.Invalid != "" {
+		return nil, invalid(errors.New(options.Invalid))
+	}
 	if options.ConfigPath == "" && len(options.Config) > 0 {
 		settings, err = config.Parse("ConfigBody of the runtime options", string(options.Config))
 	} else {

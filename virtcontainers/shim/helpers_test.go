@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 	case os.Geteuid() != 0: // nothing could be mounted
 		os.Exit(0)
 	case os.Getenv(insideVariable) != "":
-		if err := settle(); err != nil {
+		if err := hideCgroups(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -72,8 +72,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// settle hides the host's control groups, which are not the test's to change.
-func settle() error {
+// hideCgroups hides the host's control groups, which are not the test's to change.
+func hideCgroups() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}

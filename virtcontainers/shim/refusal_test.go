@@ -1,14 +1,19 @@
 package shim_test
 
 import (
+	"strings"
 	"sync"
 	"testing"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"kata-runtime/virtcontainers/shim"
+	"kata-runtime/virtcontainers/shim/bootstrap"
 )
 
 // generalOptions are containerd's for any runtime.
@@ -84,6 +89,15 @@ func TestConfigurationInOptions(t *testing.T) {
 	}
 	if f.kernel != "/mine" {
 		t.Errorf("the guest's kernel is %q", f.kernel)
+	}
+}
+
+// A sandbox, which has the options of the shim alone, is not made from others when
+// they were wrong.
+func TestOptionsOfTheShim(t *testing.T) {
+	_, err := shim.LoadConfig(t.Context(), bootstrap.RuntimeOptions{Invalid: "no absolute path"})
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "no absolute path") {
+		t.Errorf("%v", err)
 	}
 }
 

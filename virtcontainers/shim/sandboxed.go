@@ -133,7 +133,7 @@ func sandboxSpec(request *sandboxapi.CreateSandboxRequest, config *podconfig.Pod
 		oci.NamePod(spec.Annotations, metadata.GetNamespace(), metadata.GetName())
 	}
 	if r := linux.GetResources(); r != nil {
-		maps.Copy(spec.Annotations, sizing.Announce(r.GetCpuPeriod(), r.GetCpuQuota(), r.GetCpuShares(), r.GetMemoryLimitInBytes()))
+		maps.Copy(spec.Annotations, sizing.Annotations(r.GetCpuPeriod(), r.GetCpuQuota(), r.GetCpuShares(), r.GetMemoryLimitInBytes()))
 	}
 	return spec, nil
 }

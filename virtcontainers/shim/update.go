@@ -52,8 +52,8 @@ func (s *service) UpdateSandbox(ctx context.Context, request *sandboxapi.UpdateS
 	if r == nil {
 		return &sandboxapi.UpdateSandboxResponse{}, nil
 	}
-	demand := sizing.OfSandbox(sizing.Announce(r.Period, r.Quota, r.Shares, r.Memory))
-	if err := h.sandbox.Announce(ctx, demand); err != nil {
+	demand := sizing.OfSandbox(sizing.Annotations(r.Period, r.Quota, r.Shares, r.Memory))
+	if err := h.sandbox.SetDemand(ctx, demand); err != nil {
 		return nil, err
 	}
 	return &sandboxapi.UpdateSandboxResponse{}, nil

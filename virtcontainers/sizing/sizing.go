@@ -105,8 +105,8 @@ const (
 	annotationMemory = "io.kubernetes.cri.sandbox-memory"
 )
 
-// Announce makes the annotations that OfSandbox reads.
-func Announce(period, quota, shares, memoryBytes int64) map[string]string {
+// Annotations makes the annotations that OfSandbox reads.
+func Annotations(period, quota, shares, memoryBytes int64) map[string]string {
 	return map[string]string{
 		annotationPeriod: strconv.FormatInt(period, 10), annotationQuota: strconv.FormatInt(quota, 10),
 		annotationShares: strconv.FormatInt(shares, 10), annotationMemory: strconv.FormatInt(memoryBytes, 10),

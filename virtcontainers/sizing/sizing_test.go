@@ -73,10 +73,10 @@ func TestOfSandbox(t *testing.T) {
 
 func TestAnnounce(t *testing.T) {
 	want := Demand{MilliCPUs: 1500, MemoryBytes: 7 << 20}
-	if got := OfSandbox(Announce(100000, 150000, 1024, 7<<20)); got != want {
+	if got := OfSandbox(Annotations(100000, 150000, 1024, 7<<20)); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	if got := OfSandbox(Announce(0, 0, 2, 0)); got != (Demand{}) {
+	if got := OfSandbox(Annotations(0, 0, 2, 0)); got != (Demand{}) {
 		t.Errorf("of nothing: %+v", got)
 	}
 }

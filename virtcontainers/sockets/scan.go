@@ -134,7 +134,7 @@ func (c *Container) look(b *bind, name string) bool {
 	socket, err := b.open(name)
 	if err == nil {
 		defer socket.Close()
-		c.settle(b, path.Dir(name))
+		c.awaitBind(b, path.Dir(name))
 		var stat unix.Stat_t
 		err = unix.Fstat(int(socket.Fd()), &stat)
 		if err == nil && hosted(socket) && (known || c.room(name)) {
@@ -146,10 +146,10 @@ func (c *Container) look(b *bind, name string) bool {
 	return known
 }
 
-// settle waits for a server that is about to bind to a socket in a directory:
+// awaitBind waits for a server that is about to bind to a socket in a directory:
 // the kernel makes the inode and binds to it without letting go of the
 // directory, which reading the directory needs.
-func (c *Container) settle(b *bind, dir string) {
+func (c *Container) awaitBind(b *bind, dir string) {
 	file, err := b.openat(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return

@@ -30,6 +30,9 @@ type RuntimeOptions struct {
 	// ShimCgroup is a control group that the server joins, a path from the root of
 	// the hierarchies.
 	ShimCgroup string
+	// Invalid is what is wrong with the options that the shim itself was given; the
+	// rest is the zero value then. A sandbox has no others.
+	Invalid string
 	// Ignored are the names of options that were given and that mean nothing
 	// here, for a log.
 	Ignored []string

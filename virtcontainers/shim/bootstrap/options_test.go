@@ -103,11 +103,18 @@ func TestParseParams(t *testing.T) {
 		ContainerdGrpcAddress: "/run/c.sock", ContainerdTtrpcAddress: "/run/c.sock.ttrpc", ContainerdBinary: "/bin/containerd",
 		Extensions: []*boot.Extension{{}, {Value: &anypb.Any{TypeUrl: "example.Other"}}, {Value: options}},
 	}
+	relative := typed(t, &runtimeoptions.Options{ConfigPath: "kata.toml"})
+	invalid := RuntimeOptions{Invalid: ErrOptions.Error() + `: ConfigPath is "kata.toml", no absolute path`}
 	tests := map[string]struct {
 		input []byte
 		want  params
 	}{
-		"nothing": {},
+		"nothing":       {},
+		"wrong options": {input: encode(t, relative), want: params{options: invalid}},
+		"BootstrapParams with wrong options": {
+			input: encode(t, &boot.BootstrapParams{InstanceID: "one", Namespace: "k8s.io", Extensions: []*boot.Extension{{Value: relative}}}),
+			want:  params{announced: true, options: invalid},
+		},
 		"options": {input: encode(t, options), want: params{options: RuntimeOptions{ConfigPath: "/etc/kata.toml"}}},
 		"BootstrapParams": {input: encode(t, announced), want: params{
 			announced: true, socketDir: dir, debug: true, grpcAddress: "/run/c.sock", ttrpcAddress: "/run/c.sock.ttrpc",

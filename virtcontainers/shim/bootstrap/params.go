@@ -61,13 +61,18 @@ func parseParams(input []byte, id, namespace string) params {
 }
 
 // readOptions tells whether a message holds options. What is wrong with them, the
-// creation of a container says.
+// creation of a sandbox says; that of a container goes by its own.
 func readOptions(message *anypb.Any) (RuntimeOptions, bool) {
-	if message.GetTypeUrl() == "" {
+	switch typeName(message) {
+	case generalOptions, criOptions, runcOptions:
+	default:
 		return RuntimeOptions{}, false
 	}
 	options, err := DecodeOptions(message)
-	return options, err == nil
+	if err != nil {
+		return RuntimeOptions{Invalid: err.Error()}, true
+	}
+	return options, true
 }
 
 // readInput reads a caller's input to its end, as far as it comes and has a

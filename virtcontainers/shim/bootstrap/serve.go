@@ -84,7 +84,7 @@ func (p Program) serve(ctx context.Context, inv invocation, from *inherited) (er
 		level.Set(slog.LevelDebug)
 	}
 	if s.Prepared == nil {
-		if err := s.settle(inv.socket == ""); err != nil {
+		if err := s.setUp(inv.socket == ""); err != nil {
 			return err
 		}
 	}
@@ -105,8 +105,8 @@ func (p Program) serve(ctx context.Context, inv invocation, from *inherited) (er
 	return nil
 }
 
-// settle gives a new process the mounts and the limits of a server.
-func (s *Server) settle(ownMounts bool) (err error) {
+// setUp gives a new process the mounts and the limits of a server.
+func (s *Server) setUp(ownMounts bool) (err error) {
 	if ownMounts {
 		if err := namespace.SlaveMounts(); err != nil {
 			return err

@@ -135,7 +135,7 @@ func (a *Attachment) openOutputs(ctx context.Context, config Config, stdout, std
 }
 
 func (a *Attachment) add(name string, to *sink) {
-	a.outputs[name] = &output{name: name, to: to, log: a.log, patience: a.patience, settled: make(chan struct{})}
+	a.outputs[name] = &output{name: name, to: to, log: a.log, patience: a.patience, unblocked: make(chan struct{})}
 }
 
 // IO says which streams the process is to have.
@@ -174,7 +174,7 @@ func (a *Attachment) Begin(_ context.Context, process *virtcontainers.Process, _
 // that nobody has open.
 func (a *Attachment) pass(o *output) {
 	waits := o.run()
-	o.settle()
+	o.unblock()
 	if !waits {
 		return
 	}
@@ -224,7 +224,7 @@ func (a *Attachment) Close(virtcontainers.Exit) {
 		a.copying.Wait()
 		for _, o := range a.outputs {
 			if o.from != nil {
-				<-o.settled
+				<-o.unblocked
 			}
 		}
 		for _, l := range a.loggers {

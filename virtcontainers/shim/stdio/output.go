@@ -41,8 +41,8 @@ type output struct {
 	to   *sink
 	log  *slog.Logger
 
-	settling sync.Once
-	settled  chan struct{} // closed when nobody needs to wait for it any more
+	unblocking sync.Once
+	unblocked  chan struct{} // closed when nobody needs to wait for it any more
 
 	// What follows belongs to the goroutine that copies.
 	from   net.Conn
@@ -69,7 +69,7 @@ func (o *output) run() (waits bool) {
 	if isEnd(err) {
 		err = nil
 	}
-	if !errors.Is(err, errNotTaken) || o.isSettled() {
+	if !errors.Is(err, errNotTaken) || o.isUnblocked() {
 		var lost error
 		waits, lost = o.to.leave(o.passed > 0)
 		err = errors.Join(err, lost)
@@ -81,12 +81,12 @@ func (o *output) run() (waits bool) {
 	return waits
 }
 
-// settle lets Close return.
-func (o *output) settle() { o.settling.Do(func() { close(o.settled) }) }
+// unblock lets Close return.
+func (o *output) unblock() { o.unblocking.Do(func() { close(o.unblocked) }) }
 
-func (o *output) isSettled() bool {
+func (o *output) isUnblocked() bool {
 	select {
-	case <-o.settled:
+	case <-o.unblocked:
 		return true
 	default:
 		return false
@@ -217,7 +217,7 @@ func (o *output) stuck() bool {
 	}
 	o.looked = true
 	if o.to.isAlone() {
-		o.settle()
+		o.unblock()
 	}
 	o.boundWrite()
 	return true
