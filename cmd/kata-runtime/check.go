@@ -76,7 +76,7 @@ func check(ctx context.Context, configPath string) checkReport {
 		settings = config.Default()
 	}
 	findings = append(findings, machine.Check(ctx, settings)...)
-	findings = append(findings, checkAssets(settings)...)
+	findings = append(findings, checkReadable(settings.Hypervisor, checkAssets(settings))...)
 	report := checkReport{Usable: true, Findings: findings}
 	for _, f := range findings {
 		report.Usable = report.Usable && f.Status != machine.StatusMissing

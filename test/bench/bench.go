@@ -8,11 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"kata-runtime/test/bundle"
+	"kata-runtime/test/refused"
 )
 
 // bench is one run of the program: a scratch directory and what was learnt.
@@ -21,9 +23,13 @@ type bench struct {
 	program string // bin/kata-runtime
 	machine []string
 	count   int // containers so far, for their ids
+	// config is the configuration that is in effect, with a line in the kernel's log for
+	// each system call that a confined process is refused, which refused reads.
+	config  string
+	refused *refused.Log
 }
 
-func newBench() (*bench, error) {
+func newBench(ctx context.Context) (*bench, error) {
 	program, err := filepath.Abs(filepath.Join("bin", "kata-runtime"))
 	if err != nil {
 		return nil, err
@@ -32,10 +38,38 @@ func newBench() (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bench{dir: dir, program: program}, nil
+	b := &bench{dir: dir, program: program}
+	if err := b.watch(ctx); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return b, nil
 }
 
-func (b *bench) close() { os.RemoveAll(b.dir) }
+// watch lets the kernel log what confined processes are refused from now on: work at
+// full speed makes calls that no test makes.
+func (b *bench) watch(ctx context.Context) error {
+	text, err := output(b.kata(ctx, "env"))
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(b.dir, "logged.toml")
+	text = strings.Replace(text, "log_refused_calls = false", "log_refused_calls = true", 1)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return err
+	}
+	b.config = path
+	b.refused, err = refused.Open()
+	return err
+}
+
+// close says which calls were refused that are on no list.
+func (b *bench) close() error {
+	calls, err := b.refused.Calls()
+	for _, call := range refused.Unlisted(calls, filepath.Dir(b.program)) {
+		err = errors.Join(err, fmt.Errorf("a confined process was refused what it needs: %s", call))
+	}
+	return errors.Join(err, b.refused.Close(), os.RemoveAll(b.dir))
+}
 
 // bundle makes a bundle that runs args.
 func (b *bench) bundle(args ...string) (string, error) {
@@ -61,7 +95,11 @@ type runtime func(ctx context.Context, args ...string) *exec.Cmd
 
 // kata prepares a command of the runtime under test.
 func (b *bench) kata(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, b.program, append([]string{"--root", filepath.Join(b.dir, "kata")}, args...)...)
+	flags := []string{"--root", filepath.Join(b.dir, "kata")}
+	if b.config != "" {
+		flags = append(flags, "--config", b.config) // another one in args counts instead
+	}
+	return exec.CommandContext(ctx, b.program, append(flags, args...)...)
 }
 
 // runc prepares a command of the runtime to compare with.

@@ -11,7 +11,8 @@
 // adds to a cold start.
 //
 // What is compared runs alternately, so that a busy machine is slow for all.
-// Every figure is a median.
+// Every figure is a median. A system call that a confined process is refused meanwhile,
+// and that is on no list, is an error at the end.
 //
 //	bench [-n RUNS] [-part confined|memory|starts|pooled|calls|throughput|files|network|networkstarts [DETAIL...]]
 //
@@ -48,12 +49,12 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, runs int, only string, details []string) error {
-	b, err := newBench()
+func run(ctx context.Context, runs int, only string, details []string) (err error) {
+	b, err := newBench(ctx)
 	if err != nil {
 		return err
 	}
-	defer b.close()
+	defer func() { err = errors.Join(err, b.close()) }()
 	runs = max(runs, 1)
 	rounds := min(runs, maxRounds)
 	if only != "" {

@@ -90,7 +90,7 @@ func expectations() map[string]expected {
 		"passt": {
 			user: "own|65534", users: "own", effective: "|NET_BIND_SERVICE", bounding: "any", noNewPrivs: true, seccomp: "filter",
 			cgroup: "own", ipc: "own", mnt: "own", net: "host", pid: "own", uts: "own",
-			core: 1, dumpable: "no|yes",
+			core: 1, files: 32768, processes: 16, dumpable: "no|yes",
 		},
 		"supervisor": {
 			user: "0", effective: "any", bounding: "any", givenUp: givenUp, noNewPrivs: true, seccomp: "filter",

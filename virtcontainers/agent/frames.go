@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // Of ttrpc's wire format: each message has a header of ten bytes, its length
@@ -48,8 +49,9 @@ type checkedConn struct {
 	patience time.Duration // of a write, and of a call whose context has ended
 
 	// What follows belongs to the one reader.
-	header  []byte // read so far of a header
-	payload int    // bytes to come until the next header
+	header   []byte // read so far of a header
+	payload  int    // bytes to come until the next header
+	response response
 
 	mu     sync.Mutex // guards failed
 	failed error
@@ -147,6 +149,9 @@ func (c *checkedConn) check(data []byte) error {
 	for len(data) > 0 {
 		if c.payload > 0 {
 			n := min(c.payload, len(data))
+			if err := c.response.follow(data[:n]); err != nil {
+				return fmt.Errorf("%w: %w", ErrMalformed, err)
+			}
 			c.payload -= n
 			data = data[n:]
 			continue
@@ -161,7 +166,96 @@ func (c *checkedConn) check(data []byte) error {
 		if length > maxFrame || stream%2 == 0 || kind != frameResponse && kind != frameData {
 			return fmt.Errorf("%w: a message of %d bytes, type %d, on stream %d", ErrMalformed, length, kind, stream)
 		}
-		c.header, c.payload = c.header[:0], int(length)
+		c.header, c.payload, c.response = c.header[:0], int(length), response{}
+	}
+	return nil
+}
+
+const (
+	// answerField is that of ttrpc's Response which has the answer, whose content check
+	// counts before it is decoded.
+	answerField = 2
+	// maxWords bounds all else of a Response, which ttrpc decodes before anybody is
+	// asked: an error's words, and its details, of which each takes two bytes here and a
+	// hundred when it is decoded.
+	maxWords = 256 << 10
+)
+
+// response follows the fields of an encoded Response as its bytes arrive.
+type response struct {
+	words  int  // bytes that are not the answer's
+	skip   int  // bytes to come of a field's content
+	answer bool // which is the answer's
+	stage  int
+	value  uint64 // of a varint, so far
+	shift  uint
+}
+
+// What a varint is.
+const (
+	stageTag = iota
+	stageLength
+	stageValue
+)
+
+// follow returns an error as soon as there is too much besides the answer.
+func (r *response) follow(data []byte) error {
+	for len(data) > 0 && r.words <= maxWords {
+		if r.skip > 0 {
+			n := min(r.skip, len(data))
+			r.skip -= n
+			data = data[n:]
+			if !r.answer {
+				r.words += n
+			}
+			continue
+		}
+		b := data[0]
+		data = data[1:]
+		r.words++
+		if r.shift >= 64 {
+			return errors.New("a number of more than 64 bits")
+		}
+		r.value |= uint64(b&0x7f) << r.shift
+		if r.shift += 7; b&0x80 != 0 {
+			continue
+		}
+		value := r.value
+		r.value, r.shift = 0, 0
+		if err := r.number(value); err != nil {
+			return err
+		}
+	}
+	if r.words > maxWords {
+		return fmt.Errorf("a message with more than %d bytes besides its answer", maxWords)
+	}
+	return nil
+}
+
+// number takes the next number of the message.
+func (r *response) number(value uint64) error {
+	switch r.stage {
+	case stageTag:
+		r.answer = false
+		switch kind := protowire.Type(value & 7); kind {
+		case protowire.VarintType:
+			r.stage = stageValue
+		case protowire.Fixed64Type:
+			r.skip = 8
+		case protowire.Fixed32Type:
+			r.skip = 4
+		case protowire.BytesType:
+			r.stage, r.answer = stageLength, value>>3 == answerField
+		default:
+			return fmt.Errorf("a field of the type %d", kind)
+		}
+	case stageLength:
+		if value > maxFrame {
+			return fmt.Errorf("a field of %d bytes", value)
+		}
+		r.skip, r.stage = int(value), stageTag
+	default:
+		r.stage = stageTag
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"net"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"kata-runtime/guest/protocol"
 )
@@ -26,6 +28,7 @@ func (o oneByte) Read(p []byte) (int, error) { return iotest.OneByteReader(o.rea
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 2, 0, 0, 0, 1, 2, 0, 'h', 'i', 0, 0, 0, 0, 0, 0, 0, 3, 3, 1})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 2, 0})
+	f.Add(frame([]byte{1<<3 | 2, 4, 1 << 3, 2, 3<<3 | 2, 0, 2<<3 | 2, 1, 'x', 5<<3 | 1, 1, 2, 3, 4, 5, 6, 7, 8}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		whole := (&checkedConn{}).check(data)
 		c := &checkedConn{Conn: oneByte{reader: bytes.NewReader(data)}}
@@ -39,6 +42,51 @@ func FuzzFrames(f *testing.F) {
 			t.Errorf("at once: %v, byte by byte: %v", whole, err)
 		}
 	})
+}
+
+// frame is a message of ttrpc's with a Response.
+func frame(payload []byte) []byte {
+	header := binary.BigEndian.AppendUint32(nil, uint32(len(payload)))
+	return append(append(header, 0, 0, 0, 1, frameResponse, 0), payload...)
+}
+
+// A Response may have an answer of any length, but little besides, which ttrpc decodes
+// before anybody is asked: two bytes for each of an error's details become a hundred.
+func TestDetailsAreBoundedBeforeTheyAreDecoded(t *testing.T) {
+	details := func(n int) []byte { return bytes.Repeat([]byte{3<<3 | 2, 0}, n) }
+	for name, c := range map[string]struct {
+		payload []byte
+		good    bool
+	}{
+		"an answer":            {protowire.AppendBytes([]byte{2<<3 | 2}, make([]byte, 3<<20)), true},
+		"an error":             {protowire.AppendBytes([]byte{1<<3 | 2}, append([]byte{1 << 3, 2, 2<<3 | 2, 200, 1}, make([]byte, 200)...)), true},
+		"an error and fields":  {append(protowire.AppendBytes([]byte{1<<3 | 2}, details(9)), 5<<3|1, 1, 2, 3, 4, 5, 6, 7, 8, 6<<3|5, 1, 2, 3, 4), true},
+		"a long error":         {protowire.AppendBytes([]byte{1<<3 | 2}, append([]byte{2<<3 | 2, 0x80, 0x80, 4}, make([]byte, 64<<10)...)), true},
+		"many details":         {protowire.AppendBytes([]byte{1<<3 | 2}, details(1<<20)), false},
+		"many errors":          {bytes.Repeat(protowire.AppendBytes([]byte{1<<3 | 2}, details(60)), 1<<14), false},
+		"many unknown fields":  {bytes.Repeat([]byte{9 << 3, 1}, 1<<20), false},
+		"a group":              {[]byte{1<<3 | 3, 1<<3 | 4}, false},
+		"a field too long":     {[]byte{2<<3 | 2, 0xff, 0xff, 0xff, 0xff, 0xf}, false},
+		"a number without end": {bytes.Repeat([]byte{0x80}, 20), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// Twice: the next message begins anew.
+			message := bytes.Repeat(frame(c.payload), 2)
+			if err := (&checkedConn{}).check(message); (err == nil) != c.good || err != nil && !errors.Is(err, ErrMalformed) {
+				t.Errorf("at once: %v", err)
+			}
+			pieces := &checkedConn{}
+			var err error
+			for rest := message; len(rest) > 0 && err == nil; {
+				n := min(7, len(rest))
+				err = pieces.check(rest[:n])
+				rest = rest[n:]
+			}
+			if (err == nil) != c.good {
+				t.Errorf("in pieces: %v", err)
+			}
+		})
+	}
 }
 
 // guest is a dialer of one that writes what it likes.

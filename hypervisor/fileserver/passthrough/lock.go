@@ -16,6 +16,8 @@ import (
 type locks struct {
 	mu    sync.Mutex
 	files map[uint64]*lockedFile // by node
+	// ranges is how many all owners have.
+	ranges int
 }
 
 type lockedFile struct {
@@ -27,6 +29,9 @@ type lockOwner struct {
 	fd   int
 	fh   uint64 // what it was last used through
 	refs int
+
+	mu     sync.Mutex // held while a lock is set; before that of locks
+	ranges lockRanges
 }
 
 func (l *locks) init() { l.files = map[uint64]*lockedFile{} }
@@ -86,18 +91,19 @@ func (l *locks) given(id uint64) {
 }
 
 // unref is called with l locked and returns a descriptor to be closed, or -1.
-func (o *lockOwner) unref() int {
+func (l *locks) unref(o *lockOwner) int {
 	o.refs--
 	if o.refs > 0 {
 		return -1
 	}
+	l.ranges -= len(o.ranges) // nobody else has it any more
 	return o.fd
 }
 
 // put gives back an owner.
 func (l *locks) put(files *files, o *lockOwner) {
 	l.mu.Lock()
-	fd := o.unref()
+	fd := l.unref(o)
 	l.mu.Unlock()
 	if fd >= 0 {
 		unix.Close(fd)
@@ -148,7 +154,7 @@ func (l *locks) drop(files *files, id uint64, which func(uint64, *lockOwner) boo
 	for who, o := range f.owners {
 		if which(who, o) {
 			delete(f.owners, who)
-			if fd := o.unref(); fd >= 0 {
+			if fd := l.unref(o); fd >= 0 {
 				fds = append(fds, fd)
 			}
 		}
@@ -285,7 +291,7 @@ func (fs *FileSystem) setLock(in *fuse.LkIn) error {
 		if err != nil {
 			return err
 		}
-		err = fcntlLock(o.fd, unix.F_OFD_SETLK, &lk)
+		err = fs.locks.setRange(o, &lk)
 		// An owner that closed the file meanwhile took the lock along.
 		same := fs.locks.has(in.NodeId, in.Owner, o)
 		if same {
@@ -320,7 +326,7 @@ func (fs *FileSystem) unlock(in *fuse.LkIn, lk unix.Flock_t) error {
 		fs.locks.release(&fs.files, in.NodeId, in.Owner)
 		return nil
 	}
-	if err := fcntlLock(o.fd, unix.F_OFD_SETLK, &lk); err != nil {
+	if err := fs.locks.setRange(o, &lk); err != nil {
 		return err
 	}
 	fs.locks.given(in.NodeId)
