@@ -3,7 +3,9 @@ package fileserver
 import (
 	"slices"
 	"testing"
+	"time"
 
+	"kata-runtime/hypervisor/fileserver/passthrough"
 	"kata-runtime/hypervisor/jail"
 )
 
@@ -20,5 +22,34 @@ func TestServersJail(t *testing.T) {
 	}
 	if spec := confined(Options{SharedDir: "/shared"}); spec != nil {
 		t.Errorf("unconfined, it has the jail %+v", spec)
+	}
+}
+
+// How long names hold in a volume and in a root file system is what the mode says.
+func TestCacheModes(t *testing.T) {
+	for mode, want := range map[string]struct{ volume, root time.Duration }{
+		CacheNever: {0, 0}, CacheMetadata: {0, moment}, CacheAuto: {0, moment}, CacheRelaxed: {moment, moment},
+		CacheAlways: {24 * time.Hour, 24 * time.Hour},
+	} {
+		s := settings{Cache: mode, Private: []string{"*/rootfs"}}
+		o, err := s.options()
+		if err != nil {
+			t.Fatal(err)
+		}
+		of := func(mountPoint string) passthrough.Cache {
+			if o.CacheFor != nil {
+				if c, ok := o.CacheFor(mountPoint); ok {
+					return c
+				}
+			}
+			return o.Cache
+		}
+		volume, root := of("container/mounts/1"), of("container/rootfs")
+		if volume.Entries != want.volume || root.Entries != want.root {
+			t.Errorf("%s: names hold for %v in a volume and %v in a root file system, want %v", mode, volume.Entries, root.Entries, want)
+		}
+	}
+	if _, err := (&settings{Cache: "none"}).options(); err == nil {
+		t.Error("an unknown mode was taken")
 	}
 }

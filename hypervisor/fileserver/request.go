@@ -13,6 +13,7 @@ const (
 	opLookup        = 1
 	opForget        = 2
 	opGetAttr       = 3
+	opOpen          = 14
 	opRead          = 15
 	opWrite         = 16
 	opFsync         = 20

@@ -26,6 +26,7 @@ const (
 	CacheNever    = "never"
 	CacheMetadata = "metadata"
 	CacheAuto     = "auto"
+	CacheRelaxed  = "relaxed"
 	CacheAlways   = "always"
 )
 
@@ -47,13 +48,16 @@ func (s *settings) options() (passthrough.Options, error) {
 	case CacheAlways:
 		o.Cache = passthrough.Private()
 		return o, nil
+	case CacheRelaxed:
+		o.Cache = private
+		return o, nil
 	case CacheMetadata:
 		o.Cache = passthrough.Shared()
 		o.Cache.Data, private.Data = passthrough.DataNever, passthrough.DataNever
 	case CacheAuto:
 		o.Cache = passthrough.Shared()
 	default:
-		return o, fmt.Errorf("cache mode is not one of %s, %s, %s and %s: %q", CacheNever, CacheMetadata, CacheAuto, CacheAlways, s.Cache)
+		return o, fmt.Errorf("cache mode is not one of %s, %s, %s, %s and %s: %q", CacheNever, CacheMetadata, CacheAuto, CacheRelaxed, CacheAlways, s.Cache)
 	}
 	for _, pattern := range s.Private {
 		if _, err := path.Match(pattern, ""); err != nil {

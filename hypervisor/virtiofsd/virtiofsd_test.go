@@ -63,6 +63,13 @@ func TestArguments(t *testing.T) {
 			`--fd=3 --rlimit-nofile=20000 --shared-dir=/a --cache=metadata --sandbox=namespace ` +
 				`--xattr --announce-submounts --log-level=warn --inode-file-handles=prefer`,
 		},
+		{ // Its own auto is relaxed.
+			Rust,
+			Options{SharedDir: "/a", Cache: "relaxed"},
+			20000,
+			`--fd=3 --rlimit-nofile=20000 --shared-dir=/a --cache=auto --sandbox=namespace ` +
+				`--xattr --announce-submounts --log-level=warn --inode-file-handles=prefer`,
+		},
 		{ // The jail has made the namespaces and set the limit.
 			Rust,
 			Options{SharedDir: "/a", Jail: &jail.Options{}},

@@ -82,7 +82,7 @@ type Machine struct {
 	// VirtioFSDaemon is virtiofsd's program, absolute, or FileServer; empty: a
 	// virtiofsd is searched where distributions install it.
 	VirtioFSDaemon string `toml:"virtio_fs_daemon"`
-	// VirtioFSCache is virtiofsd's cache mode: "never", "metadata", "auto" or
+	// VirtioFSCache is virtiofsd's cache mode: "never", "metadata", "auto", "relaxed" or
 	// "always".
 	VirtioFSCache string `toml:"virtio_fs_cache"`
 	// VirtioFSExtraArgs are appended to virtiofsd's arguments.

@@ -57,10 +57,14 @@ func Check(ctx context.Context, settings *config.Config) []Finding {
 // may: where nothing is named, each place that is searched.
 func Programs(settings config.Hypervisor) []string {
 	programs := []string{settings.QEMU.Path}
-	if settings.VirtioFSDaemon != "" {
+	switch settings.VirtioFSDaemon {
+	case config.FileServer: // is the runtime's own
+		return programs
+	case "":
+		return append(programs, virtiofsd.SearchPaths()...)
+	default:
 		return append(programs, settings.VirtioFSDaemon)
 	}
-	return append(programs, virtiofsd.SearchPaths()...)
 }
 
 func checkAccelerator(ctx context.Context, settings config.Hypervisor) Finding {

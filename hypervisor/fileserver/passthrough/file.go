@@ -17,6 +17,7 @@ type file struct {
 	refs  atomic.Int32
 	dir   *directory  // of a directory alone
 	slow  atomic.Bool // reads are not answered from memory alone
+	reads bool        // of a local file system, and only reads it
 }
 
 // files are numbered; a number is not used twice.
@@ -86,6 +87,17 @@ func (t *files) put(f *file) {
 	}
 }
 
+// putTwin is put for a file of which there may be another descriptor, that of its node.
+func (t *files) putTwin(f *file, another bool) {
+	if !f.reads || !another {
+		t.put(f)
+		return
+	}
+	if f.refs.Add(-1) == 0 {
+		closeTwin(f.fd)
+	}
+}
+
 func (t *files) remove(fh, id uint64) {
 	t.mu.Lock()
 	f := t.open[fh]
@@ -95,8 +107,7 @@ func (t *files) remove(fh, id uint64) {
 	}
 	delete(t.open, fh)
 	t.mu.Unlock()
-	t.nodes.opened(id, -1)
-	t.put(f)
+	t.putTwin(f, t.nodes.opened(id, -1))
 }
 
 func (t *files) reset() {
@@ -182,17 +193,20 @@ func (fs *FileSystem) open(in *fuse.OpenIn, out *fuse.OpenOut) error {
 	default:
 		return unix.ENXIO
 	}
-	fd := -1
+	now, self, flags := time.Now(), itoa(h.fd), fs.openFlags(in.Flags)
+	fd, opened := h.node.mount.openToRead(fs.proc, self, flags, now)
 	open := func() error {
 		var err error
-		fd, err = fs.openRetry(func() (int, error) { return openAgain(fs.proc, itoa(h.fd), fs.openFlags(in.Flags), 0) })
+		fd, err = fs.openRetry(func() (int, error) { return openAgain(fs.proc, self, flags, 0) })
 		return err
 	}
-	if err := fs.creds.changed(h.fd, in.Mode&fuse.OPEN_KILL_SUIDGID != 0, open); err != nil {
-		return err
+	if !opened {
+		if err := fs.creds.changed(h.fd, in.Mode&fuse.OPEN_KILL_SUIDGID != 0, open); err != nil {
+			return err
+		}
 	}
 	unchanged := h.node.mount.cache.Data == DataAuto && fs.unchanged(h.node, fd)
-	fh, err := fs.files.add(&file{fd: fd, id: in.NodeId, mount: h.node.mount})
+	fh, err := fs.files.add(&file{fd: fd, id: in.NodeId, mount: h.node.mount, reads: opened})
 	if err != nil {
 		return err
 	}
@@ -203,7 +217,7 @@ func (fs *FileSystem) open(in *fuse.OpenIn, out *fuse.OpenOut) error {
 // unchanged is whether a file has the content that it had when it was last opened.
 func (fs *FileSystem) unchanged(n *node, fd int) bool {
 	var st unix.Statx_t
-	if err := statFD(fd, &st); err != nil {
+	if err := n.mount.stat(fd, statMask, &st); err != nil {
 		return false
 	}
 	now := signature(&st, time.Now())

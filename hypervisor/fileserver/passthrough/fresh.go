@@ -53,13 +53,16 @@ func (fs *FileSystem) clock(now time.Time) uint32 {
 	return uint32(now.Sub(fs.began)/time.Millisecond) | 1
 }
 
-// opened counts who has a node open.
-func (t *table) opened(id uint64, by int32) {
+// opened counts who has a node open. It reports whether the node has a descriptor itself.
+func (t *table) opened(id uint64, by int32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, n := t.get(id); n != nil {
-		n.opens += uint32(by)
+	_, n := t.get(id)
+	if n == nil {
+		return false
 	}
+	n.opens += uint32(by)
+	return n.fd >= 0
 }
 
 // settle waits until the guest, which gets a lock of a file, goes by none of its

@@ -29,6 +29,8 @@ type mount struct {
 	noACL   atomic.Bool // the file system has no ACLs
 	remote  bool        // errors of writing are told at close
 	gone    atomic.Bool
+	// noQuickOpen is until when files are opened in the usual way, in nanoseconds.
+	noQuickOpen atomic.Int64
 }
 
 type mounts struct {
