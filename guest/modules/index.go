@@ -79,6 +79,9 @@ func openIndex(dir string, digest [sha256.Size]byte) (_ *index, err error) {
 		name  string
 		parse func([]byte)
 	}{{dependencyFile, x.parseDependencies}, {aliasFile, x.parseAliases}, {softDependencyFile, x.parseSoftDependencies}, {builtinFile, x.parseBuiltin}} {
+		if _, listed := x.digests[part.name]; !listed && part.name == builtinFile {
+			continue // a kernel's release may come without
+		}
 		content, err := x.read(part.name)
 		if err != nil {
 			return nil, err
