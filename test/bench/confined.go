@@ -86,7 +86,7 @@ func (b *bench) children(ctx context.Context) ([]confinedChild, error) {
 	if err != nil {
 		return nil, err
 	}
-	daemon, err := virtiofsd.Find(settings.VirtioFSDaemon)
+	daemon, err := virtiofsd.Find("")
 	if err != nil {
 		return nil, err
 	}

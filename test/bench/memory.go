@@ -168,7 +168,7 @@ func measure(processes []holder, standIns []int) (held, error) {
 		if err != nil {
 			return nil, err
 		}
-		all[h.name] = all[h.name].plus(size{own, guest}) // virtiofsd is two processes
+		all[h.name] = all[h.name].plus(size{own, guest}) // stand-ins are several
 	}
 	return all, nil
 }
@@ -186,7 +186,7 @@ func printMemory(before, after held, log string) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "\tPSS without guest RAM\tguest RAM\tfurther container\tits guest RAM\t")
 	var total, more size
-	for _, name := range []string{"supervisor", "kata-vsock", "stand-in", "virtiofsd", "QEMU"} {
+	for _, name := range []string{"supervisor", "kata-vsock", "stand-in", "kata-fs", "QEMU"} {
 		first, further := before[name], after[name].per(members, before[name])
 		total, more = total.plus(first), more.plus(further)
 		fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t\n", name, first.own, first.guest, further.own, further.guest)

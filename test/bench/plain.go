@@ -110,8 +110,8 @@ func (p *plain) run(ctx context.Context) (result rates, err error) {
 		return rates{}, err
 	}
 	daemon, err := virtiofsd.Start(ctx, virtiofsd.Options{
-		Path: p.settings.VirtioFSDaemon, SharedDir: p.share, Cache: p.settings.VirtioFSCache,
-		ExtraArgs: p.settings.VirtioFSExtraArgs, Starter: starter, Log: log,
+		SharedDir: p.share, Cache: p.settings.VirtioFSCache,
+		Starter: starter, Log: log,
 	})
 	if err != nil {
 		return rates{}, err

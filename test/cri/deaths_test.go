@@ -35,7 +35,7 @@ func testDeaths(t *testing.T, version containerd, handler string) {
 	t.Helper()
 	k := newKubelet(t, version)
 	// What a shim that was killed leaves to the first process of a system.
-	k.h.ReapOrphans("containerd-shim", "exe", "qemu-system-x86", "virtiofsd", "kata-vsock")
+	k.h.ReapOrphans("containerd-shim", "exe", "qemu-system-x86", "virtiofsd", "kata-fs", "kata-vsock", "kata-device")
 	first := k.run(handler, k.podConfig("first")) // makes what stays, as the bridge
 	first.start("main", "echo ready; sleep 100000").await("ready").remove()
 	first.remove()

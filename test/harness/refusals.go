@@ -10,32 +10,35 @@ import (
 	"kata-runtime/test/refused"
 )
 
-// serverVariable chooses the file server that the tests run with, as a value of
-// virtio_fs_daemon: all that holds with one has to hold with the other.
-const serverVariable = "KATA_TEST_FILE_SERVER"
-
-// FileServer is the value of virtio_fs_daemon that the tests were told to use; empty
-// where they were not.
-func FileServer() string { return os.Getenv(serverVariable) }
+// serverVariable chooses the file server that the tests run with: with virtiofsd, the one
+// that is installed. All that holds with one has to hold with the other.
+const (
+	serverVariable = "KATA_TEST_FILE_SERVER"
+	virtiofsd      = "virtiofsd"
+)
 
 // FileServerRole is what a pod's file server is called.
-func FileServerRole() string { return cmp.Or(FileServer(), "virtiofsd") }
+func FileServerRole() string { return cmp.Or(os.Getenv(serverVariable), "kata-fs") }
 
 // FileServerCommand is what the command of a pod's file server holds.
 func FileServerCommand() string {
-	if FileServer() == "" {
+	if FileServerRole() == virtiofsd {
 		return "/virtiofsd "
 	}
-	return FileServer() + " "
+	return FileServerRole() + " "
+}
+
+// FileServer is the line of the table [hypervisor] by which the tests use the file server
+// that they were told to; empty where that is the default.
+func FileServer() string {
+	if FileServerRole() == virtiofsd {
+		return `virtio_fs_daemon = ""`
+	}
+	return ""
 }
 
 // Hypervisor are the lines of the table [hypervisor] of all tests.
-func Hypervisor() string {
-	if server := FileServer(); server != "" {
-		return fmt.Sprintf("%s\nvirtio_fs_daemon = %q", LogRefusedCalls, server)
-	}
-	return LogRefusedCalls
-}
+func Hypervisor() string { return LogRefusedCalls + "\n" + FileServer() }
 
 // LogRefusedCalls is a line of the table [hypervisor], with which the tests notice
 // every system call that a confined process is refused.

@@ -45,7 +45,7 @@ func configure(h *harness.Host, lines ...string) {
 		return strings.Contains(line, "virtio_fs_daemon") || strings.Contains(line, "shared_fs") || strings.Contains(line, "virtio_fs_extra_args")
 	}
 	if server := harness.FileServer(); server != "" && !slices.ContainsFunc(lines, shares) {
-		lines = append(lines, fmt.Sprintf("hypervisor.virtio_fs_daemon = %q", server))
+		lines = append(lines, "hypervisor."+server)
 	}
 	tables := map[string][]string{}
 	for _, line := range lines {

@@ -211,6 +211,7 @@ func Default() *Config {
 				DefaultVCPUs:       1,
 				DefaultMemoryMiB:   2048,
 				SharedFS:           SharedFSAuto,
+				VirtioFSDaemon:     FileServer,
 				VirtioFSCache:      "auto",
 				ReclaimFreedMemory: true,
 				Confine:            true,

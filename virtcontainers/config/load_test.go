@@ -310,10 +310,6 @@ func TestLoadErrors(t *testing.T) {
 		{"initrd alone", qemu + "initrd = '/k'", []string{"initrd = \"/k\"", "kernel must be set too"}},
 		{"kernel params", qemu + "kernel_params = \"a\\nb\"", []string{"kernel_params", "printable"}},
 		{"long kernel params", qemu + "kernel_params = '" + strings.Repeat("x", 1025) + "'", []string{"at most 1024"}},
-		{
-			"arguments of our own file server", qemu + "virtio_fs_daemon = 'kata-fs'\nvirtio_fs_extra_args = ['x']",
-			[]string{"virtio_fs_extra_args", "kata-fs"},
-		},
 		{"empty argument", qemu + "virtio_fs_extra_args = ['']", []string{"virtio_fs_extra_args", "empty"}},
 		{"annotation's pattern", qemu + "enable_annotations = ['kernel_params', 'a)|(b']", []string{"hypervisor.qemu.enable_annotations", "regular expressions", "a)|(b"}},
 		{"port off loopback", "[runtime]\nloopback_ports = ['tcp:10.0.0.1:80']", []string{"loopback_ports", "tcp:10.0.0.1:80"}},

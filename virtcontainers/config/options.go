@@ -215,16 +215,16 @@ func sharingOptions() []Option {
 		{
 			Table: machineTable, Key: "shared_fs",
 			Values: oneOfText(sharedFileSystems()),
-			Meaning: "How root file systems and volumes reach the guest. `virtio-fs` needs a virtiofsd on the host, unless `virtio_fs_daemon` is `kata-fs`; " +
-				"`virtio-9p` is built into QEMU, and slower. `auto` takes `virtio-fs` where a virtiofsd is installed, and `virtio-9p` elsewhere.",
+			Meaning: "How root file systems and volumes reach the guest. `virtio-fs` is by the server that `virtio_fs_daemon` names; " +
+				"`virtio-9p` is built into QEMU, and slower. `auto` takes `virtio-fs`, and `virtio-9p` where `virtio_fs_daemon` is empty and no virtiofsd is installed.",
 			get:   func(c *Config) any { return c.Hypervisor.SharedFS },
 			check: func(c *Config) string { return oneOf(c.Hypervisor.SharedFS, sharedFileSystems()) },
 		},
 		{
 			Table: machineTable, Key: "virtio_fs_daemon",
 			Values: "empty, `kata-fs`, or an absolute path",
-			Meaning: "The file server. Empty: a virtiofsd is searched where distributions install it. A path: virtiofsd's program. " +
-				"`kata-fs`: the runtime's own, which needs nothing installed, see [files](files.md).",
+			Meaning: "The file server. `kata-fs`: the runtime's own, which needs nothing installed, see [files](files.md). " +
+				"Empty: a virtiofsd is searched where distributions install it. A path: virtiofsd's program.",
 			get: func(c *Config) any { return c.Hypervisor.VirtioFSDaemon },
 			check: func(c *Config) string {
 				switch c.Hypervisor.VirtioFSDaemon {
@@ -246,14 +246,9 @@ func sharingOptions() []Option {
 		{
 			Table: machineTable, Key: "virtio_fs_extra_args",
 			Values:  "a list of strings",
-			Meaning: "Arguments that are appended to virtiofsd's own, such as `[\"--thread-pool-size=1\"]`.",
+			Meaning: "Arguments that are appended to virtiofsd's own, such as `[\"--thread-pool-size=1\"]`; `kata-fs` has no use for any.",
 			get:     func(c *Config) any { return c.Hypervisor.VirtioFSExtraArgs },
-			check: func(c *Config) string {
-				if c.Hypervisor.VirtioFSDaemon == FileServer && len(c.Hypervisor.VirtioFSExtraArgs) > 0 {
-					return "must be empty with virtio_fs_daemon = \"" + FileServer + "\", which takes none"
-				}
-				return extraArgs(c.Hypervisor.VirtioFSExtraArgs)
-			},
+			check:   func(c *Config) string { return extraArgs(c.Hypervisor.VirtioFSExtraArgs) },
 		},
 	}
 }

@@ -60,6 +60,9 @@ func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error
 	settings := spec.Config.Hypervisor
 	if settings.VirtioFSDaemon == config.FileServer {
 		m.daemonName = fileserver.Name
+		if len(settings.VirtioFSExtraArgs) > 0 {
+			spec.Log.Warn("virtio_fs_extra_args are virtiofsd's, and not used", "advice", `set virtio_fs_daemon to "" or to virtiofsd's path`)
+		}
 		daemon, err := fileserver.Start(ctx, fileserver.Options{
 			Program: m.program, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache, Private: []string{rootFileSystems},
 			Count: spec.Config.Runtime.Debug, Jail: m.daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
