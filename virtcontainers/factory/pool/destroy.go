@@ -78,7 +78,7 @@ func (p *Pool) discardAll(ctx context.Context) (ending []Record, err error) {
 // files, and with them the lock by which the pool's directory stays.
 func awaitEnd(ctx, patience context.Context, record Record) error {
 	if began, err := store.StartTime(record.PID); err != nil || began != record.StartTime { // its pid may be another's
-		return nil //nolint:nilerr // it is gone
+		return nil // it is gone
 	}
 	err := store.AwaitExit(patience, record.PID)
 	if err == nil || ctx.Err() != nil || !store.Alive(record.PID, record.StartTime) {
