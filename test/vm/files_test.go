@@ -17,6 +17,31 @@ import (
 	"kata-runtime/test/program"
 )
 
+// A virtiofsd of the host's serves pods as before, where the configuration asks for it.
+func TestVirtiofsd(t *testing.T) {
+	h := harness.New(t)
+	configure(h, `hypervisor.virtio_fs_daemon = ""`)
+	volume := h.File("volume")
+	if err := os.Mkdir(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(volume, "host"), "host's")
+	spec := bundle.Spec("/bin/sleep", "100000")
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"rbind"}})
+	d := detach(h, spec)
+	process(h, "/virtiofsd ")
+	if got := h.Must("exec", d.id, "/bin/sh", "-c", "cat /volume/host; echo guest > /volume/guest; echo root > /file; cat /file"); got != "host'sroot\n" {
+		t.Errorf("the container reads %q", got)
+	}
+	for path, want := range map[string]string{filepath.Join(volume, "guest"): "guest\n", filepath.Join(d.bundle, "rootfs", "file"): "root\n"} {
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s has %q on the host, %v", path, got, err)
+		}
+	}
+	h.Must("delete", "--force", d.id)
+	h.Reap(d.pid)
+}
+
 // TestFileServer: with the file server of our own, a volume behaves as under runc
 // where the C virtiofsd's does not. One machine has all of it.
 func TestFileServer(t *testing.T) {
