@@ -138,7 +138,8 @@ test-lab: deps-test build kernel image systemd containerd kubernetes ## tests on
 test-full: test ## the above, then each fuzz target for a while and the tests repeated
 	@test/fuzz.sh 30s
 	$(GO) test -race -count=3 ./...
-	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestMany|TestLongStream)' ./test/vm
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyCalls|TestManyAtOnce|TestManyContainers|TestLongStream)' ./test/vm
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 2h -run '^TestManyCycles$$' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestManyPodsByShim|TestDeathsByShim|TestContainerd2|TestCRIO)$$' ./test/cri
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestBridge)$$' ./test/network
