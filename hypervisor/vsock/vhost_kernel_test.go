@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/internal/drivertest"
 	"kata-runtime/hypervisor/vsock"
 )

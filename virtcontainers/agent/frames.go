@@ -172,23 +172,26 @@ func (c *checkedConn) check(data []byte) error {
 }
 
 const (
-	// answerField is that of ttrpc's Response which has the answer, whose content check
-	// counts before it is decoded.
-	answerField = 2
+	// statusField is that of ttrpc's Response which has an error, a Status; its fields are
+	// followed too.
+	statusField = 1
+	// contentField has, in a Response, the answer, whose content check counts before it
+	// is decoded, and in a Status the error's words, which take no more memory than here.
+	contentField = 2
 	// maxWords bounds all else of a Response, which ttrpc decodes before anybody is
-	// asked: an error's words, and its details, of which each takes two bytes here and a
+	// asked: above all an error's details, of which each takes two bytes here and a
 	// hundred when it is decoded.
 	maxWords = 256 << 10
 )
 
 // response follows the fields of an encoded Response as its bytes arrive.
 type response struct {
-	words  int  // bytes that are not the answer's
-	skip   int  // bytes to come of a field's content
-	answer bool // which is the answer's
-	stage  int
-	value  uint64 // of a varint, so far
-	shift  uint
+	words int    // bytes that are not in a contentField
+	field uint64 // the number of the one that is read
+	skip  int    // bytes to come of its content
+	stage int
+	value uint64 // of a varint, so far
+	shift uint
 }
 
 // What a varint is.
@@ -205,7 +208,7 @@ func (r *response) follow(data []byte) error {
 			n := min(r.skip, len(data))
 			r.skip -= n
 			data = data[n:]
-			if !r.answer {
+			if r.field != contentField {
 				r.words += n
 			}
 			continue
@@ -227,7 +230,7 @@ func (r *response) follow(data []byte) error {
 		}
 	}
 	if r.words > maxWords {
-		return fmt.Errorf("a message with more than %d bytes besides its answer", maxWords)
+		return fmt.Errorf("a message with more than %d bytes besides its answer or its words", maxWords)
 	}
 	return nil
 }
@@ -236,7 +239,7 @@ func (r *response) follow(data []byte) error {
 func (r *response) number(value uint64) error {
 	switch r.stage {
 	case stageTag:
-		r.answer = false
+		r.field = 0
 		switch kind := protowire.Type(value & 7); kind {
 		case protowire.VarintType:
 			r.stage = stageValue
@@ -245,7 +248,7 @@ func (r *response) number(value uint64) error {
 		case protowire.Fixed32Type:
 			r.skip = 4
 		case protowire.BytesType:
-			r.stage, r.answer = stageLength, value>>3 == answerField
+			r.stage, r.field = stageLength, value>>3
 		default:
 			return fmt.Errorf("a field of the type %d", kind)
 		}
@@ -253,7 +256,12 @@ func (r *response) number(value uint64) error {
 		if value > maxFrame {
 			return fmt.Errorf("a field of %d bytes", value)
 		}
-		r.skip, r.stage = int(value), stageTag
+		r.stage = stageTag
+		// A Status is not skipped: its fields are the next ones. Where it ends does not
+		// matter, since ttrpc decodes nothing behind a field that goes beyond that.
+		if r.field != statusField {
+			r.skip = int(value)
+		}
 	default:
 		r.stage = stageTag
 	}
