@@ -19,7 +19,7 @@ import (
 func awaitEmpty(ctx context.Context, dir string) error {
 	for {
 		data, err := readThreads(dir)
-		if errors.Is(err, fs.ErrNotExist) {
+		if isGone(err) {
 			return nil
 		}
 		if err != nil {
@@ -41,6 +41,13 @@ func awaitEmpty(ctx context.Context, dir string) error {
 			return nil
 		}
 	}
+}
+
+// isGone tells whether a group's file cannot be read because the group is gone, which
+// somebody else may remove: systemd does so with a scope as soon as it is empty. Who has
+// the file open by then is told that there is no such device.
+func isGone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
 }
 
 // readThreads reads the group's thread list under either version's name.

@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"kata-runtime/test/harness"
 	"kata-runtime/virtcontainers/cgroup"
@@ -222,4 +224,47 @@ func quota(t *testing.T, group string) string {
 	}
 	value, _, _ := strings.Cut(strings.TrimSpace(string(data)), " ")
 	return value
+}
+
+// TestGroupThatGoes looks for the processes of a group that somebody else makes and
+// removes, as systemd does with its scopes: now and then it is gone between the opening of
+// its list and the reading.
+func TestGroupThatGoes(t *testing.T) {
+	record, err := cgroup.Resolve(cgroup.Options{ID: "c1", Path: "/goes"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := record.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	membership, err := group.Join() // it makes the directories
+	if err != nil {
+		t.Fatal(err)
+	}
+	dirs := directories(t, "/goes")
+	if err := membership.Leave(); err != nil || len(dirs) == 0 {
+		t.Fatalf("%v; the group is in %v", err, dirs)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	var other sync.WaitGroup
+	other.Go(func() {
+		for ctx.Err() == nil {
+			for _, dir := range dirs {
+				_ = os.Remove(dir)
+				_ = os.Mkdir(dir, 0o755)
+			}
+		}
+	})
+	for ctx.Err() == nil {
+		if pids, err := group.Processes(); err != nil || len(pids) != 0 {
+			t.Errorf("%v, %v", pids, err)
+			cancel()
+		}
+	}
+	other.Wait()
+	if err := group.Remove(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
