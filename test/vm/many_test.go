@@ -17,7 +17,7 @@ import (
 func TestManyAtOnce(t *testing.T) {
 	h := harness.New(t)
 	dir := h.Bundle(bundle.Spec("/bin/true"))
-	took := make([]time.Duration, size(3, 50))
+	took := make([]time.Duration, size(3, 20))
 	var all sync.WaitGroup
 	began := time.Now()
 	for i := range took {
