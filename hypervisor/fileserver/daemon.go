@@ -42,6 +42,9 @@ type Options struct {
 	// Private are the mounts below the shared directory whose files hardly anybody
 	// but the guest changes, as patterns of package path.
 	Private []string
+	// Steady is that nobody but the runtime changes the files of the shared directory's
+	// own mount, and that a name there never gets another meaning.
+	Steady bool
 	// Program serves it: see backend.Options.
 	Program string
 	// Jail confines the server, as root with a file server's capabilities, whatever
@@ -74,7 +77,7 @@ func Start(ctx context.Context, o Options) (*backend.Process, error) {
 	if o.limit, err = jail.FileLimit(wantedDescriptors); err != nil {
 		return nil, fmt.Errorf("start %s: %w", Name, err)
 	}
-	s := settings{Root: o.SharedDir, Cache: o.Cache, Private: o.Private, Count: o.Count}
+	s := settings{Root: o.SharedDir, Cache: o.Cache, Private: o.Private, Steady: o.Steady, Count: o.Count}
 	if s.Cache == "" {
 		s.Cache = CacheAuto
 	}

@@ -25,13 +25,14 @@ func TestServersJail(t *testing.T) {
 	}
 }
 
-// How long names hold in a volume and in a root file system is what the mode says.
+// How long names hold in a volume, in a root file system and in the share above them is
+// what the mode says.
 func TestCacheModes(t *testing.T) {
-	for mode, want := range map[string]struct{ volume, root time.Duration }{
-		CacheNever: {0, 0}, CacheMetadata: {0, moment}, CacheAuto: {0, moment}, CacheRelaxed: {moment, moment},
-		CacheAlways: {24 * time.Hour, 24 * time.Hour},
+	for mode, want := range map[string]struct{ volume, root, share time.Duration }{
+		CacheNever: {0, 0, 0}, CacheMetadata: {0, moment, moment}, CacheAuto: {0, moment, moment}, CacheRelaxed: {moment, moment, moment},
+		CacheAlways: {24 * time.Hour, 24 * time.Hour, 24 * time.Hour},
 	} {
-		s := settings{Cache: mode, Private: []string{"*/rootfs"}}
+		s := settings{Cache: mode, Private: []string{"*/rootfs"}, Steady: true}
 		o, err := s.options()
 		if err != nil {
 			t.Fatal(err)
@@ -44,9 +45,13 @@ func TestCacheModes(t *testing.T) {
 			}
 			return o.Cache
 		}
-		volume, root := of("container/mounts/1"), of("container/rootfs")
-		if volume.Entries != want.volume || root.Entries != want.root {
-			t.Errorf("%s: names hold for %v in a volume and %v in a root file system, want %v", mode, volume.Entries, root.Entries, want)
+		volume, root, share := of("container/mounts/1"), of("container/rootfs"), of(passthrough.RootMount)
+		if volume.Entries != want.volume || root.Entries != want.root || share.Entries != want.share {
+			t.Errorf("%s: names hold for %v in a volume, %v in a root file system and %v in the share, want %v",
+				mode, volume.Entries, root.Entries, share.Entries, want)
+		}
+		if mode == CacheAuto && share.Missing > 0 {
+			t.Errorf("%s: a container that comes is missing for %v", mode, share.Missing)
 		}
 	}
 	if _, err := (&settings{Cache: "none"}).options(); err == nil {

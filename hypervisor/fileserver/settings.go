@@ -17,6 +17,9 @@ type settings struct {
 	// Private are the mounts whose files the guest may rely on for a moment, as
 	// patterns of package path, below Root.
 	Private []string `json:"private,omitempty"`
+	// Steady is that the files of Root's own mount, above all others, are nobody's to
+	// change but the runtime's, which never gives a name another meaning.
+	Steady bool `json:"steady,omitempty"`
 	// Count has the process log how many requests there were on SIGUSR1.
 	Count bool `json:"count,omitempty"`
 }
@@ -65,6 +68,11 @@ func (s *settings) options() (passthrough.Options, error) {
 		}
 	}
 	o.CacheFor = func(mountPoint string) (passthrough.Cache, bool) {
+		if mountPoint == passthrough.RootMount && s.Steady {
+			// Each walk to a container's files begins here, and there are many while it is
+			// made. That a name has no meaning yet is not relied on: containers come.
+			return passthrough.Cache{Entries: moment, Attributes: moment, Data: o.Cache.Data}, true
+		}
 		for _, pattern := range s.Private {
 			if matches, _ := path.Match(pattern, mountPoint); matches {
 				return private, true

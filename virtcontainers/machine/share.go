@@ -64,7 +64,7 @@ func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error
 			spec.Log.Warn("virtio_fs_extra_args are virtiofsd's, and not used", "advice", `set virtio_fs_daemon to "" or to virtiofsd's path`)
 		}
 		daemon, err := fileserver.Start(ctx, fileserver.Options{
-			Program: m.program, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache, Private: []string{rootFileSystems},
+			Program: m.program, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache, Private: []string{rootFileSystems}, Steady: true,
 			Count: spec.Config.Runtime.Debug, Jail: m.daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
 		})
 		if err != nil {

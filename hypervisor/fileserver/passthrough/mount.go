@@ -81,7 +81,7 @@ func (fs *FileSystem) addRootMount(st *unix.Statx_t, fd int) *mount {
 	ms := &fs.mounts
 	ms.root = st.Mnt_id
 	ms.rootPath, _ = os.Readlink(fs.procFD + strconv.Itoa(fd))
-	m := &mount{id: st.Mnt_id, unique: uniqueMount(fd), lasting: true, fd: -1, cache: fs.options.Cache, remote: isRemote(fd)}
+	m := &mount{id: st.Mnt_id, unique: uniqueMount(fd), lasting: true, fd: -1, cache: fs.cacheFor(RootMount), remote: isRemote(fd)}
 	fs.findHandles(m, fd, st)
 	ms.byID[m.id] = m
 	return m
@@ -148,16 +148,21 @@ func (fs *FileSystem) describe(m *mount) {
 	}
 	m.lasting = depth <= fs.options.Lasting
 	m.parent = table[m.id].parent
-	if fs.options.CacheFor == nil {
-		return
-	}
 	point := table[m.id].point
 	if ms.rootPath != "/" {
 		point = strings.TrimPrefix(point, ms.rootPath)
 	}
-	if c, ok := fs.options.CacheFor(strings.TrimPrefix(point, "/")); ok {
-		m.cache = c
+	m.cache = fs.cacheFor(strings.TrimPrefix(point, "/"))
+}
+
+// cacheFor is how long the guest may rely on what it was told of a mount's files.
+func (fs *FileSystem) cacheFor(mountPoint string) Cache {
+	if fs.options.CacheFor != nil {
+		if c, ok := fs.options.CacheFor(mountPoint); ok {
+			return c
+		}
 	}
+	return fs.options.Cache
 }
 
 // isRemote is whether a file system keeps back what was written until a file is closed.

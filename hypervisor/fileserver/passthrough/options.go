@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// RootMount is what CacheFor is asked of the mount that has the root.
+const RootMount = "."
+
 // Options of a file system. The zero value serves with defaults that suit a directory
 // that others change.
 type Options struct {
@@ -14,8 +17,8 @@ type Options struct {
 	// Cache is how long the guest may rely on what it was told, for every mount that
 	// CacheFor has no answer for.
 	Cache Cache
-	// CacheFor is asked once for each mount below the root, with the path of its mount
-	// point relative to the root.
+	// CacheFor is asked once for each mount, with the path of its mount point relative to
+	// the root: RootMount is the root's own.
 	CacheFor func(mountPoint string) (Cache, bool) `json:"-"`
 	// Writeback is for a connection with FUSE_WRITEBACK_CACHE: the guest's kernel keeps
 	// what was written and reads what it writes in part. For files that nobody else sees.
