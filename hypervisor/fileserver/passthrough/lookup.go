@@ -50,10 +50,9 @@ func (fs *FileSystem) known(dir held, name string, fd int, out *fuse.EntryOut) e
 
 func (fs *FileSystem) fillEntry(dir held, id uint64, m *mount, st *unix.Statx_t, out *fuse.EntryOut) {
 	*out = fuse.EntryOut{NodeId: id}
-	out.SetEntryTimeout(m.cache.Entries)
+	// Also whether a mount is still there is asked of its parent's names.
+	out.SetEntryTimeout(dir.node.mount.cache.Entries)
 	if m != dir.node.mount {
-		// Whether the mount is still there is asked of its parent's files.
-		out.SetEntryTimeout(min(m.cache.Entries, dir.node.mount.cache.Entries))
 		if fs.options.Submounts && st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			out.Flags |= fuse.ATTR_SUBMOUNT
 		}
