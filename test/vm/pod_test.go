@@ -389,6 +389,39 @@ func supervisorOf(h *harness.Host, c detached) int {
 	return state.SupervisorPid
 }
 
+// fileRequests is how many requests a pod's file server has had. The pod is one whose
+// configuration asks for debugging.
+func fileRequests(h *harness.Host, pod detached) (total int) {
+	h.T.Helper()
+	dir := filepath.Join(h.Root, pod.id)
+	path := filepath.Join(dir, "kata.supervisor.log")
+	answers := func() []string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			h.T.Fatal(err)
+		}
+		return strings.Split(string(text), `counts=\"`)[1:]
+	}
+	known := len(answers())
+	if err := unix.Kill(process(h, "kata-fs ").PID, unix.SIGUSR1); err != nil {
+		h.T.Fatal(err)
+	}
+	h.WaitFile(dir, func() bool {
+		all := answers()
+		return len(all) > known && strings.Contains(all[known], `\"`)
+	})
+	counts, _, _ := strings.Cut(answers()[known], `\"`)
+	for field := range strings.FieldsSeq(counts) {
+		_, count, _ := strings.Cut(field, ":")
+		n, err := strconv.Atoi(count)
+		if err != nil {
+			h.T.Fatalf("counts of requests %q: %v", counts, err)
+		}
+		total += n
+	}
+	return total
+}
+
 // manyVariable asks, in the environment, for as many containers in one pod as
 // a busy one has.
 const manyVariable = "KATA_TEST_FULL"
@@ -399,11 +432,24 @@ func TestManyContainersInOnePod(t *testing.T) {
 		n = 20
 	}
 	h := harness.New(t)
+	configure(h, `hypervisor.virtio_fs_daemon = "kata-fs"`, "runtime.enable_debug = true")
 	pod := detach(h, sandbox(bundle.Spec("/bin/sleep", "100000")))
+	volume := h.File("volume")
+	if err := os.Mkdir(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	var all []detached
+	before := 0
 	for i := range n {
 		spec := member(bundle.Spec("/bin/sh", "-c", "echo container "+strconv.Itoa(i)+"; exec sleep 100000"), pod, podNamespaces()...)
+		bindMount(spec, volume, "/volume")
+		before = fileRequests(h, pod)
 		all = append(all, detach(h, spec))
+	}
+	// The way to its files is long and taken often: it is not asked for each time. That
+	// takes 57 requests; if it were, 198.
+	if took := fileRequests(h, pod) - before; took > 120 {
+		t.Errorf("the start of a container took %d requests to the file server", took)
 	}
 	if ids := strings.Fields(h.Must("list", "-q")); len(ids) != n+1 {
 		t.Errorf("list: %q", ids)
