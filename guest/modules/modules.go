@@ -75,7 +75,7 @@ func Start(log *slog.Logger, options Options) (*Service, error) {
 		return nil, fmt.Errorf("find the kernel's release: %w", err)
 	}
 	dir := filepath.Join(options.Directory, unix.ByteSliceToString(name.Release[:]))
-	s := &Service{loader: newLoader(newKernelLog(log), options.Deny)}
+	s := &Service{loader: newLoader(newKernelLog(log), options.Deny, options.Load)}
 	s.loader.open = func() (*index, error) { return openIndex(dir, digest) }
 	s.loader.insert = s.insert
 	commandLine, err := os.ReadFile("/proc/cmdline")
@@ -87,7 +87,7 @@ func Start(log *slog.Logger, options Options) (*Service, error) {
 	if err := s.listen(); err != nil {
 		return nil, fmt.Errorf("load modules on demand: %w", err)
 	}
-	if err := s.loader.preload(options.Load); err != nil {
+	if err := s.loader.preload(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
