@@ -104,8 +104,11 @@ func bootOrRestore(ctx context.Context, spec Spec, prepare func(*assembled) erro
 	if spec.Config.Factory.Template && spec.Config.Factory.PoolSize > 0 {
 		made, reason, err := restore(ctx, spec, prepare)
 		countRestored(ctx, spec, reason, err)
-		if made != nil || ctx.Err() != nil {
-			return made, err
+		switch {
+		case made != nil:
+			return made, nil
+		case ctx.Err() != nil: // whether or not that is why
+			return nil, errors.Join(err, fmt.Errorf("make a machine: %w", context.Cause(ctx)))
 		}
 	}
 	made, err := assemble(ctx, spec, nil)

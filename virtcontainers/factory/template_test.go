@@ -2,6 +2,7 @@ package factory
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -92,5 +93,19 @@ func TestNoTemplateForThePod(t *testing.T) {
 				t.Errorf("%+v, %v", counters[pool.Supervisor], err)
 			}
 		})
+	}
+}
+
+// A pod that is given up while the pool is asked has no machine, and an error.
+func TestGivenUpWhileRestoring(t *testing.T) {
+	settings := config.Default()
+	settings.Factory.Dir, settings.Factory.Template, settings.Factory.PoolSize = t.TempDir(), true, 1
+	spec := podSpec(settings)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	given := errors.New("given up")
+	cancel(given)
+	made, err := bootOrRestore(ctx, spec, func(*assembled) error { return nil })
+	if made != nil || !errors.Is(err, given) {
+		t.Errorf("%v, %v", made, err)
 	}
 }
