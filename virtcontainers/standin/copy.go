@@ -12,6 +12,10 @@ const (
 	copySize = 1 << 20
 	// bufferSize is how much is moved at once by way of a buffer.
 	bufferSize = 64 << 10
+	// pipeSize is what a pipe that much goes through is to hold at least, in bytes: with
+	// the kernel's 64 KiB, whoever fills it and whoever reads it wait for each other five
+	// times as often.
+	pipeSize = 256 << 10
 	// fewBytes is how much has to come at once for a socket to be spliced: each piece
 	// takes a place of the pipe, of which there are 16, however small it is.
 	fewBytes = 16 << 10
@@ -98,6 +102,7 @@ func copyThrough(to, from int, flow *flow) {
 			flow.passed.Add(uint64(written))
 		}
 		if n == len(buffer) && splices {
+			enlarge(to)
 			if splices, err = spliceMuch(to, from, flow); err != nil {
 				return
 			}
@@ -130,6 +135,14 @@ func spliceMuch(to, from int, flow *flow) (able bool, err error) {
 				return true, nil
 			}
 		}
+	}
+}
+
+// enlarge gives a pipe pipeSize, if it has less and may have that. A smaller one works
+// too.
+func enlarge(pipe int) {
+	if size, err := unix.FcntlInt(uintptr(pipe), unix.F_GETPIPE_SZ, 0); err == nil && size < pipeSize {
+		_, _ = unix.FcntlInt(uintptr(pipe), unix.F_SETPIPE_SZ, pipeSize)
 	}
 }
 

@@ -145,6 +145,9 @@ func TestCopyFromSocketToPipe(t *testing.T) {
 	}
 	<-done
 	<-written
+	if size, err := unix.FcntlInt(reader.Fd(), unix.F_GETPIPE_SZ, 0); err != nil || size != pipeSize {
+		t.Errorf("the pipe holds %d bytes, want %d, %v", size, pipeSize, err)
+	}
 	if !bytes.Equal(got.Sum(nil), sum.Sum(nil)) || n != int64(sent) || passed.passed.Load() != uint64(n) || passed.busy.Load() {
 		t.Errorf("%d bytes came of %d, or others; %d were counted", n, sent, passed.passed.Load())
 	}

@@ -113,9 +113,10 @@ func StreamPair() (*net.UnixConn, *os.File, error) {
 const (
 	// toGuestBuffer is what may be on its way to the device, in bytes.
 	toGuestBuffer = 256 << 10
-	// fromGuestBuffer is what may be on its way from it: what a guest sends in one go,
-	// which is its window, goes from its memory to the socket then, and needs no other.
-	fromGuestBuffer = 1 << 20
+	// fromGuestBuffer is what may be on its way from it; the kernel takes twice that
+	// for as much data. What a guest sends in one go, which is its window at most, goes
+	// from its memory to the socket then, and needs no other.
+	fromGuestBuffer = 512 << 10
 )
 
 // setSendBuffer sets the size of what a socket has not handed over yet, whatever the
