@@ -168,8 +168,13 @@ func linkHelper() error {
 func (s *Service) serve(listener *net.UnixListener) {
 	for {
 		conn, err := listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
 		if err != nil {
-			return // closed
+			// A helper that nobody answers would keep its caller waiting.
+			s.loader.log.Warn("no module is loaded on demand any more", "error", errors.Join(err, listener.Close()))
+			return
 		}
 		s.running.Go(func() {
 			defer conn.Close()
@@ -226,5 +231,8 @@ func isPresent(name string) bool {
 func (s *Service) Close() error {
 	err := s.listener.Close()
 	s.running.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil // serve has told why
+	}
 	return err
 }

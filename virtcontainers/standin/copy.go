@@ -10,8 +10,10 @@ import (
 const (
 	// copySize is how much is moved at once, in bytes.
 	copySize = 1 << 20
-	// bufferSize is how much is moved at once by way of a buffer.
-	bufferSize = 64 << 10
+	// bufferSize is how much is moved at once by way of a buffer, and largeBuffer where
+	// there is much.
+	bufferSize  = 64 << 10
+	largeBuffer = pipeSize
 	// pipeSize is what a pipe that much goes through is to hold at least, in bytes: with
 	// the kernel's 64 KiB, whoever fills it and whoever reads it wait for each other five
 	// times as often.
@@ -101,11 +103,17 @@ func copyThrough(to, from int, flow *flow) {
 			rest = rest[written:]
 			flow.passed.Add(uint64(written))
 		}
-		if n == len(buffer) && splices {
-			enlarge(to)
+		if n < len(buffer) {
+			continue
+		}
+		enlarge(from)
+		enlarge(to)
+		if splices {
 			if splices, err = spliceMuch(to, from, flow); err != nil {
 				return
 			}
+		} else if n < largeBuffer {
+			buffer = make([]byte, largeBuffer)
 		}
 	}
 }

@@ -153,6 +153,31 @@ func TestCopyFromSocketToPipe(t *testing.T) {
 	}
 }
 
+// Input that is much comes in larger pieces than the caller's pipe has held at first.
+func TestCopyFromPipeToSocket(t *testing.T) {
+	reader, writer := pipe(t)
+	guest, to := socketPair(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		copyStream(int(to.Fd()), int(reader.Fd()), &flow{})
+		to.Close()
+	}()
+	text := strings.Repeat("0123456789", 200000)
+	go func() {
+		_, _ = writer.WriteString(text)
+		writer.Close()
+	}()
+	got, err := io.ReadAll(guest)
+	if err != nil || string(got) != text {
+		t.Errorf("%d bytes of %d came, or others, %v", len(got), len(text), err)
+	}
+	<-done
+	if size, err := unix.FcntlInt(reader.Fd(), unix.F_GETPIPE_SZ, 0); err != nil || size != pipeSize {
+		t.Errorf("the pipe holds %d bytes, want %d, %v", size, pipeSize, err)
+	}
+}
+
 // Each spliced piece takes a place of the pipe, of which there are few: lines that come
 // one by one after much all find room there before anybody reads them.
 func TestLinesAfterMuch(t *testing.T) {
