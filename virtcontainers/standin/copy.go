@@ -85,7 +85,7 @@ func isPipe(fd int) bool {
 // pipe's, and are copied by who reads that alone.
 func copyThrough(to, from int, flow *flow) {
 	buffer := make([]byte, bufferSize)
-	splices := isPipe(to) && isSocket(from)
+	splices, much := isPipe(to) && isSocket(from), false
 	defer flow.busy.Store(false)
 	for {
 		if err := flow.await(from); err != nil {
@@ -106,13 +106,16 @@ func copyThrough(to, from int, flow *flow) {
 		if n < len(buffer) {
 			continue
 		}
-		enlarge(from)
-		enlarge(to)
+		if !much {
+			much = true
+			enlarge(from)
+			enlarge(to)
+		}
 		if splices {
 			if splices, err = spliceMuch(to, from, flow); err != nil {
 				return
 			}
-		} else if n < largeBuffer {
+		} else if len(buffer) < largeBuffer {
 			buffer = make([]byte, largeBuffer)
 		}
 	}
