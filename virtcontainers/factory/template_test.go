@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,8 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory/pool"
+	"kata-runtime/virtcontainers/machine"
 	"kata-runtime/virtcontainers/sizing"
 )
 
@@ -107,5 +110,26 @@ func TestGivenUpWhileRestoring(t *testing.T) {
 	made, err := bootOrRestore(ctx, spec, func(*assembled) error { return nil })
 	if made != nil || !errors.Is(err, given) {
 		t.Errorf("%v, %v", made, err)
+	}
+}
+
+// A template stays when it is the host that cannot make a machine.
+func TestWhatBlamesTheTemplate(t *testing.T) {
+	failed := func(cause error) error {
+		return fmt.Errorf("restore: %w", &virtcontainers.StageError{Stage: virtcontainers.StageStartVMM, Err: cause})
+	}
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{failed(errors.New("QEMU does not take it")), true},
+		{errors.Join(failed(context.DeadlineExceeded), errors.New("and more")), true},
+		{failed(machine.ErrNoTemplate), false},
+		{unix.ENOMEM, false},
+		{fmt.Errorf("make a socket pair: %w", unix.EMFILE), false},
+	} {
+		if got := blamesTemplate(test.err); got != test.want {
+			t.Errorf("%v: %t", test.err, got)
+		}
 	}
 }
