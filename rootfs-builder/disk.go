@@ -145,7 +145,8 @@ func (o *options) addExtras(files *tree.Tree, contents *image.Contents) error {
 	}()
 	err := files.Add(archive, tree.Layer{Name: "the builder's files"})
 	archive.Close()
-	return cmp.Or(<-written, err)
+	// Whoever writes finds no reader after an error of his.
+	return cmp.Or(err, <-written)
 }
 
 // parseExtra takes FILE:PATH[:MODE] apart.

@@ -205,3 +205,25 @@ func sum(text string) string {
 	digest := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(digest[:])
 }
+
+// Why a file cannot be added is told, and not that nobody reads the others any more.
+func TestAFileBelowAFile(t *testing.T) {
+	dir := t.TempDir()
+	rootFileSystem(t, filepath.Join(dir, "root.tar"), time.Unix(1, 0))
+	for name, size := range map[string]int{"agent": 1, "more": 1 << 20} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var contents image.Contents
+	addBase(&contents, filepath.Join(dir, "agent"))
+	o := options{
+		kind: disk.Ext4, output: filepath.Join(dir, "out", "guest.img"), out: io.Discard, json: true,
+		tars:  []string{filepath.Join(dir, "root.tar")},
+		files: []string{filepath.Join(dir, "more") + ":/srv/file/below", filepath.Join(dir, "more") + ":/var/more"},
+	}
+	_, err := buildDisk(t.Context(), o, &contents, sbom.Image{Created: time.Unix(0, 0)})
+	if err == nil || !strings.HasPrefix(err.Error(), "add srv/file/below of the builder's files: not a directory") {
+		t.Errorf("error %v", err)
+	}
+}

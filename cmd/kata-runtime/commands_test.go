@@ -10,8 +10,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containerd/console"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 )
 
 func TestParseSignal(t *testing.T) {
@@ -124,6 +126,36 @@ func TestStdioDecisions(t *testing.T) {
 	defer s.close()
 	if s.ownsTerminal || s.files[0] != os.Stdin {
 		t.Errorf("plain streams: %+v", s)
+	}
+}
+
+// A shell that nobody can type to would run for ever.
+func TestNoTerminal(t *testing.T) {
+	pipe, other, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	defer pipe.Close()
+	nowhere := filepath.Join(t.TempDir(), "tty")
+	if err := findTerminal(nowhere, pipe, pipe, pipe); err == nil || !strings.Contains(err.Error(), "process.terminal") {
+		t.Errorf("pipes alone: %v", err)
+	}
+	if err := findTerminal(os.DevNull, pipe); err != nil { // stands for the process's own
+		t.Errorf("a terminal of the process's own: %v", err)
+	}
+	master, path, err := console.NewPty()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	slave, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slave.Close()
+	if err := findTerminal(nowhere, pipe, pipe, slave); err != nil {
+		t.Errorf("a stream that is one: %v", err)
 	}
 }
 

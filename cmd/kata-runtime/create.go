@@ -164,6 +164,11 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 			return nil, err
 		}
 	}
+	if attached && p.bundle.Spec.Process.Terminal {
+		if err := findTerminal("/dev/tty", os.Stdin, os.Stdout, os.Stderr); err != nil {
+			return nil, err
+		}
+	}
 	if p.stdio, err = newStdio(c.Context, p.bundle.Spec.Process, c.String("console-socket"), attached); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/containerd/console"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -50,6 +51,20 @@ func newStdio(ctx context.Context, process *specs.Process, consoleSocket string,
 		s.wanted = [3]bool{true, true, false}
 	}
 	return s, nil
+}
+
+// findTerminal is an error, as it is with runc, if the caller of a container that is to
+// have a terminal has none: the program would wait for what nobody can type. controlling
+// is the name of a process's own terminal.
+func findTerminal(controlling string, streams ...*os.File) error {
+	if slices.ContainsFunc(streams, isTerminal) {
+		return nil
+	}
+	file, err := os.OpenFile(controlling, os.O_RDONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return fmt.Errorf("process.terminal is true, and the caller has no terminal (%w): set it to false, or run the container detached with --console-socket", err)
+	}
+	return file.Close()
 }
 
 // close releases this process's hold on a pty that it made.

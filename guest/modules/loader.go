@@ -28,7 +28,8 @@ type loader struct {
 	present func(name string) bool
 	// commandLine is the kernel's, which has parameters of modules.
 	commandLine string
-	// parameters are those of preload, by module.
+	// first are the names of what preload loads, and parameters theirs, by module.
+	first      []string
 	parameters map[string]string
 
 	indexing sync.Mutex // guards what follows
@@ -45,23 +46,25 @@ type attempt struct {
 	err  error
 }
 
-func newLoader(log *slog.Logger, deny []string) *loader {
+// newLoader returns a loader that never loads what deny names. Each line of first is the
+// name of a module that preload loads, with its parameters behind it.
+func newLoader(log *slog.Logger, deny, first []string) *loader {
 	l := &loader{log: log, attempts: map[string]*attempt{}, told: map[string]bool{}, parameters: map[string]string{}}
 	for _, name := range append(never(), deny...) {
 		l.denied = append(l.denied, normalize(name))
 	}
+	for _, line := range first {
+		name, parameters, _ := strings.Cut(strings.TrimSpace(line), " ")
+		l.first = append(l.first, name)
+		l.parameters[normalize(name)] = strings.TrimSpace(parameters)
+	}
 	return l
 }
 
-// preload loads modules before there are requests. Each is a name, with parameters behind
-// it.
-func (l *loader) preload(modules []string) error {
-	for _, line := range modules {
-		name, parameters, _ := strings.Cut(strings.TrimSpace(line), " ")
-		l.parameters[normalize(name)] = strings.TrimSpace(parameters)
-	}
-	for _, line := range modules {
-		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+// preload loads the modules that are to be there from the start. The kernel may ask for
+// others, or for these, meanwhile.
+func (l *loader) preload() error {
+	for _, name := range l.first {
 		if err := l.request(name); err != nil {
 			return fmt.Errorf("kernel_modules in [agent.kata] of the configuration: %w", err)
 		}
@@ -119,8 +122,8 @@ func (l *loader) load(name string) (loaded []string, err error) {
 	return loaded, errors.Join(errs...)
 }
 
-// indexed reads the index with the first request. An error stays: what is wrong then is
-// the host's installation.
+// indexed reads the index with the first request. After an error, which is mostly one of
+// the host's installation, the next request tries again.
 func (l *loader) indexed() (*index, error) {
 	l.indexing.Lock()
 	defer l.indexing.Unlock()
@@ -161,37 +164,63 @@ type step struct {
 
 // plan lists what is to be loaded for a module, in order.
 func (l *loader) plan(known *index, name string) ([]step, error) {
-	var steps []step
-	seen := map[string]bool{}
-	var visit func(name string, optional bool) error
-	visit = func(name string, optional bool) error {
-		m := known.modules[name]
-		switch {
-		case seen[name]:
-			return nil
-		case m == nil:
-			return fmt.Errorf("module %s: %w", name, errUnknown)
-		case slices.Contains(l.denied, name):
-			return fmt.Errorf("module %s: %w", name, errDenied)
+	p := &planner{loader: l, known: known, seen: map[string]*visit{}}
+	err := p.visit(name, false)
+	return p.steps, err
+}
+
+// planner puts steps together.
+type planner struct {
+	loader *loader
+	known  *index
+	steps  []step
+	seen   map[string]*visit
+}
+
+// visit is what came of a module that was looked at.
+type visit struct {
+	step int // its number plus one; 0: none, since there is an error, or it is looked at
+	err  error
+}
+
+// visit adds the steps for a module, unless they are there. Those of what it needs stay
+// when it cannot be loaded itself: another module may count on them.
+func (p *planner) visit(name string, optional bool) error {
+	if before := p.seen[name]; before != nil {
+		if before.step > 0 && !optional {
+			p.steps[before.step-1].optional = false
 		}
-		seen[name] = true
-		before := len(steps)
-		for _, alias := range m.soft {
-			for _, other := range known.find(alias) {
-				_ = visit(other, true) // it does without
-			}
-		}
-		for _, other := range m.needs {
-			if err := visit(other, optional); err != nil {
-				steps = steps[:before]
-				return fmt.Errorf("module %s needs: %w", name, err)
-			}
-		}
-		steps = append(steps, step{m, optional})
-		return nil
+		return before.err
 	}
-	err := visit(name, false)
-	return steps, err
+	now := &visit{}
+	p.seen[name] = now
+	now.err = p.add(name, optional)
+	if now.err == nil {
+		now.step = len(p.steps)
+	}
+	return now.err
+}
+
+func (p *planner) add(name string, optional bool) error {
+	m := p.known.modules[name]
+	switch {
+	case m == nil:
+		return fmt.Errorf("module %s: %w", name, errUnknown)
+	case slices.Contains(p.loader.denied, name):
+		return fmt.Errorf("module %s: %w", name, errDenied)
+	}
+	for _, alias := range m.soft {
+		for _, other := range p.known.find(alias) {
+			_ = p.visit(other, true) // it does without
+		}
+	}
+	for _, other := range m.needs {
+		if err := p.visit(other, optional); err != nil {
+			return fmt.Errorf("module %s needs: %w", name, err)
+		}
+	}
+	p.steps = append(p.steps, step{m, optional})
+	return nil
 }
 
 // once inserts a module, or waits for who does. A module's own code may ask for others

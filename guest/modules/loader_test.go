@@ -80,11 +80,16 @@ func (k *kernel) present(name string) bool {
 }
 
 func (r release) loader(k *kernel, log *bytes.Buffer, deny ...string) *loader {
+	return r.loaderWith(k, log, deny, nil)
+}
+
+// loaderWith returns one that has modules to preload.
+func (r release) loaderWith(k *kernel, log *bytes.Buffer, deny, first []string) *loader {
 	handler := slog.DiscardHandler
 	if log != nil {
 		handler = slog.NewTextHandler(log, nil)
 	}
-	l := newLoader(slog.New(handler), deny)
+	l := newLoader(slog.New(handler), deny, first)
 	l.open = func() (*index, error) { return openIndex(r.dir, r.digest) }
 	l.insert, l.present = k.insert, k.present
 	return l
@@ -259,18 +264,61 @@ func TestAModuleThatFails(t *testing.T) {
 
 func TestPreload(t *testing.T) {
 	k := &kernel{}
-	l := newRelease(t, testDependencies, testAliases, "").loader(k, nil, "a")
+	r := newRelease(t, testDependencies, testAliases, "")
+	l := r.loaderWith(k, nil, nil, []string{"loop max_part=4 y=\"1 2\"", "c", "fuse"})
 	l.commandLine = "quiet loop.max_loop=8 xfs.x=1"
-	if err := l.preload([]string{"loop max_part=4 y=\"1 2\"", "c", "fuse"}); err != nil {
+	if err := l.preload(); err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{`loop max_loop=8 max_part=4 y="1 2"`, "c"}; !slices.Equal(k.order, want) {
 		t.Errorf("inserted %q, want %q", k.order, want)
 	}
 	for name, want := range map[string]error{"gone": errUnknown, "a": errDenied} {
-		if err := l.preload([]string{name}); !errors.Is(err, want) || !strings.Contains(err.Error(), "kernel_modules") {
+		l := r.loaderWith(k, nil, []string{"a"}, []string{name})
+		if err := l.preload(); !errors.Is(err, want) || !strings.Contains(err.Error(), "kernel_modules") {
 			t.Errorf("%s: error %v, want %v", name, err, want)
 		}
+	}
+}
+
+// The kernel may ask, with parameters for the module, as soon as it can.
+func TestRequestsDuringPreload(t *testing.T) {
+	k := &kernel{}
+	l := newRelease(t, testDependencies, testAliases, "").loaderWith(k, nil, nil, []string{"c x=1", "loop max_part=4"})
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		if err := l.request("block-major-7-0"); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := l.preload(); err != nil {
+		t.Error(err)
+	}
+	asking.Wait()
+	if want := []string{"c x=1", "loop max_part=4"}; !slices.Equal(slices.Sorted(slices.Values(k.order)), want) {
+		t.Errorf("inserted %q, want %q", k.order, want)
+	}
+}
+
+// What a module would like, and cannot have, takes nothing away from what it needs.
+func TestSoftDependencyThatFailsSharesAModule(t *testing.T) {
+	const dependencies = `kernel/net/top.ko: kernel/net/shared.ko
+kernel/net/shared.ko:
+kernel/net/liked.ko: kernel/net/denied.ko kernel/net/shared.ko
+kernel/net/denied.ko:
+`
+	k := &kernel{}
+	l := newRelease(t, dependencies, "", "softdep top pre: liked\n").loader(k, nil, "denied")
+	if err := l.request("top"); err != nil {
+		t.Error(err)
+	}
+	if want := []string{"shared", "top"}; !slices.Equal(k.order, want) {
+		t.Errorf("inserted %q, want %q", k.order, want)
+	}
+	// Who needs it fails with it, whatever it was to somebody else first.
+	k.order, k.fail = nil, map[string]error{"shared": unix.ENODEV}
+	if err := l.request("top"); !errors.Is(err, unix.ENODEV) || len(k.order) != 0 {
+		t.Errorf("error %v, want ENODEV; inserted %q", err, k.order)
 	}
 }
 

@@ -75,7 +75,7 @@ func Start(log *slog.Logger, options Options) (*Service, error) {
 		return nil, fmt.Errorf("find the kernel's release: %w", err)
 	}
 	dir := filepath.Join(options.Directory, unix.ByteSliceToString(name.Release[:]))
-	s := &Service{loader: newLoader(newKernelLog(log), options.Deny)}
+	s := &Service{loader: newLoader(newKernelLog(log), options.Deny, options.Load)}
 	s.loader.open = func() (*index, error) { return openIndex(dir, digest) }
 	s.loader.insert = s.insert
 	commandLine, err := os.ReadFile("/proc/cmdline")
@@ -87,7 +87,7 @@ func Start(log *slog.Logger, options Options) (*Service, error) {
 	if err := s.listen(); err != nil {
 		return nil, fmt.Errorf("load modules on demand: %w", err)
 	}
-	if err := s.loader.preload(options.Load); err != nil {
+	if err := s.loader.preload(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -168,8 +168,13 @@ func linkHelper() error {
 func (s *Service) serve(listener *net.UnixListener) {
 	for {
 		conn, err := listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
 		if err != nil {
-			return // closed
+			// A helper that nobody answers would keep its caller waiting.
+			s.loader.log.Warn("no module is loaded on demand any more", "error", errors.Join(err, listener.Close()))
+			return
 		}
 		s.running.Go(func() {
 			defer conn.Close()
@@ -226,5 +231,8 @@ func isPresent(name string) bool {
 func (s *Service) Close() error {
 	err := s.listener.Close()
 	s.running.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil // serve has told why
+	}
 	return err
 }

@@ -160,10 +160,10 @@ func (o *Options) checkFiles() error {
 	for what, path := range files {
 		info, err := os.Stat(path)
 		if err != nil {
-			return fmt.Errorf("%s: %w", what, err)
+			return fmt.Errorf("the guest's %s: %w", what, err)
 		}
 		if !info.Mode().IsRegular() {
-			return fmt.Errorf("%s %s: not a regular file", what, filepath.Clean(path))
+			return fmt.Errorf("the guest's %s %s: not a regular file", what, filepath.Clean(path))
 		}
 	}
 	return nil

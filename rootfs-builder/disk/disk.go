@@ -162,7 +162,8 @@ func writeExt4(path string, files *tree.Tree, created time.Time) (err error) {
 	limit := max(minExt4, 2*files.Size())
 	err = tar2ext4.ConvertTarToExt4(archive, file, tar2ext4.MaximumDiskSize(limit))
 	archive.Close()
-	return errors.Join(err, <-written)
+	// Whoever writes finds no reader after an error of his.
+	return cmp.Or(err, <-written)
 }
 
 // Archive writes the tree's files as a tar archive, all of them root's.

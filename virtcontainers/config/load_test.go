@@ -278,6 +278,7 @@ func TestLoadErrors(t *testing.T) {
 		want       []string
 	}{
 		{"unknown key", qemu + "default_vcpu = 2", []string{"unknown key hypervisor.qemu.default_vcpu", "did you mean hypervisor.qemu.default_vcpus?"}},
+		{"key that is like none", "foo = 1", []string{"unknown key foo; kata-runtime env lists"}},
 		{"key of another case", qemu + "Default_VCPUs = 2", []string{"unknown key", "hypervisor.qemu.default_vcpus?"}},
 		{"wrong table", "[runtime]\ndial_timeout = 2", []string{"unknown key runtime.dial_timeout", "agent.kata.dial_timeout?"}},
 		{"unknown table", "[hypervisor.qmu]\npath = '/x'", []string{"unknown key hypervisor.qmu", "hypervisor.qemu"}},

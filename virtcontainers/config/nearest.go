@@ -5,9 +5,14 @@ import (
 	"strings"
 )
 
-// unknownKeyError names the known key or table that is nearest to an unknown one.
+// unknownKeyError names the known key or table that is nearest to an unknown one, if
+// one is near.
 func unknownKeyError(file, key string) error {
-	return fmt.Errorf("%s: unknown key %s; did you mean %s?", file, key, nearestKey(key))
+	nearest := nearestKey(key)
+	if part := lastPart(strings.ToLower(key)); distance(part, lastPart(nearest)) > max(len(part), len(lastPart(nearest)))/2 {
+		return fmt.Errorf("%s: unknown key %s; kata-runtime env lists those that there are", file, key)
+	}
+	return fmt.Errorf("%s: unknown key %s; did you mean %s?", file, key, nearest)
 }
 
 // nearestKey compares the last parts of the keys first, because a key in the

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory/pool"
 	"kata-runtime/virtcontainers/machine"
@@ -48,10 +49,18 @@ func restore(ctx context.Context, spec Spec, prepare func(*assembled) error) (_ 
 	if err == nil {
 		return made, "", nil
 	}
-	if ctx.Err() == nil && !errors.Is(err, machine.ErrNoTemplate) {
+	if ctx.Err() == nil && blamesTemplate(err) {
 		err = errors.Join(err, machines.DropTemplate(ctx, fit)) // another one may be better
 	}
 	return nil, pool.ReasonFailed, err
+}
+
+// blamesTemplate tells whether another template may be better. That is so when a copy
+// does not run, and not when the host lacks what a machine is made of: all machines that
+// are made at that moment would boot then, on a host that has the least to spare.
+func blamesTemplate(err error) bool {
+	var stage *virtcontainers.StageError
+	return errors.As(err, &stage) && !errors.Is(err, machine.ErrNoTemplate)
 }
 
 func restoreFrom(ctx context.Context, spec Spec, template *pool.Template, prepare func(*assembled) error) (_ *assembled, err error) {
@@ -104,8 +113,11 @@ func bootOrRestore(ctx context.Context, spec Spec, prepare func(*assembled) erro
 	if spec.Config.Factory.Template && spec.Config.Factory.PoolSize > 0 {
 		made, reason, err := restore(ctx, spec, prepare)
 		countRestored(ctx, spec, reason, err)
-		if made != nil || ctx.Err() != nil {
-			return made, err
+		switch {
+		case made != nil:
+			return made, nil
+		case ctx.Err() != nil: // whether or not that is why
+			return nil, errors.Join(err, fmt.Errorf("make a machine: %w", context.Cause(ctx)))
 		}
 	}
 	made, err := assemble(ctx, spec, nil)

@@ -2,7 +2,9 @@ package factory
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -10,8 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory/pool"
+	"kata-runtime/virtcontainers/machine"
 	"kata-runtime/virtcontainers/sizing"
 )
 
@@ -92,5 +96,40 @@ func TestNoTemplateForThePod(t *testing.T) {
 				t.Errorf("%+v, %v", counters[pool.Supervisor], err)
 			}
 		})
+	}
+}
+
+// A pod that is given up while the pool is asked has no machine, and an error.
+func TestGivenUpWhileRestoring(t *testing.T) {
+	settings := config.Default()
+	settings.Factory.Dir, settings.Factory.Template, settings.Factory.PoolSize = t.TempDir(), true, 1
+	spec := podSpec(settings)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	given := errors.New("given up")
+	cancel(given)
+	made, err := bootOrRestore(ctx, spec, func(*assembled) error { return nil })
+	if made != nil || !errors.Is(err, given) {
+		t.Errorf("%v, %v", made, err)
+	}
+}
+
+// A template stays when it is the host that cannot make a machine.
+func TestWhatBlamesTheTemplate(t *testing.T) {
+	failed := func(cause error) error {
+		return fmt.Errorf("restore: %w", &virtcontainers.StageError{Stage: virtcontainers.StageStartVMM, Err: cause})
+	}
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{failed(errors.New("QEMU does not take it")), true},
+		{errors.Join(failed(context.DeadlineExceeded), errors.New("and more")), true},
+		{failed(machine.ErrNoTemplate), false},
+		{unix.ENOMEM, false},
+		{fmt.Errorf("make a socket pair: %w", unix.EMFILE), false},
+	} {
+		if got := blamesTemplate(test.err); got != test.want {
+			t.Errorf("%v: %t", test.err, got)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -152,6 +153,9 @@ func (m *Machine) newVM(spec Spec, accelerator string, params []string, devices 
 			RootPorts: settings.QEMU.PCIeRootPorts, Bridges: settings.QEMU.Bridges,
 			Console: m.console, Starter: m.starter, Jail: confinement, Log: spec.Log,
 		})
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w; kata-runtime check says what is missing", err)
+		}
 		if err != nil {
 			return nil, err // not vm, which would be no nil interface
 		}

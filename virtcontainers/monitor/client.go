@@ -30,9 +30,15 @@ const maxAnswers = 256
 // errEndless says that an owner has more to say than there can be.
 var errEndless = errors.New("its owner does not come to an end")
 
+// errEnded says that nobody listens any more.
+var errEnded = errors.New("its process has ended")
+
 // connect reaches the owner of a pod, whose entry is given. ctx ends the connection.
 func connect(ctx context.Context, entry *store.Entry) (_ *channel.Conn, hangUp func(), err error) {
 	conn, err := entry.Dial(ctx, socketName, network)
+	if errors.Is(err, unix.ECONNREFUSED) {
+		err = fmt.Errorf("%w, and the pod's machine with it; delete removes what is left (%w)", errEnded, err)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("reach the owner of pod %s: %w", entry.ID(), err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -138,6 +139,19 @@ func TestMeasureWithoutAnOwner(t *testing.T) {
 	f.server.Close()
 	if _, err := monitor.Measure(t.Context(), f.entry); err == nil {
 		t.Error("nobody serves the socket, and it was answered")
+	}
+	path := f.entry.Path("kata.monitor.sock")
+	left, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.SetUnlinkOnClose(false) // as it is when the owner was killed
+	left.Close()
+	if _, err := monitor.Measure(t.Context(), f.entry); err == nil || !strings.Contains(err.Error(), "its process has ended") {
+		t.Errorf("an owner that was killed: %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
 	}
 	if err := f.entry.Remove(); err != nil {
 		t.Fatal(err)

@@ -1,8 +1,12 @@
 package standin
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -85,6 +89,114 @@ func TestCopyFromPipeToPipe(t *testing.T) {
 	<-done
 	if string(got) != text {
 		t.Errorf("%d bytes went in and %d came out, or others", len(text), len(got))
+	}
+}
+
+// socketPair returns both ends of a stream socket, closed at the test's end.
+func socketPair(t testing.TB) (one, other *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, other = os.NewFile(uintptr(fds[0]), "one"), os.NewFile(uintptr(fds[1]), "other")
+	t.Cleanup(func() { one.Close(); other.Close() })
+	return one, other
+}
+
+// Much and little take turns, with a reader who is late and one who is not.
+func TestCopyFromSocketToPipe(t *testing.T) {
+	guest, from := socketPair(t)
+	reader, writer := pipe(t)
+	var passed flow
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		copyStream(int(writer.Fd()), int(from.Fd()), &passed)
+		writer.Close()
+	}()
+	sum := sha256.New()
+	sent := 0
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		defer guest.Close()
+		piece := make([]byte, 300<<10)
+		for i := range 400 {
+			size := 1 + i%7
+			if i%50 < 10 {
+				size = len(piece) - i
+			}
+			for j := range piece[:size] {
+				piece[j] = byte(i + j)
+			}
+			n, err := io.MultiWriter(sum, guest).Write(piece[:size])
+			sent += n
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	got := sha256.New()
+	n, err := io.CopyBuffer(got, struct{ io.Reader }{reader}, make([]byte, 10000))
+	if err != nil {
+		t.Error(err)
+	}
+	<-done
+	<-written
+	if size, err := unix.FcntlInt(reader.Fd(), unix.F_GETPIPE_SZ, 0); err != nil || size != pipeSize {
+		t.Errorf("the pipe holds %d bytes, want %d, %v", size, pipeSize, err)
+	}
+	if !bytes.Equal(got.Sum(nil), sum.Sum(nil)) || n != int64(sent) || passed.passed.Load() != uint64(n) || passed.busy.Load() {
+		t.Errorf("%d bytes came of %d, or others; %d were counted", n, sent, passed.passed.Load())
+	}
+}
+
+// Input that is much comes in larger pieces than the caller's pipe has held at first.
+func TestCopyFromPipeToSocket(t *testing.T) {
+	reader, writer := pipe(t)
+	guest, to := socketPair(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		copyStream(int(to.Fd()), int(reader.Fd()), &flow{})
+		to.Close()
+	}()
+	text := strings.Repeat("0123456789", 200000)
+	go func() {
+		_, _ = writer.WriteString(text)
+		writer.Close()
+	}()
+	got, err := io.ReadAll(guest)
+	if err != nil || string(got) != text {
+		t.Errorf("%d bytes of %d came, or others, %v", len(got), len(text), err)
+	}
+	<-done
+	if size, err := unix.FcntlInt(reader.Fd(), unix.F_GETPIPE_SZ, 0); err != nil || size != pipeSize {
+		t.Errorf("the pipe holds %d bytes, want %d, %v", size, pipeSize, err)
+	}
+}
+
+// Each spliced piece takes a place of the pipe, of which there are few: lines that come
+// one by one after much all find room there before anybody reads them.
+func TestLinesAfterMuch(t *testing.T) {
+	guest, from := socketPair(t)
+	reader, writer := pipe(t)
+	var passed flow
+	go copyStream(int(writer.Fd()), int(from.Fd()), &passed)
+	const much, lines = 600 << 10, 200
+	go func() { _, _ = guest.Write(make([]byte, much)) }()
+	if _, err := io.ReadFull(reader, make([]byte, much)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range lines {
+		if _, err := guest.Write([]byte{'\n'}); err != nil {
+			t.Fatal(err)
+		}
+		for passed.passed.Load() < uint64(much+i+1) { // the test's own timeout is the judge
+			runtime.Gosched()
+		}
 	}
 }
 

@@ -57,7 +57,7 @@ func TestSilentGuest(t *testing.T) {
 func TestSlowReader(t *testing.T) {
 	for _, splice := range []bool{true, false} {
 		s, guest, reader := draining(t, true, splice)
-		text := strings.Repeat("0123456789", 20000) // more than the pipes hold
+		text := strings.Repeat("0123456789", 100000) // more than the pipes hold
 		go func() {
 			_, _ = guest.WriteString(text)
 			guest.Close()
@@ -82,6 +82,6 @@ func TestSlowReader(t *testing.T) {
 // One that nobody waits for is given up.
 func TestReaderThatTakesNothing(t *testing.T) {
 	s, guest, _ := draining(t, false, true)
-	go func() { _, _ = guest.WriteString(strings.Repeat("0123456789", 20000)) }()
+	go func() { _, _ = guest.WriteString(strings.Repeat("0123456789", 100000)) }()
 	s.takeRest(nil) // returns
 }

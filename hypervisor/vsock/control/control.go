@@ -103,15 +103,37 @@ func Pair() (*net.UnixConn, *os.File, error) {
 func StreamPair() (*net.UnixConn, *os.File, error) {
 	conn, file, err := pair(unix.SOCK_STREAM, "vsock connection")
 	if err == nil {
-		// What is on its way to the guest is sent in larger pieces then. The default
-		// works too.
+		// What is on its way is sent in larger pieces then. The default works too.
 		_ = conn.SetWriteBuffer(toGuestBuffer)
+		_ = setSendBuffer(file, fromGuestBuffer)
 	}
 	return conn, file, err
 }
 
-// toGuestBuffer is what may be on its way to the device, in bytes.
-const toGuestBuffer = 256 << 10
+const (
+	// toGuestBuffer is what may be on its way to the device, in bytes.
+	toGuestBuffer = 256 << 10
+	// fromGuestBuffer is what may be on its way from it; the kernel takes twice that
+	// for as much data. What a guest sends in one go, which is its window at most, goes
+	// from its memory to the socket then, and needs no other.
+	fromGuestBuffer = 512 << 10
+)
+
+// setSendBuffer sets the size of what a socket has not handed over yet, whatever the
+// host's limit for others is (net.core.wmem_max), if this process may.
+func setSendBuffer(file *os.File, size int) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		if failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, size); failed != nil {
+			failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, size)
+		}
+	})
+	return errors.Join(err, failed)
+}
 
 func pair(kind int, name string) (*net.UnixConn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)

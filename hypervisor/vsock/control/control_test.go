@@ -164,3 +164,32 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// What a guest sends in one go fits into the socket, by what the kernel counts for it: the
+// default does with a fifth of that.
+func TestRoomForWhatAGuestSends(t *testing.T) {
+	conn, device, err := control.StreamPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	defer device.Close()
+	raw, err := device.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	room, limited := 0, false
+	if controlErr := raw.Control(func(fd uintptr) {
+		room, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
+		limited = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1) != nil
+	}); controlErr != nil || err != nil {
+		t.Fatal(controlErr, err)
+	}
+	want := 1 << 20
+	if limited { // as a process without CAP_NET_ADMIN is
+		want = 300 << 10
+	}
+	if room < want {
+		t.Errorf("there is room for %d bytes, want %d", room, want)
+	}
+}
