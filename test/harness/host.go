@@ -15,6 +15,7 @@ import (
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/leak"
+	"kata-runtime/virtcontainers/turn"
 )
 
 // Host is one test's view of the machine: its own state directory and its own
@@ -198,7 +199,8 @@ func othersOwn(entry string) bool {
 // share and no pod takes with it: a fixed number of files.
 func ofAllPods(entry string) bool {
 	shared := "file " + jail.DefaultDir
-	return entry == shared || entry == shared+"/users" || strings.HasPrefix(entry, shared+"/program-")
+	return entry == shared || entry == shared+"/users" || strings.HasPrefix(entry, shared+"/program-") ||
+		entry == "file "+turn.DefaultDir
 }
 
 // reap collects the orphans that became this process's children, as the first
