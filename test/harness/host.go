@@ -29,6 +29,8 @@ type Host struct {
 	Temp string
 	// Program is the runtime; kata-runtime of this source tree when it is empty.
 	Program string
+	// Patience bounds each command; 0: the constant.
+	Patience time.Duration
 	// Flags stand before the subcommand of every command, after --root.
 	Flags []string
 

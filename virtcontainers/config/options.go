@@ -343,7 +343,7 @@ func otherOptions() []Option {
 			Values: fmt.Sprintf("-1 to %d", maxBoots),
 			Meaning: "How many VMs of this host boot at a time, those of all runtimes with their root directories taken together; others wait for their turn, in the order in which they came. " +
 				"`0`: as many as there are CPUs; `-1`: nobody waits. `dial_timeout` counts from the turn.",
-			get:   func(c *Config) any { return int64(c.Runtime.BootsAtOnce) },
+			get: func(c *Config) any { return int64(c.Runtime.BootsAtOnce) },
 			check: func(c *Config) string {
 				if c.Runtime.BootsAtOnce == -1 {
 					return ""
