@@ -123,7 +123,7 @@ func assemble(ctx context.Context, spec Spec, saved *machine.Saved) (_ *assemble
 		patience = restoreTimeout(spec.Config)
 	}
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-		Machine: made, Token: token, Restored: saved != nil, Turns: turns(spec, patience), BootTimeout: patience, Log: spec.Log,
+		Machine: made, Token: token, Restored: saved != nil, Turns: turns(spec), BootTimeout: patience, Log: spec.Log,
 	})
 	return &assembled{sandbox: sandbox, machine: made, size: size, share: shared, networking: networking}, nil
 }

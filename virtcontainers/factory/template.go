@@ -158,7 +158,7 @@ func (p *Prepared) ensureTemplate(ctx context.Context, spec Spec) error {
 
 // saveTemplate saves a machine of this configuration, for others to be restored from.
 func (p *Prepared) saveTemplate(ctx context.Context, fit pool.Fit, spec Spec) error {
-	over, err := awaitTurn(ctx, spec, p.settings.Agent.DialTimeout)
+	over, err := awaitTurn(ctx, spec)
 	if err != nil {
 		return err
 	}

@@ -6,12 +6,17 @@ import (
 	"time"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/turn"
 )
 
-// turns is where the machine waits before it boots, which may take as long as limit; nil:
-// it does not wait.
-func turns(spec Spec, limit time.Duration) virtcontainers.Turns {
+// turnLimit is how long a boot keeps others waiting. On a host with nothing else to do none
+// takes as long; on one that is busy otherwise boots are slow, and as few of them as there
+// are CPUs would have little of these.
+func turnLimit(settings *config.Config) time.Duration { return settings.Agent.DialTimeout / 6 }
+
+// turns is where the machine waits before it boots; nil: it does not wait.
+func turns(spec Spec) virtcontainers.Turns {
 	atOnce := spec.Config.Runtime.BootsAtOnce
 	switch {
 	case atOnce < 0:
@@ -20,12 +25,12 @@ func turns(spec Spec, limit time.Duration) virtcontainers.Turns {
 		// Not GOMAXPROCS, which containerd sets for its shims.
 		atOnce = runtime.NumCPU()
 	}
-	return turn.Line{Dir: turn.DefaultDir, AtOnce: atOnce, Limit: limit, Last: spec.Spare}
+	return turn.Line{Dir: turn.DefaultDir, AtOnce: atOnce, Limit: turnLimit(spec.Config), Last: spec.Spare}
 }
 
 // awaitTurn waits for the turn of a machine that is no sandbox's.
-func awaitTurn(ctx context.Context, spec Spec, limit time.Duration) (over func(), err error) {
-	line := turns(spec, limit)
+func awaitTurn(ctx context.Context, spec Spec) (over func(), err error) {
+	line := turns(spec)
 	if line == nil {
 		return func() {}, nil
 	}

@@ -10,9 +10,10 @@
 // everybody else, also those who come later.
 //
 // Nobody polls: the first in line is told by inotify that a boot has ended, each other
-// waits for the lock of the one before it. Neither a process that does not move nor a lost
-// event stops the line for long: a turn ends at the latest when the boot's own time-out
-// would, and a turn that nobody has taken for some seconds is had by whoever looks.
+// waits for the lock of the one before it. Neither a process that does not move, nor a host
+// that is busy otherwise, nor a lost event stops the line for long: a turn keeps others
+// waiting for a limited time, and one that nobody has taken for some seconds is had by
+// whoever looks.
 //
 // A host on which this cannot be done is ErrUnavailable, and the boot begins at once.
 package turn

@@ -37,8 +37,7 @@ type Line struct {
 	Dir string
 	// AtOnce is how many have a turn at a time.
 	AtOnce int
-	// Limit is how long the boot may take: then its turn ends for others, whatever its
-	// process does.
+	// Limit is how long the boot keeps others waiting, whatever its process does.
 	Limit time.Duration
 	// Last: nobody waits for the machine. It comes after all that are not Last.
 	Last bool
@@ -112,7 +111,7 @@ func (l Line) bootName(now int64) string {
 	return fmt.Sprintf("%s%019d-%s", bootPrefix, until, rand.Text())
 }
 
-// until is when a turn ends at the latest.
+// until is when a turn keeps nobody waiting any more.
 func until(name string) int64 {
 	text, _, _ := strings.Cut(strings.TrimPrefix(name, bootPrefix), "-")
 	end, err := strconv.ParseInt(text, 10, 64)

@@ -198,8 +198,7 @@ func TestKilled(t *testing.T) {
 	empty(t, line)
 }
 
-// TestStuck: a process that goes on holding its turn when its boot has long failed keeps
-// nobody waiting.
+// TestStuck: a boot that takes longer than the limit keeps nobody waiting.
 func TestStuck(t *testing.T) {
 	line := newLine(t, 1)
 	stuck := line
