@@ -11,9 +11,10 @@ import (
 )
 
 // turnLimit is how long a boot keeps others waiting. On a host with nothing else to do none
-// takes as long; on one that is busy otherwise boots are slow, and as few of them as there
-// are CPUs would have little of these.
-func turnLimit(settings *config.Config) time.Duration { return settings.Agent.DialTimeout / 6 }
+// takes as long. On one that is busy otherwise boots are slow, and as few of them as there
+// are CPUs have little of these; but many, each begun while the others are slow already,
+// would take longer than dial_timeout.
+func turnLimit(settings *config.Config) time.Duration { return settings.Agent.DialTimeout / 2 }
 
 // turns is where the machine waits before it boots; nil: it does not wait.
 func turns(spec Spec) virtcontainers.Turns {
