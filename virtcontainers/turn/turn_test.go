@@ -237,6 +237,7 @@ func TestMany(t *testing.T) {
 	line := newLine(t, 3)
 	var mu sync.Mutex
 	var now, most int
+	full := make(chan struct{}) // closed when as many as may boot do
 	var all sync.WaitGroup
 	for range 40 {
 		all.Go(func() {
@@ -246,10 +247,12 @@ func TestMany(t *testing.T) {
 				return
 			}
 			mu.Lock()
-			now++
+			if now++; now == 3 && most < 3 {
+				close(full)
+			}
 			most = max(most, now)
 			mu.Unlock()
-			time.Sleep(time.Millisecond) // stands for a boot
+			<-full
 			mu.Lock()
 			now--
 			mu.Unlock()

@@ -151,7 +151,7 @@ func lockDirectory(ctx context.Context, path string) (*os.File, error) {
 		err = context.Cause(ctx)
 	}
 	go func() { // as in follow
-		<-locked
+		_ = <-locked
 		_ = dir.Close()
 	}()
 	return nil, err
