@@ -14,6 +14,12 @@ type part struct {
 	took time.Duration
 }
 
+// Parts that a bare boot has too.
+const (
+	vmmPart    = "VMM's start"
+	kernelPart = "kernel, up to PID 1"
+)
+
 var errStages = errors.New("the runtime's log lacks stages of a cold start")
 
 // coldPath takes a cold start to pieces that follow each other, by the stages that its log
@@ -41,8 +47,8 @@ func coldPath(stages []stage, whole time.Duration) ([]part, error) {
 	}
 	add("the host's preparation: bundle, supervisor, helpers", seen["prepare host"].Duration)
 	add("turn", seen["start VMM"].Begin)
-	add("VMM's start", seen["start VMM"].Duration)
-	add("kernel, up to PID 1", end("boot kernel")-end("start VMM"))
+	add(vmmPart, seen["start VMM"].Duration)
+	add(kernelPart, end("boot kernel")-end("start VMM"))
 	add("agent's start and dial", end("start agent")-end("boot kernel"))
 	add("pod's set-up: identity, share", end("set up pod")-end("start agent"))
 	add("network", seen["create container"].Begin-end("set up pod"))
@@ -54,15 +60,17 @@ func coldPath(stages []stage, whole time.Duration) ([]part, error) {
 	return append(parts, part{"the command's own start and end", rest}), nil
 }
 
-// printColdPath prints the medians of each part, and that they are all of it.
-func printColdPath(runs [][]part, kata, bare []time.Duration) error {
+// printColdPath prints the medians of each part beside what a bare boot takes for the same,
+// and that they are all of it. vmm are starts of a bare QEMU that boots nothing.
+func printColdPath(runs [][]part, kata, bare, vmm []time.Duration) error {
 	whole, _, _ := median(kata)
 	base, _, _ := median(bare)
-	fmt.Println("\nWhere the time of kata-runtime run goes, medians of parts that follow each other")
+	empty, _, _ := median(vmm)
+	fmt.Println("\nWhere the time of kata-runtime run goes, medians of parts that follow each other, ms")
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\tms\tof a bare boot\t")
-	row := func(name string, took time.Duration) {
-		fmt.Fprintf(table, "%s\t%d\t%.2f\t\n", name, took.Milliseconds(), float64(took)/float64(base))
+	fmt.Fprintln(table, "\t\tbare boot\tmore than that\t")
+	row := func(name string, took, bare time.Duration) {
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t\n", name, took.Milliseconds(), bare.Milliseconds(), (took - bare).Milliseconds())
 	}
 	var sum time.Duration
 	for i, p := range runs[0] {
@@ -72,10 +80,9 @@ func printColdPath(runs [][]part, kata, bare []time.Duration) error {
 		}
 		middle, _, _ := median(times)
 		sum += middle
-		row(p.name, middle)
+		row(p.name, middle, map[string]time.Duration{vmmPart: empty, kernelPart: base - empty}[p.name])
 	}
-	row("together", sum)
-	row("measured", whole)
-	row("more than a bare boot", whole-base)
+	row("together", sum, base)
+	row("measured", whole, base)
 	return table.Flush()
 }

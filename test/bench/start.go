@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -36,12 +37,12 @@ func (b *bench) starts(ctx context.Context, runs int) error {
 	if err != nil {
 		return err
 	}
-	var bare, kata, runc []time.Duration
+	var bare, vmm, kata, runc []time.Duration
 	var all []stage
 	var paths [][]part
 	for i := range runs + 1 {
 		if i == 1 { // the first round fills the page cache and is not counted
-			bare, kata, runc, all, paths = nil, nil, nil, nil, nil
+			bare, vmm, kata, runc, all, paths = nil, nil, nil, nil, nil, nil
 		}
 		log := filepath.Join(b.dir, fmt.Sprintf("stages-%d.json", i))
 		t, err := timed(boot(ctx))
@@ -49,6 +50,13 @@ func (b *bench) starts(ctx context.Context, runs int) error {
 			return err
 		}
 		bare = append(bare, t)
+		empty := boot(ctx)
+		empty.Args = append(empty.Args, "-S", "-monitor", "stdio")
+		empty.Stdin = strings.NewReader("quit\n")
+		if t, err = timed(empty); err != nil {
+			return err
+		}
+		vmm = append(vmm, t)
 		if t, err = timed(b.kata(ctx, "--debug", "--log", log, "--log-format", "json", "run", "-b", dir, b.id())); err != nil {
 			return err
 		}
@@ -73,7 +81,7 @@ func (b *bench) starts(ctx context.Context, runs int) error {
 	if err := printStages(all); err != nil {
 		return err
 	}
-	return printColdPath(paths, kata, bare)
+	return printColdPath(paths, kata, bare, vmm)
 }
 
 func printStarts(bare, kata, runc []time.Duration) error {
