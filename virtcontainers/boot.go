@@ -41,7 +41,7 @@ func (s *Sandbox) Booted(ctx context.Context) error {
 	case <-s.booted:
 		return s.bootErr
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the sandbox's boot: %w", context.Cause(ctx))
+		return fmt.Errorf("wait for the sandbox's boot: %w", s.line.explain(context.Cause(ctx)))
 	}
 }
 
@@ -52,7 +52,7 @@ func (s *Sandbox) Ready(ctx context.Context) error {
 	case <-s.ready:
 		return s.readyErr
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the sandbox: %w", context.Cause(ctx))
+		return fmt.Errorf("wait for the sandbox: %w", s.line.explain(context.Cause(ctx)))
 	}
 }
 
@@ -81,15 +81,19 @@ func (s *Sandbox) Rehearse(ctx context.Context) error {
 
 // boot starts the machine and greets its agent. It knows nothing of a pod.
 func (s *Sandbox) boot() error {
+	machine := s.options.Machine
+	ready := machine.Ready()
+	defer ready.Close()
+	over, err := s.awaitTurn()
+	if err != nil {
+		return &StageError{Stage: StageTurn, Err: err}
+	}
+	defer over()
 	ctx, cancel := context.WithTimeoutCause(s.life, s.options.BootTimeout,
 		fmt.Errorf("the guest did not answer within %v (dial_timeout)", s.options.BootTimeout))
 	defer cancel()
-	machine := s.options.Machine
-
-	ready := machine.Ready()
-	defer ready.Close()
 	done := s.watch.begin(StageStartVMM)
-	err := machine.Start(ctx)
+	err = machine.Start(ctx)
 	done()
 	if err != nil {
 		return &StageError{Stage: StageStartVMM, Err: err}

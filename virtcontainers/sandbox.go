@@ -66,8 +66,10 @@ type SandboxOptions struct {
 	// Restored tells that the machine does not boot, but goes on as a saved one: its
 	// agent waits for the host, and says nothing first.
 	Restored bool
-	// BootTimeout bounds the time from the machine's start to the agent's
-	// answer.
+	// Turns is where the machine waits for its turn to boot; nil: it does not wait.
+	Turns Turns
+	// BootTimeout bounds the time from the machine's start, when it has its turn, to the
+	// agent's answer.
 	BootTimeout time.Duration
 	Log         *slog.Logger
 }
@@ -86,6 +88,7 @@ type Sandbox struct {
 	end        context.CancelCauseFunc
 	background sync.WaitGroup
 
+	line    line
 	booted  chan struct{} // closed when boot has succeeded or failed
 	bootErr error         // written before booted is closed
 	agent   *agent.Client // likewise; nil after a failure

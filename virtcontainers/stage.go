@@ -13,6 +13,7 @@ type Stage string
 // The stages, in their order.
 const (
 	StagePrepare         Stage = "prepare"
+	StageTurn            Stage = "wait for turn" // behind other machines that boot
 	StageStartVMM        Stage = "start VMM"
 	StageBootKernel      Stage = "boot kernel"
 	StageStartAgent      Stage = "start agent"

@@ -84,6 +84,9 @@ type creation struct {
 	// hooks are nil until the first of them is due.
 	hooks *lifecycle.Hooks
 	log   *slog.Logger
+	// began is when the command did, and origin when the pod's sandbox was, from which
+	// stages count; zero: not known.
+	began, origin time.Time
 }
 
 // process names a process for good.
@@ -101,6 +104,7 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	if err := oci.ValidateID(id); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	prepared, err := prepare(c, id, attached)
 	if err != nil {
 		return nil, &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
@@ -108,6 +112,7 @@ func create(c *cli.Context, attached bool) (*creation, error) {
 	defer prepared.stdio.close()
 	defer prepared.bundle.Close()
 	created := prepared.creation
+	created.began = began
 	err = created.make(c.Context, prepared)
 	if err == nil {
 		err = created.reportPID(c)
@@ -343,7 +348,22 @@ func (n *creation) reportMachine(response *api.CreateContainerResponse) {
 		"vsock", m.GetVsock(), "guest_kernel", tail.Line(m.GetGuestKernel()), "vmm_pid", m.GetVmmPid(),
 		"supervisor_pid", response.GetSupervisorPid())
 	n.log.Debug("agent", "rss_bytes", m.GetAgentRssBytes())
+	var last int64
+	for _, t := range response.GetTimings() {
+		last = max(last, t.GetBeginNanos()+t.GetDurationNanos())
+	}
+	n.origin = time.Now().Add(-time.Duration(last)) // the last stage has just ended
+	if n.origin.After(n.began) {                    // otherwise it was prepared, or is another container's
+		n.reportStage("prepare host", n.began, n.origin)
+	}
 	n.reportTimings(response.GetTimings())
+}
+
+// reportStage logs a stage of the command's own, as reportTimings does.
+func (n *creation) reportStage(name string, begin, end time.Time) {
+	if !n.origin.IsZero() {
+		n.log.Debug("stage", "name", name, "begin_ms", milliseconds(begin.Sub(n.origin).Nanoseconds()), "duration_ms", milliseconds(end.Sub(begin).Nanoseconds()))
+	}
 }
 
 func (n *creation) reportTimings(timings []*api.Timing) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 
 	"github.com/containerd/console"
 	"github.com/urfave/cli/v2"
@@ -68,14 +69,18 @@ func (n *creation) runAttached(ctx context.Context, keep bool, sizes chan os.Sig
 		defer close(refilled)
 		n.pool.refill(ctx)
 	}()
+	started := time.Now()
 	code, err := n.await(signals)
 	<-refilled
+	ended := time.Now()
+	n.reportStage("run program", started, ended)
 	if err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}
 	if err := n.finish(ctx, keep); err != nil {
 		return err
 	}
+	n.reportStage("remove", ended, time.Now())
 	if code != 0 {
 		return exitError(code)
 	}

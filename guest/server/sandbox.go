@@ -112,6 +112,10 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 	if s.created {
 		return nil, fmt.Errorf("create sandbox %q: %w: it was created before", req.GetSandboxId(), errSandboxState)
 	}
+	if req.GetRestored() && len(req.GetEntropy()) == 0 {
+		// Its random generator is in the state that those of all copies are in.
+		return nil, fmt.Errorf("create sandbox: %w: a restored guest was given no entropy", errSandboxState)
+	}
 	if err := setClock(req.GetClockUnixNanos()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}

@@ -177,3 +177,15 @@ func (noNetwork) Park([][]byte) error { return nil }
 func (noNetwork) Set(context.Context, *protocol.SetNetworkRequest) error {
 	return network.ErrInvalid
 }
+
+// TestRestoredNeedsEntropy: copies of one guest draw the same numbers until they are given
+// some of their own.
+func TestRestoredNeedsEntropy(t *testing.T) {
+	socket, _ := serve(t)
+	client := dial(t, socket)
+	if _, err := client.Hello(t.Context(), &protocol.HelloRequest{Version: protocol.Version}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := client.CreateSandbox(t.Context(), &protocol.CreateSandboxRequest{SandboxId: "pod", Restored: true})
+	wantCode(t, err, codes.FailedPrecondition, "no entropy")
+}

@@ -23,6 +23,20 @@ const restarter = `void _start(void) {
 }
 `
 
+// learnMachine finds out how the runtime calls QEMU, unless it is known.
+func (b *bench) learnMachine(ctx context.Context) (err error) {
+	if len(b.machine) > 0 {
+		return nil
+	}
+	p, err := b.newPod(ctx, b.kata)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.remove(ctx, p.id)) }()
+	_, err = b.podProcesses(p)
+	return err
+}
+
 // newBareBoot prepares boots of the kernel that the runtime boots, with the
 // same QEMU, processor, memory and kernel parameters, and no device at all.
 func (b *bench) newBareBoot() (func(context.Context) *exec.Cmd, error) {

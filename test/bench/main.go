@@ -1,7 +1,8 @@
 // Command bench measures the built runtime and prints the figures as tables:
 // the cold start of a container against a bare boot of the same kernel with the
-// same QEMU and against runc, with the time of each stage; its start from a pool of
-// prepared machines, and what such a machine takes; what it adds to the start of a
+// same QEMU and against runc, with the time of each stage and where all of it goes; its
+// start from a pool of prepared machines and from a template, and what such a machine
+// takes; many starts at once; what it adds to the start of a
 // process that it is confined; the memory of each
 // process and of a further container of the pod; programs and containers that
 // are started in a running pod; the throughput of a container's output, input and
@@ -14,7 +15,7 @@
 // Every figure is a median. A system call that a confined process is refused meanwhile,
 // and that is on no list, is an error at the end.
 //
-//	bench [-n RUNS] [-part confined|memory|starts|pooled|calls|throughput|files|network|networkstarts [DETAIL...]]
+//	bench [-n RUNS] [-part confined|memory|starts|pooled|templated|many|calls|throughput|files|network|networkstarts [DETAIL...]]
 //
 // The details of files are parts of the work, see internal/files.
 package main
@@ -69,6 +70,8 @@ func run(ctx context.Context, runs int, only string, details []string) (err erro
 		{"memory", b.memory}, // also learns the machine's options for the bare boot of starts
 		{"starts", func(ctx context.Context) error { return b.starts(ctx, runs) }},
 		{"pooled", func(ctx context.Context) error { return b.pooled(ctx, runs) }},
+		{"templated", func(ctx context.Context) error { return b.templated(ctx, runs) }},
+		{"many", func(ctx context.Context) error { return b.many(ctx, rounds) }},
 		{"calls", func(ctx context.Context) error { return b.calls(ctx, runs) }},
 		{"throughput", func(ctx context.Context) error { return b.throughput(ctx, rounds) }},
 		{"files", func(ctx context.Context) error { return b.files(ctx, rounds, details) }},

@@ -29,6 +29,9 @@ func (b *bench) pooled(ctx context.Context, runs int) (err error) {
 		_, destroyErr := output(b.kata(context.WithoutCancel(ctx), "--config", config, "factory", "destroy"))
 		err = errors.Join(err, destroyErr)
 	}()
+	if err := b.learnMachine(ctx); err != nil {
+		return err
+	}
 	program, err := b.bundle("/bin/true")
 	if err != nil {
 		return err

@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -30,28 +30,46 @@ func (b *bench) starts(ctx context.Context, runs int) error {
 	if err != nil {
 		return err
 	}
+	if err := b.learnMachine(ctx); err != nil {
+		return err
+	}
 	boot, err := b.newBareBoot()
 	if err != nil {
 		return err
 	}
-	log := filepath.Join(b.dir, "stages.json")
-	var bare, kata, runc []time.Duration
+	var bare, vmm, kata, runc []time.Duration
+	var all []stage
+	var paths [][]part
 	for i := range runs + 1 {
 		if i == 1 { // the first round fills the page cache and is not counted
-			bare, kata, runc = nil, nil, nil
-			if err := os.Remove(log); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
+			bare, vmm, kata, runc, all, paths = nil, nil, nil, nil, nil, nil
 		}
+		log := filepath.Join(b.dir, fmt.Sprintf("stages-%d.json", i))
 		t, err := timed(boot(ctx))
 		if err != nil {
 			return err
 		}
 		bare = append(bare, t)
+		empty := boot(ctx)
+		empty.Args = append(empty.Args, "-S", "-monitor", "stdio")
+		empty.Stdin = strings.NewReader("quit\n")
+		if t, err = timed(empty); err != nil {
+			return err
+		}
+		vmm = append(vmm, t)
 		if t, err = timed(b.kata(ctx, "--debug", "--log", log, "--log-format", "json", "run", "-b", dir, b.id())); err != nil {
 			return err
 		}
 		kata = append(kata, t)
+		stages, err := readStages(log)
+		if err != nil {
+			return err
+		}
+		path, err := coldPath(stages, t)
+		if err != nil {
+			return err
+		}
+		all, paths = append(all, stages...), append(paths, path)
 		if t, err = timed(b.runc(ctx, "run", "-b", dir, b.id())); err != nil {
 			return err
 		}
@@ -60,7 +78,10 @@ func (b *bench) starts(ctx context.Context, runs int) error {
 	if err := printStarts(bare, kata, runc); err != nil {
 		return err
 	}
-	return printStages(log)
+	if err := printStages(all); err != nil {
+		return err
+	}
+	return printColdPath(paths, kata, bare, vmm)
 }
 
 func printStarts(bare, kata, runc []time.Duration) error {
@@ -79,11 +100,7 @@ func printStarts(bare, kata, runc []time.Duration) error {
 	return table.Flush()
 }
 
-func printStages(log string) error {
-	stages, err := readStages(log)
-	if err != nil {
-		return err
-	}
+func printStages(stages []stage) error {
 	fmt.Println("\nStages of kata-runtime run, medians; they overlap")
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "\tbegin, ms\tduration, ms\t")

@@ -23,6 +23,7 @@ import (
 	"kata-runtime/test/cri/client"
 	"kata-runtime/test/harness"
 	"kata-runtime/test/leak"
+	"kata-runtime/virtcontainers/turn"
 )
 
 // What deploy's manifests name.
@@ -379,7 +380,8 @@ func (c *cluster) added(before *leak.Snapshot) []string {
 	// Processes that have ended are this one's to reap. What the jail knows of
 	// programs is kept for the next pod.
 	added = slices.DeleteFunc(added, func(entry string) bool {
-		return strings.HasPrefix(entry, "process ") || strings.HasPrefix(entry, "file "+jail.DefaultDir)
+		return strings.HasPrefix(entry, "process ") || strings.HasPrefix(entry, "file "+jail.DefaultDir) ||
+			strings.HasPrefix(entry, "file "+turn.DefaultDir)
 	})
 	for _, p := range c.h.Processes() {
 		if !before.HasProcess(p) {

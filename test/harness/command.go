@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -22,7 +23,7 @@ type Result struct {
 // caller may set streams and starts it. It is killed when the test is over.
 func (h *Host) Command(args ...string) *exec.Cmd {
 	h.T.Helper()
-	ctx, cancel := context.WithTimeout(h.T.Context(), Patience)
+	ctx, cancel := context.WithTimeout(h.T.Context(), cmp.Or(h.Patience, Patience))
 	h.T.Cleanup(cancel)
 	all := append([]string{"--root", h.Root}, h.Flags...)
 	program := h.Program

@@ -15,6 +15,7 @@ import (
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/leak"
+	"kata-runtime/virtcontainers/turn"
 )
 
 // Host is one test's view of the machine: its own state directory and its own
@@ -28,6 +29,8 @@ type Host struct {
 	Temp string
 	// Program is the runtime; kata-runtime of this source tree when it is empty.
 	Program string
+	// Patience bounds each command; 0: the constant.
+	Patience time.Duration
 	// Flags stand before the subcommand of every command, after --root.
 	Flags []string
 
@@ -198,7 +201,8 @@ func othersOwn(entry string) bool {
 // share and no pod takes with it: a fixed number of files.
 func ofAllPods(entry string) bool {
 	shared := "file " + jail.DefaultDir
-	return entry == shared || entry == shared+"/users" || strings.HasPrefix(entry, shared+"/program-")
+	return entry == shared || entry == shared+"/users" || strings.HasPrefix(entry, shared+"/program-") ||
+		entry == "file "+turn.DefaultDir
 }
 
 // reap collects the orphans that became this process's children, as the first

@@ -125,6 +125,9 @@ type Runtime struct {
 	// may use beyond the VM's memory and the containers' CPU limits.
 	OverheadMemoryMiB int `toml:"overhead_memory"`
 	OverheadVCPUs     int `toml:"overhead_vcpus"`
+	// BootsAtOnce is how many VMs of the host boot at a time; 0: as many as there are
+	// CPUs, -1: any number.
+	BootsAtOnce int `toml:"boots_at_once"`
 	// Debug makes the runtime log at debug level.
 	Debug bool `toml:"enable_debug"`
 	// DisableSocketRelay keeps containers from connecting to the host's unix

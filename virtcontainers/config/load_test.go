@@ -74,6 +74,7 @@ kernel_modules = ["br_netfilter", "loop max_loop=8"]
 [runtime]
 overhead_memory = 700
 overhead_vcpus = 2
+boots_at_once = 3
 enable_debug = true
 static_sandbox_resource_mgmt = true
 disable_socket_relay = true
@@ -105,7 +106,7 @@ dir = "/run/machines"
 		},
 		Agent: Agent{DialTimeout: 5 * time.Second, KernelModules: []string{"br_netfilter", "loop max_loop=8"}, IdleCacheTimeout: 7},
 		Runtime: Runtime{
-			Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2,
+			Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2, BootsAtOnce: 3,
 			DisableSocketRelay: true, NetworkModel: NetworkMacvtap,
 			HostNetwork: HostNetworkPasst, HostTCPPorts: "80", HostUDPPorts: "all",
 		},

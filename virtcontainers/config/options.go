@@ -25,6 +25,8 @@ const (
 	maxRootPorts = 32
 	// maxBridges is the number of slots that are kept for them.
 	maxBridges = 4
+	// maxBoots is more than any host boots at a time.
+	maxBoots = 4096
 	// maxDialTimeout, in seconds.
 	maxDialTimeout = 3600
 	// maxIdleCacheTimeout, in seconds.
@@ -287,7 +289,7 @@ func otherOptions() []Option {
 		{
 			Table: agentTable, Key: "dial_timeout",
 			Values:  rangeText(1, maxDialTimeout) + " (seconds)",
-			Meaning: "How long a booting guest may take until its agent answers, in seconds.",
+			Meaning: "How long a booting guest may take until its agent answers, in seconds, from when it has its turn (`boots_at_once`).",
 			get:     func(c *Config) any { return int64(c.Agent.DialTimeout / time.Second) },
 			check: func(c *Config) string {
 				if c.Agent.DialTimeout%time.Second != 0 {
@@ -335,6 +337,19 @@ func otherOptions() []Option {
 			Meaning: "The host's control group of a pod whose containers have a CPU limit gets their sum and this many CPUs as its limit.",
 			get:     func(c *Config) any { return int64(c.Runtime.OverheadVCPUs) },
 			check:   func(c *Config) string { return inRange(c.Runtime.OverheadVCPUs, 1, maxVCPUs) },
+		},
+		{
+			Table: runtimeTable, Key: "boots_at_once",
+			Values: fmt.Sprintf("-1 to %d", maxBoots),
+			Meaning: "How many VMs of this host boot at a time, those of all runtimes with their root directories taken together; others wait for their turn, in the order in which they came. " +
+				"`0`: as many as there are CPUs; `-1`: nobody waits. `dial_timeout` counts from the turn.",
+			get: func(c *Config) any { return int64(c.Runtime.BootsAtOnce) },
+			check: func(c *Config) string {
+				if c.Runtime.BootsAtOnce == -1 {
+					return ""
+				}
+				return inRange(c.Runtime.BootsAtOnce, 0, maxBoots)
+			},
 		},
 		{
 			Table: runtimeTable, Key: "enable_debug",

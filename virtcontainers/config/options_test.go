@@ -78,6 +78,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"runtime.enable_debug":                  `true`,
 		"runtime.overhead_memory":               `640`,
 		"runtime.overhead_vcpus":                `2`,
+		"runtime.boots_at_once":                 `-1`,
 		"runtime.static_sandbox_resource_mgmt":  `true`,
 		"runtime.disable_socket_relay":          `true`,
 		"runtime.internetworking_model":         `"macvtap"`,

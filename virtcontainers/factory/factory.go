@@ -39,6 +39,8 @@ type Spec struct {
 	// HostNetwork tells that the pod shares the host's network, by way of one in
 	// user space.
 	HostNetwork bool
+	// Spare: no pod waits for the machine.
+	Spare bool
 	// Kind is the front end that this process is.
 	Kind   pool.Kind
 	Config *config.Config
@@ -116,8 +118,12 @@ func assemble(ctx context.Context, spec Spec, saved *machine.Saved) (_ *assemble
 	if err != nil {
 		return nil, errors.Join(err, closeTaps(networking.Spare), shared.Close())
 	}
+	patience := spec.Config.Agent.DialTimeout
+	if saved != nil {
+		patience = restoreTimeout(spec.Config)
+	}
 	sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
-		Machine: made, Token: token, Restored: saved != nil, BootTimeout: spec.Config.Agent.DialTimeout, Log: spec.Log,
+		Machine: made, Token: token, Restored: saved != nil, Turns: turns(spec), BootTimeout: patience, Log: spec.Log,
 	})
 	return &assembled{sandbox: sandbox, machine: made, size: size, share: shared, networking: networking}, nil
 }

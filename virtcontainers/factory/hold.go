@@ -76,15 +76,7 @@ func (p *Prepared) await(ctx context.Context, wait *os.File, request pool.Reques
 	if err := awaitEnd(ctx, wait, courtesy); err != nil {
 		return nil, err
 	}
-	if turn, err = p.slot.Turn(ctx); err != nil {
-		return nil, err
-	}
-	if !request.Now {
-		if err := pool.AwaitIdle(ctx, request.Config); err != nil {
-			return nil, errors.Join(err, turn.Close())
-		}
-	}
-	return turn, nil
+	return p.slot.IdleTurn(ctx, request)
 }
 
 // failed lets the pool count a machine that could not be prepared, and returns why not.

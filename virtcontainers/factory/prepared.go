@@ -101,7 +101,7 @@ func (p *Prepared) boot(ctx context.Context) (err error) {
 		return fmt.Errorf("mount a directory for the machine on %s: %w", dir, err)
 	}
 	spec := Spec{
-		ID: p.slot.Name(), Dir: dir, ShareDir: filepath.Join(dir, "share"), Kind: p.kind, Config: p.settings, Log: log,
+		ID: p.slot.Name(), Dir: dir, ShareDir: filepath.Join(dir, "share"), Spare: true, Kind: p.kind, Config: p.settings, Log: log,
 	}
 	if p.settings.Factory.Template {
 		if err := p.ensureTemplate(ctx, spec); err != nil {

@@ -93,9 +93,6 @@ func restoreFrom(ctx context.Context, spec Spec, template *pool.Template, prepar
 		return nil, err
 	}
 	made.sandbox.Boot()
-	patience := restoreTimeout(spec.Config)
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("its agent did not answer within %v (a third of dial_timeout)", patience))
-	defer cancel()
 	return made, made.sandbox.Booted(ctx)
 }
 
@@ -173,6 +170,11 @@ func (p *Prepared) ensureTemplate(ctx context.Context, spec Spec) error {
 
 // saveTemplate saves a machine of this configuration, for others to be restored from.
 func (p *Prepared) saveTemplate(ctx context.Context, fit pool.Fit, spec Spec) error {
+	over, err := awaitTurn(ctx, spec)
+	if err != nil {
+		return err
+	}
+	defer over()
 	ctx, cancel := context.WithTimeoutCause(ctx, p.settings.Agent.DialTimeout,
 		fmt.Errorf("the guest was not saved within %v (dial_timeout)", p.settings.Agent.DialTimeout))
 	defer cancel()

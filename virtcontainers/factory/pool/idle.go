@@ -15,8 +15,8 @@ import (
 // lookAgain is how often a machine that waits for an idle host looks.
 const lookAgain = time.Second
 
-// AwaitIdle waits until the host has the time and the memory for one more machine.
-func AwaitIdle(ctx context.Context, settings *config.Config) error {
+// awaitIdle waits until the host has the time and the memory for one more machine.
+func awaitIdle(ctx context.Context, settings *config.Config) error {
 	ticker := time.NewTicker(lookAgain)
 	defer ticker.Stop()
 	for {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -367,6 +368,37 @@ func TestDestroyKeepsWhatPodsHave(t *testing.T) {
 	}
 	if _, err := os.Stat(p.dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the directory: %v", err)
+	}
+}
+
+// TestIdleTurn: a machine that waits for an idle host keeps none of another configuration,
+// which shares the directory, from its turn.
+func TestIdleTurn(t *testing.T) {
+	p := Open(t.TempDir())
+	other := fit()
+	other.Source = "/d.toml"
+	waits, goes := occupied(t, p, fit(), 1)[0], occupied(t, p, other, 1)[0]
+	never := request()
+	never.Config.Factory.MinMemoryMiB = math.MaxInt32
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := waits.IdleTurn(ctx, never)
+		ended <- err
+	}()
+	for range 2 {
+		now := request()
+		now.Now = true
+		turn, err := goes.IdleTurn(t.Context(), now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		turn.Close()
+	}
+	enough := errors.New("enough")
+	cancel(enough)
+	if err := <-ended; !errors.Is(err, enough) {
+		t.Errorf("who waits for an idle host: %v", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -92,9 +93,32 @@ func (s *Slot) Kind(ctx context.Context) (Kind, error) {
 // maxTurn is longer than all machines of a pool take.
 const maxTurn = 24 * time.Hour
 
-// Turn waits until no other machine of the pool is being booted, until its file is
-// closed: the load that one makes shows late.
-func (s *Slot) Turn(ctx context.Context) (*os.File, error) {
+// IdleTurn waits until the host is idle, unless the request does not, and no other machine
+// of the pool is being booted, until its file is closed: the load that one makes shows
+// late. It does not wait for an idle host in front of others, who may ask for less, or be
+// of another configuration.
+func (s *Slot) IdleTurn(ctx context.Context, request Request) (*os.File, error) {
+	for {
+		if !request.Now {
+			if err := awaitIdle(ctx, request.Config); err != nil {
+				return nil, err
+			}
+		}
+		turn, err := s.turn(ctx)
+		if err != nil || request.Now {
+			return turn, err
+		}
+		idle, err := hostIdle("/proc", request.Config, runtime.NumCPU())
+		if err == nil && idle {
+			return turn, nil
+		}
+		if err := errors.Join(err, turn.Close()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (s *Slot) turn(ctx context.Context) (*os.File, error) {
 	turn, err := store.LockDirectory(ctx, s.pool.machines(), maxTurn)
 	if err != nil {
 		return nil, fmt.Errorf("wait for the machines that are being prepared: %w", err)
