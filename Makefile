@@ -95,6 +95,10 @@ arm64: bin/arm64/kata-agent ## what arm64 guests boot on an x86-64 host: initrds
 	@if [[ -e $(ARM64)/vmlinux ]]; then set -x; $(GO) run ./rootfs-builder -agent bin/arm64/kata-agent \
 	  -o $(ARM64)/initrd.img -manifest $(ARM64)/initrd.manifest.json -sbom $(ARM64)/initrd.spdx.json; fi
 
+build/arm64/busybox:
+	@mkdir -p $(@D)
+	package=$$($(GO) run ./kernel-config package -arch arm64 busybox-static) && cp "$$package/bin/busybox" $@
+
 .PHONY: kernel-arm64
 kernel-arm64: ## cross-compile the guest kernel for arm64, or take it from the cache; make arm64 comes after it
 	@test/deps.sh kernel arm64
@@ -140,7 +144,7 @@ kubernetes: ## the Kubernetes (API server, kubelet, etcd ...) that tests drive, 
 	@tools=$$(test/tools.sh "$(TOOLS)" kubernetes) && mkdir -p build && ln -sfnv "$$tools" build/kubernetes
 
 .PHONY: test
-test: deps-test build kernel image systemd containerd crio critest lint vet ## everything that CI checks, VM tests included (root)
+test: deps-test build kernel image systemd containerd crio critest arm64 build/arm64/busybox lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
 
 .PHONY: unit
