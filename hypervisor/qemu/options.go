@@ -67,7 +67,7 @@ type Options struct {
 	// time, 0-32.
 	RootPorts int
 	// Bridges is how many PCI bridges there are, 0-4, each with room for 31
-	// more devices. On "arm64" there are none.
+	// more devices. On "arm64" each is a few root ports instead, which take as long.
 	Bridges int
 	// Console gets what the guest writes to its console and to its serial port,
 	// in order, until the VM ends. A Write that blocks makes the guest's console
@@ -88,9 +88,11 @@ type Options struct {
 const (
 	maxRootPorts = 32
 	maxBridges   = 4
-	minMemoryMiB = 32
-	maxNameLen   = 1100
-	maxParams    = 2047
+	// portsForBridge is how many root ports stand for a bridge where there is none.
+	portsForBridge = 4
+	minMemoryMiB   = 32
+	maxNameLen     = 1100
+	maxParams      = 2047
 )
 
 var (
@@ -109,7 +111,7 @@ func (o *Options) normalize() error {
 		return err
 	}
 	if !o.arch.bridges {
-		o.Bridges = 0
+		o.RootPorts, o.Bridges = min(o.RootPorts+portsForBridge*o.Bridges, max(o.RootPorts, maxRootPorts)), 0
 	}
 	if !o.arch.grows {
 		o.MaxSize = o.Size

@@ -226,8 +226,8 @@ func TestForeignArchitecture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if vm.opts.MaxSize != o.Size || vm.opts.Bridges != 0 {
-		t.Errorf("an arm64 machine has room for %+v and %d bridges", vm.opts.MaxSize, vm.opts.Bridges)
+	if vm.opts.MaxSize != o.Size || vm.opts.Bridges != 0 || vm.opts.RootPorts != portsForBridge {
+		t.Errorf("an arm64 machine has room for %+v, %d bridges and %d ports", vm.opts.MaxSize, vm.opts.Bridges, vm.opts.RootPorts)
 	}
 	if err := vm.Stop(t.Context()); err != nil {
 		t.Error(err)

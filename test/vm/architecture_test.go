@@ -55,6 +55,7 @@ func TestArchitecture(t *testing.T) {
 	}
 	limit := int64(64 << 20)
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
+	newLoop(h, "disk").give(spec, "/dev/disk", "rw") // plugged into the running machine
 	pod := detachBundle(h, foreignBundle(h, spec))
 
 	for _, fact := range []struct{ script, want string }{
@@ -66,6 +67,7 @@ func TestArchitecture(t *testing.T) {
 		// O_DIRECT has another value here than on the host.
 		{"dd if=/bin/busybox of=/volume/copy bs=64k iflag=direct oflag=direct 2>/dev/null; cmp /bin/busybox /volume/copy && echo same", "same\n"},
 		{"mkdir /volume/dir && ls -d /volume/dir/ && ln -s nowhere /volume/link && cat /volume/link 2>&1", "/volume/dir/\ncat: can't open '/volume/link': No such file or directory\n"},
+		{"head -n 1 /dev/disk; blockdev --getsize64 /dev/disk", "disk\n1048576\n"},
 		{"cat /volume/of-host", "of the host\n"},
 	} {
 		if strings.Contains(fact.script, "of-host") {
