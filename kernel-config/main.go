@@ -50,8 +50,8 @@ const usage = `usage:
   kernel-config check [-modules] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
   kernel-config list [-modules] [-fragment FILE]... [-arch ARCH] [-json]
   kernel-config diff [-json] OLD NEW
-  kernel-config index DIR
-  kernel-config package [-arch ARCH] [-cache DIR] NAME...`
+  kernel-config package [-arch ARCH] [-cache DIR] NAME...
+  kernel-config index DIR`
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {

@@ -37,7 +37,7 @@ func (b *Bundle) findArchitecture() (name, by string, err error) {
 	}
 	root, err := os.OpenFile(b.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return "", "", nil //nolint:nilerr // its mounting says so
+		return "", "", nil // its mounting says so
 	}
 	defer root.Close()
 	program := b.findProgram(root, process.Args[0])
