@@ -23,21 +23,28 @@ const (
 )
 
 // findArchitecture tells which machines run the container's program: what an annotation
-// says, or else what the program in the root file system is for, as this process's mount
-// namespace shows it. by says what told it. What cannot be told, such as a program in
-// a volume, is empty and no error; an annotation without meaning is one.
-func (b *Bundle) findArchitecture() (name, by string, err error) {
+// says, or else the program. A container that joins a pod has the pod's annotations
+// too, which chose the machine: its own program counts. by says what told it. What
+// cannot be told is empty and no error; an annotation without meaning is one.
+func (b *Bundle) findArchitecture(joins bool) (name, by string, err error) {
 	name, by, err = architecture.Annotated(b.Spec.Annotations)
-	if err != nil || name != "" {
+	if err != nil || name != "" && !joins {
 		return name, by, err
 	}
+	name, by = b.programArchitecture()
+	return name, by, nil
+}
+
+// programArchitecture is what the program in the root file system is for, as this process's
+// mount namespace shows it. A program in a volume is not looked for.
+func (b *Bundle) programArchitecture() (name, by string) {
 	process := b.Spec.Process
 	if b.GuestRoot != "" || process == nil || len(process.Args) == 0 {
-		return "", "", nil
+		return "", ""
 	}
 	root, err := os.OpenFile(b.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return "", "", nil // its mounting says so
+		return "", "" // its mounting says so
 	}
 	defer root.Close()
 	program := b.findProgram(root, process.Args[0])
@@ -47,11 +54,11 @@ func (b *Bundle) findArchitecture() (name, by string, err error) {
 		}
 		head := b.head(root, program)
 		if name = architecture.OfELF(head); name != "" {
-			return name, "the program " + program, nil
+			return name, "the program " + program
 		}
 		program = interpreter(head)
 	}
-	return "", "", nil
+	return "", ""
 }
 
 // findProgram finds what is executed as name, as the guest will; empty: nothing that is

@@ -68,7 +68,7 @@ func TestFindArchitecture(t *testing.T) {
 		for _, at := range test.mounts {
 			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: at})
 		}
-		name, by, err := b.findArchitecture()
+		name, by, err := b.findArchitecture(false)
 		if err != nil || by != test.want || (name == "arm64") != (by != "") {
 			t.Errorf("%+v: %q, %q, %v", test, name, by, err)
 		}
@@ -77,11 +77,18 @@ func TestFindArchitecture(t *testing.T) {
 	b := &Bundle{Rootfs: rootfs, Spec: &specs.Spec{
 		Process: &specs.Process{Args: []string{"program"}}, Annotations: map[string]string{"io.katacontainers.architecture": "x86_64"},
 	}}
-	if name, _, err := b.findArchitecture(); name != "amd64" || err != nil {
+	if name, _, err := b.findArchitecture(false); name != "amd64" || err != nil {
 		t.Errorf("with an annotation: %q, %v", name, err)
 	}
+	if name, by, err := b.findArchitecture(true); name != "" || err != nil { // not found: there is no PATH
+		t.Errorf("of one that joins: %q, %q, %v", name, by, err)
+	}
+	b.Spec.Process.Args[0] = "/usr/bin/program"
+	if name, _, err := b.findArchitecture(true); name != "arm64" || err != nil {
+		t.Errorf("of one that joins: %q, %v", name, err)
+	}
 	b.Spec.Annotations["io.katacontainers.architecture"] = "vax"
-	if _, _, err := b.findArchitecture(); err == nil || !strings.Contains(err.Error(), `"vax"`) {
+	if _, _, err := b.findArchitecture(false); err == nil || !strings.Contains(err.Error(), `"vax"`) {
 		t.Errorf("with an annotation without meaning: %v", err)
 	}
 }

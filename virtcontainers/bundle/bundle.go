@@ -131,7 +131,7 @@ func (b *Bundle) Prepare(options Options) error {
 			return err
 		}
 	}
-	b.Architecture, b.ArchitectureBy, err = b.findArchitecture()
+	b.Architecture, b.ArchitectureBy, err = b.findArchitecture(options.Pod != nil)
 	return err
 }
 
