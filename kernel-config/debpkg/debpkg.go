@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"kata-runtime/kernel-config/cache"
 )
@@ -44,6 +45,9 @@ type Source struct {
 // heard of it, the package lists may be missing: it refreshes them once, which
 // needs root.
 func (s *Source) Resolve(ctx context.Context, name string) (Package, error) {
+	if s.foreign() && s.stale() {
+		_ = s.Update(ctx) // without a network, old lists have to do
+	}
 	found, err := s.show(ctx, name)
 	if err == nil {
 		return found, nil
@@ -68,6 +72,10 @@ func (s *Source) Update(ctx context.Context) (err error) {
 		defer func() { err = errors.Join(err, unlock()) }()
 	}
 	_, err = s.run(ctx, "", "apt-get", s.options("-q", "update")...)
+	if err == nil && s.foreign() {
+		now := time.Now()
+		err = os.Chtimes(s.lists(), now, now)
+	}
 	return err
 }
 
@@ -75,6 +83,16 @@ func (s *Source) foreign() bool { return s.Arch != "" && s.Arch != runtime.GOARC
 
 // lists is where the package lists of a foreign architecture are.
 func (s *Source) lists() string { return filepath.Join(s.CacheDir, "lists-"+s.Arch) }
+
+// listsFor is how long lists of a foreign architecture are used, which nobody else
+// refreshes: a mirror does not keep the packages that they name for ever.
+const listsFor = 24 * time.Hour
+
+// stale tells whether lists of a foreign architecture are old. Missing ones are not.
+func (s *Source) stale() bool {
+	info, err := os.Stat(s.lists())
+	return err == nil && time.Since(info.ModTime()) > listsFor
+}
 
 // options adds what makes apt look at a foreign architecture alone, and leave the host's
 // lists as they are.

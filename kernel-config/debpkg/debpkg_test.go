@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -151,5 +152,26 @@ func TestForeignArchitecture(t *testing.T) {
 	}
 	if host.foreign != len(host.calls)-1 { // all but dpkg
 		t.Errorf("%d of %q looked at lists of their own", host.foreign, host.calls)
+	}
+
+	// Lists of its own are refreshed when they are old, and used as they are without a
+	// network.
+	old := time.Now().Add(-48 * time.Hour)
+	if err := os.Chtimes(filepath.Join(source.CacheDir, "lists-"+foreign), old, old); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		host.calls = nil
+		host.failUpdate = errors.New("no network")
+		if _, err := source.Resolve(t.Context(), "x"); err != nil || !slices.Equal(host.calls, []string{"apt-get update", "apt-cache show"}) {
+			t.Errorf("with old lists: %v, %q", err, host.calls)
+		}
+	}
+	host.failUpdate = nil
+	for _, want := range [][]string{{"apt-get update", "apt-cache show"}, {"apt-cache show"}} {
+		host.calls = nil
+		if _, err := source.Resolve(t.Context(), "x"); err != nil || !slices.Equal(host.calls, want) {
+			t.Errorf("with old lists: %v, %q", err, host.calls)
+		}
 	}
 }
