@@ -71,6 +71,39 @@ image-debian: build
 	$(GO) run ./rootfs-builder -agent bin/kata-agent -modules $(SHARE)/debian/modules \
 	  -o $(SHARE)/debian/initrd.img -manifest $(SHARE)/debian/initrd.manifest.json -sbom $(SHARE)/debian/initrd.spdx.json $(IMAGE_FLAGS)
 
+# Guests of another architecture than the host's, under emulation. The agent takes a
+# cross compiler, and libseccomp of that architecture, which is not installed but
+# unpacked in the cache.
+ARM64 := $(SHARE)/arm64
+ARM64_CC := aarch64-linux-gnu-gcc
+
+bin/arm64/kata-agent: FORCE
+	@test/deps.sh arm64
+	seccomp=$$($(GO) run ./kernel-config package -arch arm64 libseccomp-dev) && \
+	  CGO_ENABLED=1 GOARCH=arm64 CC=$(ARM64_CC) PKG_CONFIG_LIBDIR="$$seccomp/usr/lib/aarch64-linux-gnu/pkgconfig" \
+	  CGO_CFLAGS="-O2 -g -I$$seccomp/usr/include" CGO_LDFLAGS="-L$$seccomp/usr/lib/aarch64-linux-gnu" \
+	  $(GO) build -trimpath -tags '$(AGENT_TAGS)' -ldflags '$(AGENT_LDFLAGS)' -o $@ ./cmd/kata-agent
+
+.PHONY: FORCE
+FORCE:
+
+.PHONY: arm64
+arm64: bin/arm64/kata-agent ## what arm64 guests boot on an x86-64 host: initrds, for Debian's kernel, and for the built one when it is there
+	$(GO) run ./kernel-config debian -arch arm64 -o $(ARM64)/debian
+	$(GO) run ./rootfs-builder -agent bin/arm64/kata-agent -modules $(ARM64)/debian/modules \
+	  -o $(ARM64)/debian/initrd.img -manifest $(ARM64)/debian/initrd.manifest.json -sbom $(ARM64)/debian/initrd.spdx.json
+	@if [[ -e $(ARM64)/vmlinux ]]; then set -x; $(GO) run ./rootfs-builder -agent bin/arm64/kata-agent \
+	  -o $(ARM64)/initrd.img -manifest $(ARM64)/initrd.manifest.json -sbom $(ARM64)/initrd.spdx.json; fi
+
+build/arm64/busybox:
+	@mkdir -p $(@D)
+	package=$$($(GO) run ./kernel-config package -arch arm64 busybox-static) && cp "$$package/bin/busybox" $@
+
+.PHONY: kernel-arm64
+kernel-arm64: ## cross-compile the guest kernel for arm64, or take it from the cache; make arm64 comes after it
+	@test/deps.sh kernel arm64
+	$(GO) run ./kernel-config build -arch arm64 -o $(ARM64)/vmlinux
+
 .PHONY: image-disk
 image-disk: build kernel ## a disk image with dm-verity for the built kernel, in the place of its initrd
 	$(GO) run ./rootfs-builder -type erofs -agent bin/kata-agent \
@@ -111,7 +144,7 @@ kubernetes: ## the Kubernetes (API server, kubelet, etcd ...) that tests drive, 
 	@tools=$$(test/tools.sh "$(TOOLS)" kubernetes) && mkdir -p build && ln -sfnv "$$tools" build/kubernetes
 
 .PHONY: test
-test: deps-test build kernel image systemd containerd crio critest lint vet ## everything that CI checks, VM tests included (root)
+test: deps-test build kernel image systemd containerd crio critest arm64 build/arm64/busybox lint vet ## everything that CI checks, VM tests included (root)
 	@test/run.sh
 
 .PHONY: unit

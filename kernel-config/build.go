@@ -41,6 +41,7 @@ func runBuild(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("build", flag.ContinueOnError)
 	source.register(flags)
 	wanted.register(flags)
+	wanted.registerArch(flags)
 	output := flags.String("o", "", "kernel image `file` to write")
 	modules := flags.String("modules", "", "`directory` to make, of the modules that go with the kernel (default: it has none)")
 	jobs := flags.Int("j", runtime.NumCPU(), "`number` of compilers at once")
@@ -60,7 +61,7 @@ func runBuild(ctx context.Context, args []string) error {
 		return err
 	}
 	builder := &kernel.Builder{
-		CacheDir: filepath.Join(source.cache, "kernel"), Arch: runtime.GOARCH, Jobs: *jobs, Log: os.Stderr,
+		CacheDir: filepath.Join(source.cache, "kernel"), Arch: wanted.arch, Jobs: *jobs, Log: os.Stderr,
 	}
 	built, err := builder.Build(ctx, from, options)
 	if err != nil {

@@ -23,14 +23,15 @@ func runDebian(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("debian", flag.ContinueOnError)
 	output := flags.String("o", "", "`directory` that receives vmlinuz and modules")
 	cacheDir := flags.String("cache", defaultCache(), "cache `folder`")
+	arch := flags.String("arch", runtime.GOARCH, "`architecture`: amd64 or arm64")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
 	if *output == "" {
 		return errors.New("debian: -o is missing")
 	}
-	source := &debpkg.Source{CacheDir: filepath.Join(*cacheDir, "debian")}
-	root, release, err := debianKernel(ctx, source, runtime.GOARCH)
+	source := &debpkg.Source{CacheDir: filepath.Join(*cacheDir, "debian"), Arch: *arch}
+	root, release, err := debianKernel(ctx, source, *arch)
 	if err != nil {
 		return err
 	}
@@ -72,6 +73,35 @@ func indexModules(dir string) error {
 		return err
 	}
 	return kmod.WriteIndex(dir)
+}
+
+// runPackage unpacks Debian packages, of any architecture, into the cache and prints
+// where each of them is.
+func runPackage(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("package", flag.ContinueOnError)
+	cacheDir := flags.String("cache", defaultCache(), "cache `folder`")
+	arch := flags.String("arch", runtime.GOARCH, "`architecture`: amd64 or arm64")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() == 0 {
+		return errors.New("package: want names of packages")
+	}
+	source := &debpkg.Source{CacheDir: filepath.Join(*cacheDir, "debian"), Arch: *arch}
+	for _, name := range flags.Args() {
+		found, err := source.Resolve(ctx, name)
+		if err != nil {
+			return err
+		}
+		dir, err := source.Unpack(ctx, found)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(out, dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runIndex writes the index of the modules of somebody else's kernel.

@@ -9,6 +9,10 @@
 //	kernel-config list                       the wanted options, each with its reason
 //	kernel-config diff OLD NEW               what is different in two kernels' configurations
 //	kernel-config index DIR                  the index and digests of a release's modules, by which a guest loads them
+//	kernel-config package -arch arm64 NAME   a Debian package, unpacked, to compile with
+//
+// Architectures are amd64 and arm64: kernels of the other one are compiled with Debian's
+// cross compiler.
 //
 // Options of your own come in files (-fragment).
 //
@@ -41,11 +45,12 @@ func main() {
 }
 
 const usage = `usage:
-  kernel-config debian -o DIR [-cache DIR]
-  kernel-config build -o FILE [-modules DIR] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
+  kernel-config debian -o DIR [-arch ARCH] [-cache DIR]
+  kernel-config build -o FILE [-modules DIR] [-arch ARCH] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
   kernel-config check [-modules] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
   kernel-config list [-modules] [-fragment FILE]... [-arch ARCH] [-json]
   kernel-config diff [-json] OLD NEW
+  kernel-config package [-arch ARCH] [-cache DIR] NAME...
   kernel-config index DIR`
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -55,6 +60,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	switch args[0] {
 	case "debian":
 		return runDebian(ctx, args[1:], out)
+	case "package":
+		return runPackage(ctx, args[1:], out)
 	case "build":
 		return runBuild(ctx, args[1:])
 	case "index":

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"kata-runtime/virtcontainers/architecture"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/machine"
 	"kata-runtime/virtcontainers/rootimage"
@@ -77,6 +79,7 @@ func check(ctx context.Context, configPath string) checkReport {
 	}
 	findings = append(findings, machine.Check(ctx, settings)...)
 	findings = append(findings, checkReadable(settings.Hypervisor, checkAssets(settings))...)
+	findings = append(findings, checkForeign(settings)...)
 	report := checkReport{Usable: true, Findings: findings}
 	for _, f := range findings {
 		report.Usable = report.Usable && f.Status != machine.StatusMissing
@@ -131,6 +134,34 @@ func checkAssets(settings *config.Config) []machine.Finding {
 		image = checkImage(image)
 	}
 	return []machine.Finding{kernel, image}
+}
+
+// checkForeign tells whether there is what pods of other architectures take.
+func checkForeign(settings *config.Config) []machine.Finding {
+	if runtime.GOARCH == architecture.ARM64 || settings.Hypervisor.Architecture != config.ArchitectureAuto {
+		return nil
+	}
+	f := machine.Finding{Name: "arm64 guests", Status: machine.StatusOK, Value: "none"}
+	executable, err := os.Executable()
+	if err == nil {
+		settings, err = settings.ForArchitecture(executable, architecture.ARM64)
+	}
+	switch {
+	case errors.Is(err, config.ErrNoAssets):
+		f.Detail = "a pod for arm64 is refused: make arm64 builds what it takes"
+		return []machine.Finding{f}
+	case err != nil:
+		f.Status, f.Detail, f.NextStep = machine.StatusWarning, err.Error(), "correct [guest.arm64] in the configuration"
+		return []machine.Finding{f}
+	}
+	f.Value, f.Detail = settings.Hypervisor.Kernel, "emulated by "+settings.Hypervisor.QEMU.Path
+	for _, path := range []string{settings.Hypervisor.Kernel, cmp.Or(settings.Hypervisor.Initrd, settings.Hypervisor.Image), settings.Hypervisor.QEMU.Path} {
+		if _, err := os.Stat(path); err != nil {
+			f.Status, f.Detail = machine.StatusWarning, err.Error()
+			f.NextStep = "install QEMU for arm64 (Debian: apt-get install qemu-system-arm), or correct [guest.arm64] in the configuration"
+		}
+	}
+	return []machine.Finding{f}
 }
 
 // checkImage reads a disk image as a whole, which no start of a VM does.

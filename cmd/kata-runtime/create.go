@@ -168,6 +168,13 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 		if settings, err = settings.ForPod(p.bundle.Spec.Annotations); err != nil {
 			return nil, err
 		}
+		executable, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find this program's own path: %w", err)
+		}
+		if settings, err = settings.ForArchitecture(executable, p.bundle.Architecture); err != nil {
+			return nil, err
+		}
 	}
 	if attached && p.bundle.Spec.Process.Terminal {
 		if err := findTerminal("/dev/tty", os.Stdin, os.Stdout, os.Stderr); err != nil {
@@ -271,6 +278,7 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 		ResolvConf:   p.bundle.ResolvConf(),
 		ShareName:    p.bundle.ShareName,
 		Pause:        p.bundle.Pauses(),
+		Architecture: p.bundle.Architecture, ArchitectureBy: p.bundle.ArchitectureBy,
 	}, state)
 	if err != nil {
 		n.created = n.created || errors.Is(err, supervisor.ErrGone)

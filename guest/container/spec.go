@@ -50,11 +50,13 @@ func checkProcess(p *specs.Process) error {
 //   - Sysctls of the network are the pod's, and set by the agent.
 //   - Hooks but startContainer, which runs in the container, were the host's.
 //   - Security labels: the guest's kernel has no policies for them.
+//   - A seccomp filter for another architecture.
 //   - cpusets that name processors or nodes of the host.
 //
 // release is to be called once the container's first process is there.
 func (r *Runtime) guestSpec(ctx context.Context, id string, spec *specs.Spec) (release func(), err error) {
 	linux := spec.Linux
+	translateFilter(linux.Seccomp)
 	linux.CgroupsPath = filepath.Join(cgroupParent, id)
 	linux.MountLabel, linux.IntelRdt, linux.NetDevices = "", nil, nil
 	if !hasNamespace(linux, specs.CgroupNamespace) {

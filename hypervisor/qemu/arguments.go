@@ -3,6 +3,7 @@ package qemu
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -89,7 +90,7 @@ func quote(text string) string {
 func (l *commandLine) machine(o *Options) {
 	memory := strconv.Itoa(o.Size.MemoryMiB) + "M"
 	// No core, should one be written, has the guest's memory.
-	l.add("-machine", machineType(o)+",memory-backend=ram,dump-guest-core=off")
+	l.add("-machine", o.arch.machine(o.Accelerator)+",memory-backend=ram,dump-guest-core=off")
 	l.add("-accel", accelerator(o))
 	l.add("-cpu", cpuModel(o))
 	smp, most := fmt.Sprintf("cpus=%d", o.Size.VCPUs), o.MaxSize.VCPUs
@@ -123,25 +124,6 @@ func (l *commandLine) machine(o *Options) {
 	}
 }
 
-// machineType leaves out every device that a container's guest has no use for:
-// each costs the firmware or the kernel a probe.
-func machineType(o *Options) string {
-	if o.Architecture == "arm64" {
-		if o.Accelerator == accel.KVM {
-			return "virt,gic-version=host"
-		}
-		return "virt"
-	}
-	machine := "q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,smm=off"
-	if o.Accelerator == accel.KVM {
-		// KVM tells the guest its clock's frequency. Under emulation the guest
-		// has to measure it, and needs a clock to measure against: without
-		// one it runs on ticks of 4 to 10 ms.
-		machine += ",hpet=off"
-	}
-	return machine
-}
-
 func accelerator(o *Options) string {
 	if o.Accelerator == accel.KVM {
 		return "kvm"
@@ -153,10 +135,7 @@ func cpuModel(o *Options) string {
 	if o.Accelerator == accel.KVM {
 		return "host"
 	}
-	if o.Architecture == "amd64" {
-		return emulatedX86
-	}
-	return "max"
+	return o.arch.emulated
 }
 
 func (l *commandLine) channels(c Channels) {
@@ -242,17 +221,17 @@ func rootPort(i int) string { return "port" + strconv.Itoa(i) }
 
 // commandLine is the kernel's.
 func (o *Options) commandLine() string {
-	params := MachineParams(o.Architecture)
+	params := slices.Concat(machineParams(), o.arch.params)
 	if o.Accelerator == accel.TCG {
 		params = append(params, emulatedParam)
 	}
 	return strings.Join(append(params, o.KernelParams...), " ")
 }
 
-// MachineParams returns the kernel parameters that fit the driver's machine:
-// where the console is, what need not be probed, and that a panic ends the VM.
-func MachineParams(architecture string) []string {
-	params := []string{
+// machineParams are the kernel parameters that fit the driver's machine: where the
+// console is, what need not be probed, and that a panic ends the VM.
+func machineParams() []string {
+	return []string{
 		"console=hvc0", "panic=-1", "quiet",
 		// Boot on one CPU waits for several RCU grace periods.
 		"rcupdate.rcu_expedited=1",
@@ -260,17 +239,6 @@ func MachineParams(architecture string) []string {
 		// No interface that nobody has asked for.
 		"dummy.numdummies=0",
 	}
-	if architecture == "amd64" {
-		params = append(params,
-			// Warnings come by the serial port until hvc0 is there: without it, a
-			// kernel that ends early says nothing.
-			"earlyprintk=ttyS0",
-			// Calibrating against timers of a VM is slow and proves nothing.
-			"tsc=reliable", "no_timer_check",
-			"i8042.noaux=1", "i8042.noprobe=1",
-			"reboot=t")
-	}
-	return params
 }
 
 // device adds the back end and the device of the i-th device.

@@ -32,7 +32,7 @@ type Options struct {
 	// Path is QEMU's program. Empty: qemu-system-x86_64 or
 	// qemu-system-aarch64 in PATH.
 	Path string
-	// Architecture is "amd64" or "arm64". Empty: the host's.
+	// Architecture is "amd64" or "arm64". Empty: the host's. Another is emulated.
 	Architecture string
 	// Name is shown in the process list: 1-1100 printable ASCII characters.
 	Name string
@@ -41,12 +41,12 @@ type Options struct {
 	// Kernel is a bzImage, or a vmlinux with a PVH entry point; Initrd may be
 	// empty.
 	Kernel, Initrd string
-	// KernelParams follow the driver's own (MachineParams) and override them.
+	// KernelParams follow the driver's own and override them.
 	KernelParams []string
 	// Size is what the VM starts with: at least 1 vCPU and 32 MiB.
 	Size hypervisor.Size
 	// MaxSize is what Resize may reach; a field that is 0 or below Size's
-	// means Size's.
+	// means Size's. On "arm64" the VM stays as it is.
 	MaxSize hypervisor.Size
 	// Memory is a file of memory with room for Size.MemoryMiB in which the guest's is,
 	// and which stays the caller's: what Save does not write. The driver duplicates it.
@@ -67,7 +67,7 @@ type Options struct {
 	// time, 0-32.
 	RootPorts int
 	// Bridges is how many PCI bridges there are, 0-4, each with room for 31
-	// more devices. On "arm64" there are none.
+	// more devices. On "arm64" each is a few root ports instead, which take as long.
 	Bridges int
 	// Console gets what the guest writes to its console and to its serial port,
 	// in order, until the VM ends. A Write that blocks makes the guest's console
@@ -80,14 +80,19 @@ type Options struct {
 	Jail *jail.Options
 	// Log gets debug messages. Nil: none.
 	Log *slog.Logger
+
+	// arch is Architecture's, after normalize.
+	arch architecture
 }
 
 const (
 	maxRootPorts = 32
 	maxBridges   = 4
-	minMemoryMiB = 32
-	maxNameLen   = 1100
-	maxParams    = 2047
+	// portsForBridge is how many root ports stand for a bridge where there is none.
+	portsForBridge = 4
+	minMemoryMiB   = 32
+	maxNameLen     = 1100
+	maxParams      = 2047
 )
 
 var (
@@ -101,9 +106,15 @@ func (o *Options) normalize() error {
 	if o.Architecture == "" {
 		o.Architecture = runtime.GOARCH
 	}
-	if o.Architecture != "amd64" {
-		// Only a PC's firmware tables describe the slots of a bridge.
-		o.Bridges = 0
+	var err error
+	if o.arch, err = architectureOf(o.Architecture); err != nil {
+		return err
+	}
+	if !o.arch.bridges {
+		o.RootPorts, o.Bridges = min(o.RootPorts+portsForBridge*o.Bridges, max(o.RootPorts, maxRootPorts)), 0
+	}
+	if !o.arch.grows {
+		o.MaxSize = o.Size
 	}
 	o.MaxSize.VCPUs = max(o.MaxSize.VCPUs, o.Size.VCPUs)
 	o.MaxSize.MemoryMiB = max(o.MaxSize.MemoryMiB, o.Size.MemoryMiB)
@@ -118,8 +129,6 @@ func (o *Options) normalize() error {
 
 func (o *Options) validate() error {
 	switch {
-	case o.Architecture != "amd64" && o.Architecture != "arm64":
-		return fmt.Errorf("architecture %q: %w", o.Architecture, hypervisor.ErrUnsupported)
 	case len(o.Name) > maxNameLen || !regexp.MustCompile(`^[[:print:]]+$`).MatchString(o.Name):
 		return fmt.Errorf("VM %q: %w", o.Name, errNoName)
 	case o.Accelerator != accel.KVM && o.Accelerator != accel.TCG:
@@ -149,6 +158,14 @@ func (o *Options) validate() error {
 		ids[d.DeviceID()] = true
 	}
 	return o.checkJail()
+}
+
+// checkHost finds what this host cannot do.
+func (o *Options) checkHost() error {
+	if o.Accelerator == accel.KVM && o.Architecture != runtime.GOARCH {
+		return fmt.Errorf("a guest of %s by KVM on %s: %w", o.Architecture, runtime.GOARCH, hypervisor.ErrUnsupported)
+	}
+	return o.checkFiles()
 }
 
 // checkFiles finds missing files before QEMU is started, for a better message.

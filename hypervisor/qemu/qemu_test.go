@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -198,5 +199,37 @@ func TestSlots(t *testing.T) {
 	}
 	if last := all[len(all)-1]; last.bus != "port1" || last.address != 0 {
 		t.Errorf("the last slot is %+v", *last)
+	}
+}
+
+// A machine of a foreign architecture is emulated, and has the size of its start.
+func TestForeignArchitecture(t *testing.T) {
+	dir := t.TempDir()
+	kernel := filepath.Join(dir, "kernel")
+	if err := os.WriteFile(kernel, []byte("kernel"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	foreign := "arm64"
+	if runtime.GOARCH == foreign {
+		foreign = "amd64"
+	}
+	o := Options{
+		Path: "/bin/sh", Architecture: foreign, Name: "pod", Accelerator: accel.KVM, Kernel: kernel,
+		Size: hypervisor.Size{VCPUs: 1, MemoryMiB: 128},
+	}
+	if _, err := New(o); !errors.Is(err, hypervisor.ErrUnsupported) {
+		t.Errorf("a foreign guest by KVM: %v", err)
+	}
+	o.Architecture, o.Accelerator = "arm64", accel.TCG
+	o.MaxSize, o.Bridges = hypervisor.Size{VCPUs: 8, MemoryMiB: 4096}, 1
+	vm, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if vm.opts.MaxSize != o.Size || vm.opts.Bridges != 0 || vm.opts.RootPorts != portsForBridge {
+		t.Errorf("an arm64 machine has room for %+v, %d bridges and %d ports", vm.opts.MaxSize, vm.opts.Bridges, vm.opts.RootPorts)
+	}
+	if err := vm.Stop(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

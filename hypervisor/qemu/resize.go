@@ -34,6 +34,9 @@ func (vm *VM) resize(ctx context.Context, size hypervisor.Size) error {
 		return err
 	}
 	limit, now := vm.opts.MaxSize, vm.Info().Size
+	if !vm.opts.arch.grows && (size.VCPUs > now.VCPUs || size.MemoryMiB > now.MemoryMiB) {
+		return fmt.Errorf("a machine of %s has the size that it started with: %w", vm.opts.Architecture, hypervisor.ErrUnsupported)
+	}
 	if size.VCPUs > limit.VCPUs || size.MemoryMiB > limit.MemoryMiB {
 		return fmt.Errorf("%d vCPUs and %d MiB are more than the VM's maximum of %d and %d: %w",
 			size.VCPUs, size.MemoryMiB, limit.VCPUs, limit.MemoryMiB, hypervisor.ErrUnsupported)

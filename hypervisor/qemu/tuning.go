@@ -42,6 +42,12 @@ func OverheadMiB(accelerator string) int {
 // code, has registers that Linux saves and loads at every change of threads.
 const emulatedX86 = "max,erms=off,fsrm=off,la57=off,mpx=off"
 
+// emulatedARM is the CPU model under TCG. What QEMU can emulate beyond it takes the
+// kernel longer to use than it saves: with all of it ("max"), which has pointer
+// authentication by a slow cipher, a boot takes five times as long, and half as long
+// again with a fast one.
+const emulatedARM = "cortex-a57"
+
 // emulatedParam leaves out under TCG what a guest's kernel does against
 // speculation. Its code is not what speculates: each of its indirect branches,
 // that of a retpoline too, is a look-up and an indirect branch of QEMU's on the

@@ -13,20 +13,19 @@ import (
 // ErrNoQEMU says that no QEMU was found.
 var ErrNoQEMU = errors.New("QEMU was not found")
 
-// Find returns the absolute path of QEMU's program for this architecture: path
-// itself when it is not empty, otherwise the first in PATH. Not found, or not
-// executable, wraps ErrNoQEMU.
-func Find(path string) (string, error) {
+// Find returns the absolute path of QEMU's program for guests of the host's
+// architecture: path itself when it is not empty, otherwise the first in PATH. Not
+// found, or not executable, wraps ErrNoQEMU.
+func Find(path string) (string, error) { return find(path, runtime.GOARCH) }
+
+func find(path, arch string) (string, error) {
 	name := path
 	if name == "" {
-		switch runtime.GOARCH {
-		case "amd64":
-			name = "qemu-system-x86_64"
-		case "arm64":
-			name = "qemu-system-aarch64"
-		default:
-			return "", fmt.Errorf("%w: no program for %s", ErrNoQEMU, runtime.GOARCH)
+		found, err := architectureOf(arch)
+		if err != nil {
+			return "", fmt.Errorf("%w: no program for %s", ErrNoQEMU, arch)
 		}
+		name = found.program
 	}
 	found, err := exec.LookPath(name)
 	if err != nil {

@@ -79,11 +79,11 @@ func New(o Options) (*VM, error) {
 	if err := o.normalize(); err != nil {
 		return nil, fmt.Errorf("QEMU options: %w", err)
 	}
-	path, err := Find(o.Path)
+	path, err := find(o.Path, o.Architecture)
 	if err != nil {
 		return nil, err
 	}
-	if err := o.checkFiles(); err != nil {
+	if err := o.checkHost(); err != nil {
 		return nil, err
 	}
 	vm := &VM{

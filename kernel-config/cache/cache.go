@@ -38,7 +38,7 @@ func Get(ctx context.Context, folder, key string, fill func(ctx context.Context,
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return "", fmt.Errorf("create the cache folder: %w", err)
 	}
-	unlock, err := lock(ctx, filepath.Join(folder, key+".lock"))
+	unlock, err := Lock(ctx, filepath.Join(folder, key+".lock"))
 	if err != nil {
 		return "", err
 	}
@@ -78,9 +78,10 @@ func fillAtomically(ctx context.Context, folder, key string, fill func(context.C
 // the lock takes from seconds to minutes.
 const lockRetry = 100 * time.Millisecond
 
-// lock takes the lock file at path. The file stays: removing it would let two
-// processes lock two different files of the same name.
-func lock(ctx context.Context, path string) (unlock func() error, err error) {
+// Lock takes the lock file at path, and waits for whoever has it, until ctx ends. The
+// file stays: removing it would let two processes lock two different files of the
+// same name.
+func Lock(ctx context.Context, path string) (unlock func() error, err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock file: %w", err)

@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"time"
 
 	"kata-runtime/kernel-config/cache"
 )
@@ -34,12 +36,18 @@ type Source struct {
 	Run Runner
 	// CacheDir is where unpacked packages are kept.
 	CacheDir string
+	// Arch is Debian's name of the packages' architecture, which is Go's too. Another
+	// than the host's has package lists of its own, in CacheDir. Empty: the host's.
+	Arch string
 }
 
 // Resolve returns apt's candidate for the package name. When apt has never
 // heard of it, the package lists may be missing: it refreshes them once, which
 // needs root.
 func (s *Source) Resolve(ctx context.Context, name string) (Package, error) {
+	if s.foreign() && s.stale() {
+		_ = s.Update(ctx) // without a network, old lists have to do
+	}
 	found, err := s.show(ctx, name)
 	if err == nil {
 		return found, nil
@@ -50,14 +58,60 @@ func (s *Source) Resolve(ctx context.Context, name string) (Package, error) {
 	return s.show(ctx, name)
 }
 
-// Update refreshes apt's package lists. It needs root.
-func (s *Source) Update(ctx context.Context) error {
-	_, err := s.run(ctx, "", "apt-get", "-q", "update")
+// Update refreshes apt's package lists. Those of the host's architecture need root.
+func (s *Source) Update(ctx context.Context) (err error) {
+	if s.foreign() {
+		if err := os.MkdirAll(filepath.Join(s.lists(), "partial"), 0o755); err != nil {
+			return fmt.Errorf("make a directory for package lists: %w", err)
+		}
+		// apt does not wait for another.
+		unlock, err := cache.Lock(ctx, s.lists()+".lock")
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
+	}
+	_, err = s.run(ctx, "", "apt-get", s.options("-q", "update")...)
+	if err == nil && s.foreign() {
+		now := time.Now()
+		err = os.Chtimes(s.lists(), now, now)
+	}
 	return err
 }
 
+func (s *Source) foreign() bool { return s.Arch != "" && s.Arch != runtime.GOARCH }
+
+// lists is where the package lists of a foreign architecture are.
+func (s *Source) lists() string { return filepath.Join(s.CacheDir, "lists-"+s.Arch) }
+
+// listsFor is how long lists of a foreign architecture are used, which nobody else
+// refreshes: a mirror does not keep the packages that they name for ever.
+const listsFor = 24 * time.Hour
+
+// stale tells whether lists of a foreign architecture are old. Missing ones are not.
+func (s *Source) stale() bool {
+	info, err := os.Stat(s.lists())
+	return err == nil && time.Since(info.ModTime()) > listsFor
+}
+
+// options adds what makes apt look at a foreign architecture alone, and leave the host's
+// lists as they are.
+func (s *Source) options(args ...string) []string {
+	if !s.foreign() {
+		return args
+	}
+	lists, err := filepath.Abs(s.lists())
+	if err != nil {
+		lists = s.lists()
+	}
+	return append([]string{
+		"-o", "APT::Architecture=" + s.Arch, "-o", "APT::Architectures=" + s.Arch, "-o", "APT::Sandbox::User=root",
+		"-o", "Dir::State::Lists=" + lists, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=",
+	}, args...)
+}
+
 func (s *Source) show(ctx context.Context, name string) (Package, error) {
-	text, err := s.run(ctx, "", "apt-cache", "--no-all-versions", "show", name)
+	text, err := s.run(ctx, "", "apt-cache", s.options("--no-all-versions", "show", name)...)
 	if err != nil {
 		return Package{}, fmt.Errorf("find the Debian package %s: %w", name, err)
 	}
@@ -148,7 +202,7 @@ func (s *Source) fetch(ctx context.Context, p Package, dir string) (err error) {
 func (s *Source) download(ctx context.Context, p Package, dir string) error {
 	// As root apt downloads as a user of its own, who cannot write here; it
 	// would say so and do it as root all the same.
-	args := []string{"-q", "-o", "APT::Sandbox::User=root", "download", p.Name + "=" + p.Version}
+	args := s.options("-q", "-o", "APT::Sandbox::User=root", "download", p.Name+"="+p.Version)
 	_, err := s.run(ctx, dir, "apt-get", args...)
 	if err == nil {
 		return nil

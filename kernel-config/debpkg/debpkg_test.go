@@ -5,9 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -30,6 +32,8 @@ Architecture: all
 // fakeHost answers for apt and dpkg, and notes what was run.
 type fakeHost struct {
 	calls []string
+	// foreign counts the calls that do not look at the host's package lists.
+	foreign int
 	// failShow and failDownload are how often these fail before they work.
 	failShow, failDownload int
 	failUpdate             error
@@ -43,6 +47,9 @@ func (f *fakeHost) run(_ context.Context, dir, program string, args ...string) (
 		}
 	}
 	f.calls = append(f.calls, action)
+	if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "Dir::State::Lists=/") }) {
+		f.foreign++
+	}
 	switch action {
 	case "apt-cache show":
 		if f.failShow--; f.failShow >= 0 {
@@ -125,5 +132,46 @@ func TestUnpackFetchesOnce(t *testing.T) {
 	want := []string{"apt-get download", "apt-get update", "apt-get download", "dpkg -x"}
 	if diff := cmp.Diff(want, host.calls); diff != "" {
 		t.Errorf("programs (-want +got):\n%s", diff)
+	}
+}
+
+// Packages of another architecture are found in lists of their own.
+func TestForeignArchitecture(t *testing.T) {
+	host := &fakeHost{failShow: 1, failDownload: 1}
+	foreign := "arm64"
+	if runtime.GOARCH == foreign {
+		foreign = "amd64"
+	}
+	source := &debpkg.Source{Run: host.run, CacheDir: t.TempDir(), Arch: foreign}
+	found, err := source.Resolve(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := source.Unpack(t.Context(), found); err != nil {
+		t.Fatal(err)
+	}
+	if host.foreign != len(host.calls)-1 { // all but dpkg
+		t.Errorf("%d of %q looked at lists of their own", host.foreign, host.calls)
+	}
+
+	// Lists of its own are refreshed when they are old, and used as they are without a
+	// network.
+	old := time.Now().Add(-48 * time.Hour)
+	if err := os.Chtimes(filepath.Join(source.CacheDir, "lists-"+foreign), old, old); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		host.calls = nil
+		host.failUpdate = errors.New("no network")
+		if _, err := source.Resolve(t.Context(), "x"); err != nil || !slices.Equal(host.calls, []string{"apt-get update", "apt-cache show"}) {
+			t.Errorf("with old lists: %v, %q", err, host.calls)
+		}
+	}
+	host.failUpdate = nil
+	for _, want := range [][]string{{"apt-get update", "apt-cache show"}, {"apt-cache show"}} {
+		host.calls = nil
+		if _, err := source.Resolve(t.Context(), "x"); err != nil || !slices.Equal(host.calls, want) {
+			t.Errorf("with old lists: %v, %q", err, host.calls)
+		}
 	}
 }

@@ -5,6 +5,7 @@ package fragments
 
 import (
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 
@@ -15,24 +16,28 @@ import (
 var files embed.FS
 
 // Load returns the options for an architecture, in Go's name of it (amd64,
-// arm64): the common topics and the architecture's own file.
+// arm64): the common topics and the architecture's own file, which wins.
 func Load(arch string) (kconfig.Options, error) {
 	own, err := archFile(arch)
 	if err != nil {
 		return nil, err
 	}
 	var options kconfig.Options
-	for _, name := range append(topics(), own) {
+	for _, name := range topics() {
 		parsed, err := read(name)
 		if err != nil {
 			return nil, err
 		}
 		options = append(options, parsed...)
 	}
-	if err := options.Validate(); err != nil {
+	parsed, err := read(own)
+	if err != nil {
 		return nil, err
 	}
-	return options, nil
+	if err := errors.Join(options.Validate(), parsed.Validate()); err != nil {
+		return nil, err
+	}
+	return options.Override(parsed), nil
 }
 
 // Modules returns the options of a kernel with modules, which win over those that

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,8 +33,8 @@ const recipe = "2"
 type Builder struct {
 	// CacheDir keeps unpacked sources and results.
 	CacheDir string
-	// Arch is the target in Go's naming: amd64 or arm64. It must be the host's
-	// for Build.
+	// Arch is the target in Go's naming: amd64 or arm64. Another than the host's takes
+	// Debian's cross compiler, or one with the same names.
 	Arch string
 	// Jobs is how many compilers run at once, at least 1.
 	Jobs int
@@ -47,17 +48,33 @@ type target struct {
 	arch string
 	// goal is make's goal, image the file that it makes.
 	goal, image string
+	// tools begins the names of the compiler and its like; empty: they are the host's own.
+	tools string
 }
 
 func (b *Builder) target() (target, error) {
+	var want target
 	switch b.Arch {
 	case "amd64":
-		return target{arch: "x86_64", goal: "vmlinux", image: "vmlinux"}, nil
+		want = target{arch: "x86_64", goal: "vmlinux", image: "vmlinux", tools: "x86_64-linux-gnu-"}
 	case "arm64":
-		return target{arch: "arm64", goal: "Image", image: "arch/arm64/boot/Image"}, nil
+		want = target{arch: "arm64", goal: "Image", image: "arch/arm64/boot/Image", tools: "aarch64-linux-gnu-"}
 	default:
 		return target{}, fmt.Errorf("cannot build a kernel for the architecture %q", b.Arch)
 	}
+	if b.Arch == runtime.GOARCH {
+		want.tools = ""
+	}
+	return want, nil
+}
+
+// findCompiler says what to install where the compiler is missing.
+func (t target) findCompiler() error {
+	if _, err := exec.LookPath(t.tools + "gcc"); err != nil {
+		return fmt.Errorf("compile for %s: %w (Debian: apt-get install gcc-%s)", t.arch, err,
+			strings.ReplaceAll(strings.TrimSuffix(t.tools, "-"), "_", "-"))
+	}
+	return nil
 }
 
 // Check configures the kernel without compiling it, and returns its complete
@@ -112,9 +129,18 @@ func modular(options kconfig.Options) bool {
 
 // key names the result: a hash of all that it depends on.
 func (b *Builder) key(ctx context.Context, source Source, options kconfig.Options) (string, error) {
+	want, err := b.target()
+	if err != nil {
+		return "", err
+	}
+	if want.tools != "" {
+		if err := want.findCompiler(); err != nil {
+			return "", err
+		}
+	}
 	var compiler bytes.Buffer
 	for _, program := range []string{"gcc", "ld"} {
-		if err := b.run(ctx, &compiler, program, "--version"); err != nil {
+		if err := b.run(ctx, &compiler, want.tools+program, "--version"); err != nil {
 			return "", err
 		}
 	}
@@ -198,7 +224,11 @@ func (b *Builder) finish(ctx context.Context, image, output string) error {
 	if b.Arch != "amd64" {
 		return cache.CopyFile(image, output)
 	}
-	if err := b.run(ctx, b.Log, "objcopy", "--strip-all", image, output); err != nil {
+	want, err := b.target()
+	if err != nil {
+		return err
+	}
+	if err := b.run(ctx, b.Log, want.tools+"objcopy", "--strip-all", image, output); err != nil {
 		return fmt.Errorf("strip the kernel: %w", err)
 	}
 	return nil
@@ -245,13 +275,17 @@ func (b *Builder) make(ctx context.Context, tree, objects string, want target, a
 	if err != nil {
 		return fmt.Errorf("find the build directory: %w", err)
 	}
-	args = append([]string{
+	base := []string{
 		"-s", "-C", tree, "O=" + absolute, "ARCH=" + want.arch,
 		"KBUILD_BUILD_USER=kata", "KBUILD_BUILD_HOST=kata",
 		"KBUILD_BUILD_TIMESTAMP=1970-01-01", "KBUILD_BUILD_VERSION=1",
 		"KCFLAGS=" + fastCompile,
-	}, args...)
-	return b.run(ctx, b.Log, "make", args...)
+	}
+	// Without one, which only Check goes, what depends on the compiler is the host's.
+	if want.tools != "" && want.findCompiler() == nil {
+		base = append(base, "CROSS_COMPILE="+want.tools)
+	}
+	return b.run(ctx, b.Log, "make", append(base, args...)...)
 }
 
 // tailSize is how much of a failed tool's output an error quotes, in bytes.

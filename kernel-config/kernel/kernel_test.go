@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -23,9 +24,11 @@ for arg; do
 	esac
 	goal=$arg
 done
+for arg; do case $arg in CROSS_COMPILE=*) echo "$arg" >> "$FAKE_LOG" ;; esac; done
 echo "$goal" >> "$FAKE_LOG"
 case $goal in
 allnoconfig) grep -v CONFIG_DROPPED "$wanted" > "$objects/.config" ;;
+Image) mkdir -p "$objects/arch/arm64/boot" && cp "$objects/.config" "$objects/arch/arm64/boot/Image" ;;
 vmlinux) [ -z "$FAKE_FAILURE" ] || { echo "cc: $FAKE_FAILURE" >&2; exit 2; }
 	cp "$objects/.config" "$objects/vmlinux" ;;
 modules_install) mkdir -p "$release"; echo kernel/a.ko > "$release/modules.builtin"; ln -s "$objects" "$release/build" ;;
@@ -154,7 +157,7 @@ func TestBuildFailsWhenAnOptionDoesNotSurvive(t *testing.T) {
 	if !errors.Is(err, kconfig.ErrNotSurvived) || !strings.Contains(err.Error(), "CONFIG_DROPPED") {
 		t.Errorf("Build = %v, want ErrNotSurvived for CONFIG_DROPPED", err)
 	}
-	if got := goals(t, log); got != "allnoconfig" {
+	if got := strings.TrimPrefix(goals(t, log), "CROSS_COMPILE=aarch64-linux-gnu- "); got != "allnoconfig" {
 		t.Errorf("make ran for %q: it compiled all the same", got)
 	}
 	leftovers(t, cache)
@@ -196,7 +199,35 @@ func TestCheckCompilesNothing(t *testing.T) {
 	if config["CONFIG_A"] != "y" {
 		t.Errorf("configuration = %v", config)
 	}
-	if got := goals(t, log); got != "allnoconfig" {
+	if got := strings.TrimPrefix(goals(t, log), "CROSS_COMPILE=aarch64-linux-gnu- "); got != "allnoconfig" {
+		t.Errorf("make ran for %q", got)
+	}
+}
+
+// A kernel for another architecture is compiled by its own compiler, which counts for
+// the cache.
+func TestCrossCompile(t *testing.T) {
+	foreign, prefix := "arm64", "aarch64-linux-gnu-"
+	if runtime.GOARCH == foreign {
+		foreign, prefix = "amd64", "x86_64-linux-gnu-"
+	}
+	log := fakeTools(t)
+	tools := filepath.Dir(log)
+	builder := &kernel.Builder{CacheDir: t.TempDir(), Arch: foreign, Log: io.Discard}
+	t.Setenv("PATH", tools+":/usr/bin/../bin/absent:/bin/absent") // where a cross compiler may be
+	if _, err := builder.Build(t.Context(), fakeSource(t), options("CONFIG_A")); err == nil || !strings.Contains(err.Error(), "apt-get install gcc-"+strings.ReplaceAll(strings.TrimSuffix(prefix, "-"), "_", "-")) {
+		t.Errorf("Build without a compiler = %v", err)
+	}
+	for _, name := range []string{"gcc", "ld", "objcopy"} {
+		if err := os.Symlink(name, filepath.Join(tools, prefix+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", tools+":/usr/bin:/bin")
+	if _, err := builder.Build(t.Context(), fakeSource(t), options("CONFIG_A")); err != nil {
+		t.Fatal(err)
+	}
+	if got := goals(t, log); !strings.Contains(got, "CROSS_COMPILE="+prefix) {
 		t.Errorf("make ran for %q", got)
 	}
 }

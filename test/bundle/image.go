@@ -16,7 +16,12 @@ import (
 // Image writes an archive of an OCI image whose only layer is the given tar
 // file and whose containers run the command by default. A manager that imports
 // it knows it by name.
-func Image(archive, name, layer string, command ...string) (err error) {
+func Image(archive, name, layer string, command ...string) error {
+	return ImageFor(runtime.GOARCH, archive, name, layer, command...)
+}
+
+// ImageFor is Image for an architecture.
+func ImageFor(architecture, archive, name, layer string, command ...string) (err error) {
 	file, err := os.Create(archive)
 	if err != nil {
 		return fmt.Errorf("write image: %w", err)
@@ -29,7 +34,7 @@ func Image(archive, name, layer string, command ...string) (err error) {
 		return fmt.Errorf("write image: %w", err)
 	}
 	config := w.object("config.v1+json", object{
-		"architecture": runtime.GOARCH, "os": "linux", "config": object{"Env": []string{"PATH=/bin"}, "Cmd": command},
+		"architecture": architecture, "os": "linux", "config": object{"Env": []string{"PATH=/bin"}, "Cmd": command},
 		"rootfs": object{"type": "layers", "diff_ids": []string{files.Digest}},
 	})
 	manifest := w.object("manifest.v1+json", object{

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"kata-runtime/test/harness"
 )
 
 // What kubelet maps to a pod that has hostUsers: false.
@@ -42,6 +44,9 @@ func TestContainerd2(t *testing.T) {
 			p.testSharedProcesses(first)
 			p.remove()
 		})
+		if handler == sandboxHandler { // without a sandbox container, whose program would be the host's
+			t.Run(handler+" of arm64", func(t *testing.T) { testArchitecture(k.in(t), handler) })
+		}
 		t.Run(handler+" in a user namespace", func(t *testing.T) {
 			testUserNamespace(k.in(t), handler)
 		})
@@ -71,6 +76,35 @@ func testContainerd2(k *kubelet, handler string) {
 	c.stop(60)
 	c.ended(3, "Error")
 	c.remove()
+	p.remove()
+}
+
+// testArchitecture takes a pod through its life whose annotation asks for an arm64 machine.
+func testArchitecture(k *kubelet, handler string) {
+	k.t.Helper()
+	config := k.podConfig("arm64-" + handler)
+	config.Annotations = map[string]string{"io.katacontainers.architecture": "arm64"}
+	p := k.run(handler, config)
+	programs := filepath.Join(harness.Repository(k.t), "build", "arm64") // make build/arm64/busybox
+	c := p.start("main", "", func(c *runtime.ContainerConfig) {
+		c.Mounts = append(c.Mounts, &runtime.Mount{HostPath: programs, ContainerPath: "/arm64", Readonly: true})
+		c.Command = []string{"/arm64/busybox", "sh", "-c", "busybox uname -m; exec busybox sleep 100000"}
+	}).await("aarch64")
+	answer := do(c.kubelet, c.ExecSync, &runtime.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"/arm64/busybox", "ip", "-o", "-4", "address", "show", "eth0"}})
+	if !strings.Contains(string(answer.Stdout), " "+p.ip+"/24 ") {
+		k.t.Errorf("eth0 has not the pod's address %s: %s", p.ip, answer.Stdout)
+	}
+	// The image is this host's.
+	_, err := p.CreateContainer(p.bounded(), &runtime.CreateContainerRequest{
+		PodSandboxId: p.id, Config: p.containerConfig("other", "true"), SandboxConfig: p.config,
+	})
+	if err == nil {
+		other := p.create("another", "true")
+		_, err = p.StartContainer(p.bounded(), &runtime.StartContainerRequest{ContainerId: other.id})
+	}
+	if err == nil || !strings.Contains(err.Error(), "the container is for amd64") {
+		k.t.Errorf("a container for the host's architecture: %v", err)
+	}
 	p.remove()
 }
 

@@ -37,6 +37,9 @@ type Bundle struct {
 	Interfaces  int
 	HostNetwork bool
 	Guest       *oci.GuestSpec
+	// Architecture is the one of architecture.All whose machines run the container's
+	// program, and ArchitectureBy what says so, for messages; empty: nobody knows.
+	Architecture, ArchitectureBy string
 
 	declared bool // Options.Sandbox
 	// netns is the network namespace at the path that the specification names, which
@@ -124,8 +127,11 @@ func (b *Bundle) Prepare(options Options) error {
 	}
 	b.Guest.Notes = append(b.Guest.Notes, notes...)
 	if options.Pod == nil {
-		b.Hostname, err = podHostname(b.Spec, callers)
+		if b.Hostname, err = podHostname(b.Spec, callers); err != nil {
+			return err
+		}
 	}
+	b.Architecture, b.ArchitectureBy, err = b.findArchitecture(options.Pod != nil)
 	return err
 }
 

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -31,11 +30,8 @@ func (b *Bundle) Pauses() bool {
 		return false
 	}
 	program := filepath.Clean(process.Args[0])
-	for _, mount := range b.Spec.Mounts {
-		covered := filepath.Clean(mount.Destination)
-		if covered == "/" || program == covered || strings.HasPrefix(program, covered+"/") {
-			return false
-		}
+	if b.covered(program) {
+		return false
 	}
 	text, err := readProgram(b.Rootfs, program)
 	return err == nil && bytes.HasPrefix(text, []byte("\x7fELF")) && bytes.Contains(text, []byte(pauseText))

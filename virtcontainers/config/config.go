@@ -12,6 +12,8 @@ import (
 type Config struct {
 	// Hypervisor is the table [hypervisor] with those of its drivers.
 	Hypervisor Hypervisor
+	// Guest is the table [guest].
+	Guest Guests
 	// Agent is the table [agent.kata].
 	Agent Agent
 	// Runtime is the table [runtime].
@@ -46,6 +48,8 @@ type QEMU struct {
 // Machine is what a VM of every driver has: which files make it, how large it is,
 // and how it is connected with the host.
 type Machine struct {
+	// Architecture is ArchitectureAuto or one of architecture.All, see ForArchitecture.
+	Architecture string `toml:"architecture"`
 	// Kernel and Initrd are the guest's, absolute. Both are set or none is;
 	// ResolveAssets fills empty ones. Image is a disk image in the place of Initrd.
 	Kernel string `toml:"kernel"`
@@ -209,6 +213,7 @@ func Default() *Config {
 		Hypervisor: Hypervisor{
 			Driver: DriverQEMU,
 			Machine: Machine{
+				Architecture:       ArchitectureAuto,
 				Accelerator:        AcceleratorAuto,
 				Vsock:              VsockAuto,
 				DefaultVCPUs:       1,
@@ -224,6 +229,7 @@ func Default() *Config {
 			},
 			QEMU: QEMU{Path: "/usr/bin/qemu-system-x86_64", Bridges: 1},
 		},
+		Guest: Guests{ARM64: Guest{Path: "/usr/bin/qemu-system-aarch64"}},
 		Agent: Agent{DialTimeout: 60 * time.Second, KernelModules: []string{}, IdleCacheTimeout: 300},
 		Runtime: Runtime{
 			OverheadMemoryMiB: 512, OverheadVCPUs: 1, NetworkModel: NetworkTC,

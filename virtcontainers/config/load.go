@@ -168,6 +168,7 @@ type document struct {
 			*Machine // Kata Containers has these keys here
 		} `toml:"qemu"`
 	} `toml:"hypervisor"`
+	Guest *Guests `toml:"guest"`
 	Agent struct {
 		Kata agentTableShape `toml:"kata"`
 	} `toml:"agent"`
@@ -187,7 +188,7 @@ type agentTableShape struct {
 }
 
 func (c *Config) document() *document {
-	doc := &document{Runtime: &c.Runtime, Factory: &c.Factory}
+	doc := &document{Guest: &c.Guest, Runtime: &c.Runtime, Factory: &c.Factory}
 	doc.Hypervisor.Driver, doc.Hypervisor.Machine = &c.Hypervisor.Driver, &c.Hypervisor.Machine
 	doc.Hypervisor.QEMU.QEMU, doc.Hypervisor.QEMU.Machine = &c.Hypervisor.QEMU, &c.Hypervisor.Machine
 	doc.Agent.Kata.DialTimeout = int64(c.Agent.DialTimeout / time.Second)

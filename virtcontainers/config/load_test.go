@@ -45,6 +45,7 @@ initrd = "/i"
 image = ""
 modules = "/m"
 deny_modules = ["rds", "n_gsm"]
+architecture = "arm64"
 kernel_params = "a=b c"
 accelerator = "tcg"
 vsock = "user"
@@ -67,6 +68,11 @@ enable_annotations = ["kernel_params", "default_.*"]
 path = "/opt/qemu"
 pcie_root_port = 3
 default_bridges = 2
+[guest.arm64]
+path = "/opt/qemu-arm"
+kernel = "/ak"
+image = "/aimg"
+modules = "/am"
 [agent.kata]
 dial_timeout = 5
 idle_cache_timeout = 7
@@ -96,7 +102,8 @@ dir = "/run/machines"
 		Hypervisor: Hypervisor{
 			Driver: DriverQEMU,
 			Machine: Machine{
-				Kernel: "/k", Initrd: "/i", Modules: "/m", DenyModules: []string{"rds", "n_gsm"}, KernelParams: "a=b c", Accelerator: "tcg", Vsock: "user",
+				Architecture: "arm64",
+				Kernel:       "/k", Initrd: "/i", Modules: "/m", DenyModules: []string{"rds", "n_gsm"}, KernelParams: "a=b c", Accelerator: "tcg", Vsock: "user",
 				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
 				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never",
 				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
@@ -104,6 +111,7 @@ dir = "/run/machines"
 			},
 			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
+		Guest: Guests{ARM64: Guest{Path: "/opt/qemu-arm", Kernel: "/ak", Image: "/aimg", Modules: "/am"}},
 		Agent: Agent{DialTimeout: 5 * time.Second, KernelModules: []string{"br_netfilter", "loop max_loop=8"}, IdleCacheTimeout: 7},
 		Runtime: Runtime{
 			Debug: true, StaticSandboxResources: true, OverheadMemoryMiB: 700, OverheadVCPUs: 2, BootsAtOnce: 3,
@@ -148,6 +156,7 @@ initrd = "/i"
 image = ""
 modules = "/m"
 deny_modules = ["rds", "n_gsm"]
+architecture = "arm64"
 kernel_params = "a=b c"
 accelerator = "tcg"
 vsock = "user"

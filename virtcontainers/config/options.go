@@ -66,7 +66,7 @@ func (o *Option) KataName() string {
 
 // Options lists every option, in the order of the documentation.
 func Options() []Option {
-	options := slices.Concat(machineOptions(), moduleOptions(), sizeOptions(), sharingOptions(), nicOptions(), confineOptions(), podOptions(), qemuOptions(), otherOptions(), networkOptions(), factoryOptions())
+	options := slices.Concat(machineOptions(), moduleOptions(), sizeOptions(), sharingOptions(), nicOptions(), confineOptions(), podOptions(), qemuOptions(), guestOptions(), otherOptions(), networkOptions(), factoryOptions())
 	defaults := Default()
 	for i := range options {
 		options[i].Default = options[i].get(defaults)
@@ -94,6 +94,7 @@ func machineOptions() []Option {
 			get:     func(c *Config) any { return c.Hypervisor.Driver },
 			check:   func(c *Config) string { return oneOf(c.Hypervisor.Driver, drivers()) },
 		},
+		architectureOption(),
 		{
 			Table: machineTable, Key: "kernel",
 			Values: "empty, or an absolute path",

@@ -25,6 +25,8 @@ func TestOptionsCoverTheStruct(t *testing.T) {
 		runtimeTable: reflect.TypeFor[Runtime](),
 		agentTable:   reflect.TypeFor[agentTableShape](),
 		factoryTable: reflect.TypeFor[Factory](),
+
+		"guest.arm64": reflect.TypeFor[Guest](),
 	}
 	for table, shape := range tables {
 		for i := range shape.NumField() {
@@ -43,8 +45,11 @@ func TestOptionsCoverTheStruct(t *testing.T) {
 	if agent := reflect.TypeFor[Agent](); agent.NumField() != reflect.TypeFor[agentTableShape]().NumField() {
 		t.Error("Agent and agentTableShape differ")
 	}
-	if n := reflect.TypeFor[Config]().NumField(); n != 5 { // and Files
-		t.Errorf("Config has %d fields, of which four tables and Files are known", n)
+	if n := reflect.TypeFor[Config]().NumField(); n != 6 { // and Files
+		t.Errorf("Config has %d fields, of which five tables and Files are known", n)
+	}
+	if n := reflect.TypeFor[Guests]().NumField(); n != 1 {
+		t.Errorf("Guests has %d fields, of which one table is known", n)
 	}
 	if n := reflect.TypeFor[Hypervisor]().NumField(); n != 3 {
 		t.Errorf("Hypervisor has %d fields, of which the driver and two tables are known", n)
@@ -56,7 +61,10 @@ func TestOptionsCoverTheStruct(t *testing.T) {
 func TestEachOptionIsReadAndWritten(t *testing.T) {
 	values := map[string]string{
 		"hypervisor.driver":                     `"qemu"`,
+		"hypervisor.architecture":               `"arm64"`,
 		"hypervisor.qemu.path":                  `"/x"`,
+		"guest.arm64.path":                      `"/x"`,
+		"guest.arm64.modules":                   `"/m"`,
 		"hypervisor.kernel_params":              `"quiet \"x\""`,
 		"hypervisor.modules":                    `"/m"`,
 		"hypervisor.deny_modules":               `["rds", "n_gsm"]`,

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 
-	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/fileserver"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/hypervisor/virtiofsd"
@@ -69,7 +68,7 @@ func Programs(settings config.Hypervisor) []string {
 
 func checkAccelerator(ctx context.Context, settings config.Hypervisor) Finding {
 	f := Finding{Name: "accelerator", Status: StatusOK}
-	choice, err := accel.Select(ctx, settings.Accelerator)
+	choice, err := selectAccelerator(ctx, settings)
 	if err != nil {
 		f.Status, f.Detail, f.NextStep = StatusMissing, err.Error(), `set accelerator = "auto", or enable virtualization in the firmware`
 		return f

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/virtcontainers/config"
@@ -86,7 +85,7 @@ func checkConfinement(ctx context.Context, settings config.Hypervisor) Finding {
 		f.Status, f.Detail, f.NextStep = StatusWarning, "no VMM to try it with", "install QEMU"
 		return f
 	}
-	accelerator, err := accel.Select(ctx, settings.Accelerator)
+	accelerator, err := selectAccelerator(ctx, settings)
 	if err != nil {
 		f.Status, f.Detail, f.NextStep = StatusWarning, "no accelerator to try it with", "see above"
 		return f

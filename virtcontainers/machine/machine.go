@@ -76,7 +76,7 @@ type Machine struct {
 // vsock can be listened on. Stop releases all of it. ctx bounds the call alone.
 func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 	settings := spec.Config.Hypervisor
-	choice, err := accel.Select(ctx, settings.Accelerator)
+	choice, err := selectAccelerator(ctx, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +137,15 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 	return m, nil
 }
 
+// selectAccelerator chooses the accelerator of a machine: software alone runs another
+// architecture.
+func selectAccelerator(ctx context.Context, settings config.Hypervisor) (accel.Choice, error) {
+	if settings.Emulated() {
+		return accel.Choice{Name: accel.TCG, Reason: "a guest of " + settings.MachineArchitecture()}, nil
+	}
+	return accel.Select(ctx, settings.Accelerator)
+}
+
 // newVM lets the configured driver make the VM. It gets what every driver has, and
 // its own table. memory is where the guest's is when it is saved or restored, or nil.
 func (m *Machine) newVM(spec Spec, accelerator string, params []string, devices []hypervisor.Device, confinement *jail.Options, memory *os.File) (hypervisor.VM, error) {
@@ -144,7 +153,7 @@ func (m *Machine) newVM(spec Spec, accelerator string, params []string, devices 
 	switch settings.Driver {
 	case config.DriverQEMU:
 		vm, err := qemu.New(qemu.Options{
-			Path: settings.QEMU.Path, Name: "kata-" + spec.ID, Accelerator: accelerator,
+			Path: settings.QEMU.Path, Architecture: settings.MachineArchitecture(), Name: "kata-" + spec.ID, Accelerator: accelerator,
 			Kernel: settings.Kernel, Initrd: settings.Initrd, KernelParams: params,
 			Size: spec.Size, MaxSize: spec.MaxSize, ReclaimMemory: settings.ReclaimFreedMemory,
 			Devices: devices,

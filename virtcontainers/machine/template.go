@@ -14,7 +14,6 @@ import (
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/hypervisor"
-	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/child"
 	"kata-runtime/hypervisor/tail"
 )
@@ -46,7 +45,7 @@ func Save(ctx context.Context, spec Spec, memory *os.File, state io.Writer) (err
 	if settings.Image != "" {
 		return errOnDisk
 	}
-	choice, err := accel.Select(ctx, settings.Accelerator)
+	choice, err := selectAccelerator(ctx, settings)
 	if err != nil {
 		return err
 	}

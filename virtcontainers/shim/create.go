@@ -114,9 +114,13 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 		}
 		t.home = h
 		h.sandboxed.complete(b.Spec)
-		return false, t.prepare(b, bundle.Options{
+		err := t.prepare(b, bundle.Options{
 			ID: t.id, Pod: h, HostNetwork: hostNetwork(h.config), GuestRoot: t.guestRoot(), Rlimits: s.options.Rlimits,
 		})
+		if err != nil {
+			return false, err
+		}
+		return false, t.checkArchitecture(b)
 	}
 	if h != nil {
 		return false, fmt.Errorf("this shim has the pod %q: %q would be another: %w", h.id, t.id, virtcontainers.ErrExists)
@@ -132,6 +136,9 @@ func (s *service) enterPod(ctx context.Context, t *task, b *bundle.Bundle, optio
 		ID: t.id, Sandbox: membership.Declared, HostNetwork: hostNetwork(settings), GuestRoot: t.guestRoot(), Rlimits: s.options.Rlimits,
 	})
 	if err != nil {
+		return false, err
+	}
+	if settings, err = forArchitecture(settings, b.Architecture); err != nil {
 		return false, err
 	}
 	p, err := planBundle(b, settings, options.SystemdCgroup)
@@ -164,6 +171,21 @@ func (t *task) prepare(b *bundle.Bundle, options bundle.Options) error {
 		return invalid(err)
 	}
 	return err
+}
+
+// checkArchitecture refuses a container that the pod's machine cannot run. A program that
+// does nothing runs anywhere.
+func (t *task) checkArchitecture(b *bundle.Bundle) error {
+	wrong := t.home.config.Hypervisor.CheckArchitecture(b.Architecture, b.ArchitectureBy)
+	if wrong == nil {
+		return nil
+	}
+	return t.seeing(func() error {
+		if b.Pauses() {
+			return nil
+		}
+		return invalid(wrong)
+	})
 }
 
 // leavePod ends the pod: another may follow.
@@ -202,6 +224,18 @@ func LoadConfig(ctx context.Context, options bootstrap.RuntimeOptions) (settings
 	}
 	if err := settings.ResolveAssets(executable); err != nil {
 		return nil, err
+	}
+	return settings, nil
+}
+
+// forArchitecture returns the configuration for a pod of an architecture.
+func forArchitecture(settings *config.Config, name string) (*config.Config, error) {
+	executable, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program's own path: %w", err)
+	}
+	if settings, err = settings.ForArchitecture(executable, name); err != nil {
+		return nil, invalid(err)
 	}
 	return settings, nil
 }

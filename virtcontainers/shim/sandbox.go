@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/architecture"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/shim/podconfig"
@@ -67,8 +67,16 @@ func (s *service) newSandbox(ctx context.Context, request *sandboxapi.CreateSand
 	if err != nil {
 		return nil, err
 	}
-	if settings, err = settings.ForPod(podAnnotations(request, config)); err != nil {
+	annotations := podAnnotations(request, config)
+	if settings, err = settings.ForPod(annotations); err != nil {
 		return nil, invalid(err)
+	}
+	wanted, _, err := architecture.Annotated(annotations)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	if settings, err = forArchitecture(settings, wanted); err != nil {
+		return nil, err
 	}
 	var p plan
 	var joined *network.Namespace
@@ -151,10 +159,11 @@ func (s *service) StartSandbox(ctx context.Context, request *sandboxapi.StartSan
 
 // Platform implements the Sandbox API.
 func (s *service) Platform(_ context.Context, request *sandboxapi.PlatformRequest) (*sandboxapi.PlatformResponse, error) {
-	if _, err := s.sandboxOf(request.GetSandboxID()); err != nil {
+	h, err := s.sandboxOf(request.GetSandboxID())
+	if err != nil {
 		return nil, err
 	}
-	return &sandboxapi.PlatformResponse{Platform: &types.Platform{OS: "linux", Architecture: runtime.GOARCH}}, nil
+	return &sandboxapi.PlatformResponse{Platform: &types.Platform{OS: "linux", Architecture: h.config.Hypervisor.MachineArchitecture()}}, nil
 }
 
 // StopSandbox implements the Sandbox API: it ends the machine, and with it every

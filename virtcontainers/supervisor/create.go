@@ -103,6 +103,10 @@ func (s *server) create(ctx context.Context, r *record, request *api.CreateConta
 
 // podRequest is what the pod is asked for.
 func (s *server) podRequest(r *record, request *api.CreateContainerRequest) (pod.Request, error) {
+	// A program that does nothing runs anywhere.
+	if err := s.machine.CheckArchitecture(request.GetArchitecture(), request.GetArchitectureBy()); err != nil && !request.GetPause() {
+		return pod.Request{}, &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
+	}
 	files, err := s.claimFiles(r.owner, len(request.GetMounts()))
 	if err != nil {
 		return pod.Request{}, err

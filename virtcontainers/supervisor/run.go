@@ -45,6 +45,7 @@ type server struct {
 	pod     *pod.Pod
 	sandbox *virtcontainers.Sandbox
 	vsock   string
+	machine *config.Machine // what the pod's is made of
 	// networked: the pod's machine is connected with a namespace.
 	networked bool
 	log       *slog.Logger
@@ -165,7 +166,7 @@ func run(ctx context.Context, first *channel.Conn, boot Boot, starting *os.File,
 	}
 	kind := networkKind(boot)
 	s := &server{
-		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, log: log,
+		id: boot.ID, store: states, sandbox: sandbox, vsock: vsock, machine: &boot.Config.Hypervisor.Machine, log: log,
 		pod:       pod.New(pod.Options{Sandbox: sandbox, Network: kind, Loopback: services, Log: log}),
 		networked: kind != pod.NetworkNone,
 		channels:  make(map[string]*commandChannel),

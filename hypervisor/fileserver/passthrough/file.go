@@ -138,12 +138,14 @@ func (fs *FileSystem) changing(fh, id uint64, f func(fd int) error) fuse.Status 
 	return fs.with(fh, id, f)
 }
 
-// openFlags are the guest's flags as far as they are for the host.
+// openFlags are the guest's flags as far as they are for the host. Those that are wanted
+// have the same value on every architecture; O_DIRECT, O_DIRECTORY, O_NOFOLLOW and
+// O_LARGEFILE do not: on arm64, O_DIRECT has the value that is O_DIRECTORY here.
 func (fs *FileSystem) openFlags(flags uint32) int {
 	const wanted = unix.O_ACCMODE | unix.O_APPEND | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME
 	f := int(flags) & wanted
 	if fs.options.DirectIO {
-		f |= int(flags) & unix.O_DIRECT
+		f |= int(flags) & unix.O_DIRECT // of a guest with the host's architecture
 	}
 	if fs.options.Writeback {
 		// The guest's kernel reads what it writes in part, and knows where the end is.

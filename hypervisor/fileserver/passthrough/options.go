@@ -44,8 +44,8 @@ type Options struct {
 	// XattrPrefix is where attributes are kept that the host must not act on. It begins
 	// with "user." and ends with a dot. The default is "user.kata.".
 	XattrPrefix string
-	// DirectIO opens files with O_DIRECT on the host as well when the guest does.
-	// Otherwise the guest's cache alone is bypassed.
+	// DirectIO opens files with O_DIRECT on the host as well when the guest does, which is
+	// of the same architecture: the flag's value depends on it. Otherwise the guest's cache alone is bypassed.
 	DirectIO bool
 
 	// Proc is the directory of this process in procfs. The default is /proc/self.

@@ -103,3 +103,19 @@ func TestReleaseCloses(t *testing.T) {
 		}
 	}
 }
+
+// Open flags whose values are other flags' on another architecture do not get through.
+func TestOpenFlagsOfAnotherArchitecture(t *testing.T) {
+	fs := &FileSystem{}
+	const (
+		armDirectory = 0o40000
+		armNoFollow  = 0o100000
+		armDirect    = 0o200000
+		armLargeFile = 0o400000
+	)
+	for _, flag := range []uint32{armDirectory, armNoFollow, armDirect, armLargeFile} {
+		if got := fs.openFlags(unix.O_RDWR | unix.O_APPEND | flag); got != unix.O_RDWR|unix.O_APPEND|unix.O_NONBLOCK {
+			t.Errorf("flag %#o became %#o", flag, got)
+		}
+	}
+}

@@ -245,9 +245,11 @@ type CreateContainerRequest struct {
 	MemoryVolumes     []*MemoryVolume        `protobuf:"bytes,40,rep,name=memory_volumes,json=memoryVolumes,proto3" json:"memory_volumes,omitempty"`
 	MemoryDirectories []*MemoryDirectory     `protobuf:"bytes,50,rep,name=memory_directories,json=memoryDirectories,proto3" json:"memory_directories,omitempty"`
 	BlockDevices      []*BlockDevice         `protobuf:"bytes,80,rep,name=block_devices,json=blockDevices,proto3" json:"block_devices,omitempty"`
-	ResolvConf        string                 `protobuf:"bytes,120,opt,name=resolv_conf,json=resolvConf,proto3" json:"resolv_conf,omitempty"` // name of the mount that is the container's resolv.conf; or empty
-	ShareName         string                 `protobuf:"bytes,121,opt,name=share_name,json=shareName,proto3" json:"share_name,omitempty"`    // of its directory in the share, new for each creation; empty: container_id
-	Pause             bool                   `protobuf:"varint,300,opt,name=pause,proto3" json:"pause,omitempty"`                            // its program is one that does nothing, as the agent's protocol says
+	ResolvConf        string                 `protobuf:"bytes,120,opt,name=resolv_conf,json=resolvConf,proto3" json:"resolv_conf,omitempty"`             // name of the mount that is the container's resolv.conf; or empty
+	ShareName         string                 `protobuf:"bytes,121,opt,name=share_name,json=shareName,proto3" json:"share_name,omitempty"`                // of its directory in the share, new for each creation; empty: container_id
+	Pause             bool                   `protobuf:"varint,300,opt,name=pause,proto3" json:"pause,omitempty"`                                        // its program is one that does nothing, as the agent's protocol says
+	Architecture      string                 `protobuf:"bytes,310,opt,name=architecture,proto3" json:"architecture,omitempty"`                           // the one of package architecture whose machines run its program; empty: nobody knows
+	ArchitectureBy    string                 `protobuf:"bytes,311,opt,name=architecture_by,json=architectureBy,proto3" json:"architecture_by,omitempty"` // what says so, for messages
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -385,6 +387,20 @@ func (x *CreateContainerRequest) GetPause() bool {
 		return x.Pause
 	}
 	return false
+}
+
+func (x *CreateContainerRequest) GetArchitecture() string {
+	if x != nil {
+		return x.Architecture
+	}
+	return ""
+}
+
+func (x *CreateContainerRequest) GetArchitectureBy() string {
+	if x != nil {
+		return x.ArchitectureBy
+	}
+	return ""
 }
 
 type ReserveContainerRequest struct {
@@ -1535,7 +1551,7 @@ const file_supervisor_proto_rawDesc = "" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12.\n" +
 	"\x13recursive_read_only\x18\x03 \x01(\bR\x11recursiveReadOnly\x12\x16\n" +
 	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x1c\n" +
-	"\ttemporary\x182 \x01(\bR\ttemporary\"\xeb\x04\n" +
+	"\ttemporary\x182 \x01(\bR\ttemporary\"\xba\x05\n" +
 	"\x16CreateContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1b\n" +
@@ -1556,7 +1572,9 @@ const file_supervisor_proto_rawDesc = "" +
 	"resolvConf\x12\x1d\n" +
 	"\n" +
 	"share_name\x18y \x01(\tR\tshareName\x12\x15\n" +
-	"\x05pause\x18\xac\x02 \x01(\bR\x05pauseJ\x04\b\x05\x10\x06\"\x96\x01\n" +
+	"\x05pause\x18\xac\x02 \x01(\bR\x05pause\x12#\n" +
+	"\farchitecture\x18\xb6\x02 \x01(\tR\farchitecture\x12(\n" +
+	"\x0farchitecture_by\x18\xb7\x02 \x01(\tR\x0earchitectureByJ\x04\b\x05\x10\x06\"\x96\x01\n" +
 	"\x17ReserveContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x1d\n" +
