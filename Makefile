@@ -125,7 +125,11 @@ demo: ## build everything and run a container in a VM, without compiling a kerne
 
 .PHONY: systemd
 systemd: ## a Debian with systemd that tests run in a container, or the one in the cache
-	$(GO) run ./test/systemd -o build/systemd.tar
+	$(GO) run ./test/rootfs systemd
+
+.PHONY: programs
+programs: ## a Debian with what make test-full runs in a guest, or the one in the cache
+	$(GO) run ./test/rootfs programs
 
 .PHONY: containerd
 containerd: ## the containerd 2 that tests drive, or the one in the cache
@@ -162,6 +166,7 @@ vet:
 	$(GO) vet ./...
 	$(GO) vet -tags vm ./...
 	$(GO) vet -tags vm,lab ./...
+	$(GO) vet -tags vm,full ./test/programs
 	$(GO) vet -tags vhost ./hypervisor/vsock
 	$(GO) vet -tags inguest ./guest/guesttest/inside
 
@@ -170,7 +175,7 @@ test-lab: deps-test build kernel image systemd containerd kubernetes ## tests on
 	@test/run.sh --lab $(if $(SETS),-sets '$(SETS)')
 
 .PHONY: test-full
-test-full: test ## the above, then each fuzz target for a while and the tests repeated
+test-full: test kernel-modules programs ## the above, then each fuzz target for a while, the tests repeated, and real programs with each kernel
 	@test/fuzz.sh 30s
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyCalls|TestManyAtOnce|TestManyContainers|TestLongStream)' ./test/vm
@@ -178,6 +183,7 @@ test-full: test ## the above, then each fuzz target for a while and the tests re
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestManyPodsByShim|TestDeathsByShim|TestContainerd2|TestCRIO)$$' ./test/cri
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestBridge)$$' ./test/network
+	$(GO) test -tags vm,full -count=1 -timeout 2h ./test/programs
 
 # Another commit, to compare with: make bench BASE=COMMIT
 BASE :=

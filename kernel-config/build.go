@@ -14,6 +14,7 @@ import (
 	"kata-runtime/kernel-config/debpkg"
 	"kata-runtime/kernel-config/kconfig"
 	"kata-runtime/kernel-config/kernel"
+	"kata-runtime/kernel-config/needs"
 )
 
 // sourceFlags are what the commands that need the kernel's source share.
@@ -72,10 +73,14 @@ func runBuild(ctx context.Context, args []string) error {
 			return err
 		}
 	}
+	if err := cache.CopyFile(built.Config, kconfig.Recorded(*output)); err != nil {
+		return err
+	}
 	return cache.CopyFile(built.Image, *output)
 }
 
-// runCheck reports whether all wanted options survive, without compiling.
+// runCheck reports whether all wanted options survive, without compiling; or, of a
+// file, what that kernel lacks that the runtime and common images need.
 func runCheck(ctx context.Context, args []string, out io.Writer) error {
 	var source sourceFlags
 	var wanted optionFlags
@@ -85,8 +90,12 @@ func runCheck(ctx context.Context, args []string, out io.Writer) error {
 	wanted.registerArch(flags)
 	wanted.registerModules(flags)
 	other := flags.String("config", "", "configuration `file` of another kernel, such as /boot/config-6.1.0 or /proc/config.gz, instead of a source")
-	if err := parse(flags, args); err != nil {
+	asJSON := flags.Bool("json", false, "print JSON, of a FILE")
+	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if flags.NArg() > 0 {
+		return checkNeeds(flags.Args(), wanted.modules, *asJSON, out)
 	}
 	options, err := wanted.load()
 	if err != nil {
@@ -109,10 +118,32 @@ func runCheck(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
+// checkNeeds tells what a kernel lacks that the runtime and common images need, and for
+// whom. What no pod runs without is an error.
+func checkNeeds(paths []string, modules, asJSON bool, out io.Writer) error {
+	if len(paths) != 1 {
+		return fmt.Errorf("check: want one file, not %q", paths)
+	}
+	config, from, err := kconfig.Read(paths[0])
+	if err != nil {
+		return err
+	}
+	gaps, err := needs.Compare(config, modules)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		err = printJSON(out, gaps)
+	} else if _, err = fmt.Fprintf(out, "%s: %d options are enabled; %d that images may need are not there\n", from, config.Enabled(), len(gaps)); err == nil {
+		err = needs.Print(out, gaps)
+	}
+	return errors.Join(err, needs.Required(gaps))
+}
+
 // checkOther reports whether a kernel that somebody else has built has all that is
 // wanted. A module is only if the guest has any.
 func checkOther(path string, options kconfig.Options, modules bool, out io.Writer) error {
-	config, err := readConfig(path)
+	config, _, err := kconfig.Read(path)
 	if err != nil {
 		return err
 	}

@@ -13,12 +13,13 @@ import (
 
 	"kata-runtime/kernel-config/cache"
 	"kata-runtime/kernel-config/debpkg"
+	"kata-runtime/kernel-config/kconfig"
 	"kata-runtime/rootfs-builder/kmod"
 )
 
-// runDebian puts Debian's cloud kernel into a directory: vmlinuz, a copy, and
-// modules, a link to the unpacked /lib/modules in the cache. It prints the
-// kernel's release.
+// runDebian puts Debian's cloud kernel into a directory: vmlinuz and its
+// configuration, copies, and modules, a link to the unpacked /lib/modules in the
+// cache. It prints the kernel's release.
 func runDebian(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("debian", flag.ContinueOnError)
 	output := flags.String("o", "", "`directory` that receives vmlinuz and modules")
@@ -126,6 +127,9 @@ func installDebian(root, release, output string) error {
 		return err
 	}
 	if err := cache.CopyFile(filepath.Join(root, "boot", "vmlinuz-"+release), filepath.Join(output, "vmlinuz")); err != nil {
+		return err
+	}
+	if err := cache.CopyFile(filepath.Join(root, "boot", "config-"+release), kconfig.Recorded(filepath.Join(output, "vmlinuz"))); err != nil {
 		return err
 	}
 	return cache.Symlink(modules, filepath.Join(output, "modules"))

@@ -6,6 +6,7 @@
 //	kernel-config build  -o FILE -modules DIR    the same with modules beside it
 //	kernel-config check                      do all wanted options survive?
 //	kernel-config check -config FILE         has another kernel what is wanted?
+//	kernel-config check FILE                 what another kernel lacks, and for whom
 //	kernel-config list                       the wanted options, each with its reason
 //	kernel-config diff OLD NEW               what is different in two kernels' configurations
 //	kernel-config index DIR                  the index and digests of a release's modules, by which a guest loads them
@@ -48,6 +49,7 @@ const usage = `usage:
   kernel-config debian -o DIR [-arch ARCH] [-cache DIR]
   kernel-config build -o FILE [-modules DIR] [-arch ARCH] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
   kernel-config check [-modules] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
+  kernel-config check [-modules] [-json] FILE
   kernel-config list [-modules] [-fragment FILE]... [-arch ARCH] [-json]
   kernel-config diff [-json] OLD NEW
   kernel-config package [-arch ARCH] [-cache DIR] NAME...

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"kata-runtime/kernel-config/needs"
 )
 
 func TestCommandLineErrors(t *testing.T) {
@@ -16,7 +19,9 @@ func TestCommandLineErrors(t *testing.T) {
 		"build: -o is missing":     {"build"},
 		"index: want one":          {"index"},
 		"open /dev/null/absent":    {"index", "/dev/null/absent"},
-		`unexpected argument "y"`:  {"check", "y"},
+		`unexpected argument "y"`:  {"list", "y"},
+		"check: want one file":     {"check", "y", "z"},
+		"open /dev/null/config":    {"check", "/dev/null/config"},
 		`the architecture "mips"`:  {"check", "-arch", "mips"},
 		"kernel source: open /dev": {"check", "-source", "/dev/null/absent"},
 	}
@@ -45,6 +50,9 @@ func TestInstallDebian(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "boot", "vmlinuz-"+release), []byte("kernel"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(root, "boot", "config-"+release), []byte("CONFIG_SMP=y\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 {
 		if err := installDebian(root, release, output); err != nil {
 			t.Fatal(err)
@@ -52,6 +60,11 @@ func TestInstallDebian(t *testing.T) {
 	}
 	if text, err := os.ReadFile(filepath.Join(output, "vmlinuz")); err != nil || string(text) != "kernel" {
 		t.Errorf("vmlinuz = %q, %v", text, err)
+	}
+	var out strings.Builder
+	if err := run(t.Context(), []string{"check", filepath.Join(output, "vmlinuz")}, &out); !errors.Is(err, needs.ErrRequired) ||
+		!strings.Contains(out.String(), "vmlinuz.config: 1 options are enabled;") {
+		t.Errorf("check of the kernel without a program in it = %v\n%s", err, &out)
 	}
 	if _, err := os.Stat(filepath.Join(output, "modules", release, "modules.sha256")); err != nil {
 		t.Error(err)

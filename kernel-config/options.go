@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -111,11 +109,11 @@ func runDiff(args []string, out io.Writer) error {
 	if flags.NArg() != 2 {
 		return errors.New("diff: want two files: OLD NEW")
 	}
-	before, err := readConfig(flags.Arg(0))
+	before, _, err := kconfig.Read(flags.Arg(0))
 	if err != nil {
 		return err
 	}
-	after, err := readConfig(flags.Arg(1))
+	after, _, err := kconfig.Read(flags.Arg(1))
 	if err != nil {
 		return err
 	}
@@ -138,38 +136,4 @@ func printJSON[T any](out io.Writer, list []T) error {
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(list)
-}
-
-// maxConfig bounds a kernel's configuration, in bytes: the largest have 300 kB.
-const maxConfig = 8 << 20
-
-// readConfig reads a kernel's complete configuration, as it is in /boot or, packed, in
-// /proc/config.gz.
-func readConfig(path string) (kconfig.Config, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("read a kernel's configuration: %w", err)
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxConfig))
-	if err != nil {
-		return nil, fmt.Errorf("read a kernel's configuration: %w", err)
-	}
-	if bytes.HasPrefix(data, []byte{0x1f, 0x8b}) {
-		packed, err := gzip.NewReader(bytes.NewReader(data))
-		if err == nil {
-			data, err = io.ReadAll(io.LimitReader(packed, maxConfig))
-		}
-		if err != nil {
-			return nil, fmt.Errorf("unpack %s: %w", path, err)
-		}
-	}
-	config, err := kconfig.ParseConfig(string(data))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if len(config) == 0 {
-		return nil, fmt.Errorf("%s is no kernel's configuration: it has no line CONFIG_...=", path)
-	}
-	return config, nil
 }

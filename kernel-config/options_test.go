@@ -93,7 +93,7 @@ func TestDiff(t *testing.T) {
 	}
 	for want, args := range map[string][]string{
 		"want two files":            {"diff", before},
-		"is no kernel's":            {"diff", before, write(t, "text", "hello\n")},
+		"holds no kernel's":         {"diff", before, write(t, "text", "hello\n")},
 		"unpack":                    {"diff", before, write(t, "broken.gz", "\x1f\x8bnothing")},
 		"read a kernel's":           {"diff", before, "/dev/null/absent"},
 		"configuration: read /proc": {"diff", before, "/proc"},

@@ -31,11 +31,12 @@ var errUnusable = errors.New("this host cannot run virtual machines yet: see wha
 func checkCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "check",
-		Usage:     "tell whether this host can run VMs, and what will be used; or what a pod's processes are on the host",
-		ArgsUsage: "[--security ID]",
+		Usage:     "tell whether this host can run VMs, and what will be used; or what the guest's kernel lacks; or what a pod's processes are on the host",
+		ArgsUsage: "[--guest | --security ID]",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "text", Usage: "`FORMAT`: text or json"},
 			&cli.BoolFlag{Name: "json", Usage: "the same as --format json"},
+			&cli.BoolFlag{Name: "guest", Usage: "compare the guest's kernel with what the runtime and common images need: what is missing, for whom"},
 			&cli.StringFlag{Name: "security", Usage: "compare the host's processes of the pod with this `ID`, or with a container of it, with what is promised of them"},
 			stateDirFlag(),
 		},
@@ -49,6 +50,12 @@ func checkCommand() *cli.Command {
 			}
 			if c.Args().Present() {
 				return fmt.Errorf("check takes no argument: %q (a pod is named by --security)", c.Args().First())
+			}
+			if c.Bool("guest") && c.IsSet("security") {
+				return errors.New("check: --guest is of the configuration, --security of a pod: give one of them")
+			}
+			if c.Bool("guest") {
+				return checkGuest(c, format == "json")
 			}
 			if c.IsSet("security") {
 				return checkSecurity(c, c.String("security"), format == "json")

@@ -45,6 +45,10 @@ func awaitDisks(ctx context.Context, disks []*protocol.BlockDevice) (diskNumbers
 	return numbers, nil
 }
 
+// loopMajor is the number of loop devices' driver: one that is not plugged in is the
+// guest's own.
+const loopMajor = 7
+
 // mountedDevice is a device whose node has to be mounted into its container.
 type mountedDevice struct {
 	specs.LinuxDevice        // with the guest's numbers
@@ -66,6 +70,9 @@ func translateDevices(spec *specs.Spec, disks diskNumbers, dir string) ([]mounte
 		own := inUserNamespace && !isStandard(device)
 		if device.Type == "b" {
 			number, ok := disks[hotplug.Number{Major: device.Major, Minor: device.Minor}]
+			if !ok && device.Major == loopMajor {
+				number, ok = hotplug.Number{Major: device.Major, Minor: device.Minor}, true
+			}
 			if !ok {
 				return nil, fmt.Errorf("%w: linux.devices[%d]: block device %d:%d is not plugged in", ErrInvalid, i, device.Major, device.Minor)
 			}

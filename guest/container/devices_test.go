@@ -53,6 +53,13 @@ func TestTranslateDevices(t *testing.T) {
 	if diff := cmp.Diff([]specs.LinuxDevice{null, ptmx}, spec.Linux.Devices); diff != "" {
 		t.Error(diff)
 	}
+	spec.Linux.Namespaces, spec.Linux.Devices = nil, []specs.LinuxDevice{device("/dev/loop0", 7, 0)}
+	if _, err := translateDevices(spec, testDisks(), "/nodes"); err != nil {
+		t.Errorf("a loop device of the guest's own: %v", err)
+	}
+	if diff := cmp.Diff([]specs.LinuxDevice{device("/dev/loop0", 7, 0)}, spec.Linux.Devices); diff != "" {
+		t.Error(diff)
+	}
 	spec.Linux.Devices = []specs.LinuxDevice{device("/dev/a", 9, 0)}
 	if _, err := translateDevices(spec, testDisks(), "/nodes"); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a device that is not plugged in: %v", err)

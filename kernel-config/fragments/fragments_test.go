@@ -37,7 +37,17 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	base, err := fragments.Load("amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, option := range modules {
+		// What depends on a built-in option that becomes a module is lost.
+		for _, own := range base {
+			if own.Name == option.Name && own.Value == "y" && option.Value != "y" {
+				t.Errorf("%s: %s=%s, which is built in by %s", option.Origin, option.Name, option.Value, own.Origin)
+			}
+		}
 		file, _, _ := strings.Cut(option.Origin, ":")
 		used[filepath.Base(file)] = true
 		switch option.Name {

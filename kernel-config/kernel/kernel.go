@@ -98,6 +98,8 @@ func (b *Builder) Check(ctx context.Context, source Source, options kconfig.Opti
 type Built struct {
 	// Image is vmlinux.
 	Image string
+	// Config is its complete configuration.
+	Config string
 	// Modules has a directory for the kernel's release, with an index; empty for a
 	// kernel without.
 	Modules string
@@ -116,7 +118,7 @@ func (b *Builder) Build(ctx context.Context, source Source, options kconfig.Opti
 	if err != nil {
 		return built, err
 	}
-	built.Image = filepath.Join(dir, "vmlinux")
+	built.Image, built.Config = filepath.Join(dir, "vmlinux"), filepath.Join(dir, "config")
 	if modular(options) {
 		built.Modules = filepath.Join(dir, "modules")
 	}

@@ -132,7 +132,7 @@ func TestDocker(t *testing.T) {
 		result := d.run("", "run", "--rm", "--privileged", "--runtime", "kata", "--network", "none", "--hostname", "mine", "busybox",
 			"sh", "-c", privilegedScript)
 		// All 38 capabilities that docker 20.10 knows, also those that this host lacks.
-		const want = "CapEff:\t0000003fffffffff\nnull\nkmsg\nnet/tun\nmounted\n1\nmine\n"
+		const want = "CapEff:\t0000003fffffffff\nnull\nkmsg\nnet/tun\nloop-control\nloop\nmounted\n1\nmine\n"
 		if result.Code != 0 || result.Stdout != want {
 			t.Errorf("%+v, want %q", result, want)
 		}

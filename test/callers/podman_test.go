@@ -265,7 +265,8 @@ func TestPodman(t *testing.T) {
 const privilegedScript = `
 grep CapEff /proc/self/status
 for d in null kmsg net/tun loop-control autofs tty0; do test -c /dev/$d && echo $d; done
-for d in /dev/*; do test -b $d && echo disk $d; done
+for d in /dev/*; do test -b $d && test ${d#/dev/loop} = $d && echo disk $d; done
+dd if=/dev/zero of=/tmp/disk bs=1k count=512 2>/dev/null && mke2fs -F /tmp/disk >/dev/null && mkdir /loop && mount -o loop /tmp/disk /loop && umount /loop && echo loop
 mkdir /mine && mount -t tmpfs none /mine && echo mounted
 echo 1 > /proc/sys/net/ipv4/ip_forward && cat /proc/sys/net/ipv4/ip_forward
 uname -n`
@@ -277,7 +278,7 @@ func TestPodmanPrivileged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.want(0, "CapEff:\t"+capabilities(t)+"\nnull\nkmsg\nnet/tun\nmounted\n1\n"+hostname+"\n", "",
+	p.want(0, "CapEff:\t"+capabilities(t)+"\nnull\nkmsg\nnet/tun\nloop-control\nloop\nmounted\n1\n"+hostname+"\n", "",
 		p.container("run", "--rm", "--privileged", "--uts", "host", image, "sh", "-c", privilegedScript)...)
 	p.want(126, "", "~character device 10:235 is not supported", p.container("run", "--rm", "--device", "/dev/autofs", image, "true")...)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 )
 
@@ -28,15 +29,21 @@ const ToolsVariable = "KATA_TEST_TOOLS"
 // Build makes the program of a package, by its import path, without cgo, and
 // writes it to path, whose directory is made as needed. Flags are go build's.
 func Build(ctx context.Context, path, importPath string, flags ...string) error {
+	return BuildFor(ctx, runtime.GOARCH, path, importPath, flags...)
+}
+
+// BuildFor is Build for an architecture that this machine's processor runs, too, in Go's
+// name of it. What was compiled before is of this machine's alone.
+func BuildFor(ctx context.Context, arch, path, importPath string, flags ...string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", importPath, err)
 	}
-	if compiled := os.Getenv(DirectoryVariable); compiled != "" {
+	if compiled := os.Getenv(DirectoryVariable); compiled != "" && arch == runtime.GOARCH {
 		return install(filepath.Join(compiled, importPath), path)
 	}
 	args := slices.Concat([]string{"build", "-trimpath", "-ldflags", "-s -w"}, flags, []string{"-o", path, importPath})
 	build := exec.CommandContext(ctx, "go", args...)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 	if output, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("compile %s: %w\n%s", importPath, err, output)
 	}

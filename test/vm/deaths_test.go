@@ -63,7 +63,7 @@ type deathRow struct {
 func newDeathRow(t *testing.T, h *harness.Host, id string, network *podNetwork) *deathRow {
 	h.T = t // of this row
 	r := &deathRow{h: h, id: id}
-	spec := sandbox(privileged(bundle.Spec("/bin/sleep", "100000")))
+	spec := sandbox(bundle.Privileged(bundle.Spec("/bin/sleep", "100000")))
 	bundle.Namespace(spec, specs.NetworkNamespace).Path = network.path
 	r.pod = detach(h, spec)
 	if network.t = t; len(network.qdiscs()) < 2 {

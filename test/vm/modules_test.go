@@ -46,7 +46,7 @@ func TestDebiansKernel(t *testing.T) {
 	if err := os.Mkdir(volume, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	spec := privileged(bundle.Spec("/bin/sh", "-c", "uname -r; cat > /volume/input; echo complaint >&2; mkdir /mnt;"+modulesOnDemand+"exit 3"))
+	spec := bundle.Privileged(bundle.Spec("/bin/sh", "-c", "uname -r; cat > /volume/input; echo complaint >&2; mkdir /mnt;"+modulesOnDemand+"exit 3"))
 	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"bind"}})
 
 	result := h.RunInput("some input", "run", "-b", h.Bundle(spec), h.ID())

@@ -58,7 +58,7 @@ func TestMounts(t *testing.T) {
 		return spec
 	}
 	// A root of the guest, who lifts what the guest has set.
-	first := withMounts(sandbox(privileged(bundle.Spec("/bin/sh", "-c", waitForTerm))))
+	first := withMounts(sandbox(bundle.Privileged(bundle.Spec("/bin/sh", "-c", waitForTerm))))
 	first.Linux.Devices = append(first.Linux.Devices, specs.LinuxDevice{Path: "/opt/zero", Type: "c", Major: 1, Minor: 5})
 	pod := detachBundle(h, bareBundle(h, first))
 	second := withMounts(member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, podNamespaces()...))

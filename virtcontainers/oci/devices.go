@@ -39,6 +39,10 @@ func guestDevice(major, minor int64) string {
 		return "/dev/net/tun"
 	case [2]int64{10, 229}:
 		return "/dev/fuse"
+	case [2]int64{10, 236}:
+		return "/dev/mapper/control"
+	case [2]int64{10, 237}:
+		return "/dev/loop-control"
 	default:
 		return ""
 	}
@@ -58,12 +62,14 @@ type BlockDevice struct {
 //
 // A privileged container's list is no wish but all that the host has. Of those
 // it gets what the guest has too: the host's disks, the root's among them, are
-// what the machine is there to keep away.
+// what the machine is there to keep away. Loop devices it gets of the guest's own.
 func transformDevices(t *translation) error {
 	linux := t.spec().Linux
 	privileged := linux.Resources != nil && allowsAll(linux.Resources.Devices)
 	var kept []specs.LinuxDevice
+	listed := false
 	for i, device := range linux.Devices {
+		listed = listed || privileged && t.isListed(device)
 		if privileged && !inGuest(device) && t.isListed(device) {
 			t.drop(fmt.Sprintf("linux.devices[%d]", i), device.Path+" (the host's, of a privileged container)")
 			continue
@@ -73,8 +79,36 @@ func transformDevices(t *translation) error {
 		}
 		kept = append(kept, device)
 	}
+	if listed {
+		kept = appendLoops(kept)
+	}
 	linux.Devices = slices.Concat(kept, t.deviceMounts)
 	return nil
+}
+
+const (
+	// loopMajor is the number of loop devices' driver, the host's and the guest's.
+	loopMajor = 7
+	// loops is how many of the guest's loop devices a container has nodes of: as many
+	// as Linux makes by default.
+	loops = 8
+)
+
+// appendLoops adds what makes loop devices, and nodes of the guest's first ones. The
+// kernel makes them as they are asked for, and a container's /dev does not follow. They
+// are no BlockDevices: the guest knows by their number that nothing was plugged in.
+func appendLoops(devices []specs.LinuxDevice) []specs.LinuxDevice {
+	control, disk := fs.FileMode(0o600), fs.FileMode(0o660)
+	own := []specs.LinuxDevice{{Path: "/dev/loop-control", Type: "c", Major: 10, Minor: 237, FileMode: &control}}
+	for i := range loops {
+		own = append(own, specs.LinuxDevice{Path: fmt.Sprintf("/dev/loop%d", i), Type: "b", Major: loopMajor, Minor: int64(i), FileMode: &disk})
+	}
+	for _, device := range own {
+		if !slices.ContainsFunc(devices, func(other specs.LinuxDevice) bool { return other.Path == device.Path }) {
+			devices = append(devices, device)
+		}
+	}
+	return devices
 }
 
 // allowsAll tells whether device rules allow everything, which is how callers

@@ -86,7 +86,7 @@ func testHost() fakeHost {
 			"/proc": dir, "/proc/1/root": dir, "/proc/meminfo": {}, "/sys": dir, "/sys/fs/cgroup": dir, "/sys/firmware": dir,
 			"/dev": dir, "/dev/shm": dir, "/dev/shm/data": dir, "/dev/pts": dir, "/dev/dri": dir, "/dev/file": {},
 			"/dev/null": char(1, 3), "/dev/kvm": char(10, 232), "/var/null": char(1, 3),
-			"/dev/sda": {mode: fs.ModeDevice, rdev: unix.Mkdev(8, 0)}, "/run/log": {mode: fs.ModeSocket},
+			"/dev/sda": {mode: fs.ModeDevice, rdev: unix.Mkdev(8, 0)}, "/dev/loop3": {mode: fs.ModeDevice, rdev: unix.Mkdev(7, 3)}, "/run/log": {mode: fs.ModeSocket},
 			"/pod/shm": dir, "/user/memory": dir, "/link/shm": dir, subPathsDir + "/memory/c/0": dir, subPathsDir + "/memory/c/1": dir, subPathsDir + "/claim/c/0": dir,
 			"/nested": dir, memoryDir: dir, diskDir: dir, ramDiskDir: dir, memoryDir + "/sub": dir,
 		},

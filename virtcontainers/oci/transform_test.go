@@ -219,7 +219,7 @@ func TestTransformDevices(t *testing.T) {
 }
 
 // What the host has is not what a privileged container gets, even if its caller
-// lists it.
+// lists it. Loop devices are the guest's.
 func TestAPrivilegedContainerGetsNoDeviceOfTheHost(t *testing.T) {
 	kvm := specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}
 	disk := specs.LinuxDevice{Path: "/dev/sda", Type: "b", Major: 8}
@@ -228,18 +228,24 @@ func TestAPrivilegedContainerGetsNoDeviceOfTheHost(t *testing.T) {
 	elsewhere := specs.LinuxDevice{Path: "/dev/other", Type: "c", Major: 10, Minor: 232}
 	mounted := specs.Mount{Type: "bind", Destination: "/dev/sda", Source: "/dev/sda", Options: []string{"bind"}}
 	privileged := []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	hostLoop := specs.LinuxDevice{Path: "/dev/loop3", Type: "b", Major: 7, Minor: 3}
+	loops := []string{
+		"/dev/loop-control", "/dev/loop0", "/dev/loop1", "/dev/loop2", "/dev/loop3", "/dev/loop4", "/dev/loop5", "/dev/loop6", "/dev/loop7",
+	}
 	for name, test := range map[string]struct {
 		rules   []specs.LinuxDeviceCgroup
 		devices []specs.LinuxDevice
 		mounts  []specs.Mount
-		want    []string // paths in the container
+		want    []string // paths in the container, besides those of loop devices
+		loops   bool
 		disks   int
 		wrong   string
 	}{
-		"its list":                  {rules: privileged, devices: []specs.LinuxDevice{kvm, null, disk}, want: []string{"/dev/null"}},
-		"all types":                 {rules: []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "mrw")}, devices: []specs.LinuxDevice{kvm, disk}},
-		"a volume":                  {rules: privileged, devices: []specs.LinuxDevice{disk, volume}, want: []string{"/dev/volume"}, disks: 1},
-		"a mounted disk":            {rules: privileged, devices: []specs.LinuxDevice{disk}, mounts: []specs.Mount{mounted}, want: []string{"/dev/sda"}, disks: 1},
+		"its list":                  {rules: privileged, devices: []specs.LinuxDevice{kvm, null, disk, hostLoop}, want: []string{"/dev/null"}, loops: true},
+		"all types":                 {rules: []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "mrw")}, devices: []specs.LinuxDevice{kvm, disk}, loops: true},
+		"none of the host's":        {rules: privileged, devices: []specs.LinuxDevice{volume}, want: []string{"/dev/volume"}, disks: 1},
+		"a volume":                  {rules: privileged, devices: []specs.LinuxDevice{disk, volume}, want: []string{"/dev/volume"}, disks: 1, loops: true},
+		"a mounted disk":            {rules: privileged, devices: []specs.LinuxDevice{disk}, mounts: []specs.Mount{mounted}, want: []string{"/dev/sda"}, disks: 1, loops: true},
 		"a name of its own":         {rules: privileged, devices: []specs.LinuxDevice{elsewhere}, wrong: "linux.devices[0] (/dev/other)"},
 		"no rules":                  {devices: []specs.LinuxDevice{null, kvm}, wrong: "linux.devices[1] (/dev/kvm)"},
 		"denied again":              {rules: append(privileged, specs.LinuxDeviceCgroup{Access: "rwm"}), devices: []specs.LinuxDevice{kvm}, wrong: "/dev/kvm"},
@@ -261,9 +267,16 @@ func TestAPrivilegedContainerGetsNoDeviceOfTheHost(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var paths []string
+			var paths, ownLoops []string
 			for _, device := range guest.Spec.Linux.Devices {
-				paths = append(paths, device.Path)
+				if slices.Contains(loops, device.Path) {
+					ownLoops = append(ownLoops, device.Path)
+				} else {
+					paths = append(paths, device.Path)
+				}
+			}
+			if slices.Equal(ownLoops, loops) != test.loops || len(ownLoops) > 0 != test.loops {
+				t.Errorf("loop devices %q", ownLoops)
 			}
 			if diff := cmp.Diff(test.want, paths); diff != "" {
 				t.Error(diff)
