@@ -42,6 +42,10 @@ type Options struct {
 	// Private are the mounts below the shared directory whose files hardly anybody
 	// but the guest changes, as patterns of package path.
 	Private []string
+	// Notify tells the guest of what others change in mounts that are not Private: see
+	// package fsevents. The kernel counts the watches for NotifyUser; 0: for root.
+	Notify     bool
+	NotifyUser int
 	// Program serves it: see backend.Options.
 	Program string
 	// Jail confines the server, as root with a file server's capabilities, whatever
@@ -74,7 +78,7 @@ func Start(ctx context.Context, o Options) (*backend.Process, error) {
 	if o.limit, err = jail.FileLimit(wantedDescriptors); err != nil {
 		return nil, fmt.Errorf("start %s: %w", Name, err)
 	}
-	s := settings{Root: o.SharedDir, Cache: o.Cache, Private: o.Private, Count: o.Count}
+	s := settings{Root: o.SharedDir, Cache: o.Cache, Private: o.Private, Notify: o.Notify, NotifyUser: o.NotifyUser, Count: o.Count}
 	if s.Cache == "" {
 		s.Cache = CacheAuto
 	}

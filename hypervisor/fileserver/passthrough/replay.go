@@ -137,10 +137,16 @@ func (fs *FileSystem) replayLookup(e *queued, in *fuse.InHeader, name string, ou
 		return unix.ENOENT
 	}
 	err := fs.entryIn(in.NodeId, name, out)
-	if err != nil && source {
+	switch {
+	case err == nil:
+		return nil
+	case source:
 		return fs.ghost(e.mode, 0, out)
+	case fs.tellFormerly(in.NodeId, name, false, out):
+		return nil // a directory on the way that is gone by now as well
+	default:
+		return err
 	}
-	return err
 }
 
 // takeBack undoes an entry that is not told.
@@ -237,7 +243,7 @@ func (t *table) named(parent uint32, name string) []uint32 {
 			continue
 		}
 		left--
-		if n.again == name && n.lookups > 0 {
+		if n.again == name {
 			places = append(places, place)
 		}
 	}
