@@ -29,7 +29,7 @@ func (r *Runtime) pinnedSources(spec *specs.Spec) []string {
 	return sources
 }
 
-// pin mounts them. One that fails fails again with the container, which says why.
+// pin mounts them. What is wrong with one the container's creation says.
 func (r *Runtime) pin(spec *specs.Spec) {
 	for _, source := range r.pinnedSources(spec) {
 		if fd, err := unix.Open(source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {

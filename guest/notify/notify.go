@@ -236,8 +236,8 @@ func closeWritten(dir int, name string) error {
 // move repeats a rename. What comes from a directory that the guest does not know, or goes
 // to one, goes through one that only the server knows of.
 func (r *Repeater) move(e *fsevents.Event) error {
-	from, err := -1, error(nil)
-	to := -1
+	from, to := -1, -1
+	var err error
 	if e.Name != "" {
 		if from, err = r.open(e.Directory); err != nil {
 			return err

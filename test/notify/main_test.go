@@ -3,8 +3,8 @@
 package notify
 
 import (
-	"context"
 	"bufio"
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -15,7 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -177,20 +176,24 @@ func watch(t *testing.T, paths ...string) *watcher {
 	return w
 }
 
-var events = []string{
-	"ACCESS", "MODIFY", "ATTRIB", "CLOSE_WRITE", "CLOSE_NOWRITE", "OPEN", "MOVED_FROM", "MOVED_TO", "CREATE", "DELETE", "DELETE_SELF", "MOVE_SELF",
+// events are those of linux/inotify.h, by their bits.
+func events() []string {
+	return []string{
+		"ACCESS", "MODIFY", "ATTRIB", "CLOSE_WRITE", "CLOSE_NOWRITE", "OPEN", "MOVED_FROM", "MOVED_TO", "CREATE", "DELETE", "DELETE_SELF", "MOVE_SELF",
+	}
 }
 
-// read returns the events until there were none for a while.
-func (w *watcher) read(quiet time.Duration) []string {
+// read returns the events before the directory last is made.
+func (w *watcher) read(last string) []string {
 	w.t.Helper()
 	var list []string
 	buf := make([]byte, 64<<10)
 	cookies := map[uint32]int{}
 	poll := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}
 	for {
-		if n, err := unix.Poll(poll, int(quiet.Milliseconds())); n == 0 {
-			return list
+		const patience = 30_000 // milliseconds
+		if n, err := unix.Poll(poll, patience); n == 0 {
+			w.t.Fatalf("there is no event of %s, but there are %q", last, list)
 		} else if err != nil {
 			continue
 		}
@@ -202,7 +205,10 @@ func (w *watcher) read(quiet time.Duration) []string {
 			e := (*unix.InotifyEvent)(unsafe.Pointer(&b[0]))
 			name := strings.TrimRight(string(b[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+e.Len]), "\x00")
 			b = b[unix.SizeofInotifyEvent+e.Len:]
-			for i, what := range events {
+			if name == last && e.Mask&unix.IN_CREATE != 0 {
+				return list
+			}
+			for i, what := range events() {
 				if e.Mask&(1<<i) == 0 || what == "OPEN" || what == "ACCESS" || what == "CLOSE_NOWRITE" {
 					continue
 				}
@@ -225,11 +231,20 @@ func (w *watcher) read(quiet time.Duration) []string {
 	}
 }
 
-// want compares the events with those that there are to be.
-func (w *watcher) want(what string, want ...string) {
-	w.t.Helper()
-	// Two that are the same are one where nobody has read the first.
-	if got := slices.Compact(w.read(300 * time.Millisecond)); !slices.Equal(got, slices.Compact(want)) {
-		w.t.Errorf("%s:\n got %s\nwant %s", what, strings.Join(got, ", "), strings.Join(want, ", "))
+// compare does the same in two directories, and compares what is seen of it. The host
+// makes the directories that say that it is done. Two events that are the same are one where nobody has read the first.
+func compare(t *testing.T, guest, host *watcher, inGuest, inHost, marks string) {
+	t.Helper()
+	for i, each := range scenes() {
+		each.do(t, inHost)
+		each.do(t, inGuest)
+		last := fmt.Sprint("last", i)
+		for _, dir := range []string{inHost, marks} {
+			must(t, os.Mkdir(filepath.Join(dir, last), 0o755))
+		}
+		got, want := slices.Compact(guest.read(last)), slices.Compact(host.read(last))
+		if !slices.Equal(got, want) {
+			t.Errorf("%s:\n got %s\nwant %s", each.name, strings.Join(got, ", "), strings.Join(want, ", "))
+		}
 	}
 }

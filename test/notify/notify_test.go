@@ -80,26 +80,20 @@ func scenes() []scene {
 
 // What the host does is to inotify what it would be if the process were there.
 func TestEventsOfTheHost(t *testing.T) {
-	s := mounted(t)
-	same := t.TempDir() // where the same is done, and watched, without a guest
-	must(t, os.Mkdir(same+"/volume", 0o755))
-	guest, host := watch(t, s.guest+"/volume"), watch(t, same+"/volume")
-	for _, each := range scenes() {
-		each.do(t, same+"/volume")
-		each.do(t, s.host+"/volume")
-		guest.want(each.name, host.read(0)...)
-	}
+	s, same := mounted(t), unshared(t)
+	compare(t, watch(t, s.guest+"/volume"), watch(t, same), s.host+"/volume", same, s.host+"/volume")
 }
 
 // What the guest does is told once, by its own kernel.
 func TestOwnChangesAreNotToldTwice(t *testing.T) {
-	s := mounted(t)
-	same := t.TempDir()
-	must(t, os.Mkdir(same+"/volume", 0o755))
-	guest, host := watch(t, s.guest+"/volume"), watch(t, same+"/volume")
-	for _, each := range scenes() {
-		each.do(t, same+"/volume")
-		each.do(t, s.guest+"/volume")
-		guest.want(each.name, host.read(0)...)
-	}
+	s, same := mounted(t), unshared(t)
+	compare(t, watch(t, s.guest+"/volume"), watch(t, same), s.guest+"/volume", same, s.host+"/volume")
+}
+
+// unshared makes a directory that no guest sees.
+func unshared(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir() + "/volume"
+	must(t, os.Mkdir(dir, 0o755))
+	return dir
 }

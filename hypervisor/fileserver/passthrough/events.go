@@ -254,7 +254,7 @@ func (fs *FileSystem) place(id *uint64, name, path *string, self bool) bool {
 	if n == nil {
 		return false
 	}
-	if *name == "" && !(self && n.mode == unix.S_IFDIR) {
+	if *name == "" && (!self || n.mode != unix.S_IFDIR) {
 		if n.parent == 0 {
 			return false
 		}

@@ -106,6 +106,9 @@ func (fs *FileSystem) getGhost(id uint64, out *fuse.Attr) bool {
 
 // replayLookup answers a marked lookup.
 func (fs *FileSystem) replayLookup(e *queued, in *fuse.InHeader, name string, out *fuse.EntryOut) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
 	if name == fsevents.Limbo {
 		return fs.ghost(unix.S_IFDIR, 0, out)
 	}
@@ -271,12 +274,10 @@ func (fs *FileSystem) replayMove(e *queued, in *fuse.RenameIn) error {
 	if e.to == 0 || in.Newdir != e.to {
 		return nil
 	}
-	to, err := fs.hold(e.to)
-	if err != nil {
-		return nil //nolint:nilerr // it has happened, whatever became of the directory since
+	if to, err := fs.hold(e.to); err == nil {
+		fs.moved(to, e.toName)
+		fs.drop(to)
 	}
-	defer fs.drop(to)
-	fs.moved(to, e.toName)
 	return nil
 }
 

@@ -36,8 +36,8 @@ const (
 	// watchPause is between two readings of the queue, so that thousands of changes
 	// take a few.
 	watchPause = 10 * time.Millisecond
-	// partnerPause is how long the other half of a rename may take.
-	partnerPause = time.Millisecond
+	// partnerPause is how long the other half of a rename may take, in milliseconds.
+	partnerPause = 1
 	// mostRead bounds what is read at once: the kernel's queue has half of that.
 	mostRead = 32 << 10
 	// mostExpected is when expectations are looked through though nothing was told.
@@ -312,7 +312,8 @@ func (w *watcher) read(fd int, buf []byte) {
 
 	notices, ended := readNotices(fd, buf, nil)
 	if n := len(notices); n > 0 && notices[n-1].mask&unix.IN_MOVED_FROM != 0 {
-		time.Sleep(partnerPause) // its other half follows, if there is one
+		// Its other half follows, if there is one.
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, partnerPause)
 		notices, ended = readNotices(fd, buf, notices)
 	}
 
