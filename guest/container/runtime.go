@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/specconv"
@@ -48,7 +49,9 @@ type Runtime struct {
 	oom      *oomWatcher
 	pod      podNamespaces
 	shared   sharedStorages
-	waiters  sync.WaitGroup // one for each running process
+	// pinned is the share whose mounts the agent has as well: see PinSources.
+	pinned  atomic.Value
+	waiters sync.WaitGroup // one for each running process
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*container
@@ -124,6 +127,7 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 		return err
 	}
 	defer release()
+	r.pin(spec)
 	if err := c.takeHooks(req.GetStateJson()); err != nil {
 		return err
 	}
@@ -312,6 +316,7 @@ func (r *Runtime) dismantle(c *container) error {
 		}
 	}
 	errs = append(errs, r.sockets.Close(c.id))
+	r.unpin(c.spec)
 	for last := len(c.mounted) - 1; last >= 0; last-- {
 		if err := r.shared.unmount(c.mounted[last]); err != nil {
 			errs = append(errs, err)

@@ -21,6 +21,7 @@ import (
 	"kata-runtime/guest/hotplug"
 	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/modules"
+	"kata-runtime/guest/notify"
 	"kata-runtime/guest/protocol"
 	"kata-runtime/guest/sockets"
 	"kata-runtime/guest/storage"
@@ -150,6 +151,7 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 		s.shares = append(s.shares, share.GetMountPoint())
 		if share.GetFstype() == "virtiofs" {
 			limit = min(limit, cmp.Or(int64(share.GetFileLimit()), storage.DefaultFileLimit))
+			s.repeatChanges(share.GetMountPoint())
 		}
 	}
 	if limit != math.MaxInt64 {
@@ -169,6 +171,18 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 	}
 	s.created = true
 	return &protocol.CreateSandboxResponse{}, nil
+}
+
+// repeatChanges has inotify tell of what others change in a share. s is locked.
+func (s *sandbox) repeatChanges(share string) {
+	repeater, err := notify.Open(s.log, share)
+	if err != nil {
+		s.log.Warn("what others change in volumes is no event of inotify", "error", err)
+	}
+	if repeater != nil {
+		s.keepers = append(s.keepers, repeater)
+		s.runtime.PinSources(share)
+	}
 }
 
 // Rehearse lets the guest's first container be one that nobody waits for.

@@ -45,6 +45,10 @@ type Options struct {
 	// Steady is that nobody but the runtime changes the files of the shared directory's
 	// own mount, and that a name there never gets another meaning.
 	Steady bool
+	// Notify tells the guest of what others change in mounts that are not Private: see
+	// package fsevents. The kernel counts the watches for NotifyUser; 0: for root.
+	Notify     bool
+	NotifyUser int
 	// Program serves it: see backend.Options.
 	Program string
 	// Jail confines the server, as root with a file server's capabilities, whatever
@@ -77,7 +81,10 @@ func Start(ctx context.Context, o Options) (*backend.Process, error) {
 	if o.limit, err = jail.FileLimit(wantedDescriptors); err != nil {
 		return nil, fmt.Errorf("start %s: %w", Name, err)
 	}
-	s := settings{Root: o.SharedDir, Cache: o.Cache, Private: o.Private, Steady: o.Steady, Count: o.Count}
+	s := settings{
+		Root: o.SharedDir, Cache: o.Cache, Private: o.Private, Steady: o.Steady,
+		Notify: o.Notify, NotifyUser: o.NotifyUser, Count: o.Count,
+	}
 	if s.Cache == "" {
 		s.Cache = CacheAuto
 	}

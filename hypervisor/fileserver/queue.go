@@ -225,7 +225,7 @@ func (w *worker) lead() bool {
 			q.leader = w // all others are at work
 		}
 	}
-	waits := w.waits() && q.waiting < maxWaiting
+	waits := w.waits(q.device.session) && q.waiting < maxWaiting
 	if waits {
 		q.waiting++
 	}

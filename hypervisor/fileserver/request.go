@@ -118,7 +118,16 @@ func (r *request) large() bool {
 func (r *request) transfers() bool { return r.opcode == opRead || r.opcode == opWrite }
 
 // waits says whether the request may wait for another process, for ever.
-func (r *request) waits() bool { return r.opcode == opSetLockWait && len(r.in) > 0 }
+func (r *request) waits(s *session) bool {
+	switch r.opcode {
+	case opSetLockWait:
+		return len(r.in) > 0
+	case opRead:
+		return len(r.in) >= ioSize && s.teller != nil && s.teller.IsEvents(binary.LittleEndian.Uint64(r.in[inHeaderSize:]))
+	default:
+		return false
+	}
+}
 
 // shrink lets go of large buffers, and of guest memory.
 func (r *request) shrink() {

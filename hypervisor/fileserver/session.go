@@ -18,6 +18,7 @@ const maxVectors = 1024
 // session answers the requests of one guest.
 type session struct {
 	files    fuse.RawFileSystem
+	teller   teller // nil for none
 	protocol *fuse.ProtocolServer
 	// requests are counted by opcode, in the last place those without one.
 	requests [64]atomic.Uint64
@@ -29,7 +30,9 @@ func newSession(files fuse.RawFileSystem, options fuse.MountOptions) *session {
 	// What a guest does wrong is no line in a log of the host's.
 	options.Logger = log.New(io.Discard, "", 0)
 	options.MaxWrite = maxTransfer
-	return &session{files: files, protocol: fuse.NewProtocolServer(files, &options)}
+	s := &session{files: files, protocol: fuse.NewProtocolServer(files, &options)}
+	s.teller, _ = files.(teller)
+	return s
 }
 
 // carryOut carries out the request, writes the reply to guest memory, and returns
@@ -41,16 +44,16 @@ func (w *worker) carryOut() (uint32, error) {
 	switch {
 	case len(r.in) == 0:
 		return r.fail(fuse.Status(syscall.E2BIG))
+	case r.waits(s):
+		// As many wait as may. Workers that waited here could be all that there are,
+		// and nobody would take the request that gives up the lock.
+		return r.fail(fuse.Status(syscall.ENOLCK))
 	case r.opcode == opRead && len(r.in) >= ioSize && r.room > outHeaderSize:
 		return s.read(r)
 	case r.opcode == opWrite && len(r.in) >= ioSize:
 		return s.write(r)
 	case r.opcode == opWrite:
 		return r.fail(fuse.EINVAL)
-	case r.waits():
-		// As many wait as may. Workers that waited here could be all that there are,
-		// and nobody would take the request that gives up the lock.
-		return r.fail(fuse.Status(syscall.ENOLCK))
 	case r.opcode == opSyncFS:
 		if files, ok := s.files.(syncer); ok {
 			return r.fail(files.SyncFS(r.inHeader().NodeId))
@@ -94,8 +97,22 @@ func (s *session) answer(in, out []byte) int {
 	return outHeaderSize
 }
 
-// reply answers a request that is to wait and has no more than a header for reply.
+// teller is a file system that tells the guest of changes: the read of a certain file
+// waits for them.
+type teller interface {
+	IsEvents(fh uint64) bool
+	ReadEvents(size uint32) ([]byte, fuse.Status)
+}
+
+// reply answers a request that is to wait.
 func (s *session) reply(in []byte) []byte {
+	if opcode := binary.LittleEndian.Uint32(in[4:]); opcode == opRead {
+		s.count(opRead)
+		text, status := s.teller.ReadEvents(binary.LittleEndian.Uint32(in[56:]))
+		out := make([]byte, outHeaderSize, outHeaderSize+len(text))
+		putHeader(out, outHeaderSize+len(text), status, binary.LittleEndian.Uint64(in[8:]))
+		return append(out, text...)
+	}
 	s.count(opSetLockWait)
 	out := make([]byte, outHeaderSize)
 	return out[:s.answer(in, out)]

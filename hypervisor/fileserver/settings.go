@@ -3,6 +3,7 @@ package fileserver
 import (
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"kata-runtime/hypervisor/fileserver/passthrough"
@@ -20,6 +21,10 @@ type settings struct {
 	// Steady is that the files of Root's own mount, above all others, are nobody's to
 	// change but the runtime's, which never gives a name another meaning.
 	Steady bool `json:"steady,omitempty"`
+	// Notify tells the guest of what others change in other mounts; the watches are
+	// counted for NotifyUser.
+	Notify     bool `json:"notify,omitempty"`
+	NotifyUser int  `json:"notifyUser,omitempty"`
 	// Count has the process log how many requests there were on SIGUSR1.
 	Count bool `json:"count,omitempty"`
 }
@@ -42,6 +47,34 @@ const lasting = 1
 
 // options returns those of the file system.
 func (s *settings) options() (passthrough.Options, error) {
+	o, err := s.caches()
+	if err != nil || !s.Notify {
+		return o, err
+	}
+	o.Watch, o.WatchUser = true, s.NotifyUser
+	private, shared := o.CacheFor, o.Cache
+	shared.Watch = true
+	o.CacheFor = func(mountPoint string) (passthrough.Cache, bool) {
+		if private != nil {
+			if c, ok := private(mountPoint); ok {
+				return c, true
+			}
+		}
+		return shared, !s.private(mountPoint)
+	}
+	return o, nil
+}
+
+// private is whether hardly anybody but the guest changes the files of a mount.
+func (s *settings) private(mountPoint string) bool {
+	return slices.ContainsFunc(s.Private, func(pattern string) bool {
+		matches, _ := path.Match(pattern, mountPoint)
+		return matches
+	})
+}
+
+// caches returns what is kept of which mount.
+func (s *settings) caches() (passthrough.Options, error) {
 	o := passthrough.Options{Submounts: true, Lasting: lasting}
 	private := passthrough.Cache{Entries: moment, Missing: moment, Attributes: moment, Data: passthrough.DataAuto}
 	switch s.Cache {
@@ -73,12 +106,7 @@ func (s *settings) options() (passthrough.Options, error) {
 			// made. That a name has no meaning yet is not relied on: containers come.
 			return passthrough.Cache{Entries: moment, Attributes: moment, Data: o.Cache.Data}, true
 		}
-		for _, pattern := range s.Private {
-			if matches, _ := path.Match(pattern, mountPoint); matches {
-				return private, true
-			}
-		}
-		return passthrough.Cache{}, false
+		return private, s.private(mountPoint)
 	}
 	return o, nil
 }

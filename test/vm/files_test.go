@@ -46,9 +46,9 @@ func TestVirtiofsd(t *testing.T) {
 // where the C virtiofsd's does not. One machine has all of it.
 func TestFileServer(t *testing.T) {
 	h := harness.New(t)
-	configure(h, `hypervisor.virtio_fs_daemon = "kata-fs"`)
+	configure(h, `hypervisor.virtio_fs_daemon = "kata-fs"`, "hypervisor.virtio_fs_notify = true")
 	volume := h.File("volume")
-	for name, mode := range map[string]os.FileMode{"group": 0o2775, "shared": 0o755, "layers": 0o755} {
+	for name, mode := range map[string]os.FileMode{"group": 0o2775, "shared": 0o755, "layers": 0o755, "watched": 0o755} {
 		dir := filepath.Join(volume, name)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -70,6 +70,11 @@ func TestFileServer(t *testing.T) {
 		*set = append((*set)[:len(*set):len(*set)], "CAP_SYS_ADMIN")
 	}
 	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"rbind"}})
+	single := h.File("single")
+	write(t, single, "first")
+	for destination, source := range map[string]string{"/again": filepath.Join(volume, "watched"), "/single": single} {
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind"}})
+	}
 	dir := h.Bundle(spec)
 	if err := program.Build(t.Context(), filepath.Join(dir, "rootfs", "bin", "filer"), "kata-runtime/test/vm/internal/filer"); err != nil {
 		t.Fatal(err)
@@ -151,6 +156,7 @@ func TestFileServer(t *testing.T) {
 			}
 		}
 	})
+	t.Run("inotify", func(t *testing.T) { testInotify(t, h, d, filepath.Join(volume, "watched"), single) })
 	t.Run("trusted attributes and overlayfs", func(t *testing.T) {
 		run(t, 0, nil, "cd /volume/layers && mkdir lower upper work merged && echo 1 > lower/kept && echo 2 > lower/gone && "+
 			"filer set lower/kept trusted.kata value && mount -t overlay none -o lowerdir=lower,upperdir=upper,workdir=work merged && "+

@@ -104,6 +104,10 @@ func podSettings() []podSetting {
 			set: func(c *Config, value string) string { return setText(&c.Hypervisor.VirtioFSCache, value) },
 		},
 		{
+			name: "hypervisor.virtio_fs_notify", option: "hypervisor.virtio_fs_notify",
+			set: func(c *Config, value string) string { return setBool(&c.Hypervisor.VirtioFSNotify, value) },
+		},
+		{
 			name: "hypervisor.disable_vhost_net", option: "hypervisor.disable_vhost_net",
 			set: func(c *Config, value string) string { return setBool(&c.Hypervisor.DisableVhostNet, value) },
 		},

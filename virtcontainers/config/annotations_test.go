@@ -40,6 +40,7 @@ func TestForPod(t *testing.T) {
 		"no kernel parameters":       {all, map[string]string{"hypervisor.kernel_params": ""}, nil},
 		"shared file system":         {all, map[string]string{"hypervisor.shared_fs": "virtio-9p"}, func(c *Config) { c.Hypervisor.SharedFS = SharedFS9P }},
 		"cache":                      {all, map[string]string{"hypervisor.virtio_fs_cache": "never"}, func(c *Config) { c.Hypervisor.VirtioFSCache = "never" }},
+		"notify":                     {all, map[string]string{"hypervisor.virtio_fs_notify": "true"}, func(c *Config) { c.Hypervisor.VirtioFSNotify = true }},
 		"freed memory":               {all, map[string]string{"hypervisor.reclaim_guest_freed_memory": "false"}, func(c *Config) { c.Hypervisor.ReclaimFreedMemory = false }},
 		"vhost":                      {all, map[string]string{"hypervisor.disable_vhost_net": "true"}, func(c *Config) { c.Hypervisor.DisableVhostNet = true }},
 		"ports":                      {all, map[string]string{"hypervisor.pcie_root_port": "2"}, func(c *Config) { c.Hypervisor.QEMU.PCIeRootPorts = 2 }},
@@ -225,6 +226,7 @@ func FuzzForPod(f *testing.F) {
 		// All but what a pod may set is the host's.
 		got.Hypervisor.DefaultVCPUs, got.Hypervisor.DefaultMaxVCPUs = base.Hypervisor.DefaultVCPUs, base.Hypervisor.DefaultMaxVCPUs
 		got.Hypervisor.DefaultMemoryMiB, got.Hypervisor.KernelParams = base.Hypervisor.DefaultMemoryMiB, base.Hypervisor.KernelParams
+		got.Hypervisor.VirtioFSNotify = base.Hypervisor.VirtioFSNotify
 		got.Hypervisor.SharedFS, got.Hypervisor.VirtioFSCache = base.Hypervisor.SharedFS, base.Hypervisor.VirtioFSCache
 		got.Hypervisor.ReclaimFreedMemory = base.Hypervisor.ReclaimFreedMemory
 		got.Hypervisor.DisableVhostNet, got.Hypervisor.QEMU.PCIeRootPorts = base.Hypervisor.DisableVhostNet, base.Hypervisor.QEMU.PCIeRootPorts

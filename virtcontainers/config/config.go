@@ -89,6 +89,8 @@ type Machine struct {
 	// VirtioFSCache is virtiofsd's cache mode: "never", "metadata", "auto", "relaxed" or
 	// "always".
 	VirtioFSCache string `toml:"virtio_fs_cache"`
+	// VirtioFSNotify has the guest told of what others change in volumes.
+	VirtioFSNotify bool `toml:"virtio_fs_notify"`
 	// VirtioFSExtraArgs are appended to virtiofsd's arguments.
 	VirtioFSExtraArgs []string `toml:"virtio_fs_extra_args"`
 	// DisableVhostNet leaves the work of network interfaces to the VMM.

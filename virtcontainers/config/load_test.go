@@ -57,6 +57,7 @@ reclaim_guest_freed_memory = false
 shared_fs = "virtio-9p"
 virtio_fs_daemon = "/opt/virtiofsd"
 virtio_fs_cache = "never"
+virtio_fs_notify = true
 virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
 confine = false
@@ -105,7 +106,7 @@ dir = "/run/machines"
 				Architecture: "arm64",
 				Kernel:       "/k", Initrd: "/i", Modules: "/m", DenyModules: []string{"rds", "n_gsm"}, KernelParams: "a=b c", Accelerator: "tcg", Vsock: "user",
 				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
-				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never",
+				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never", VirtioFSNotify: true,
 				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
 				ConfineUsers: "70000-70009", LogRefusedCalls: true, ConfineWithout: []string{"pid"}, EnableAnnotations: []string{"kernel_params", "default_.*"},
 			},
@@ -168,6 +169,7 @@ reclaim_guest_freed_memory = false
 shared_fs = "virtio-9p"
 virtio_fs_daemon = "/opt/virtiofsd"
 virtio_fs_cache = "never"
+virtio_fs_notify = true
 virtio_fs_extra_args = ["--thread-pool-size=1", "-o", "x"]
 disable_vhost_net = true
 confine = false

@@ -247,6 +247,14 @@ func sharingOptions() []Option {
 			check: func(c *Config) string { return oneOf(c.Hypervisor.VirtioFSCache, cacheModes()) },
 		},
 		{
+			Table: machineTable, Key: "virtio_fs_notify",
+			Values: "`true` or `false`",
+			Meaning: "With `kata-fs`, what the host, another pod or another container changes in a volume is an event of inotify in the container, see [files](files.md#events). " +
+				"Without, inotify tells of a container's own changes alone.",
+			get:   func(c *Config) any { return c.Hypervisor.VirtioFSNotify },
+			check: func(*Config) string { return "" },
+		},
+		{
 			Table: machineTable, Key: "virtio_fs_extra_args",
 			Values:  "a list of strings",
 			Meaning: "Arguments that are appended to virtiofsd's own, such as `[\"--thread-pool-size=1\"]`; `kata-fs` has no use for any.",

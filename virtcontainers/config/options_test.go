@@ -79,6 +79,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.shared_fs":                  `"virtio-fs"`,
 		"hypervisor.virtio_fs_daemon":           `"/v"`,
 		"hypervisor.virtio_fs_cache":            `"always"`,
+		"hypervisor.virtio_fs_notify":           `true`,
 		"hypervisor.virtio_fs_extra_args":       `["a", "b c"]`,
 		"agent.kata.dial_timeout":               `9`,
 		"agent.kata.debug_console_enabled":      `true`,

@@ -63,8 +63,13 @@ func (m *Machine) startDaemon(ctx context.Context, spec Spec) (fileServer, error
 		if len(settings.VirtioFSExtraArgs) > 0 {
 			spec.Log.Warn("virtio_fs_extra_args are virtiofsd's, and not used", "advice", `set virtio_fs_daemon to "" or to virtiofsd's path`)
 		}
+		watchUser := 0
+		if m.user != nil {
+			watchUser = m.user.ID
+		}
 		daemon, err := fileserver.Start(ctx, fileserver.Options{
 			Program: m.program, SharedDir: spec.ShareDir, Cache: settings.VirtioFSCache, Private: []string{rootFileSystems}, Steady: true,
+			Notify: settings.VirtioFSNotify, NotifyUser: watchUser,
 			Count: spec.Config.Runtime.Debug, Jail: m.daemonJail(spec.Config), Starter: m.starter, Log: spec.Log,
 		})
 		if err != nil {

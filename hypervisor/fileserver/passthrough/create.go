@@ -39,13 +39,18 @@ func (fs *FileSystem) unmasked(dir held, mode, umask uint32) uint32 {
 }
 
 // make makes a new object of the caller's in a directory and lets the guest know it.
-func (fs *FileSystem) make(in *fuse.InHeader, name string, out *fuse.EntryOut, f func(dir held) error) fuse.Status {
+func (fs *FileSystem) make(in *fuse.InHeader, kind uint32, name string, out *fuse.EntryOut, f func(dir held) error) fuse.Status {
+	if e, marked := fs.replay(in); marked {
+		return status(fs.replayMake(e, in, kind, name, out))
+	}
 	dir, err := fs.change(in.NodeId, name)
 	if err != nil {
 		return status(err)
 	}
 	defer fs.drop(dir)
-	if err := fs.creds.as(in.Uid, in.Gid, func() error { return f(dir) }); err != nil {
+	x := fs.expectName(dir, name, unix.IN_CREATE)
+	err = fs.creds.as(in.Uid, in.Gid, func() error { return f(dir) })
+	if x.done(err == nil); err != nil {
 		return status(err)
 	}
 	return status(fs.entry(dir, name, out))
@@ -53,25 +58,28 @@ func (fs *FileSystem) make(in *fuse.InHeader, name string, out *fuse.EntryOut, f
 
 // Mknod implements fuse.RawFileSystem.
 func (fs *FileSystem) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	return fs.make(&in.InHeader, name, out, func(dir held) error {
+	return fs.make(&in.InHeader, in.Mode&unix.S_IFMT, name, out, func(dir held) error {
 		return unix.Mknodat(dir.fd, name, fs.unmasked(dir, in.Mode, in.Umask), decodeDevice(in.Rdev))
 	})
 }
 
 // Mkdir implements fuse.RawFileSystem.
 func (fs *FileSystem) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return fs.make(&in.InHeader, name, out, func(dir held) error {
+	return fs.make(&in.InHeader, unix.S_IFDIR, name, out, func(dir held) error {
 		return unix.Mkdirat(dir.fd, name, fs.unmasked(dir, in.Mode, in.Umask))
 	})
 }
 
 // Symlink implements fuse.RawFileSystem.
 func (fs *FileSystem) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return fs.make(in, name, out, func(dir held) error { return unix.Symlinkat(target, dir.fd, name) })
+	return fs.make(in, unix.S_IFLNK, name, out, func(dir held) error { return unix.Symlinkat(target, dir.fd, name) })
 }
 
 // Link implements fuse.RawFileSystem.
 func (fs *FileSystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	if fs.marked(&in.InHeader) {
+		return fuse.EPERM
+	}
 	dir, err := fs.change(in.NodeId, name)
 	if err != nil {
 		return status(err)
@@ -83,7 +91,9 @@ func (fs *FileSystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out 
 	}
 	defer fs.drop(file)
 	// The link in procfs is followed once: a symbolic link is linked itself.
-	if err := unix.Linkat(fs.proc, itoa(file.fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW); err != nil {
+	x := fs.expectName(dir, name, unix.IN_CREATE)
+	err = unix.Linkat(fs.proc, itoa(file.fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
+	if x.done(err == nil); err != nil {
 		return status(err)
 	}
 	return status(fs.entry(dir, name, out))
@@ -91,25 +101,34 @@ func (fs *FileSystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out 
 
 // Unlink implements fuse.RawFileSystem.
 func (fs *FileSystem) Unlink(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	return fs.remove(in.NodeId, name, 0)
+	return fs.remove(in, name, 0)
 }
 
 // Rmdir implements fuse.RawFileSystem.
 func (fs *FileSystem) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	return fs.remove(in.NodeId, name, unix.AT_REMOVEDIR)
+	return fs.remove(in, name, unix.AT_REMOVEDIR)
 }
 
-func (fs *FileSystem) remove(id uint64, name string, flags int) fuse.Status {
-	dir, err := fs.change(id, name)
+func (fs *FileSystem) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
+	if fs.marked(in) {
+		return fuse.OK
+	}
+	dir, err := fs.change(in.NodeId, name)
 	if err != nil {
 		return status(err)
 	}
 	defer fs.drop(dir)
-	return status(unix.Unlinkat(dir.fd, name, flags))
+	x := fs.expectName(dir, name, unix.IN_DELETE)
+	err = unix.Unlinkat(dir.fd, name, flags)
+	x.done(err == nil)
+	return status(err)
 }
 
 // Rename implements fuse.RawFileSystem.
 func (fs *FileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
+	if e, marked := fs.replay(&in.InHeader); marked {
+		return status(fs.replayMove(e, in))
+	}
 	flags := in.Flags // none in the older of the two messages
 	if flags&^uint32(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE|unix.RENAME_WHITEOUT) != 0 {
 		return fuse.EINVAL
@@ -125,12 +144,13 @@ func (fs *FileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newN
 	}
 	defer fs.drop(to)
 	move := func() error { return unix.Renameat2(from.fd, oldName, to.fd, newName, uint(flags)) }
+	x := fs.expectMove(from, oldName, to, newName, flags&unix.RENAME_EXCHANGE != 0)
 	if flags&unix.RENAME_WHITEOUT != 0 {
 		err = fs.creds.as(in.Uid, in.Gid, move)
 	} else {
 		err = move()
 	}
-	if err != nil {
+	if x.done(err == nil); err != nil {
 		return status(err)
 	}
 	fs.moved(to, newName)
@@ -162,6 +182,9 @@ func (fs *FileSystem) moved(dir held, name string) {
 
 // Create implements fuse.RawFileSystem.
 func (fs *FileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	if fs.marked(&in.InHeader) {
+		return fuse.EPERM
+	}
 	dir, err := fs.change(in.NodeId, name)
 	if err != nil {
 		return status(err)
@@ -170,6 +193,7 @@ func (fs *FileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, 
 	flags := fs.openFlags(in.Flags)
 	fd := -1
 	mode := fs.unmasked(dir, in.Mode&0o7777, in.Umask)
+	x := fs.expectName(dir, name, unix.IN_CREATE)
 	err = fs.creds.as(in.Uid, in.Gid, func() error {
 		var err error
 		fd, err = fs.openRetry(func() (int, error) {
@@ -177,17 +201,18 @@ func (fs *FileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, 
 		})
 		return err
 	})
+	x.done(err == nil)
 	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
 		return status(fs.openExisting(dir, in, name, out))
 	}
 	if err != nil {
 		return status(err)
 	}
-	return status(fs.created(dir, name, fd, out))
+	return status(fs.created(dir, name, fd, flags, out))
 }
 
 // created makes the guest know a file that it has just made and has open as fd.
-func (fs *FileSystem) created(dir held, name string, fd int, out *fuse.CreateOut) error {
+func (fs *FileSystem) created(dir held, name string, fd, flags int, out *fuse.CreateOut) error {
 	node, err := fs.openRetry(func() (int, error) { return openAgain(fs.proc, itoa(fd), unix.O_PATH|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		unix.Close(fd)
@@ -197,7 +222,7 @@ func (fs *FileSystem) created(dir held, name string, fd int, out *fuse.CreateOut
 		unix.Close(fd)
 		return err
 	}
-	fh, err := fs.files.add(&file{fd: fd, id: out.NodeId, mount: dir.node.mount})
+	fh, err := fs.files.add(&file{fd: fd, id: out.NodeId, mount: dir.node.mount, writes: flags&unix.O_ACCMODE != unix.O_RDONLY})
 	if err != nil {
 		fs.nodes.forget(out.NodeId, 1)
 		return err
@@ -227,6 +252,9 @@ func (fs *FileSystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cr
 	if fs.options.ReadOnly {
 		return fuse.EROFS
 	}
+	if fs.marked(&in.InHeader) {
+		return fuse.EPERM
+	}
 	dir, err := fs.hold(in.NodeId)
 	if err != nil {
 		return status(err)
@@ -246,5 +274,5 @@ func (fs *FileSystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cr
 	if err != nil {
 		return status(err)
 	}
-	return status(fs.created(dir, "", fd, out))
+	return status(fs.created(dir, "", fd, flags, out))
 }

@@ -218,7 +218,11 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id
 	over := t.descriptors > t.limit
 	id = n.id(place)
 	valid = fs.validity(n, st, now)
+	watch := m.cache.Watch && n.flags&nodeWatched == 0 && (n.mode == unix.S_IFDIR || m != dir.node.mount)
 	t.mu.Unlock()
+	if watch && fs.watches() {
+		fs.watcher.add(id, m, fd)
+	}
 	if twin >= 0 {
 		closeTwin(twin)
 	}

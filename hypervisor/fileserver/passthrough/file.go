@@ -18,6 +18,8 @@ type file struct {
 	dir   *directory  // of a directory alone
 	slow  atomic.Bool // reads are not answered from memory alone
 	reads bool        // of a local file system, and only reads it
+	// writes is whether it may be written, as the host tells when it is closed.
+	writes bool
 }
 
 // files are numbered; a number is not used twice.
@@ -27,7 +29,8 @@ type files struct {
 	last  uint64
 	more  int // descriptors that count as open: those of owners of locks
 	limit int
-	nodes *table // which know how often they are open
+	nodes *table      // which know how often they are open
+	fs    *FileSystem // whose guest is told of changes; nil for none
 }
 
 func (t *files) init(nodes *table) {
@@ -83,8 +86,19 @@ func (t *files) get(fh, id uint64) *file {
 
 func (t *files) put(f *file) {
 	if f.refs.Add(-1) == 0 {
-		unix.Close(f.fd)
+		t.close(f.fd, f.id, f.writes)
 	}
+}
+
+// close closes a descriptor of a node.
+func (t *files) close(fd int, id uint64, writes bool) {
+	if !writes || t.fs == nil {
+		unix.Close(fd)
+		return
+	}
+	x := t.fs.expectChange(id, unix.IN_CLOSE_WRITE)
+	unix.Close(fd)
+	x.done(true)
 }
 
 // putTwin is put for a file of which there may be another descriptor, that of its node.
@@ -184,6 +198,9 @@ func (fs *FileSystem) open(in *fuse.OpenIn, out *fuse.OpenOut) error {
 	}
 	h, err := fs.hold(in.NodeId)
 	if err != nil {
+		if kind, ok := fs.ghostKind(in.NodeId); ok {
+			return fs.openGhost(in, kind, out)
+		}
 		return err
 	}
 	defer fs.drop(h)
@@ -195,6 +212,10 @@ func (fs *FileSystem) open(in *fuse.OpenIn, out *fuse.OpenOut) error {
 	default:
 		return unix.ENXIO
 	}
+	if fs.marked(&in.InHeader) {
+		*out = fuse.OpenOut{Fh: replayHandle}
+		return nil
+	}
 	now, self, flags := time.Now(), itoa(h.fd), fs.openFlags(in.Flags)
 	fd, opened := h.node.mount.openToRead(fs.proc, self, flags, now)
 	open := func() error {
@@ -203,12 +224,17 @@ func (fs *FileSystem) open(in *fuse.OpenIn, out *fuse.OpenOut) error {
 		return err
 	}
 	if !opened {
-		if err := fs.creds.changed(h.fd, in.Mode&fuse.OPEN_KILL_SUIDGID != 0, open); err != nil {
+		var x expected
+		if flags&unix.O_TRUNC != 0 {
+			x = fs.expectChange(in.NodeId, unix.IN_MODIFY)
+		}
+		err := fs.creds.changed(h.fd, in.Mode&fuse.OPEN_KILL_SUIDGID != 0, open)
+		if x.done(err == nil); err != nil {
 			return err
 		}
 	}
 	unchanged := h.node.mount.cache.Data == DataAuto && fs.unchanged(h.node, fd)
-	fh, err := fs.files.add(&file{fd: fd, id: in.NodeId, mount: h.node.mount, reads: opened})
+	fh, err := fs.files.add(&file{fd: fd, id: in.NodeId, mount: h.node.mount, reads: opened, writes: flags&unix.O_ACCMODE != unix.O_RDONLY})
 	if err != nil {
 		return err
 	}
@@ -305,6 +331,10 @@ func (fs *FileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.R
 	if int64(in.Offset) < 0 {
 		return nil, fuse.EINVAL
 	}
+	if fs.IsEvents(in.Fh) {
+		text, code := fs.ReadEvents(in.Size)
+		return fuse.ReadResultData(text), code
+	}
 	f := fs.files.get(in.Fh, in.NodeId)
 	if f == nil {
 		return nil, fuse.EBADF
@@ -323,11 +353,13 @@ func (fs *FileSystem) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte)
 		return 0, fuse.EINVAL
 	}
 	total := 0
+	x := fs.expectChange(in.NodeId, unix.IN_MODIFY)
 	code := fs.changing(in.Fh, in.NodeId, func(fd int) error {
 		return fs.creds.changed(fd, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0, func() error {
 			return writeAll(fd, data, int64(in.Offset), &total)
 		})
 	})
+	x.done(total > 0)
 	if total > 0 {
 		return uint32(total), fuse.OK
 	}
@@ -355,12 +387,18 @@ func writeAll(fd int, data [][]byte, off int64, total *int) error {
 
 // Release implements fuse.RawFileSystem.
 func (fs *FileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	if in.Fh >= replayHandle {
+		return
+	}
 	fs.files.remove(in.Fh, in.NodeId)
 	fs.locks.closed(&fs.files, in.NodeId, in.Fh)
 }
 
 // Flush implements fuse.RawFileSystem: a process has closed the file.
 func (fs *FileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	if in.Fh >= replayHandle {
+		return fuse.OK
+	}
 	fs.locks.release(&fs.files, in.NodeId, in.LockOwner)
 	f := fs.files.get(in.Fh, in.NodeId)
 	if f == nil {
@@ -414,11 +452,14 @@ func (fs *FileSystem) SyncFS(id uint64) fuse.Status {
 // Fallocate implements fuse.RawFileSystem. The message does not say whether set-user-id
 // bits end: they do for whoever is not root.
 func (fs *FileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	return fs.changing(in.Fh, in.NodeId, func(fd int) error {
+	x := fs.expectChange(in.NodeId, unix.IN_MODIFY)
+	code := fs.changing(in.Fh, in.NodeId, func(fd int) error {
 		return fs.creds.changed(fd, in.Uid != 0, func() error {
 			return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length))
 		})
 	})
+	x.done(code.Ok())
+	return code
 }
 
 // Lseek implements fuse.RawFileSystem. The kernel asks for data and holes alone; nobody
@@ -443,6 +484,7 @@ func (fs *FileSystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn)
 		return 0, fuse.EBADF
 	}
 	defer fs.files.put(from)
+	x := fs.expectChange(in.NodeIdOut, unix.IN_MODIFY)
 	code := fs.changing(in.FhOut, in.NodeIdOut, func(to int) error {
 		var err error
 		offIn, offOut := int64(in.OffIn), int64(in.OffOut)
@@ -451,5 +493,6 @@ func (fs *FileSystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn)
 			return err
 		})
 	})
+	x.done(n > 0)
 	return uint32(max(n, 0)), code
 }

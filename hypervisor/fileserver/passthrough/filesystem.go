@@ -24,11 +24,13 @@ type FileSystem struct {
 	proc    int    // this process's fd directory in procfs
 	procFD  string // and its path, with a slash
 
-	nodes  table
-	files  files
-	locks  locks
-	mounts mounts
-	spaces spaces
+	nodes table
+	files files
+	locks locks
+	// watcher is nil where nothing is told to the guest.
+	watcher *watcher
+	mounts  mounts
+	spaces  spaces
 
 	began time.Time // of fs.clock
 
@@ -61,6 +63,10 @@ func New(root *os.File, o Options) (*FileSystem, error) {
 	}
 	fs.files.limit = o.MaxOpenFiles
 	fs.nodes.limit = o.MaxNodeDescriptors
+	if o.Watch {
+		fs.watcher = newWatcher(fs, &o)
+		fs.files.fs = fs
+	}
 	if err := fs.start(root); err != nil {
 		return nil, errors.Join(err, unix.Close(proc))
 	}
@@ -152,6 +158,9 @@ func (fs *FileSystem) Close() error {
 		close(fs.closing)
 		fs.watching.Wait()
 		fs.reset()
+		if fs.watcher != nil {
+			fs.watcher.close()
+		}
 		fs.nodes.close()
 		fs.mounts.close()
 		unix.Close(fs.proc)
@@ -164,6 +173,9 @@ func (fs *FileSystem) Close() error {
 func (fs *FileSystem) OnUnmount() { fs.reset() }
 
 func (fs *FileSystem) reset() {
+	if fs.watcher != nil {
+		fs.watcher.reset()
+	}
 	fs.locks.reset(&fs.files)
 	fs.files.reset()
 	fs.nodes.reset()

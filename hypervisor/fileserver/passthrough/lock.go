@@ -27,6 +27,7 @@ type lockedFile struct {
 
 type lockOwner struct {
 	fd   int
+	id   uint64 // of the file's node
 	fh   uint64 // what it was last used through
 	refs int
 
@@ -106,7 +107,7 @@ func (l *locks) put(files *files, o *lockOwner) {
 	fd := l.unref(o)
 	l.mu.Unlock()
 	if fd >= 0 {
-		unix.Close(fd)
+		files.close(fd, o.id, true)
 		files.unreserve(1)
 	}
 }
@@ -160,7 +161,9 @@ func (l *locks) drop(files *files, id uint64, which func(uint64, *lockOwner) boo
 		}
 	}
 	l.mu.Unlock()
-	closeAll(fds)
+	for _, fd := range fds {
+		files.close(fd, id, true)
+	}
 	files.unreserve(len(fds))
 	l.given(id)
 	l.mu.Lock()
@@ -200,11 +203,11 @@ func (fs *FileSystem) lockOwner(in *fuse.LkIn) (*lockOwner, error) {
 	if o != nil { // somebody was faster
 		o.refs++
 		l.mu.Unlock()
-		unix.Close(fd)
+		fs.files.close(fd, in.NodeId, true)
 		fs.files.unreserve(1)
 		return o, nil
 	}
-	o = &lockOwner{fd: fd, fh: in.Fh, refs: 2}
+	o = &lockOwner{fd: fd, id: in.NodeId, fh: in.Fh, refs: 2}
 	f.owners[in.Owner] = o
 	l.mu.Unlock()
 	return o, nil

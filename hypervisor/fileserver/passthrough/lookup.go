@@ -9,6 +9,12 @@ import (
 
 // Lookup implements fuse.RawFileSystem.
 func (fs *FileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if e, marked := fs.replay(in); marked && e != nil {
+		return status(fs.replayLookup(e, in, name, out))
+	}
+	if fs.lookupEvents(in, name, out) {
+		return fuse.OK
+	}
 	dir, err := fs.hold(in.NodeId)
 	if err != nil {
 		return status(err)
@@ -104,6 +110,9 @@ func (fs *FileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.A
 	var st unix.Statx_t
 	m, err := fs.stat(in.NodeId, in.Flags()&fuse.FUSE_GETATTR_FH != 0, in.Fh(), statMask, &st)
 	if err != nil {
+		if fs.getGhost(in.NodeId, &out.Attr) {
+			return fuse.OK
+		}
 		return status(err)
 	}
 	fs.fillAttr(m, &st, &out.Attr)
@@ -144,6 +153,9 @@ func (fs *FileSystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.Statx
 
 // SetAttr implements fuse.RawFileSystem.
 func (fs *FileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	if fs.marked(&in.InHeader) {
+		return status(fs.replaySetAttr(in, out))
+	}
 	if fs.options.ReadOnly {
 		return fuse.EROFS
 	}
@@ -170,7 +182,9 @@ func (fs *FileSystem) setAttr(h held, in *fuse.SetAttrIn) error {
 	if hasUID || hasGID {
 		// Ids that are not set are -1, which changes nothing. The kernel ends the
 		// set-user-id bits and capabilities of files by itself.
-		if err := unix.Fchownat(h.fd, "", int(int32(uid)), int(int32(gid)), unix.AT_EMPTY_PATH); err != nil {
+		x := fs.expectChange(in.NodeId, unix.IN_ATTRIB)
+		err := unix.Fchownat(h.fd, "", int(int32(uid)), int(int32(gid)), unix.AT_EMPTY_PATH)
+		if x.done(err == nil); err != nil {
 			return err
 		}
 	}
@@ -179,7 +193,9 @@ func (fs *FileSystem) setAttr(h held, in *fuse.SetAttrIn) error {
 		if h.node.mode == unix.S_IFLNK {
 			return unix.EOPNOTSUPP
 		}
-		if err := unix.Fchmodat(fs.proc, self, mode, 0); err != nil {
+		x := fs.expectChange(in.NodeId, unix.IN_ATTRIB)
+		err := unix.Fchmodat(fs.proc, self, mode, 0)
+		if x.done(err == nil); err != nil {
 			return err
 		}
 	}
@@ -202,7 +218,10 @@ func (fs *FileSystem) truncate(h held, in *fuse.SetAttrIn, size int64) error {
 			cut = func() error { return retry(func() error { return unix.Ftruncate(f.fd, size) }) }
 		}
 	}
-	return fs.creds.changed(h.fd, in.Valid&fuse.FATTR_KILL_SUIDGID != 0, cut)
+	x := fs.expectChange(in.NodeId, unix.IN_MODIFY)
+	err := fs.creds.changed(h.fd, in.Valid&fuse.FATTR_KILL_SUIDGID != 0, cut)
+	x.done(err == nil)
+	return err
 }
 
 func (fs *FileSystem) setTimes(self string, in *fuse.SetAttrIn) error {
@@ -221,7 +240,17 @@ func (fs *FileSystem) setTimes(self string, in *fuse.SetAttrIn) error {
 	set(&times[0], in.Valid&fuse.FATTR_ATIME != 0, in.Valid&fuse.FATTR_ATIME_NOW != 0, in.Atime, in.Atimensec)
 	set(&times[1], in.Valid&fuse.FATTR_MTIME != 0, in.Valid&fuse.FATTR_MTIME_NOW != 0, in.Mtime, in.Mtimensec)
 	// The link in procfs is followed once: a symbolic link's own times are set.
-	return unix.UtimesNanoAt(fs.proc, self, times[:], 0)
+	var bit uint32
+	switch in.Valid & (fuse.FATTR_ATIME | fuse.FATTR_MTIME) {
+	case fuse.FATTR_MTIME:
+		bit = unix.IN_MODIFY // as the kernel has it
+	case fuse.FATTR_ATIME | fuse.FATTR_MTIME:
+		bit = unix.IN_ATTRIB
+	}
+	x := fs.expectChange(in.NodeId, bit)
+	err := unix.UtimesNanoAt(fs.proc, self, times[:], 0)
+	x.done(err == nil)
+	return err
 }
 
 // StatFs implements fuse.RawFileSystem.

@@ -181,7 +181,7 @@ func isRemote(fd int) bool {
 
 // findHandles finds out whether the files of a mount can be opened by handle.
 func (fs *FileSystem) findHandles(m *mount, fd int, st *unix.Statx_t) {
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || fs.options.Watch {
 		return
 	}
 	again, err := fileHandle(fd)

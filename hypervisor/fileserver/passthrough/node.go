@@ -45,6 +45,9 @@ const (
 	nodeHandle              // again is a file handle
 	nodeLasting             // the descriptor is all there is
 	nodeLive                // the place is taken
+	nodeGhost               // it is no file: see replay.go
+	nodeWatched             // the host tells of changes
+	nodeEvents              // the file of events, a ghost
 )
 
 // table has all nodes, in places that never move. A node's id in the protocol is its
@@ -59,6 +62,9 @@ type table struct {
 	// descriptors is how many nodes have one, limit how many may.
 	descriptors, limit int
 	hand               uint32
+	ghosts             int
+	// unwatched are watched nodes that the guest has forgotten.
+	unwatched []uint64
 }
 
 const (
@@ -67,6 +73,8 @@ const (
 )
 
 func (t *table) init() {
+	t.ghosts = 0
+	t.unwatched = nil
 	t.chunks = nil
 	t.free = 0
 	t.buckets = make([]uint32, 1024)
@@ -107,6 +115,19 @@ func (t *table) get(id uint64) (uint32, *node) {
 	}
 	n := t.at(place)
 	if n.flags&nodeLive == 0 || uint64(n.generation) != id>>32 || n.lookups == 0 {
+		return 0, nil
+	}
+	return place, n
+}
+
+// live is get also for a directory that the guest has forgotten, but not what is in it.
+func (t *table) live(id uint64) (uint32, *node) {
+	place := uint32(id)
+	if place == 0 || place >= t.places() {
+		return 0, nil
+	}
+	n := t.at(place)
+	if n.flags&nodeLive == 0 || uint64(n.generation) != id>>32 {
 		return 0, nil
 	}
 	return place, n
@@ -200,6 +221,12 @@ func (t *table) release(place uint32, n *node, fds []int) []int {
 			t.descriptors--
 		}
 		parent := n.parent
+		if n.flags&nodeWatched != 0 {
+			t.unwatched = append(t.unwatched, n.id(place))
+		}
+		if n.flags&nodeGhost != 0 {
+			t.ghosts--
+		}
 		*n = node{fd: -1, generation: n.generation + 1, next: t.free}
 		t.free = place
 		t.count--
@@ -255,6 +282,40 @@ func (t *table) unring(n *node, parent uint32) bool {
 		}
 	}
 	return true
+}
+
+// setWatched reports whether the node is there.
+func (t *table) setWatched(id uint64, watched bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, n := t.live(id)
+	switch {
+	case n == nil:
+		return false
+	case watched:
+		n.flags |= nodeWatched
+	default:
+		n.flags &^= nodeWatched
+	}
+	return true
+}
+
+// watchedAbove is whether the directory of a node is watched.
+func (t *table) watchedAbove(id uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, n := t.live(id)
+	return n != nil && n.parent != 0 && t.at(n.parent).flags&nodeWatched != 0 && t.at(n.parent).mount == n.mount
+}
+
+// takeUnwatched returns the watched nodes that the guest has forgotten since the last
+// call.
+func (t *table) takeUnwatched() []uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ids := t.unwatched
+	t.unwatched = nil
+	return ids
 }
 
 // forget takes back what the guest was told.

@@ -17,6 +17,9 @@ type Options struct {
 	// Cache is how long the guest may rely on what it was told, for every mount that
 	// CacheFor has no answer for.
 	Cache Cache
+	// Watch is whether a Cache may have Watch. No file is opened by its handle then: a
+	// change is told by names.
+	Watch bool
 	// CacheFor is asked once for each mount, with the path of its mount point relative to
 	// the root: RootMount is the root's own.
 	CacheFor func(mountPoint string) (Cache, bool) `json:"-"`
@@ -48,6 +51,11 @@ type Options struct {
 	// of the same architecture: the flag's value depends on it. Otherwise the guest's cache alone is bypassed.
 	DirectIO bool
 
+	// MaxWatches bounds the directories and files of which changes by others are told to
+	// the guest. The default is 4096. WatchUser is whom the kernel counts them for; 0 is
+	// the process's own user.
+	MaxWatches, WatchUser int
+
 	// Proc is the directory of this process in procfs. The default is /proc/self.
 	Proc string
 	// Logger is told of what the host's administrator can mend.
@@ -63,6 +71,9 @@ type Cache struct {
 	// Call lets the attributes that come with a name serve the system call that has
 	// asked for it, where Attributes is 0: see brief.
 	Call bool
+	// Watch tells the guest of what others change there: see package fsevents. It takes
+	// Options.Watch.
+	Watch bool
 	// Data is when the guest's cache of a file's content outlives its last close.
 	Data DataCache
 }

@@ -94,13 +94,16 @@ func (fs *FileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name stri
 		return fuse.EPERM
 	}
 	data = data[:in.Size]
-	return status(fs.attribute(in.NodeId, name, func(path, name string) error {
+	x := fs.expectChange(in.NodeId, unix.IN_ATTRIB)
+	err := fs.attribute(in.NodeId, name, func(path, name string) error {
 		set := func() error { return unix.Setxattr(path, name, data, int(in.Flags)) }
 		if name == aclAccess && in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
 			return fs.creds.withoutSetID(fs.creds.gid, set)
 		}
 		return set()
-	}))
+	})
+	x.done(err == nil)
+	return status(err)
 }
 
 // RemoveXAttr implements fuse.RawFileSystem.
@@ -111,7 +114,10 @@ func (fs *FileSystem) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name str
 	if isLabel(name) {
 		return fuse.EPERM
 	}
-	return status(fs.attribute(in.NodeId, name, unix.Removexattr))
+	x := fs.expectChange(in.NodeId, unix.IN_ATTRIB)
+	err := fs.attribute(in.NodeId, name, unix.Removexattr)
+	x.done(err == nil)
+	return status(err)
 }
 
 // ListXAttr implements fuse.RawFileSystem.

@@ -4,6 +4,7 @@
 //	filer flock|posix FILE       take a lock, if nobody has one
 //	filer get FILE NAME          read an extended attribute
 //	filer set FILE NAME VALUE    set one
+//	filer watch FILE...          say what inotify tells until there is a file END
 package main
 
 import (
@@ -22,6 +23,9 @@ func main() {
 }
 
 func run(args []string) error {
+	if args[0] == "watch" {
+		return watch(args[1:])
+	}
 	file, err := os.OpenFile(args[1], os.O_RDWR, 0)
 	if err != nil {
 		return err

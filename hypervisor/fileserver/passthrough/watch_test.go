@@ -1,0 +1,251 @@
+package passthrough_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"kata-runtime/hypervisor/fileserver/passthrough"
+	"kata-runtime/internal/fsevents"
+)
+
+// listener is a guest whose agent reads events.
+type listener struct {
+	*guest
+	mark fsevents.Mark
+	told chan []fsevents.Event
+}
+
+// listen serves a directory that has volume, and reads its file of events.
+func listen(t *testing.T, most int) *listener {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "volume"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cache := passthrough.Shared()
+	cache.Watch = true
+	l := &listener{guest: serveDir(t, dir, passthrough.Options{Cache: cache, Watch: true, MaxWatches: most}), told: make(chan []fsevents.Event)}
+	l.open()
+	return l
+}
+
+// open opens the file of events, and takes what it first tells.
+func (l *listener) open() {
+	l.t.Helper()
+	out, s := l.tryLookup(fuse.FUSE_ROOT_ID, fsevents.FileName)
+	if !s.Ok() {
+		l.t.Skip("root's alone: run as root")
+	}
+	fh := l.guest.open(out.NodeId, unix.O_RDONLY)
+	if !l.fs.IsEvents(fh) {
+		l.t.Fatalf("file handle %#x is not that of events", fh)
+	}
+	first := l.next()
+	if len(first) != 1 || first[0].Kind != fsevents.Marked {
+		l.t.Fatalf("first the guest is told %+v", first)
+	}
+	l.mark = first[0].Mark
+}
+
+// next waits for what is told.
+func (l *listener) next() []fsevents.Event {
+	l.t.Helper()
+	text, s := l.fs.ReadEvents(fsevents.ReadSize)
+	if !s.Ok() {
+		l.t.Fatalf("read events: %v", s)
+	}
+	events, err := fsevents.Parse(text)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return events
+}
+
+// marked is a header of a request that repeats the n-th event.
+func (l *listener) marked(id uint64, n int) fuse.InHeader {
+	return fuse.InHeader{NodeId: id, Caller: fuse.Caller{Owner: fuse.Owner{Uid: l.mark.UID, Gid: l.mark.Group(n)}}}
+}
+
+// watches counts what this process watches by inotify.
+func (l *listener) watches() int {
+	l.t.Helper()
+	list, err := os.ReadDir("/proc/self/fdinfo")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	n := 0
+	for _, e := range list {
+		if text, err := os.ReadFile("/proc/self/fdinfo/" + e.Name()); err == nil {
+			n += strings.Count(string(text), "inotify wd:")
+		}
+	}
+	return n
+}
+
+// Only so many directories are watched: the ones that the guest came to know last.
+func TestWatchesOfAGuestAreBounded(t *testing.T) {
+	l := listen(t, 4)
+	for n := range 10 {
+		l.mkdir(l.lookup("volume"), fmt.Sprint("d", n))
+	}
+	if n := l.watches(); n != 4 {
+		t.Errorf("%d directories are watched, want 4", n)
+	}
+	l.file("volume/d0/unseen", "")
+	l.file("volume/d9/seen", "")
+	for _, e := range l.next() {
+		if e.Directory != "volume/d9" || e.Name != "seen" {
+			t.Errorf("the guest is told %+v", e)
+		}
+	}
+}
+
+// What the guest forgets is not watched any more.
+func TestForgottenDirectoriesAreNotWatched(t *testing.T) {
+	l := listen(t, 0)
+	id := l.lookup("volume")
+	if n := l.watches(); n != 1 {
+		t.Fatalf("%d directories are watched, want 1", n)
+	}
+	l.fs.Forget(id, 1)
+	if err := os.Mkdir(filepath.Join(l.dir, "other"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l.lookup("other")
+	if n := l.watches(); n != 1 {
+		t.Errorf("%d directories are watched, want 1", n)
+	}
+}
+
+// A guest that does not repeat what it is told has so much of it held, and no more.
+func TestEventsThatWaitAreBounded(t *testing.T) {
+	l := listen(t, 0)
+	l.lookup("volume")
+	const many = 6000
+	names := [2]string{l.dir + "/volume/a", l.dir + "/volume/b"}
+	l.file("volume/a", "")
+	for n := range many {
+		if err := os.Rename(names[n%2], names[(n+1)%2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := 0
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		more := make(chan int, 1)
+		go func() {
+			text, _ := l.fs.ReadEvents(fsevents.ReadSize)
+			events, _ := fsevents.Parse(text)
+			more <- len(events)
+		}()
+		select {
+		case n := <-more:
+			told += n
+			if n > fsevents.MaxEvents {
+				t.Fatalf("%d events are told at once", n)
+			}
+			continue
+		case <-time.After(500 * time.Millisecond):
+		}
+		break
+	}
+	const most = 4096
+	// While it is read there is room for some more.
+	if told < most || told > most+1024 {
+		t.Errorf("the guest is told %d events of %d, want about %d", told, many, most)
+	}
+}
+
+// Whoever has the mark changes nothing by it, and reaches nothing.
+func TestForgedMarksDoNothing(t *testing.T) {
+	l := listen(t, 0)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	volume := l.lookup("volume")
+	l.file("volume/kept", "content")
+	told := l.next()
+	kept := l.lookup("volume/kept")
+	before := snapshot(t, l.dir)
+	names := []string{"kept", "new", "..", ".", "", "a/b", "../" + filepath.Base(l.dir), secret, fsevents.Limbo, strings.Repeat("x", 300)}
+	for n := range len(told) + 2 {
+		for _, name := range names {
+			for _, id := range []uint64{fuse.FUSE_ROOT_ID, volume, kept, 12345, ^uint64(0)} {
+				in := l.marked(id, n)
+				var entry fuse.EntryOut
+				var attr fuse.AttrOut
+				if s := l.fs.Lookup(nil, &in, name, &entry); s.Ok() && name != "kept" && name != fsevents.Limbo && name != "new" {
+					t.Errorf("a marked lookup of %q in %d finds %+v", name, id, entry)
+				}
+				l.fs.Unlink(nil, &in, name)
+				l.fs.Rmdir(nil, &in, name)
+				l.fs.Mkdir(nil, &fuse.MkdirIn{InHeader: in, Mode: 0o755}, name, &entry)
+				l.fs.Mknod(nil, &fuse.MknodIn{InHeader: in, Mode: unix.S_IFREG | 0o755}, name, &entry)
+				l.fs.Symlink(nil, &in, secret, name, &entry)
+				l.fs.Link(nil, &fuse.LinkIn{InHeader: in, Oldnodeid: kept}, name, &entry)
+				l.fs.Rename(nil, &fuse.RenameIn{InHeader: in, Newdir: volume}, "kept", name)
+				l.fs.Rename(nil, &fuse.RenameIn{InHeader: in, Newdir: id}, name, "new")
+				set := fuse.SetAttrIn{SetAttrInCommon: fuse.SetAttrInCommon{
+					InHeader: in, Valid: fuse.FATTR_SIZE | fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_MTIME, Mtime: 5,
+				}}
+				l.fs.SetAttr(nil, &set, &attr)
+				var create fuse.CreateOut
+				if s := l.fs.Create(nil, &fuse.CreateIn{InHeader: in, Flags: unix.O_RDWR, Mode: 0o644}, name, &create); s.Ok() {
+					t.Errorf("a marked create of %q in %d succeeds", name, id)
+				}
+				var open fuse.OpenOut
+				if s := l.fs.Open(nil, &fuse.OpenIn{InHeader: in, Flags: unix.O_RDWR | unix.O_TRUNC}, &open); s.Ok() {
+					write := fuse.WriteIn{InHeader: in, Fh: open.Fh, Size: 1}
+					if _, s := l.fs.Write(nil, &write, []byte("x")); s.Ok() {
+						t.Error("what a marked request has opened can be written")
+					}
+				}
+			}
+		}
+	}
+	if after := snapshot(t, l.dir); after != before {
+		t.Errorf("marked requests have changed\n%s\nto\n%s", before, after)
+	}
+}
+
+// snapshot describes all files.
+func snapshot(t *testing.T, dir string) string {
+	t.Helper()
+	var text strings.Builder
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		fmt.Fprintln(&text, path, st.Mode, st.Nlink, st.Uid, st.Gid, st.Size, st.Mtim, st.Ctim)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
+}
+
+// Nobody but root finds the file of events, and each who opens it has another mark.
+func TestFileOfEventsIsOnes(t *testing.T) {
+	l := listen(t, 0)
+	in := header(fuse.FUSE_ROOT_ID)
+	in.Uid = 1000
+	var out fuse.EntryOut
+	l.want("lookup as somebody", l.fs.Lookup(nil, &in, fsevents.FileName, &out), unix.ENOENT)
+	old := l.mark
+	l.open()
+	if old == l.mark {
+		t.Error("two readers have the same mark")
+	}
+}
