@@ -54,7 +54,8 @@ func watch(paths []string) error {
 	}
 }
 
-func describe(mask uint32) (text string) {
+func describe(mask uint32) string {
+	var text strings.Builder
 	for _, each := range []struct {
 		bit  uint32
 		name string
@@ -74,8 +75,8 @@ func describe(mask uint32) (text string) {
 		{unix.IN_ISDIR, "ISDIR"},
 	} {
 		if mask&each.bit != 0 {
-			text += " " + each.name
+			text.WriteString(" " + each.name)
 		}
 	}
-	return text
+	return text.String()
 }
