@@ -140,7 +140,7 @@ func (b *bench) many(ctx context.Context, runs int) (err error) {
 	}
 	fmt.Printf("\n%d starts of true at once, one cold start taking %d ms (median of %d)\n", manyPods, one.Milliseconds(), runs)
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(table, "\tfirst, ms\tmedian\tlast\tlast / %d cold starts\t\n", manyPods)
+	fmt.Fprintf(table, "\tfirst, ms\tmedian\tlast\tits ratio to %d cold starts\t\n", manyPods)
 	for _, row := range []struct {
 		name  string
 		times []time.Duration

@@ -135,14 +135,18 @@ func lockDirectory(ctx context.Context, path string) (*os.File, error) {
 	} else if !errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, errors.Join(err, dir.Close())
 	}
-	locked := make(chan error, 1)
-	go func() { locked <- flock(dir, unix.LOCK_EX) }()
+	locked := make(chan struct{})
+	var lockErr error // written before locked is closed
+	go func() {
+		defer close(locked)
+		lockErr = flock(dir, unix.LOCK_EX)
+	}()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
-	case err := <-locked:
-		if err != nil {
-			return nil, errors.Join(err, dir.Close())
+	case <-locked:
+		if lockErr != nil {
+			return nil, errors.Join(lockErr, dir.Close())
 		}
 		return dir, nil
 	case <-timer.C:
@@ -151,7 +155,7 @@ func lockDirectory(ctx context.Context, path string) (*os.File, error) {
 		err = context.Cause(ctx)
 	}
 	go func() { // as in follow
-		_ = <-locked
+		<-locked
 		_ = dir.Close()
 	}()
 	return nil, err
