@@ -7,7 +7,7 @@ for n in x y; do
 	ip -n $n addr add 10.3.0.$me/24 dev v$n
 	ip -n $n link set v$n up
 	ip netns exec $n openvpn --dev tun --remote 10.3.0.$other --ifconfig 10.4.0.$me 10.4.0.$other --secret /tmp/vpn.key --cipher AES-256-CBC \
-		--daemon --writepid /tmp/vpn.$n --log /tmp/vpn.$n.log
+		--daemon --writepid /tmp/vpn.$n --log /tmp/vpn.$n.log >/tmp/vpn.out
 done
 up=no
 for try in $(seq 60); do if ip netns exec x ping -q -c 1 -W 1 10.4.0.2 >/tmp/vpn.ping; then up=yes; break; fi; done
