@@ -76,9 +76,10 @@ func (l *loader) preload() error {
 // stands for, with all that they need.
 func (l *loader) request(name string) error {
 	loaded, err := l.load(name)
-	switch {
-	case len(loaded) > 0:
+	if len(loaded) > 0 {
 		l.log.Info("kernel modules loaded", "modules", loaded, "request", name)
+	}
+	switch {
 	case errors.Is(err, errUnknown):
 		l.log.Debug("the kernel asks for a module that there is not", "request", name)
 	case err != nil && l.tell(name):

@@ -260,6 +260,18 @@ func TestAModuleThatFails(t *testing.T) {
 	if err := l.request("a"); err != nil {
 		t.Errorf("one that is there: %v", err)
 	}
+	// That others were loaded for it does not hide that it was not.
+	var log bytes.Buffer
+	k = &kernel{fail: map[string]error{"xfs": unix.ENOMEM}}
+	l = newRelease(t, testDependencies, testAliases, "").loader(k, &log)
+	if err := l.request("fs-xfs"); !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("error %v, want ENOMEM", err)
+	}
+	for _, want := range []string{"modules=[libcrc32c] request=fs-xfs", "level=WARN msg=\"kernel module not loaded\" request=fs-xfs"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log lacks %q:\n%s", want, &log)
+		}
+	}
 }
 
 func TestPreload(t *testing.T) {

@@ -127,9 +127,6 @@ func TestSymlinkIsRelativeAndReplaces(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "target"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o700); err != nil {
-		t.Fatal(err)
-	}
 	link := filepath.Join(dir, "sub", "link")
 	for range 2 {
 		if err := cache.Symlink(filepath.Join(dir, "target"), link); err != nil {

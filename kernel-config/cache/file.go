@@ -44,7 +44,7 @@ func WriteFile(target string, source io.Reader) (err error) {
 }
 
 // Symlink makes target a symbolic link to source, relative where that is
-// possible, and replaces a link or file that is there.
+// possible, and replaces a link or file that is there. Its directory is made as needed.
 func Symlink(source, target string) error {
 	directory, err := filepath.Abs(filepath.Dir(target))
 	if err != nil {
@@ -55,6 +55,9 @@ func Symlink(source, target string) error {
 	}
 	if relative, err := filepath.Rel(directory, source); err == nil {
 		source = relative
+	}
+	if err := os.MkdirAll(directory, 0o755); err != nil {
+		return fmt.Errorf("link %s: %w", target, err)
 	}
 	temporary, err := os.MkdirTemp(directory, "."+filepath.Base(target)+".*")
 	if err != nil {

@@ -54,7 +54,7 @@ func missing(t *testing.T, config kconfig.Config, modules bool) []string {
 // without, and of what images need, with modules, what costs each boot or cannot be had.
 func TestBuiltKernels(t *testing.T) {
 	want := []string{
-		"CONFIG_AUDIT", "CONFIG_BPF_EVENTS", "CONFIG_DEBUG_INFO_BTF", "CONFIG_FTRACE_SYSCALLS", "CONFIG_KPROBES",
+		"CONFIG_AUDIT", "CONFIG_BPF_EVENTS", "CONFIG_BPF_JIT", "CONFIG_DEBUG_INFO_BTF", "CONFIG_FTRACE_SYSCALLS", "CONFIG_KPROBES",
 		"CONFIG_NUMA", "CONFIG_UPROBES",
 	}
 	if got := missing(t, built(t, true), true); !slices.Equal(got, want) {

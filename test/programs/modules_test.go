@@ -81,9 +81,9 @@ func TestModularKernel(t *testing.T) {
 // resolve follows a link to a directory.
 func resolve(t *testing.T, path string) string {
 	t.Helper()
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		t.Fatalf("%v (make kernel-modules makes it)", err)
 	}
-	return real
+	return resolved
 }
