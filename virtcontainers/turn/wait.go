@@ -175,8 +175,9 @@ func flock(file *os.File, how int) error {
 
 // watch tells that a ticket was given back, or its process has ended.
 type watch struct {
-	file *os.File
-	seen chan struct{}
+	file  *os.File
+	seen  chan struct{}
+	ended chan struct{} // closed when nobody reads events any more
 }
 
 // newWatch watches a directory; nil: there are no more inotify instances, and who waits
@@ -192,8 +193,9 @@ func newWatch(dir string) *watch {
 		_ = file.Close()
 		return nil
 	}
-	w := &watch{file: file, seen: make(chan struct{}, 1)}
-	go func() { // ends with close
+	w := &watch{file: file, seen: make(chan struct{}, 1), ended: make(chan struct{})}
+	go func() {
+		defer close(w.ended)
 		buffer := make([]byte, 4<<10)
 		for {
 			if _, err := file.Read(buffer); err != nil {
@@ -208,4 +210,7 @@ func newWatch(dir string) *watch {
 	return w
 }
 
-func (w *watch) close() { _ = w.file.Close() }
+func (w *watch) close() {
+	_ = w.file.Close() // which ends the read
+	<-w.ended
+}
