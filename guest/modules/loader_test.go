@@ -69,6 +69,9 @@ func (k *kernel) insert(content []byte, parameters string) error {
 	if err := k.fail[name]; err != nil {
 		return err
 	}
+	if slices.Contains(k.order, name) {
+		return unix.EEXIST
+	}
 	k.order = append(k.order, name)
 	return nil
 }
