@@ -3,7 +3,7 @@
 // killed, or nobody could reach it any more. The kernel has ended its processes
 // and mounts, or is about to; what it does not undo is found by the state of
 // package store: control groups, what was attached in the pod's network
-// namespace, state directories.
+// namespace, state directories, a turn to boot.
 //
 // Everything here can be repeated, and be done by several at once.
 package remains
@@ -18,6 +18,7 @@ import (
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/store"
+	"kata-runtime/virtcontainers/turn"
 )
 
 // timeout bounds the wait for the processes of a pod whose owner has died; the
@@ -61,6 +62,8 @@ func Remove(ctx context.Context, states *store.Store, entry *store.Entry, state 
 	_, err = entry.Load()
 	there := !errors.Is(err, virtcontainers.ErrNotFound) // nobody else has removed it
 	err = errors.Join(entry.Remove(), removePod(ctx, states, state.SandboxID))
+	// Not its own alone, and no reason to keep the container: the next boot does it too.
+	_ = turn.Sweep(ctx, turn.DefaultDir)
 	return there && err == nil, err
 }
 

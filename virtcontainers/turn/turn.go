@@ -72,6 +72,23 @@ func (l Line) Take(ctx context.Context, waiting func(ahead int)) (done func(), e
 	}
 }
 
+// Sweep removes from a line's directory what processes that have died left there. A
+// directory that does not exist has nothing.
+func Sweep(ctx context.Context, dir string) error {
+	lock, err := lockDirectory(ctx, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove leftovers from %s: %w", dir, err)
+	}
+	defer lock.Close()
+	if _, err := (Line{Dir: dir}).look("", 0); err != nil {
+		return fmt.Errorf("remove leftovers from %s: %w", dir, err)
+	}
+	return nil
+}
+
 // prepare makes the directory, and refuses one in which others could put files: they
 // would keep everybody waiting.
 func (l Line) prepare() error {

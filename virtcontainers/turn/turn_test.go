@@ -198,6 +198,33 @@ func TestKilled(t *testing.T) {
 	empty(t, line)
 }
 
+// What a process that was killed has left goes without another boot; what one that lives
+// has stays.
+func TestSweep(t *testing.T) {
+	line := newLine(t, 2)
+	if err := Sweep(t.Context(), line.Dir); err != nil {
+		t.Errorf("without a directory: %v", err)
+	}
+	dead, says := hold(t, line.Dir)
+	want(t, says, "has it")
+	done, err := line.Take(t.Context(), func(int) { t.Error("waits") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	kill(t, dead)
+	if err := Sweep(t.Context(), line.Dir); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(line.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != 1 {
+		t.Errorf("left: %v, want the turn of the process that lives", entries)
+	}
+}
+
 // TestStuck: a boot that takes longer than the limit keeps nobody waiting.
 func TestStuck(t *testing.T) {
 	line := newLine(t, 1)
