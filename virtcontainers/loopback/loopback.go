@@ -59,7 +59,8 @@ type Loopback struct {
 	mu       sync.Mutex // guards what follows
 	services map[Service]struct{}
 	greeting []net.Conn // have not sent their header yet, oldest first
-	open     int        // connections of the guest
+	// open are the guest's connections, but for those that were given up, which end.
+	open map[net.Conn]struct{}
 }
 
 // NewToken returns relay.TokenLength characters that cannot be guessed.
@@ -69,7 +70,7 @@ func NewToken() string { return (rand.Text() + rand.Text())[:relay.TokenLength] 
 // those of the guest come with Serve. Where the host's kernel cannot hand over
 // the former it says so in the log, and does without. Close ends everything.
 func New(options Options) (_ *Loopback, err error) {
-	l := &Loopback{log: options.Log, dial: options.Dial, token: options.Token, connectionLimit: accept.AtMost(maxConnections)}
+	l := &Loopback{log: options.Log, dial: options.Dial, token: options.Token, connectionLimit: accept.AtMost(maxConnections), open: map[net.Conn]struct{}{}}
 	l.greetingLimit = min(maxGreeting, max(1, l.connectionLimit/2))
 	if l.token == "" {
 		l.token = NewToken()

@@ -60,7 +60,7 @@ func (l *Loopback) Serve(guest net.Listener) error {
 			continue
 		}
 		go func() {
-			defer l.leave()
+			defer l.leave(conn)
 			if err := l.handle(conn); err != nil {
 				l.log.Debug("the guest's connection to loopback ended", "error", err)
 			}
@@ -69,26 +69,32 @@ func (l *Loopback) Serve(guest net.Listener) error {
 }
 
 // admit counts a connection, which is to send its header, unless there are too
-// many; leave undoes it.
+// many; leave undoes it. One that is given up for it counts no more, though it takes
+// a moment to end: else many silent ones would have the next refused.
 func (l *Loopback) admit(conn net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.life.Err() != nil || l.open >= l.connectionLimit {
+	if l.life.Err() != nil {
 		return false
 	}
 	if len(l.greeting) >= l.greetingLimit {
-		l.greeting[0].Close()
+		oldest := l.greeting[0]
+		oldest.Close()
+		delete(l.open, oldest)
 		l.greeting = l.greeting[1:]
 	}
+	if len(l.open) >= l.connectionLimit {
+		return false
+	}
 	l.greeting = append(l.greeting, conn)
-	l.open++
+	l.open[conn] = struct{}{}
 	l.background.Add(1) // Close has not begun to wait: it takes mu first
 	return true
 }
 
-func (l *Loopback) leave() {
+func (l *Loopback) leave(conn net.Conn) {
 	l.mu.Lock()
-	l.open--
+	delete(l.open, conn)
 	l.mu.Unlock()
 	l.background.Done()
 }
