@@ -39,6 +39,10 @@ type queued struct {
 	isDir        bool
 	// mode is the type of what was made, once it is told.
 	mode uint32
+	// place is among what was told at once. source is the node that the guest was told
+	// as what has moved; 0: none yet.
+	place  int
+	source uint64
 }
 
 // eventQueue is what is to be told.

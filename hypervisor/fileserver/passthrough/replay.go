@@ -38,7 +38,18 @@ func (fs *FileSystem) replay(in *fuse.InHeader) (*queued, bool) {
 		return nil, true
 	}
 	e := l.told[i]
+	e.place = i
 	return &e, true
+}
+
+// setSource notes which node the guest was told as what has moved.
+func (fs *FileSystem) setSource(e *queued, id uint64) {
+	q := &fs.watcher.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if l := q.listener.Load(); l != nil && e.place < len(l.told) {
+		l.told[e.place].source = id
+	}
 }
 
 // marked is whether a request repeats something, and so must not do anything.
@@ -127,12 +138,14 @@ func (fs *FileSystem) replayLookup(e *queued, in *fuse.InHeader, name string, ou
 			fs.takeBack(out, err)
 			return fs.former(in.NodeId, name, e, false, out)
 		}
+		fs.setSource(e, out.NodeId)
 		return nil
 	case e.kind == moved && source:
 		return fs.former(in.NodeId, name, e, false, out)
 	case e.kind == moved && target && e.to != 0:
-		// What it has replaced. Somebody may watch that.
-		if fs.tellFormerly(in.NodeId, name, true, out) {
+		// What it has replaced. Somebody may watch that. It is not what has moved there,
+		// though that may be gone by now: Linux would do nothing, and tell nobody.
+		if fs.tellFormerly(in.NodeId, name, true, e.source, out) {
 			return nil
 		}
 		return unix.ENOENT
@@ -145,7 +158,7 @@ func (fs *FileSystem) replayLookup(e *queued, in *fuse.InHeader, name string, ou
 		return nil
 	case source:
 		return fs.ghost(e.mode, 0, out)
-	case fs.tellFormerly(in.NodeId, name, false, out):
+	case fs.tellFormerly(in.NodeId, name, false, 0, out):
 		return nil // a directory on the way that is gone by now as well
 	default:
 		return err
@@ -172,7 +185,7 @@ func (fs *FileSystem) entryIn(id uint64, name string, out *fuse.EntryOut) error 
 // former finds what the guest knows by a name that leads to it no more. A ghost takes its
 // place where there is nothing.
 func (fs *FileSystem) former(id uint64, name string, e *queued, gone bool, out *fuse.EntryOut) error {
-	if fs.tellFormerly(id, name, gone, out) && (out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR) == e.isDir {
+	if fs.tellFormerly(id, name, gone, 0, out) && (out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR) == e.isDir {
 		return nil
 	}
 	kind := uint32(unix.S_IFREG)
@@ -184,8 +197,8 @@ func (fs *FileSystem) former(id uint64, name string, e *queued, gone bool, out *
 
 // tellFormerly tells of a file that has had a name. With gone, it has one link more than it has:
 // the guest will take off one. A directory that is not removed is none then: the guest's
-// kernel would do nothing more in it.
-func (fs *FileSystem) tellFormerly(id uint64, name string, gone bool, out *fuse.EntryOut) bool {
+// kernel would do nothing more in it. It is not the node other.
+func (fs *FileSystem) tellFormerly(id uint64, name string, gone bool, other uint64, out *fuse.EntryOut) bool {
 	dir, err := fs.hold(id)
 	if err != nil {
 		return false
@@ -194,7 +207,7 @@ func (fs *FileSystem) tellFormerly(id uint64, name string, gone bool, out *fuse.
 	var now unix.Statx_t
 	there := unix.Statx(dir.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statMask, &now) == nil
 	for _, place := range fs.nodes.named(dir.place, name) {
-		if fs.tellFormer(place, dir, name, there, &now, gone, out) {
+		if fs.tellFormer(place, dir, name, there, &now, gone, other, out) {
 			return true
 		}
 	}
@@ -202,11 +215,11 @@ func (fs *FileSystem) tellFormerly(id uint64, name string, gone bool, out *fuse.
 }
 
 // tellFormer tells of one node that has had the name, unless it has it now.
-func (fs *FileSystem) tellFormer(place uint32, dir held, name string, there bool, now *unix.Statx_t, gone bool, out *fuse.EntryOut) bool {
+func (fs *FileSystem) tellFormer(place uint32, dir held, name string, there bool, now *unix.Statx_t, gone bool, other uint64, out *fuse.EntryOut) bool {
 	t := &fs.nodes
 	t.mu.Lock()
 	n := t.at(place)
-	if n.parent != dir.place || n.again != name || n.fd < 0 || n.mount != dir.node.mount {
+	if n.parent != dir.place || n.again != name || n.fd < 0 || n.mount != dir.node.mount || n.id(place) == other {
 		t.mu.Unlock()
 		return false
 	}
