@@ -157,3 +157,21 @@ func (w *watcher) restore(h happening) {
 	}
 	w.happened(each, n)
 }
+
+// own takes off an event that a call of this process has caused. w is locked.
+func (w *watcher) own(h happening) bool {
+	e := w.expected[h]
+	switch {
+	case e == nil:
+		return false
+	case e.old > 0:
+		e.old--
+	case e.settled > 0:
+		e.settled--
+	case e.flying > e.early:
+		e.early++
+	default:
+		return false
+	}
+	return true
+}
