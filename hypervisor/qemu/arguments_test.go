@@ -5,12 +5,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/accel"
 )
 
 func null(t *testing.T) *os.File {
@@ -98,6 +100,34 @@ func TestArguments(t *testing.T) {
 			}
 			checkInherited(t, args, files)
 		})
+	}
+}
+
+// What the host knows of its time stamp counter is of use to a guest whose CPUs are
+// emulated and read it, and to no other.
+func TestCounterFrequency(t *testing.T) {
+	t.Parallel()
+	kvm, arm := minimal(), minimal()
+	kvm.Accelerator, arm.Architecture = accel.KVM, "arm64"
+	for name, test := range map[string]struct {
+		options Options
+		kHz     int
+		want    bool
+	}{
+		"emulated":             {minimal(), 2_100_000, true},
+		"not known":            {minimal(), 0, false},
+		"KVM":                  {kvm, 2_100_000, false},
+		"another architecture": {arm, 2_100_000, false},
+	} {
+		o := test.options
+		o.counterKHz = test.kHz
+		args, _, err := Arguments(o, Channels{QMP: null(t), Console: null(t)})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := strings.Contains(args[slices.Index(args, "-append")+1], " tsc_early_khz=2100000"); got != test.want {
+			t.Errorf("%s: the kernel is told the frequency: %v, want %v", name, got, test.want)
+		}
 	}
 }
 

@@ -83,6 +83,8 @@ type Options struct {
 
 	// arch is Architecture's, after normalize.
 	arch architecture
+	// counterKHz is the frequency of the host's time stamp counter, 0 if it is not known.
+	counterKHz int
 }
 
 const (

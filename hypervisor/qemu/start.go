@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"kata-runtime/hypervisor"
+	"kata-runtime/hypervisor/accel"
 	"kata-runtime/hypervisor/child"
 	"kata-runtime/hypervisor/qmp"
 	"kata-runtime/hypervisor/tail"
+	"kata-runtime/hypervisor/tsc"
 )
 
 // stderrGrace is how long standard error is read after QEMU has ended, should
@@ -135,6 +137,9 @@ func (vm *VM) launch(ctx context.Context) (_ *launched, err error) {
 			_ = console.Close()
 		}
 	}()
+	if vm.opts.Accelerator == accel.TCG {
+		vm.opts.counterKHz = tsc.Frequency()
+	}
 	args, files, err := Arguments(vm.opts, Channels{QMP: theirs, Console: theirConsole})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,5 @@
+package tsc
+
+// counter reads the time stamp counter (Intel's manual, volume 2, RDTSC), after all that
+// comes before it.
+func counter() uint64
