@@ -215,17 +215,14 @@ func mountShare(ctx context.Context, share *protocol.Share, plugged bool) error 
 	return storage.MountShare(share)
 }
 
-// DestroySandbox removes every container and flushes the shares.
+// DestroySandbox removes every container and flushes the shares: what containers have
+// written is the host's then.
 func (s *sandbox) DestroySandbox(ctx context.Context, _ *protocol.DestroySandboxRequest) (*protocol.Empty, error) {
 	err := s.runtime.RemoveAll(ctx)
 	s.mu.Lock()
 	shares := s.shares
 	s.mu.Unlock()
-	for _, share := range shares {
-		if flushErr := storage.Flush(share); flushErr != nil {
-			err = errors.Join(err, flushErr)
-		}
-	}
+	err = errors.Join(err, storage.FlushShares(shares...))
 	return &protocol.Empty{}, err
 }
 
