@@ -39,6 +39,7 @@ type sandbox struct {
 	loopback *loopback.Services
 	network  Network
 	console  *console.Console
+	stir     func(entropy []byte) error // stir, but in tests
 
 	mu      sync.Mutex // guards what follows
 	created bool
@@ -57,7 +58,7 @@ var _ protocol.AgentService = (*sandbox)(nil)
 
 func newSandbox(cfg Config, runtime *container.Runtime, relay *sockets.Relay) *sandbox {
 	return &sandbox{
-		log: cfg.Log, version: cfg.Version, runtime: runtime, sockets: relay, network: cfg.Network,
+		log: cfg.Log, version: cfg.Version, runtime: runtime, sockets: relay, network: cfg.Network, stir: stir,
 	}
 }
 
@@ -120,7 +121,7 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 	if err := setClock(req.GetClockUnixNanos()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
-	if err := stir(req.GetEntropy()); err != nil {
+	if err := s.stir(req.GetEntropy()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	if name := req.GetHostname(); name != "" {
