@@ -60,6 +60,25 @@ func TestAMachineBootsForNobody(t *testing.T) {
 	}
 }
 
+// The random bytes that a guest begins anew with are its own: copies of one guest have all
+// else in common.
+func TestEachGuestHasItsOwnEntropy(t *testing.T) {
+	var drawn [2]string
+	for i := range drawn {
+		guest := sandboxtest.NewGuest()
+		sandbox, assignment := newSandbox(t, guest)
+		sandbox.Boot()
+		assign(t, sandbox, assignment)
+		if err := sandbox.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		drawn[i] = string(setUps(guest)[0].GetEntropy())
+	}
+	if len(drawn[0]) != 64 || len(drawn[1]) != 64 || drawn[0] == drawn[1] {
+		t.Errorf("%x and %x", drawn[0], drawn[1])
+	}
+}
+
 // A guest that is to rehearse does so before it has a pod; one that cannot, or does not
 // answer, is of no use.
 func TestRehearse(t *testing.T) {

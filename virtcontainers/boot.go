@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers/agent"
@@ -90,11 +91,14 @@ func (s *Sandbox) boot() error {
 	}
 	defer over()
 	ctx, cancel := context.WithTimeoutCause(s.life, s.options.BootTimeout,
-		fmt.Errorf("the guest did not answer within %v (dial_timeout)", s.options.BootTimeout))
+		lateError(s.options.BootTimeout))
 	defer cancel()
 	done := s.watch.begin(StageStartVMM)
 	err = machine.Start(ctx)
 	done()
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrLate) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
 	if err != nil {
 		return &StageError{Stage: StageStartVMM, Err: err}
 	}
@@ -111,6 +115,15 @@ func (s *Sandbox) boot() error {
 	}
 	return s.greet(ctx)
 }
+
+// lateError is the end of a boot that takes longer than it may. It is an ErrLate.
+type lateError time.Duration
+
+func (e lateError) Error() string {
+	return fmt.Sprintf("the guest did not answer within %v (dial_timeout)", time.Duration(e))
+}
+
+func (lateError) Is(target error) bool { return target == ErrLate }
 
 // greet asks the agent who it is.
 func (s *Sandbox) greet(ctx context.Context) error {

@@ -32,6 +32,8 @@ var (
 	ErrNotRunning = errors.New("container not running")
 	// ErrState: the container's status does not allow the operation.
 	ErrState = errors.New("wrong state")
+	// ErrLate: the guest did not answer in the time that it has for it.
+	ErrLate = errors.New("the guest did not answer in time")
 	// ErrMachineEnded: the virtual machine is gone.
 	ErrMachineEnded = errors.New("the virtual machine has ended")
 )

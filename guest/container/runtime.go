@@ -311,7 +311,7 @@ func (r *Runtime) dismantle(c *container) error {
 		errs = append(errs, os.RemoveAll(filepath.Join(r.stateDir, c.id)))
 	}
 	if c.spec.Root != nil {
-		if err := storage.Flush(c.spec.Root.Path); err != nil {
+		if err := c.flushRoot(); err != nil {
 			r.log.Warn("container's files may be incomplete on the host", "container", c.id, "error", err)
 		}
 	}
@@ -326,6 +326,18 @@ func (r *Runtime) dismantle(c *container) error {
 	}
 	errs = append(errs, os.RemoveAll(c.nodesDir()))
 	return errors.Join(errs...)
+}
+
+// flushRoot lets the host, or the disk, have all that was written to the root file
+// system.
+func (c *container) flushRoot() error {
+	root := c.spec.Root.Path
+	for _, mounted := range c.mounted {
+		if below, err := filepath.Rel(mounted, root); err == nil && filepath.IsLocal(below) {
+			return storage.Flush(root)
+		}
+	}
+	return storage.FlushShares(root)
 }
 
 // forget undoes a creation that failed.

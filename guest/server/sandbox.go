@@ -39,6 +39,7 @@ type sandbox struct {
 	loopback *loopback.Services
 	network  Network
 	console  *console.Console
+	stir     func(entropy []byte) error // stir, but in tests
 
 	mu      sync.Mutex // guards what follows
 	created bool
@@ -57,7 +58,7 @@ var _ protocol.AgentService = (*sandbox)(nil)
 
 func newSandbox(cfg Config, runtime *container.Runtime, relay *sockets.Relay) *sandbox {
 	return &sandbox{
-		log: cfg.Log, version: cfg.Version, runtime: runtime, sockets: relay, network: cfg.Network,
+		log: cfg.Log, version: cfg.Version, runtime: runtime, sockets: relay, network: cfg.Network, stir: stir,
 	}
 }
 
@@ -120,7 +121,7 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 	if err := setClock(req.GetClockUnixNanos()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
-	if err := stir(req.GetEntropy()); err != nil {
+	if err := s.stir(req.GetEntropy()); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	if name := req.GetHostname(); name != "" {
@@ -215,17 +216,14 @@ func mountShare(ctx context.Context, share *protocol.Share, plugged bool) error 
 	return storage.MountShare(share)
 }
 
-// DestroySandbox removes every container and flushes the shares.
+// DestroySandbox removes every container and flushes the shares: what containers have
+// written is the host's then.
 func (s *sandbox) DestroySandbox(ctx context.Context, _ *protocol.DestroySandboxRequest) (*protocol.Empty, error) {
 	err := s.runtime.RemoveAll(ctx)
 	s.mu.Lock()
 	shares := s.shares
 	s.mu.Unlock()
-	for _, share := range shares {
-		if flushErr := storage.Flush(share); flushErr != nil {
-			err = errors.Join(err, flushErr)
-		}
-	}
+	err = errors.Join(err, storage.FlushShares(shares...))
 	return &protocol.Empty{}, err
 }
 

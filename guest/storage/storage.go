@@ -94,20 +94,3 @@ func Unmount(target string) error {
 	}
 	return nil
 }
-
-// Flush writes what the guest holds back of the file system that path is on.
-// A path that is gone has nothing to flush.
-func Flush(path string) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("flush %s: %w", path, err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Syncfs(fd); err != nil {
-		return fmt.Errorf("flush %s: %w", path, err)
-	}
-	return nil
-}

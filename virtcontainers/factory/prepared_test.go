@@ -34,14 +34,9 @@ func (fakeMachine) User() int { return 0 }
 // errCold is what a pod gets that starts cold.
 var errCold = errors.New("cold")
 
-// prepared is a machine in a pool that has booted, as Hold makes it.
-func prepared(t *testing.T) (*Prepared, *sandboxtest.Guest, *pool.Pool) {
+// occupy makes a machine of a pool that this process prepares.
+func occupy(t *testing.T, machines *pool.Pool, fit pool.Fit, settings *config.Config) (slot *pool.Slot) {
 	t.Helper()
-	settings := config.Default()
-	settings.Hypervisor.EnableAnnotations = []string{".*"}
-	machines := pool.Open(t.TempDir())
-	fit := pool.Fit{Kind: pool.Supervisor}
-	var slot *pool.Slot
 	_, err := machines.Fill(t.Context(), fit, pool.Request{Config: settings}, 1, func(dir, name string, lock *os.File) (int, error) {
 		fd, err := unix.FcntlInt(lock.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
@@ -53,6 +48,16 @@ func prepared(t *testing.T) (*Prepared, *sandboxtest.Guest, *pool.Pool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return slot
+}
+
+// prepared is a machine in a pool that has booted, as Hold makes it.
+func prepared(t *testing.T) (*Prepared, *sandboxtest.Guest, *pool.Pool) {
+	t.Helper()
+	settings := config.Default()
+	settings.Hypervisor.EnableAnnotations = []string{".*"}
+	machines := pool.Open(t.TempDir())
+	slot := occupy(t, machines, pool.Fit{Kind: pool.Supervisor}, settings)
 	guest := sandboxtest.NewGuest()
 	guest.Machine.SetSize(hypervisor.Size{VCPUs: 1, MemoryMiB: 2048})
 	p := newPrepared(slot, pool.Supervisor, settings)

@@ -27,7 +27,7 @@ const self = "/proc/self/exe"
 // restore makes a sandbox whose machine goes on as the saved one of its configuration, and
 // waits for its agent. prepare is called before it runs. Without a sandbox it tells why:
 // the machine has to boot, and nothing is left of this one.
-func restore(ctx context.Context, spec Spec, prepare func(*assembled) error) (_ *assembled, _ pool.Reason, err error) {
+func restore(ctx context.Context, spec Spec, assemble assembler, prepare func(*assembled) error) (_ *assembled, _ pool.Reason, err error) {
 	sizes := sizingOptions(spec)
 	switch {
 	case spec.HostNetwork:
@@ -45,15 +45,25 @@ func restore(ctx context.Context, spec Spec, prepare func(*assembled) error) (_ 
 		return nil, reason, err
 	}
 	defer template.Memory.Close()
-	made, err := restoreFrom(ctx, spec, template, prepare)
-	if err == nil {
+	began := time.Now()
+	made, err := restoreFrom(ctx, spec, template, assemble, prepare)
+	switch {
+	case err == nil:
+		if err := machines.TemplateAnswered(fit); err != nil {
+			spec.Log.Warn("the pool does not note that a saved machine works", "error", err)
+		}
 		return made, "", nil
-	}
-	if ctx.Err() == nil && blamesTemplate(err) {
+	case ctx.Err() != nil:
+	case errors.Is(err, virtcontainers.ErrLate):
+		err = errors.Join(err, machines.TemplateLate(ctx, fit, began))
+	case blamesTemplate(err):
 		err = errors.Join(err, machines.DropTemplate(ctx, fit)) // another one may be better
 	}
 	return nil, pool.ReasonFailed, err
 }
+
+// assembler is assemble, but for tests.
+type assembler func(ctx context.Context, spec Spec, saved *machine.Saved) (*assembled, error)
 
 // blamesTemplate tells whether another template may be better. That is so when a copy
 // does not run, and not when the host lacks what a machine is made of: all machines that
@@ -63,7 +73,7 @@ func blamesTemplate(err error) bool {
 	return errors.As(err, &stage) && !errors.Is(err, machine.ErrNoTemplate)
 }
 
-func restoreFrom(ctx context.Context, spec Spec, template *pool.Template, prepare func(*assembled) error) (_ *assembled, err error) {
+func restoreFrom(ctx context.Context, spec Spec, template *pool.Template, assemble assembler, prepare func(*assembled) error) (_ *assembled, err error) {
 	// What the pod asks for is plugged in, as into a prepared machine.
 	spec.Demand, spec.SandboxDemand = Spec{}.Demand, Spec{}.SandboxDemand
 	memory, err := newMemory(sizingOptions(spec).Policy.Default.MemoryMiB)
@@ -108,7 +118,7 @@ func removeShare(spec Spec) error {
 // machine that boots may not have answered yet.
 func bootOrRestore(ctx context.Context, spec Spec, prepare func(*assembled) error) (*assembled, error) {
 	if spec.Config.Factory.Template && spec.Config.Factory.PoolSize > 0 {
-		made, reason, err := restore(ctx, spec, prepare)
+		made, reason, err := restore(ctx, spec, assemble, prepare)
 		countRestored(ctx, spec, reason, err)
 		switch {
 		case made != nil:

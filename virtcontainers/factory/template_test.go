@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +17,7 @@ import (
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/factory/pool"
 	"kata-runtime/virtcontainers/machine"
+	"kata-runtime/virtcontainers/sandboxtest"
 	"kata-runtime/virtcontainers/sizing"
 )
 
@@ -86,7 +88,7 @@ func TestNoTemplateForThePod(t *testing.T) {
 			spec := podSpec(settings)
 			spec.Kind = pool.Supervisor
 			change(&spec)
-			made, reason, err := restore(t.Context(), spec, func(*assembled) error { return nil })
+			made, reason, err := restore(t.Context(), spec, assemble, func(*assembled) error { return nil })
 			if made != nil || reason != want || err != nil {
 				t.Errorf("%v, %q, %v", made, reason, err)
 			}
@@ -132,4 +134,101 @@ func TestWhatBlamesTheTemplate(t *testing.T) {
 			t.Errorf("%v: %t", test.err, got)
 		}
 	}
+}
+
+// copies is a pool with a template, and makes copies of that: guests of tests.
+type copies struct {
+	t        *testing.T
+	machines *pool.Pool
+	spec     Spec
+	fit      pool.Fit
+}
+
+func newCopies(t *testing.T) *copies {
+	t.Helper()
+	settings := config.Default()
+	settings.Factory.Dir, settings.Factory.Template, settings.Factory.PoolSize = t.TempDir(), true, 1
+	c := &copies{t: t, machines: pool.Open(settings.Factory.Dir), spec: podSpec(settings)}
+	c.spec.Kind, c.spec.ShareDir = pool.Supervisor, filepath.Join(t.TempDir(), "share")
+	var err error
+	if c.fit, err = Describe(c.spec.Kind, settings, self); err != nil {
+		t.Fatal(err)
+	}
+	slot := occupy(t, c.machines, c.fit, settings)
+	err = slot.SaveTemplate(t.Context(), c.fit, func(memory *os.File) ([]byte, error) {
+		return []byte("state"), memory.Truncate(pageSize)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// make makes a copy whose guest answers so, for which it has that long, and tells whether
+// it runs.
+func (c *copies) make(hello sandboxtest.Hook, patience time.Duration) bool {
+	c.t.Helper()
+	made, reason, err := restore(c.t.Context(), c.spec, func(_ context.Context, spec Spec, saved *machine.Saved) (*assembled, error) {
+		guest := sandboxtest.NewGuest()
+		guest.On("Hello", hello)
+		sandbox := virtcontainers.NewSandbox(virtcontainers.SandboxOptions{
+			Machine: guest.Machine, Restored: saved != nil, BootTimeout: patience, Log: spec.Log,
+		})
+		return &assembled{sandbox: sandbox, machine: fakeMachine{guest.Machine}, share: guest.Share}, nil
+	}, func(*assembled) error { return nil })
+	if made == nil {
+		if reason != pool.ReasonFailed || err == nil {
+			c.t.Errorf("%q, %v", reason, err)
+		}
+		return false
+	}
+	if err := made.stop(c.t.Context()); err != nil {
+		c.t.Error(err)
+	}
+	return true
+}
+
+// wantTemplate compares whether there is a template still.
+func (c *copies) wantTemplate(want bool) {
+	c.t.Helper()
+	list, err := c.machines.Templates()
+	if err != nil || (len(list) == 1) != want {
+		c.t.Fatalf("%d templates, %v; want %t", len(list), err, want)
+	}
+}
+
+// A host that is busy is no reason to drop a template: until several copies were late one
+// after the other, and none has answered.
+func TestLateCopies(t *testing.T) {
+	c := newCopies(t)
+	late := func(ctx context.Context, _ any) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	wantCopy := func(want bool, hello sandboxtest.Hook, patience time.Duration) {
+		t.Helper()
+		if got := c.make(hello, patience); got != want {
+			t.Fatalf("the copy runs: %t, want %t", got, want)
+		}
+	}
+	for range 2 {
+		wantCopy(false, late, time.Millisecond)
+		c.wantTemplate(true)
+	}
+	wantCopy(true, nil, time.Minute)
+	for range 2 { // all over again
+		wantCopy(false, late, time.Millisecond)
+		c.wantTemplate(true)
+	}
+	wantCopy(false, late, time.Millisecond)
+	c.wantTemplate(false)
+}
+
+// A copy that fails, however long it may take, is the template's fault.
+func TestACopyThatFails(t *testing.T) {
+	c := newCopies(t)
+	if c.make(func(context.Context, any) error { return errors.New("broken") }, time.Minute) {
+		t.Error("it runs")
+	}
+	c.wantTemplate(false)
 }

@@ -288,25 +288,29 @@ func (m *Machine) Wait(ctx context.Context) error {
 	return err
 }
 
-// Stop is that of hypervisor.VM, and releases the helpers too.
+// Stop is that of hypervisor.VM, and releases the helpers too. All are ended at once: each
+// takes a while to let go of the guest's memory, and none needs another for it.
 func (m *Machine) Stop(ctx context.Context) error {
-	var errs []error
+	var stopping sync.WaitGroup
+	var errs [4]error
 	if m.VM != nil {
-		errs = append(errs, m.VM.Stop(ctx))
+		stopping.Go(func() { errs[0] = m.VM.Stop(ctx) })
 	}
 	if m.daemon != nil {
-		errs = append(errs, m.daemon.Stop())
+		stopping.Go(func() { errs[1] = m.daemon.Stop() })
 	}
 	if m.passt != nil {
-		errs = append(errs, m.passt.Stop())
+		stopping.Go(func() { errs[2] = m.passt.Stop() })
 	}
 	if m.vsock != nil {
-		errs = append(errs, m.vsock.Close()) // with its listeners
+		stopping.Go(func() { errs[3] = m.vsock.Close() }) // with its listeners
 	}
+	stopping.Wait()
 	m.starter.Close()
-	if errors.Join(errs...) == nil {
+	err := errors.Join(errs[:]...)
+	if err == nil {
 		m.user.Release()
 		m.passtUser.Release()
 	}
-	return errors.Join(errs...)
+	return err
 }

@@ -25,10 +25,16 @@ const (
 	templateName = "template.json"
 	memoryName   = "memory"
 	stateName    = "state"
+	// lateName is there while copies were late and none has answered since.
+	lateName = "late.json"
 	// newSuffix is that of a template that is being saved, by the machine of that name.
 	newSuffix = ".new"
 	// maxState is more than the state of a machine takes.
 	maxState = 64 << 20
+	// maxLate is how often copies may be late, one after the other, before it is the
+	// template that they are late for. A host that is that slow for so long gains nothing
+	// from it.
+	maxLate = 3
 )
 
 // Template is a saved machine.
@@ -221,6 +227,59 @@ func (p *Pool) DropTemplate(ctx context.Context, fit Fit) error {
 	}
 	defer lock.Close()
 	return removeTemplate(p.template(fit))
+}
+
+// late counts the copies of a template that did not answer in time.
+type late struct {
+	Copies int `json:"copies"`
+	// Last is when the last one was given up.
+	Last time.Time `json:"last"`
+}
+
+// TemplateLate notes that a copy of the template that fits, which was begun at a moment, has
+// not answered in time. It may be the host that was busy then: the template goes when
+// maxLate copies were late one after the other, and none has answered. Those that were made
+// at the same time count once.
+func (p *Pool) TemplateLate(ctx context.Context, fit Fit, began time.Time) error {
+	lock, err := p.lock(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	dir := p.template(fit)
+	var record TemplateRecord
+	switch err := readJSON(filepath.Join(dir, templateName), &record); {
+	case errors.Is(err, fs.ErrNotExist), err == nil && record.Made.After(began):
+		return nil // it is another one
+	case err != nil:
+		return err
+	}
+	path := filepath.Join(dir, lateName)
+	var count late
+	if err := readJSON(path, &count); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, removeTemplate(dir))
+	}
+	if began.Before(count.Last) {
+		return nil
+	}
+	count.Copies++
+	if count.Copies >= maxLate {
+		return removeTemplate(dir)
+	}
+	count.Last = time.Now()
+	return writeJSON(path, count)
+}
+
+// TemplateAnswered notes that a copy of the template that fits has answered.
+func (p *Pool) TemplateAnswered(fit Fit) error {
+	err := os.Remove(filepath.Join(p.template(fit), lateName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget late copies of a saved machine: %w", err)
+	}
+	return nil
 }
 
 // removeTemplate removes a template, its record first: by that it is one.

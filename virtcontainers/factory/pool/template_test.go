@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // saveTemplate saves a machine, of which nothing is real.
@@ -207,4 +208,45 @@ func TestDestroyLeavesNoTemplate(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
+}
+
+// Copies that were late together say no more than one does, and those of an earlier
+// template nothing.
+func TestLateCopiesAtTheSameTime(t *testing.T) {
+	p := Open(t.TempDir())
+	slot := occupied(t, p, fit(), 1)[0]
+	late := func(began time.Time) {
+		t.Helper()
+		if err := p.TemplateLate(t.Context(), fit(), began); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late(time.Now()) // there is none
+	early := time.Now()
+	saveTemplate(t, slot, fit())
+	began := time.Now()
+	for range 2 * maxLate {
+		late(early)
+		late(began)
+	}
+	wantTemplate(t, p, fit(), "")
+	for range maxLate - 2 {
+		late(time.Now())
+	}
+	wantTemplate(t, p, fit(), "")
+	if err := p.TemplateAnswered(fit()); err != nil {
+		t.Fatal(err)
+	}
+	for range maxLate - 1 {
+		late(time.Now())
+	}
+	wantTemplate(t, p, fit(), "")
+	// What cannot be read is no reason to keep it.
+	if err := os.WriteFile(filepath.Join(p.template(fit()), lateName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.TemplateLate(t.Context(), fit(), time.Now()); err == nil {
+		t.Error("no error")
+	}
+	wantTemplate(t, p, fit(), ReasonEmpty)
 }

@@ -4,6 +4,7 @@
 //	filer flock|posix FILE       take a lock, if nobody has one
 //	filer get FILE NAME          read an extended attribute
 //	filer set FILE NAME VALUE    set one
+//	filer map FILE               fill it by way of memory, and stay
 //	filer watch FILE...          say what inotify tells until there is a file END
 package main
 
@@ -45,8 +46,31 @@ func run(args []string) error {
 		}
 	case "set":
 		err = unix.Fsetxattr(fd, args[2], []byte(args[3]), 0)
+	case "map":
+		err = fill(file)
 	default:
 		err = errors.ErrUnsupported
 	}
 	return err
+}
+
+// fill writes to the memory of a mapped file, says so, and waits to be killed.
+func fill(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	memory, err := unix.Mmap(int(file.Fd()), 0, int(info.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	for i := range memory {
+		memory[i] = 'm'
+	}
+	fmt.Println("mapped")
+	for {
+		if err := unix.Pause(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
