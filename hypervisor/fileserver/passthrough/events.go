@@ -57,6 +57,8 @@ type eventQueue struct {
 	then   time.Time
 
 	listener atomic.Pointer[listener]
+	// former is whose place was taken last.
+	former atomic.Pointer[listener]
 }
 
 // listener is the guest's agent, which has the file of events open.
@@ -85,8 +87,13 @@ func (q *eventQueue) reset() {
 
 // listen takes the place of who listened before. q is locked.
 func (q *eventQueue) listen(l *listener) {
-	if old := q.listener.Swap(l); old != nil {
+	// In this order: what one of both repeats is known as that at any time.
+	if old := q.listener.Load(); old != nil {
+		q.former.Store(old)
+		q.listener.Store(l)
 		close(old.gone)
+	} else {
+		q.listener.Store(l)
 	}
 }
 

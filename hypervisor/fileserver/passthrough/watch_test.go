@@ -146,7 +146,7 @@ func TestEventsThatWaitAreTold(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const waiting = 4096 // at most; more where those before were read sooner
+	const waiting = 4096             // at most; more where those before were read sooner
 	for told := 0; told < waiting; { // the test's own timeout is the judge
 		events := l.next()
 		told += len(events)
@@ -271,6 +271,28 @@ func TestForgedMarksDoNothing(t *testing.T) {
 	}
 	if after := snapshot(t, l.dir); after != before {
 		t.Errorf("marked requests have changed\n%s\nto\n%s", before, after)
+	}
+}
+
+// Who repeats a change while another takes its place, or as the guest starts again, does
+// nothing to the files.
+func TestFormerMarksDoNothing(t *testing.T) {
+	l := listen(t, 0)
+	volume := l.lookup("volume")
+	l.file("volume/kept", "content")
+	before := snapshot(t, l.dir)
+	for _, replace := range []func(){l.open, l.fs.OnUnmount} {
+		old := l.marked(volume, 0)
+		replace()
+		if s := l.fs.Unlink(nil, &old, "kept"); !s.Ok() {
+			t.Error(s)
+		}
+		var entry fuse.EntryOut
+		l.fs.Mkdir(nil, &fuse.MkdirIn{InHeader: old, Mode: 0o755}, "made", &entry)
+		volume = l.lookup("volume")
+	}
+	if after := snapshot(t, l.dir); after != before {
+		t.Errorf("requests with a former mark have changed\n%s\nto\n%s", before, after)
 	}
 }
 
