@@ -89,8 +89,12 @@ func (s *Sandbox) boot() error {
 		return &StageError{Stage: StageTurn, Err: err}
 	}
 	defer over()
+	setting := "dial_timeout"
+	if s.options.Restored { // it may boot afterwards
+		setting = "a part of dial_timeout"
+	}
 	ctx, cancel := context.WithTimeoutCause(s.life, s.options.BootTimeout,
-		fmt.Errorf("the guest did not answer within %v (dial_timeout)", s.options.BootTimeout))
+		fmt.Errorf("the guest did not answer within %v (%s)", s.options.BootTimeout, setting))
 	defer cancel()
 	done := s.watch.begin(StageStartVMM)
 	err = machine.Start(ctx)
