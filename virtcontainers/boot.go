@@ -90,8 +90,11 @@ func (s *Sandbox) boot() error {
 		return &StageError{Stage: StageTurn, Err: err}
 	}
 	defer over()
-	ctx, cancel := context.WithTimeoutCause(s.life, s.options.BootTimeout,
-		lateError(s.options.BootTimeout))
+	late := &lateError{after: s.options.BootTimeout, setting: "dial_timeout"}
+	if s.options.Restored { // it may boot afterwards
+		late.setting = "a part of dial_timeout"
+	}
+	ctx, cancel := context.WithTimeoutCause(s.life, s.options.BootTimeout, late)
 	defer cancel()
 	done := s.watch.begin(StageStartVMM)
 	err = machine.Start(ctx)
@@ -117,13 +120,17 @@ func (s *Sandbox) boot() error {
 }
 
 // lateError is the end of a boot that takes longer than it may. It is an ErrLate.
-type lateError time.Duration
-
-func (e lateError) Error() string {
-	return fmt.Sprintf("the guest did not answer within %v (dial_timeout)", time.Duration(e))
+type lateError struct {
+	after time.Duration
+	// setting is the one that says so.
+	setting string
 }
 
-func (lateError) Is(target error) bool { return target == ErrLate }
+func (e *lateError) Error() string {
+	return fmt.Sprintf("the guest did not answer within %v (%s)", e.after, e.setting)
+}
+
+func (*lateError) Is(target error) bool { return target == ErrLate }
 
 // greet asks the agent who it is.
 func (s *Sandbox) greet(ctx context.Context) error {

@@ -173,8 +173,16 @@ func TestAGuestThatNeverAnswers(t *testing.T) {
 	guest.Silent = true
 	sandbox := startedSandbox(t, guest, impatient)
 	err := sandbox.Ready(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "did not answer within 1ms") {
+	if err == nil || !strings.Contains(err.Error(), "did not answer within 1ms (dial_timeout)") {
 		t.Errorf("error %v", err)
+	}
+	guest = sandboxtest.NewGuest()
+	_, release := guest.Hold("Hello")
+	defer release()
+	restored := startedSandbox(t, guest, impatient, func(o *virtcontainers.SandboxOptions, _ *virtcontainers.Assignment) { o.Restored = true })
+	err = restored.Ready(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "did not answer within 1ms (a part of dial_timeout)") {
+		t.Errorf("a machine that does not boot: %v", err)
 	}
 }
 

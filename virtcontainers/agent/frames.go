@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -128,11 +129,26 @@ func (c *checkedConn) bound(ctx context.Context, request *ttrpc.Request, respons
 			c.Close()
 			return err
 		}
+		if tooLate(ctx, response) {
+			<-ctx.Done()
+			err = ctx.Err()
+		}
 	}
 	if err != nil && errors.Is(err, ctx.Err()) { // which says less than the cause
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// aboutLate is how early the agent may find that a call has taken too long: it is told how
+// much time there is, and measures it with its own clock.
+const aboutLate = time.Second
+
+// tooLate tells whether the agent's answer is that the time is up which ctx is about to
+// end for, with a cause that says more.
+func tooLate(ctx context.Context, response *ttrpc.Response) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && codes.Code(response.GetStatus().GetCode()) == codes.DeadlineExceeded && time.Until(deadline) < aboutLate
 }
 
 // fail notes what ends the connection; the first counts.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/containerd/ttrpc"
@@ -137,5 +139,28 @@ func TestACallThatOutlivesItsContextEndsTheConnection(t *testing.T) {
 	cancel()
 	if _, err := client.SignalProcess(ctx, &protocol.SignalProcessRequest{ContainerId: "c", Signal: 9}); !errors.Is(err, ErrStalled) {
 		t.Errorf("error %v, want ErrStalled", err)
+	}
+}
+
+// The agent is told how long a call may take, and may be the first to find that it has. What
+// the caller is told is his own reason, not the agent's deadline.
+func TestAnAgentThatIsLateFirst(t *testing.T) {
+	late := func(_ context.Context, _ *ttrpc.Request, response *ttrpc.Response) error {
+		response.Status = status.New(codes.DeadlineExceeded, context.DeadlineExceeded.Error()).Proto()
+		return nil
+	}
+	cause := errors.New("the agent did not answer within its time")
+	c := &checkedConn{patience: time.Minute}
+	call := func(timeout time.Duration) (*ttrpc.Response, error) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), timeout, cause)
+		defer cancel()
+		var response ttrpc.Response
+		return &response, c.bound(ctx, &ttrpc.Request{}, &response, &ttrpc.UnaryClientInfo{FullMethod: "/kata.Agent/Hello"}, late)
+	}
+	if _, err := call(time.Millisecond); !errors.Is(err, cause) {
+		t.Errorf("as the time is up: %v", err)
+	}
+	if response, err := call(time.Hour); err != nil || response.GetStatus() == nil {
+		t.Errorf("a deadline of the agent's own is its answer: %v, %v", response, err)
 	}
 }

@@ -99,10 +99,14 @@ func (l *Loopback) leave(conn net.Conn) {
 	l.background.Done()
 }
 
-func (l *Loopback) greeted(conn net.Conn) {
+// greeted is called after the header. It is false for a connection that was given up
+// meanwhile.
+func (l *Loopback) greeted(conn net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.greeting = slices.DeleteFunc(l.greeting, func(c net.Conn) bool { return c == conn })
+	_, open := l.open[conn]
+	return open
 }
 
 func (l *Loopback) handle(conn net.Conn) error {
@@ -110,9 +114,12 @@ func (l *Loopback) handle(conn net.Conn) error {
 	stop := context.AfterFunc(l.life, func() { conn.Close() })
 	defer stop()
 	service, err := l.greet(conn)
-	l.greeted(conn)
+	open := l.greeted(conn)
 	if err != nil {
 		return err
+	}
+	if !open { // It counts no more: what it connected to would be beyond all bounds.
+		return fmt.Errorf("%w: its header came after too many others", errRefused)
 	}
 	server, err := l.connect(service)
 	if err != nil {

@@ -238,6 +238,31 @@ func TestStuck(t *testing.T) {
 	done()
 }
 
+// TestUnclaimed: a turn that the first in line does not take for some seconds is had by
+// another one, but not one of several that one after the other take it soon.
+func TestUnclaimed(t *testing.T) {
+	w := waiter{line: Line{AtOnce: 1}}
+	const seconds = int64(time.Second)
+	for _, step := range []struct {
+		at   int64
+		view view
+		want bool
+	}{
+		{1, view{before: []string{"a", "b", "c"}}, false},
+		{4, view{before: []string{"a", "b", "c"}}, false},
+		{6, view{before: []string{"b", "c"}}, false},
+		{8, view{before: []string{"b", "c"}, running: 1}, false},
+		{9, view{before: []string{"c"}}, false},
+		{13, view{before: []string{"c"}}, false},
+		{14, view{before: []string{"c"}}, true},
+	} {
+		step.view.now = step.at * seconds
+		if got := w.free(step.view); got != step.want {
+			t.Errorf("after %d seconds, behind %q: %t", step.at, step.view.before, got)
+		}
+	}
+}
+
 // TestUnavailable: without the directory boots take no turns.
 func TestUnavailable(t *testing.T) {
 	open := filepath.Join(t.TempDir(), "open")

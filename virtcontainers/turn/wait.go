@@ -20,8 +20,10 @@ type waiter struct {
 	// behind is the ticket that it waits behind, and gone is sent on when that goes.
 	behind string
 	gone   chan struct{}
-	// unclaimed is since when there is a turn that those before it do not take; 0: not.
+	// unclaimed is since when there is a turn that the first in line, idle, does not take;
+	// 0: not.
 	unclaimed int64
+	idle      string
 }
 
 // step looks, and takes a turn or joins the line.
@@ -65,8 +67,10 @@ func (w *waiter) free(v view) bool {
 	if len(v.before) == 0 {
 		return true
 	}
-	if w.unclaimed == 0 {
-		w.unclaimed = v.now
+	// Another first is one that has taken its turn: who looks each time that one has just
+	// become free does not take it for the same.
+	if w.unclaimed == 0 || w.idle != v.before[0] {
+		w.unclaimed, w.idle = v.now, v.before[0]
 	}
 	return v.now-w.unclaimed >= lookAgain.Nanoseconds()
 }

@@ -57,6 +57,8 @@ type eventQueue struct {
 	then   time.Time
 
 	listener atomic.Pointer[listener]
+	// former is whose place was taken last.
+	former atomic.Pointer[listener]
 }
 
 // listener is the guest's agent, which has the file of events open.
@@ -85,8 +87,13 @@ func (q *eventQueue) reset() {
 
 // listen takes the place of who listened before. q is locked.
 func (q *eventQueue) listen(l *listener) {
-	if old := q.listener.Swap(l); old != nil {
+	// In this order: what one of both repeats is known as that at any time.
+	if old := q.listener.Load(); old != nil {
+		q.former.Store(old)
+		q.listener.Store(l)
 		close(old.gone)
+	} else {
+		q.listener.Store(l)
 	}
 }
 
@@ -118,6 +125,18 @@ func (q *eventQueue) tell() {
 	case q.ready <- struct{}{}:
 	default:
 	}
+}
+
+// giveBack puts what was taken, and was not told, before what has come since.
+func (q *eventQueue) giveBack(events []queued) {
+	if len(events) == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.list = append(slices.Clone(events), q.list...)
+	q.budget += float64(len(events))
+	q.tell()
 }
 
 // take takes what may be told now; without anything, wait is when there will be.
@@ -189,7 +208,9 @@ func (fs *FileSystem) ReadEvents(size uint32) ([]byte, fuse.Status) {
 	}
 	for {
 		events, wait := q.take()
-		if told, text := fs.tellable(events); len(told) > 0 {
+		told, text, rest := fs.tellable(events)
+		q.giveBack(rest)
+		if len(told) > 0 {
 			q.mu.Lock()
 			l.told = told
 			q.mu.Unlock()
@@ -213,9 +234,10 @@ func (fs *FileSystem) ReadEvents(size uint32) ([]byte, fuse.Status) {
 	}
 }
 
-// tellable makes events of what the guest still knows.
-func (fs *FileSystem) tellable(events []queued) (told []queued, text []byte) {
-	for _, q := range events {
+// tellable makes events of what the guest still knows, as many as one answer has room
+// for. The rest is to be told by the next.
+func (fs *FileSystem) tellable(events []queued) (told []queued, text []byte, rest []queued) {
+	for i, q := range events {
 		e := fsevents.Event{Kind: q.kind, Name: q.name, ToName: q.toName, Type: unix.S_IFREG}
 		if q.isDir {
 			e.Type = unix.S_IFDIR
@@ -240,12 +262,12 @@ func (fs *FileSystem) tellable(events []queued) (told []queued, text []byte) {
 		}
 		q.mode = e.Type
 		if len(text)+e.Size() > fsevents.ReadSize {
-			break
+			return told, text, events[i:]
 		}
 		told = append(told, q)
 		text = e.Append(text)
 	}
-	return told, text
+	return told, text, nil
 }
 
 // place finds the path of a node's directory, or, of a file that is watched itself, its

@@ -18,7 +18,8 @@ import (
 const mostGhosts = 4096
 
 // replay finds the event that a request repeats. The second result is whether it is
-// marked: an event that is over is none.
+// marked: an event that is over is none. Who is in the middle of repeating when another
+// takes its place, or the guest starts again, removes nothing by that.
 func (fs *FileSystem) replay(in *fuse.InHeader) (*queued, bool) {
 	if fs.watcher == nil {
 		return nil, false
@@ -26,11 +27,11 @@ func (fs *FileSystem) replay(in *fuse.InHeader) (*queued, bool) {
 	q := &fs.watcher.queue
 	l := q.listener.Load()
 	if l == nil {
-		return nil, false
+		return nil, q.isFormer(in)
 	}
 	i, marked := l.mark.Event(in.Uid, in.Gid)
 	if !marked {
-		return nil, false
+		return nil, q.isFormer(in)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -40,6 +41,16 @@ func (fs *FileSystem) replay(in *fuse.InHeader) (*queued, bool) {
 	e := l.told[i]
 	e.place = i
 	return &e, true
+}
+
+// isFormer is whether a request has the mark of who listened before.
+func (q *eventQueue) isFormer(in *fuse.InHeader) bool {
+	former := q.former.Load()
+	if former == nil {
+		return false
+	}
+	_, marked := former.mark.Event(in.Uid, in.Gid)
+	return marked
 }
 
 // setSource notes which node the guest was told as what has moved.

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -147,28 +146,42 @@ func TestEventsThatWaitAreTold(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	told := 0
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
-		more := make(chan int, 1)
-		go func() {
-			text, _ := l.fs.ReadEvents(fsevents.ReadSize)
-			events, _ := fsevents.Parse(text)
-			more <- len(events)
-		}()
-		select {
-		case n := <-more:
-			told += n
-			if n > fsevents.MaxEvents {
-				t.Fatalf("%d events are told at once", n)
-			}
-			continue
-		case <-time.After(500 * time.Millisecond):
+	const waiting = 4096             // at most; more where those before were read sooner
+	for told := 0; told < waiting; { // the test's own timeout is the judge
+		events := l.next()
+		told += len(events)
+		if len(events) > fsevents.MaxEvents {
+			t.Fatalf("%d events are told at once", len(events))
 		}
-		break
 	}
-	const waiting = 4096 // at most; more where those before were read sooner
-	if told < waiting {
-		t.Errorf("the guest is told %d events of %d, want %d or more", told, many, waiting)
+}
+
+// Events that one answer has no room for come with the next: none is lost, and their order
+// is the same.
+func TestEventsWithLongPaths(t *testing.T) {
+	l := listen(t, 0)
+	id, dir := l.lookup("volume"), filepath.Join(l.dir, "volume")
+	for range 3 {
+		name := strings.Repeat("d", 200)
+		var status fuse.Status
+		if id, status = l.mkdir(id, name); !status.Ok() {
+			t.Fatal(status)
+		}
+		dir = filepath.Join(dir, name)
+	}
+	const many = 200 // each of 800 bytes and more, and 64 KiB are an answer
+	for n := range many {
+		if err := os.Mkdir(filepath.Join(dir, fmt.Sprint("made", n)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for told := 0; told < many; {
+		for _, e := range l.next() {
+			if want := fmt.Sprint("made", told); e.Kind != fsevents.Created || e.Name != want {
+				t.Fatalf("the guest is told %d of %.20q, want that %q is made", e.Kind, e.Name, want)
+			}
+			told++
+		}
 	}
 }
 
@@ -258,6 +271,28 @@ func TestForgedMarksDoNothing(t *testing.T) {
 	}
 	if after := snapshot(t, l.dir); after != before {
 		t.Errorf("marked requests have changed\n%s\nto\n%s", before, after)
+	}
+}
+
+// Who repeats a change while another takes its place, or as the guest starts again, does
+// nothing to the files.
+func TestFormerMarksDoNothing(t *testing.T) {
+	l := listen(t, 0)
+	volume := l.lookup("volume")
+	l.file("volume/kept", "content")
+	before := snapshot(t, l.dir)
+	for _, replace := range []func(){l.open, l.fs.OnUnmount} {
+		old := l.marked(volume, 0)
+		replace()
+		if s := l.fs.Unlink(nil, &old, "kept"); !s.Ok() {
+			t.Error(s)
+		}
+		var entry fuse.EntryOut
+		l.fs.Mkdir(nil, &fuse.MkdirIn{InHeader: old, Mode: 0o755}, "made", &entry)
+		volume = l.lookup("volume")
+	}
+	if after := snapshot(t, l.dir); after != before {
+		t.Errorf("requests with a former mark have changed\n%s\nto\n%s", before, after)
 	}
 }
 
