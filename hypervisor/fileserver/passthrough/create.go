@@ -173,8 +173,8 @@ func (fs *FileSystem) moved(dir held, name string) {
 	t := &fs.nodes
 	t.mu.Lock()
 	var fds []int
-	if _, n := t.find(key{mount: m.index, dev: device(&st), ino: st.Ino}); n != nil {
-		fds = t.setName(n, dir.place, name, fds)
+	if place, n := t.find(key{mount: m.index, dev: device(&st), ino: st.Ino}); n != nil {
+		fds = t.setName(place, n, dir.place, name, fds)
 	}
 	t.mu.Unlock()
 	closeAll(fds)

@@ -203,7 +203,7 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id
 	n.lookups++
 	n.flags |= nodeUsed
 	if !m.handles && place != rootPlace && name != "" {
-		fds = t.setName(n, dir.place, name, fds)
+		fds = t.setName(place, n, dir.place, name, fds)
 	}
 	twin := -1
 	switch {

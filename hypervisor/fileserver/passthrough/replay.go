@@ -247,25 +247,6 @@ func (fs *FileSystem) tellFormer(place uint32, dir held, name string, there bool
 	return true
 }
 
-// named finds the nodes that were last found by a name.
-func (t *table) named(parent uint32, name string) []uint32 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	left := t.at(parent).children
-	var places []uint32
-	for place := uint32(rootPlace + 1); place < t.places() && left > 0; place++ {
-		n := t.at(place)
-		if n.flags&nodeLive == 0 || n.parent != parent {
-			continue
-		}
-		left--
-		if n.again == name {
-			places = append(places, place)
-		}
-	}
-	return places
-}
-
 // replayMake answers a marked request to make something: it is there already, or was.
 func (fs *FileSystem) replayMake(e *queued, in *fuse.InHeader, kind uint32, name string, out *fuse.EntryOut) error {
 	if e == nil || e.kind != created || in.NodeId != e.id || name != e.name {
