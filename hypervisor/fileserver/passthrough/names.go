@@ -3,8 +3,8 @@ package passthrough
 import "hash/maphash"
 
 // names finds nodes by what they are opened by again: their directory, and the name in it.
-// It has eight bytes or so for each place of the table, and is kept only where the guest is
-// told of events, each of which asks who has had a name. Who names files cannot choose
+// It has eight bytes or so for each place of the table, and is kept only where it is needed:
+// each event that the guest is told of asks who has had a name. Who names files cannot choose
 // which of them are looked through: the hash is seeded.
 type names struct {
 	kept bool
@@ -85,6 +85,15 @@ func (t *table) eachNamed(parent uint32, name string, f func(place uint32, n *no
 			return
 		}
 	}
+}
+
+// isNamed is whether the guest remembers a file by a name. The table is locked.
+func (t *table) isNamed(parent uint32, name string) (is bool) {
+	t.eachNamed(parent, name, func(_ uint32, n *node) bool {
+		is = n.parent == parent && n.again == name && n.lookups > 0
+		return !is
+	})
+	return is
 }
 
 // named finds the nodes that were last found by a name.

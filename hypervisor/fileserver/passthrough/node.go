@@ -33,10 +33,11 @@ type node struct {
 	next       uint32 // of the same hash, or free
 	opens      uint32 // how often the guest has it open
 	// told is when the guest was last told of attributes that it may rely on briefly,
-	// by fresh; toldSeen is the lower half of what the content looked like then.
+	// by fresh; toldSeen is the lower half of what the content looked like then. Of a
+	// directory, told is when its name last held briefly, toldSeen when it was asked for.
 	told, toldSeen uint32
 	mode           uint16 // the type alone
-	flags          uint8
+	flags          uint16
 }
 
 const (
@@ -48,6 +49,7 @@ const (
 	nodeGhost               // it is no file: see replay.go
 	nodeWatched             // the host tells of changes
 	nodeEvents              // the file of events, a ghost
+	nodeRefused             // see onPath
 )
 
 // table has all nodes, in places that never move. A node's id in the protocol is its

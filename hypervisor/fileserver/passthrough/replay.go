@@ -70,7 +70,7 @@ func (fs *FileSystem) lookupEvents(in *fuse.InHeader, name string, out *fuse.Ent
 }
 
 // ghost makes the guest know a file that is none.
-func (fs *FileSystem) ghost(kind uint32, flags uint8, out *fuse.EntryOut) error {
+func (fs *FileSystem) ghost(kind uint32, flags uint16, out *fuse.EntryOut) error {
 	t := &fs.nodes
 	t.mu.Lock()
 	defer t.mu.Unlock()
