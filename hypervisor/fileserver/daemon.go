@@ -37,7 +37,7 @@ type Options struct {
 	// later reaches the guest.
 	SharedDir string
 	// Cache is how long the guest may keep what it read: "never", "metadata", "auto"
-	// (the default), "relaxed" or "always".
+	// (the default), "brief", "relaxed" or "always".
 	Cache string
 	// Private are the mounts below the shared directory whose files hardly anybody
 	// but the guest changes, as patterns of package path.

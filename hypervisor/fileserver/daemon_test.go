@@ -29,7 +29,7 @@ func TestServersJail(t *testing.T) {
 // what the mode says.
 func TestCacheModes(t *testing.T) {
 	for mode, want := range map[string]struct{ volume, root, share time.Duration }{
-		CacheNever: {0, 0, 0}, CacheMetadata: {0, moment, moment}, CacheAuto: {0, moment, moment}, CacheRelaxed: {moment, moment, moment},
+		CacheNever: {0, 0, 0}, CacheMetadata: {0, moment, moment}, CacheAuto: {0, moment, moment}, CacheBrief: {0, moment, moment}, CacheRelaxed: {moment, moment, moment},
 		CacheAlways: {24 * time.Hour, 24 * time.Hour, 24 * time.Hour},
 	} {
 		s := settings{Cache: mode, Private: []string{"*/rootfs"}, Steady: true}
@@ -49,6 +49,10 @@ func TestCacheModes(t *testing.T) {
 		if volume.Entries != want.volume || root.Entries != want.root || share.Entries != want.share {
 			t.Errorf("%s: names hold for %v in a volume, %v in a root file system and %v in the share, want %v",
 				mode, volume.Entries, root.Entries, share.Entries, want)
+		}
+		if volume.Paths != (mode == CacheBrief) || root.Paths || share.Paths {
+			t.Errorf("%s: names of directories hold briefly: %t in a volume, %t in a root file system and %t in the share",
+				mode, volume.Paths, root.Paths, share.Paths)
 		}
 		if mode == CacheAuto && share.Missing > 0 {
 			t.Errorf("%s: a container that comes is missing for %v", mode, share.Missing)

@@ -34,6 +34,7 @@ const (
 	CacheNever    = "never"
 	CacheMetadata = "metadata"
 	CacheAuto     = "auto"
+	CacheBrief    = "brief"
 	CacheRelaxed  = "relaxed"
 	CacheAlways   = "always"
 )
@@ -92,8 +93,12 @@ func (s *settings) caches() (passthrough.Options, error) {
 		o.Cache.Data, private.Data = passthrough.DataNever, passthrough.DataNever
 	case CacheAuto:
 		o.Cache = passthrough.Shared()
+	case CacheBrief:
+		o.Cache = passthrough.Shared()
+		o.Cache.Paths = true
 	default:
-		return o, fmt.Errorf("cache mode is not one of %s, %s, %s, %s and %s: %q", CacheNever, CacheMetadata, CacheAuto, CacheRelaxed, CacheAlways, s.Cache)
+		return o, fmt.Errorf("cache mode is not one of %s, %s, %s, %s, %s and %s: %q",
+			CacheNever, CacheMetadata, CacheAuto, CacheBrief, CacheRelaxed, CacheAlways, s.Cache)
 	}
 	for _, pattern := range s.Private {
 		if _, err := path.Match(pattern, ""); err != nil {

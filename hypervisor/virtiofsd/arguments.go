@@ -18,7 +18,7 @@ const listenFD = 3
 // group has room for. A C daemon that is told to take more than it may ends at once.
 const wantedDescriptors = 200_000
 
-var errCache = errors.New("cache mode is not one of auto, relaxed, always, never and metadata")
+var errCache = errors.New("cache mode is not one of auto, brief, relaxed, always, never and metadata")
 
 // arguments returns a daemon's arguments, without the program's name. limit is
 // the number of descriptors that it may have, 0 for what it inherits.
@@ -32,7 +32,7 @@ func arguments(kind Kind, o Options, limit uint64) ([]string, error) {
 	}
 	switch cache {
 	case "auto", "always", "never":
-	case "relaxed": // which is what it calls so
+	case "relaxed", "brief": // the shortest time that it has
 		cache = "auto"
 	case "metadata":
 		if kind == C {

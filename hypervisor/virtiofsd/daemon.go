@@ -21,8 +21,8 @@ type Options struct {
 	// mount namespace is a slave of the caller's: what is mounted below a
 	// shared mount later reaches the guest.
 	SharedDir string
-	// Cache is how long the guest may keep what it read: "never", "auto" or
-	// "relaxed" (about a second; the default), "always", and, with the Rust daemon
+	// Cache is how long the guest may keep what it read: "never", "auto",
+	// "relaxed" or "brief" (about a second; the default), "always", and, with the Rust daemon
 	// alone, "metadata".
 	Cache string
 	// ExtraArgs follow the package's own arguments.

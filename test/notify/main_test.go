@@ -122,7 +122,10 @@ func start(t *testing.T, env ...string) *exec.Cmd {
 }
 
 // share is a directory of the host, and what a guest sees of it.
-type share struct{ host, guest string }
+type share struct {
+	host, guest string
+	server      *os.Process
+}
 
 // mounted serves a new directory.
 func mounted(t *testing.T) share {
@@ -131,13 +134,14 @@ func mounted(t *testing.T) share {
 		t.Skip("mounts a file system: run as root")
 	}
 	base := t.TempDir()
-	s := share{filepath.Join(base, "host"), filepath.Join(base, "guest")}
+	s := share{host: filepath.Join(base, "host"), guest: filepath.Join(base, "guest")}
 	for _, dir := range []string{s.host, s.guest, s.host + "/volume"} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	server := start(t, envServe+"="+s.host, envMount+"="+s.guest)
+	s.server = server.Process
 	agent := start(t, envMount+"="+s.guest)
 	t.Cleanup(func() {
 		if err := unix.Unmount(s.guest, unix.MNT_DETACH); err != nil {
@@ -186,6 +190,14 @@ func events() []string {
 // read returns the events before the directory last is made.
 func (w *watcher) read(last string) []string {
 	w.t.Helper()
+	made := "CREATE " + last
+	return w.readUntil(last, func(list []string) bool { return strings.HasSuffix(list[len(list)-1], made) })
+}
+
+// readUntil returns the events before the one with which all are there. What is what a
+// failure says is missing.
+func (w *watcher) readUntil(what string, all func(list []string) bool) []string {
+	w.t.Helper()
 	var list []string
 	buf := make([]byte, 64<<10)
 	cookies := map[uint32]int{}
@@ -193,7 +205,7 @@ func (w *watcher) read(last string) []string {
 	for {
 		const patience = 30_000 // milliseconds
 		if n, err := unix.Poll(poll, patience); n == 0 {
-			w.t.Fatalf("there is no event of %s, but there are %q", last, list)
+			w.t.Fatalf("there is no event of %s, but there are %q", what, list[max(0, len(list)-100):])
 		} else if err != nil {
 			continue
 		}
@@ -205,9 +217,6 @@ func (w *watcher) read(last string) []string {
 			e := (*unix.InotifyEvent)(unsafe.Pointer(&b[0]))
 			name := strings.TrimRight(string(b[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+e.Len]), "\x00")
 			b = b[unix.SizeofInotifyEvent+e.Len:]
-			if name == last && e.Mask&unix.IN_CREATE != 0 {
-				return list
-			}
 			for i, what := range events() {
 				if e.Mask&(1<<i) == 0 || what == "OPEN" || what == "ACCESS" || what == "CLOSE_NOWRITE" {
 					continue
@@ -223,6 +232,9 @@ func (w *watcher) read(last string) []string {
 					text += fmt.Sprint(" ", cookies[e.Cookie])
 				}
 				list = append(list, text)
+				if all(list) {
+					return list[:len(list)-1]
+				}
 			}
 			if e.Mask&(unix.IN_IGNORED|unix.IN_UNMOUNT|unix.IN_Q_OVERFLOW) != 0 {
 				list = append(list, w.names[e.Wd]+fmt.Sprintf(" %#x", e.Mask))

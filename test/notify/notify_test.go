@@ -3,6 +3,8 @@ package notify
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,4 +98,36 @@ func unshared(t *testing.T) string {
 	dir := t.TempDir() + "/volume"
 	must(t, os.Mkdir(dir, 0o755))
 	return dir
+}
+
+// What the host changes while its queue of events is full is to inotify what has changed.
+func TestChangesBeyondTheHostsQueue(t *testing.T) {
+	s := mounted(t)
+	volume := s.host + "/volume"
+	for _, name := range []string{"a", "modified", "gone"} {
+		must(t, os.WriteFile(filepath.Join(volume, name), []byte("before"), 0o644))
+	}
+	must(t, os.Symlink("a", volume+"/..data"))
+	w := watch(t, s.guest+"/volume", s.guest+"/volume/modified", s.guest+"/volume/gone")
+	must(t, s.server.Signal(unix.SIGSTOP))
+	const queue = 16384 // as the kernel has it, or more than the administrator does
+	for range queue/2 + 1000 {
+		must(t, os.Rename(volume+"/a", volume+"/b"))
+		must(t, os.Rename(volume+"/b", volume+"/a"))
+	}
+	must(t, os.WriteFile(volume+"/new", []byte("new"), 0o644))
+	must(t, os.WriteFile(volume+"/modified", []byte("after it"), 0o644))
+	must(t, os.Remove(volume+"/gone"))
+	must(t, os.Symlink("new", volume+"/..tmp"))
+	must(t, os.Rename(volume+"/..tmp", volume+"/..data"))
+	must(t, s.server.Signal(unix.SIGCONT))
+	missing := []string{
+		"volume CREATE new", "volume CLOSE_WRITE new", "volume MODIFY modified", "modified MODIFY", "modified CLOSE_WRITE",
+		"volume DELETE gone", "gone DELETE_SELF", "volume CREATE ..data", // which the guest did not know
+	}
+	w.readUntil("what was made up for", func(list []string) bool {
+		last := list[len(list)-1]
+		missing = slices.DeleteFunc(missing, func(m string) bool { return last == m || strings.HasPrefix(last, m+" ") })
+		return len(missing) == 0
+	})
 }

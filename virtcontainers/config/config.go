@@ -86,7 +86,7 @@ type Machine struct {
 	// VirtioFSDaemon is virtiofsd's program, absolute, or FileServer; empty: a
 	// virtiofsd is searched where distributions install it.
 	VirtioFSDaemon string `toml:"virtio_fs_daemon"`
-	// VirtioFSCache is virtiofsd's cache mode: "never", "metadata", "auto", "relaxed" or
+	// VirtioFSCache is virtiofsd's cache mode: "never", "metadata", "auto", "brief", "relaxed" or
 	// "always".
 	VirtioFSCache string `toml:"virtio_fs_cache"`
 	// VirtioFSNotify has the guest told of what others change in volumes.

@@ -118,6 +118,9 @@ func (fs *FileSystem) remove(in *fuse.InHeader, name string, flags int) fuse.Sta
 		return status(err)
 	}
 	defer fs.drop(dir)
+	if err := fs.onPath(dir, ""); err != nil {
+		return status(err)
+	}
 	x := fs.expectName(dir, name, unix.IN_DELETE)
 	err = unix.Unlinkat(dir.fd, name, flags)
 	x.done(err == nil)
@@ -143,6 +146,9 @@ func (fs *FileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newN
 		return status(err)
 	}
 	defer fs.drop(to)
+	if err := errors.Join(fs.onPath(from, ""), fs.onPath(to, "")); err != nil {
+		return status(err)
+	}
 	move := func() error { return unix.Renameat2(from.fd, oldName, to.fd, newName, uint(flags)) }
 	x := fs.expectMove(from, oldName, to, newName, flags&unix.RENAME_EXCHANGE != 0)
 	if flags&unix.RENAME_WHITEOUT != 0 {
@@ -173,8 +179,8 @@ func (fs *FileSystem) moved(dir held, name string) {
 	t := &fs.nodes
 	t.mu.Lock()
 	var fds []int
-	if _, n := t.find(key{mount: m.index, dev: device(&st), ino: st.Ino}); n != nil {
-		fds = t.setName(n, dir.place, name, fds)
+	if place, n := t.find(key{mount: m.index, dev: device(&st), ino: st.Ino}); n != nil {
+		fds = t.setName(place, n, dir.place, name, fds)
 	}
 	t.mu.Unlock()
 	closeAll(fds)

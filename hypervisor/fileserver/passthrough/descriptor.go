@@ -164,9 +164,15 @@ func (fs *FileSystem) openRetry(open func() (int, error)) (int, error) {
 	return fd, err
 }
 
+// validity is how long what a lookup tells holds: the attributes, and whether the name does
+// briefly, though it would not.
+type validity struct {
+	attributes time.Duration
+	briefly    bool
+}
+
 // adopt makes the guest know the file that fd, which it takes over, refers to.
-// valid is how long the attributes in st hold.
-func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id uint64, m *mount, valid time.Duration) {
+func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id uint64, m *mount, valid validity) {
 	m = fs.mountOf(dir.node.mount, fd, st)
 	now := time.Now()
 	k := key{mount: m.index, dev: device(st), ino: st.Ino}
@@ -203,7 +209,7 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id
 	n.lookups++
 	n.flags |= nodeUsed
 	if !m.handles && place != rootPlace && name != "" {
-		fds = t.setName(n, dir.place, name, fds)
+		fds = t.setName(place, n, dir.place, name, fds)
 	}
 	twin := -1
 	switch {
@@ -217,7 +223,7 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id
 	}
 	over := t.descriptors > t.limit
 	id = n.id(place)
-	valid = fs.validity(n, st, now)
+	valid = validity{fs.validity(n, st, now), fs.holdsBriefly(dir, n, now)}
 	watch := m.cache.Watch && n.flags&nodeWatched == 0 && (n.mode == unix.S_IFDIR || m != dir.node.mount)
 	t.mu.Unlock()
 	if watch && fs.watches() {

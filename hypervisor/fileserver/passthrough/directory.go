@@ -48,7 +48,7 @@ func (s *spaces) give(d *directory) {
 
 // OpenDir implements fuse.RawFileSystem.
 func (fs *FileSystem) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	h, err := fs.hold(in.NodeId)
+	h, err := fs.hereByPath(in.NodeId, "")
 	if err != nil {
 		return status(err)
 	}

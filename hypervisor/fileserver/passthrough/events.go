@@ -50,6 +50,7 @@ type eventQueue struct {
 	mu    sync.Mutex
 	list  []queued
 	ready chan struct{} // has one when there is something
+	room  chan struct{} // has one when something was taken
 	// pending are the kinds that wait for a name since it last was another file.
 	pending map[happening]uint32
 	// budget is how many events may be told at once, as of then.
@@ -72,6 +73,7 @@ type listener struct {
 
 func (q *eventQueue) init() {
 	q.ready = make(chan struct{}, 1)
+	q.room = make(chan struct{}, 1)
 	q.pending = map[happening]uint32{}
 	q.budget = mostQueued
 	q.then = time.Now()
@@ -82,6 +84,7 @@ func (q *eventQueue) reset() {
 	defer q.mu.Unlock()
 	q.list = nil
 	clear(q.pending)
+	q.notify(q.room)
 	q.listen(nil)
 }
 
@@ -101,28 +104,29 @@ func (q *eventQueue) listen(l *listener) {
 func (q *eventQueue) add(w *watcher, e queued) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch e.kind {
-	case modified, written, changed:
-		h, kind := happening{id: e.id, name: e.name}, uint32(1)<<e.kind
-		if q.pending[h]&kind != 0 {
-			return
-		}
-		q.pending[h] |= kind
-	default:
-		delete(q.pending, happening{id: e.id, name: e.name})
-		delete(q.pending, happening{id: e.to, name: e.toName})
-	}
-	if len(q.list) >= mostQueued {
-		w.warn("changes of volumes were not told to the guest: there are more than it repeats", "waiting", len(q.list))
+	h, kind := happening{id: e.id, name: e.name}, uint32(1)<<e.kind
+	coalesces := e.kind == modified || e.kind == written || e.kind == changed
+	if coalesces && q.pending[h]&kind != 0 {
 		return
 	}
+	if len(q.list) >= mostQueued {
+		w.warn("changes of volumes are told to the guest late, and several of one file as one: there are more than it repeats", "waiting", len(q.list))
+		w.lose()
+		return
+	}
+	if coalesces {
+		q.pending[h] |= kind
+	} else {
+		delete(q.pending, h)
+		delete(q.pending, happening{id: e.to, name: e.toName})
+	}
 	q.list = append(q.list, e)
-	q.tell()
+	q.notify(q.ready)
 }
 
-func (q *eventQueue) tell() {
+func (*eventQueue) notify(c chan<- struct{}) {
 	select {
-	case q.ready <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -155,6 +159,7 @@ func (q *eventQueue) take() (events []queued, wait time.Duration) {
 	}
 	events = slices.Clone(q.list[:n])
 	q.list = q.list[:copy(q.list, q.list[n:])]
+	q.notify(q.room)
 	q.budget -= float64(n)
 	clear(q.pending)
 	return events, 0

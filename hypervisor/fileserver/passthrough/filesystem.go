@@ -116,7 +116,7 @@ func (fs *FileSystem) start(root *os.File) error {
 	if st.Mask&unix.STATX_MNT_ID == 0 {
 		return errors.Join(errors.New("the kernel does not tell mounts apart (STATX_MNT_ID): Linux 5.8 or later is needed"), unix.Close(fd))
 	}
-	fs.nodes.init()
+	fs.nodes.init(fs.options.Watch || fs.options.Cache.Paths)
 	fs.locks.init()
 	fs.files.init(&fs.nodes)
 	fs.mounts.init()

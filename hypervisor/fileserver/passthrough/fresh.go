@@ -71,7 +71,7 @@ func (fs *FileSystem) settle(id uint64, fd int) {
 	t := &fs.nodes
 	t.mu.Lock()
 	_, n := t.get(id)
-	if n == nil || n.told == 0 {
+	if n == nil || n.told == 0 || n.mode != unix.S_IFREG {
 		t.mu.Unlock()
 		return
 	}

@@ -15,7 +15,7 @@ func (fs *FileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, 
 	if fs.lookupEvents(in, name, out) {
 		return fuse.OK
 	}
-	dir, err := fs.hold(in.NodeId)
+	dir, err := fs.hereByPath(in.NodeId, name)
 	if err != nil {
 		return status(err)
 	}
@@ -50,7 +50,10 @@ func (fs *FileSystem) known(dir held, name string, fd int, out *fuse.EntryOut) e
 	}
 	id, m, valid := fs.adopt(dir, name, fd, &st)
 	fs.fillEntry(dir, id, m, &st, out)
-	out.SetAttrTimeout(valid)
+	out.SetAttrTimeout(valid.attributes)
+	if valid.briefly {
+		out.SetEntryTimeout(brief)
+	}
 	return nil
 }
 

@@ -33,10 +33,11 @@ type node struct {
 	next       uint32 // of the same hash, or free
 	opens      uint32 // how often the guest has it open
 	// told is when the guest was last told of attributes that it may rely on briefly,
-	// by fresh; toldSeen is the lower half of what the content looked like then.
+	// by fresh; toldSeen is the lower half of what the content looked like then. Of a
+	// directory, told is when its name last held briefly, toldSeen when it was asked for.
 	told, toldSeen uint32
 	mode           uint16 // the type alone
-	flags          uint8
+	flags          uint16
 }
 
 const (
@@ -48,6 +49,7 @@ const (
 	nodeGhost               // it is no file: see replay.go
 	nodeWatched             // the host tells of changes
 	nodeEvents              // the file of events, a ghost
+	nodeRefused             // see onPath
 )
 
 // table has all nodes, in places that never move. A node's id in the protocol is its
@@ -65,6 +67,7 @@ type table struct {
 	ghosts             int
 	// unwatched are watched nodes that the guest has forgotten.
 	unwatched []uint64
+	names     names
 }
 
 const (
@@ -72,7 +75,9 @@ const (
 	rootPlace = fuse.FUSE_ROOT_ID
 )
 
-func (t *table) init() {
+// init empties the table. byName is whether nodes are to be found by names.
+func (t *table) init(byName bool) {
+	t.names.init(byName)
 	t.ghosts = 0
 	t.unwatched = nil
 	t.chunks = nil
@@ -216,6 +221,7 @@ func (t *table) addRoot(k key, m *mount, fd int) {
 func (t *table) release(place uint32, n *node, fds []int) []int {
 	for place != rootPlace && n.flags&nodeLive != 0 && n.lookups == 0 && n.pins == 0 && n.children == 0 {
 		t.unhash(place, n)
+		t.removeName(place, n)
 		if n.fd >= 0 {
 			fds = append(fds, int(n.fd))
 			t.descriptors--
@@ -240,15 +246,19 @@ func (t *table) release(place uint32, n *node, fds []int) []int {
 }
 
 // setName says where in the tree a node is found again.
-func (t *table) setName(n *node, parent uint32, name string, fds []int) []int {
+func (t *table) setName(place uint32, n *node, parent uint32, name string, fds []int) []int {
 	if n.parent == parent && n.again == name {
 		return fds
 	}
 	if parent != n.parent && !t.unring(n, parent) {
 		return fds
 	}
+	t.removeName(place, n)
 	old := n.parent
 	n.parent, n.again = parent, name
+	if parent != 0 {
+		t.addName(place, n)
+	}
 	if parent != old {
 		if parent != 0 {
 			t.at(parent).children++
@@ -267,19 +277,22 @@ func (t *table) setName(n *node, parent uint32, name string, fds []int) []int {
 // has that no more. A ring of nodes that are opened again, each in the next, would have no
 // end. It reports false for a parent that is the node itself.
 func (t *table) unring(n *node, parent uint32) bool {
+	if t.at(parent) == n {
+		return false
+	}
 	if n.children == 0 {
 		return true
 	}
 	for place := parent; place != 0; {
 		below := t.at(place)
-		if below == n {
-			return false
-		}
-		if place = below.parent; place != 0 && t.at(place) == n {
+		above := below.parent
+		if above != 0 && t.at(above) == n {
+			t.removeName(place, below)
 			below.parent, below.again = 0, ""
 			n.children--
 			return true
 		}
+		place = above
 	}
 	return true
 }

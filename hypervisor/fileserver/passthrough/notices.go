@@ -34,6 +34,7 @@ func (w *watcher) read(fd int, buf []byte) {
 	w.touched = nil
 	w.mu.Unlock()
 
+	began := time.Now()
 	notices, ended := readNotices(fd, buf, nil)
 	if n := len(notices); n > 0 && notices[n-1].mask&unix.IN_MOVED_FROM != 0 {
 		// Its other half follows, if there is one.
@@ -44,6 +45,9 @@ func (w *watcher) read(fd int, buf []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.handle(notices)
+	if ended {
+		w.complete = began
+	}
 	for _, h := range before {
 		e := w.expected[h]
 		if e == nil {
@@ -103,7 +107,8 @@ func (w *watcher) handle(notices []notice) {
 		switch {
 		case n.taken:
 		case n.mask&unix.IN_Q_OVERFLOW != 0:
-			w.warn("changes of volumes were not told to the guest: there were too many at once (fs.inotify.max_queued_events)")
+			w.warn("changes of volumes are told to the guest late, and several of one file as one: there were too many at once (fs.inotify.max_queued_events)")
+			w.lose()
 		case n.mask&unix.IN_IGNORED != 0:
 			gone := w.byWatch[n.wd]
 			delete(w.byWatch, n.wd)

@@ -71,6 +71,9 @@ type Cache struct {
 	// Call lets the attributes that come with a name serve the system call that has
 	// asked for it, where Attributes is 0: see brief.
 	Call bool
+	// Paths lets names of directories hold briefly while the guest walks, and has it walk
+	// again where they have changed. It is for where Entries is 0.
+	Paths bool
 	// Watch tells the guest of what others change there: see package fsevents. It takes
 	// Options.Watch.
 	Watch bool

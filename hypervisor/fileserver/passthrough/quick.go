@@ -60,6 +60,21 @@ func quickStat(fd, mask int, st *unix.Statx_t) error {
 	return nil
 }
 
+// quickStatAt is of a name whose file is in memory if it is still there: somebody has it
+// open.
+func quickStatAt(dir int, name string, st *unix.Statx_t) error {
+	path, err := unix.BytePtrFromString(name)
+	if err != nil {
+		return err
+	}
+	_, _, e := unix.RawSyscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(path)),
+		unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, uintptr(statMask), uintptr(unsafe.Pointer(st)), 0)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
 // stat is statMore for a file of the mount.
 func (m *mount) stat(fd, mask int, st *unix.Statx_t) error {
 	if m.remote {

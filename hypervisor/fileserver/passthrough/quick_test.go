@@ -78,7 +78,7 @@ func slow(until time.Time) *mount {
 func TestReleaseCloses(t *testing.T) {
 	files := &files{}
 	nodes := &table{}
-	nodes.init()
+	nodes.init(false)
 	files.init(nodes)
 	files.limit = 10
 	for _, reads := range []bool{true, false} {

@@ -81,7 +81,7 @@ func (fs *FileSystem) lookupEvents(in *fuse.InHeader, name string, out *fuse.Ent
 }
 
 // ghost makes the guest know a file that is none.
-func (fs *FileSystem) ghost(kind uint32, flags uint8, out *fuse.EntryOut) error {
+func (fs *FileSystem) ghost(kind uint32, flags uint16, out *fuse.EntryOut) error {
 	t := &fs.nodes
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -256,25 +256,6 @@ func (fs *FileSystem) tellFormer(place uint32, dir held, name string, there bool
 		out.Attr.Nlink++
 	}
 	return true
-}
-
-// named finds the nodes that were last found by a name.
-func (t *table) named(parent uint32, name string) []uint32 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	left := t.at(parent).children
-	var places []uint32
-	for place := uint32(rootPlace + 1); place < t.places() && left > 0; place++ {
-		n := t.at(place)
-		if n.flags&nodeLive == 0 || n.parent != parent {
-			continue
-		}
-		left--
-		if n.again == name {
-			places = append(places, place)
-		}
-	}
-	return places
 }
 
 // replayMake answers a marked request to make something: it is there already, or was.

@@ -64,6 +64,9 @@ type watcher struct {
 	// hidden are files of which a change was taken off: see hide.
 	hidden map[happening]time.Time
 	warned map[string]time.Time
+	// All changes before complete were read, those since lost may not be told: see lose.
+	complete, lost time.Time
+	losses         chan struct{} // has one when there are some
 
 	queue eventQueue
 }
@@ -95,7 +98,7 @@ func newWatcher(fs *FileSystem, o *Options) *watcher {
 	w := &watcher{
 		fs: fs, log: o.Logger, most: o.MaxWatches, user: o.WatchUser, fd: -1, wake: -1,
 		byID: map[uint64]*watch{}, byWatch: map[int32][]*watch{}, expected: map[happening]*expectation{},
-		hidden: map[happening]time.Time{}, warned: map[string]time.Time{},
+		hidden: map[happening]time.Time{}, warned: map[string]time.Time{}, losses: make(chan struct{}, 1),
 	}
 	if w.most <= 0 {
 		w.most = defaultWatches
@@ -121,8 +124,9 @@ func (w *watcher) begin() error {
 		unix.Close(fd)
 		return fmt.Errorf("watch volumes: %w", err)
 	}
-	w.fd, w.wake = fd, wake
+	w.fd, w.wake, w.complete = fd, wake, time.Now()
 	w.fs.watching.Go(func() { w.run(fd, wake) })
+	w.fs.watching.Go(w.makeUp)
 	w.fs.watching.Go(func() {
 		<-w.fs.closing
 		w.rouse()
@@ -180,6 +184,7 @@ func (w *watcher) reset() {
 	clear(w.expected)
 	w.touched = nil
 	clear(w.hidden)
+	w.lost = time.Time{}
 	w.queue.reset()
 }
 

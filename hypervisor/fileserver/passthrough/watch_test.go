@@ -29,6 +29,11 @@ func listen(t *testing.T, most int) *listener {
 	if err := os.Mkdir(filepath.Join(dir, "volume"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return listenIn(t, dir, most)
+}
+
+func listenIn(t *testing.T, dir string, most int) *listener {
+	t.Helper()
 	cache := passthrough.Shared()
 	cache.Watch = true
 	l := &listener{guest: serveDir(t, dir, passthrough.Options{Cache: cache, Watch: true, MaxWatches: most}), told: make(chan []fsevents.Event)}
