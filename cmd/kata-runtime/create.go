@@ -195,6 +195,9 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	for _, note := range p.bundle.Guest.Notes {
 		log.Debug(note)
 	}
+	for _, warning := range p.bundle.Guest.Warnings {
+		log.Warn(warning)
+	}
 	group, err := resolveCgroup(c, id, p.bundle.Spec)
 	if err != nil {
 		p.stdio.close()

@@ -163,6 +163,9 @@ func (n *creation) prepareExec(
 	for _, field := range dropped {
 		n.log.Debug("field of the process does not reach the guest", "field", field)
 	}
+	if warning := oci.UnknownCapabilities(process); warning != "" {
+		n.log.Warn(warning)
+	}
 	encoded, err := json.Marshal(guest)
 	if err != nil {
 		return nil, fmt.Errorf("encode the process: %w", err)

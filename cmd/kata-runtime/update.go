@@ -34,6 +34,10 @@ func updateCommand() *cli.Command {
 			&cli.StringFlag{Name: "cpuset-mems", Usage: "memory `NODES` to use"},
 			&cli.Int64Flag{Name: "pids-limit", Usage: "`NUMBER` of processes at most"},
 			&cli.UintFlag{Name: "blkio-weight", Usage: "block I/O `WEIGHT`, 10 to 1000"},
+			&cli.StringFlag{Name: "cpu-rt-period", Usage: "accepted and ignored: cgroups of version 2 have none", Hidden: true},
+			&cli.StringFlag{Name: "cpu-rt-runtime", Usage: "accepted and ignored: cgroups of version 2 have none", Hidden: true},
+			&cli.StringFlag{Name: "l3-cache-schema", Usage: "not supported", Hidden: true},
+			&cli.StringFlag{Name: "mem-bw-schema", Usage: "not supported", Hidden: true},
 			&cli.StringFlag{Name: "kernel-memory", Usage: "accepted and ignored, as by runc", Hidden: true},
 			&cli.StringFlag{Name: "kernel-memory-tcp", Usage: "accepted and ignored, as by runc", Hidden: true},
 		},
@@ -66,6 +70,11 @@ func updateCommand() *cli.Command {
 
 // updatedResources are those of the file, or of the flags.
 func updatedResources(c *cli.Context) (*specs.LinuxResources, error) {
+	for _, schema := range []string{"l3-cache-schema", "mem-bw-schema"} {
+		if c.IsSet(schema) {
+			return nil, fmt.Errorf("--%s is %w", schema, oci.ErrUnsupported)
+		}
+	}
 	if path := c.String("resources"); path != "" {
 		return readResources(path)
 	}

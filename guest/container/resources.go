@@ -53,11 +53,25 @@ func (r *Runtime) update(c *container, resources []byte, set func(*cgroups.Cgrou
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	idleWithoutWeight(group)
 	if err := set(group, merged); err != nil {
 		return err
 	}
 	c.spec.Linux.Resources = merged
 	return nil
+}
+
+// idleWithoutWeight leaves out the weight of an idle control group, which has the
+// least of all: the kernel refuses to be told another one, and with it every later
+// change of a limit, because libcontainer writes all of them. The specification
+// keeps the shares, for when the group is idle no more.
+func idleWithoutWeight(group *cgroups.Cgroup) {
+	if group == nil || group.Resources == nil {
+		return
+	}
+	if r := group.Resources; r.CPUIdle != nil && *r.CPUIdle == 1 {
+		r.CpuShares, r.CpuWeight = 0, 0
+	}
 }
 
 // setLimits sets the limits of the container's control group.

@@ -167,6 +167,8 @@ func (r *Runtime) newLibcontainer(c *container) (*libcontainer.Container, error)
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	r.dropBindData(c.id, config)
+	r.fitMemoryPolicy(c.id, config, "/sys/devices/system/node/online")
+	idleWithoutWeight(config.Cgroups)
 	config.Hooks = nil // runHooks runs them
 	return libcontainer.Create(r.stateDir, c.id, config)
 }

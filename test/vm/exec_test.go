@@ -117,6 +117,16 @@ func TestExec(t *testing.T) {
 		if limits != "67108864\n50\n" {
 			t.Errorf("limits in the container: %q", limits)
 		}
+		// An idle group has no weight; later changes must work nevertheless.
+		h.Must("update", "--cpu-share", "512", id)
+		h.Must("update", "--cpu-idle", "1", id)
+		h.Must("update", "--pids-limit", "60", "--cpu-rt-runtime", "1000", id)
+		idle := h.Must("exec", id, "/bin/cat", "/sys/fs/cgroup/cpu.idle", "/sys/fs/cgroup/pids.max")
+		h.Must("update", "--cpu-idle", "0", id)
+		weight := h.Must("exec", id, "/bin/cat", "/sys/fs/cgroup/cpu.weight")
+		if idle != "1\n60\n" || weight != "59\n" {
+			t.Errorf("an idle container has cpu.idle, pids.max %q, and afterwards the weight %q", idle, weight)
+		}
 	})
 	t.Run("in the guest itself", func(t *testing.T) { execInGuest(t, h, id) })
 	t.Run("metrics", func(t *testing.T) { scrape(t, h, id, func() { h.Must("delete", "--force", id) }) })

@@ -65,6 +65,8 @@ func TestSpecOfAUsersProcess(t *testing.T) {
 		CPU:    &specs.LinuxCPU{Period: &period, Quota: &quota},
 		Pids:   &specs.LinuxPids{Limit: &pids},
 	}
+	// The guest has one node, which the kernel need not know of.
+	spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"}
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{
 		DefaultAction: specs.ActAllow,
 		Architectures: []specs.Arch{specs.ArchX86_64},

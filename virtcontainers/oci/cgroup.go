@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -34,6 +35,9 @@ func TransformResources(resources *specs.LinuxResources) (guest *specs.LinuxReso
 		return nil, nil, err
 	}
 	t := &translation{guest: &GuestSpec{}}
+	if err := checkWeights(guest.BlockIO); err != nil {
+		return nil, nil, err
+	}
 	translateResources(guest, t.drop)
 	return guest, t.guest.Dropped, nil
 }
@@ -85,11 +89,33 @@ func dropPointer[T any](value **T, field string, drop func(field string, value a
 	*value = nil
 }
 
+// checkWeights refuses what is no weight of block I/O: libcontainer makes one of
+// another range of it, which turns a smaller one into nonsense. 0 is none.
+func checkWeights(b *specs.LinuxBlockIO) error {
+	const least, most = 10, 1000
+	if b == nil {
+		return nil
+	}
+	weights := map[string]*uint16{"weight": b.Weight}
+	for i, device := range b.WeightDevice {
+		weights[fmt.Sprintf("weightDevice[%d].weight", i)] = device.Weight
+	}
+	for _, name := range slices.Sorted(maps.Keys(weights)) {
+		if w := weights[name]; w != nil && *w != 0 && (*w < least || *w > most) {
+			return fmt.Errorf("linux.resources.blockIO.%s: %d is not from %d to %d", name, *w, least, most)
+		}
+	}
+	return nil
+}
+
 // checkBlockIO refuses limits on block devices of the host that the container
 // does not have: its files come over the share.
 func (t *translation) checkBlockIO(b *specs.LinuxBlockIO) error {
 	if b == nil {
 		return nil
+	}
+	if err := checkWeights(b); err != nil {
+		return err
 	}
 	numbers := make(map[string][][2]int64)
 	for _, w := range b.WeightDevice {

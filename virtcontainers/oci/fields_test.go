@@ -188,7 +188,7 @@ func setSample(value reflect.Value) {
 	case reflect.Int, reflect.Int32, reflect.Int64:
 		value.SetInt(7)
 	case reflect.Uint, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		value.SetUint(7)
+		value.SetUint(70) // a weight of block I/O too
 	case reflect.Slice:
 		value.Set(reflect.MakeSlice(value.Type(), 1, 1))
 		setSample(value.Index(0))

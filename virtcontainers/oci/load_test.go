@@ -59,8 +59,8 @@ func TestLoadSpecIgnoresUnknownFields(t *testing.T) {
 
 func TestLoadSpecVersions(t *testing.T) {
 	for version, good := range map[string]bool{
-		"1.0.0": true, "1.0.2-dev": true, "1.0.0-rc5": true, "1.1.0": true, "1.2.1": true, "1.3.0": true, "1.3.0+dev": true, "1.3.99": true,
-		"": false, "1": false, "1.0": false, "1.4.0": false, "2.0.0": false, "0.9.0": false, "1.x.0": false, "1.03.0": false, "1.0.0.0": false, "x": false, "-": false,
+		"1.0.0": true, "1.0.2-dev": true, "1.0.0-rc5": true, "1.1.0": true, "1.2.1": true, "1.3.0": true, "1.3.0+dev": true, "1.3.99": true, "1.4.0": true, "1.10.2": true,
+		"": false, "1": false, "1.0": false, "2.0.0": false, "0.9.0": false, "1.x.0": false, "1.03.0": false, "1.0.0.0": false, "x": false, "-": false,
 	} {
 		spec := baseSpec()
 		spec.Version = version
@@ -106,6 +106,8 @@ func TestLoadSpecFieldErrors(t *testing.T) {
 		{"NUL in a namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/\x00" }, "linux.namespaces[0].path"},
 		{"hostname", func(s *specs.Spec) { s.Hostname = "x" }, "hostname: unable to set it without a private UTS namespace"},
 		{"domainname", func(s *specs.Spec) { s.Domainname = "x" }, "domainname"},
+		{"long hostname", func(s *specs.Spec) { s.Hostname = strings.Repeat("x", 65) }, "hostname has 65 bytes, at most 64 are allowed"},
+		{"long domainname", func(s *specs.Spec) { s.Domainname = strings.Repeat("x", 65) }, "domainname has 65 bytes"},
 		{"mappings", func(s *specs.Spec) { s.Linux.GIDMappings = []specs.LinuxIDMapping{{}} }, "without a user namespace"},
 		{"offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "without a time namespace"},
 		{"sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net/../kernel/x": "1"} }, `linux.sysctl "net/../kernel/x"`},

@@ -60,6 +60,9 @@ type GuestSpec struct {
 	// Notes are for a debug log too: what the container has is not what its
 	// specification means on one kernel.
 	Notes []string
+	// Warnings are for the caller to see: what is in the specification and has no
+	// effect anywhere.
+	Warnings []string
 }
 
 // Bind is a file or directory of the host that a mount of the guest's names.
@@ -112,6 +115,7 @@ func transformers() []func(*translation) error {
 		transformLabels,
 		noteIPC,
 		transformRlimits,
+		warnOfCapabilities,
 		transformNamespaces,
 		transformDevices,
 		transformCgroup,

@@ -247,6 +247,27 @@ func TestTransformResources(t *testing.T) {
 	}
 }
 
+// TestWeightsOfBlockIO: what is no weight is refused before the guest makes another
+// number of it.
+func TestWeightsOfBlockIO(t *testing.T) {
+	for weight, good := range map[uint16]bool{0: true, 10: true, 1000: true, 1: false, 9: false, 1001: false, 65535: false} {
+		for name, limits := range map[string]*specs.LinuxBlockIO{
+			"blockIO.weight": {Weight: &weight}, "weightDevice[0].weight": {WeightDevice: []specs.LinuxWeightDevice{weightDevice(8, 16, weight)}},
+		} {
+			_, _, err := TransformResources(&specs.LinuxResources{BlockIO: limits})
+			if (err == nil) != good || (err != nil && !strings.Contains(err.Error(), name)) {
+				t.Errorf("%s %d: %v", name, weight, err)
+			}
+		}
+		spec := baseSpec()
+		spec.Linux.Resources = &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: &weight}}
+		_, err := Transform(spec, GuestOptions{ContainerID: "c", SharePath: "/share", BundleDir: "/bundle"})
+		if (err == nil) != good {
+			t.Errorf("a new container's weight %d: %v", weight, err)
+		}
+	}
+}
+
 func weightDevice(major, minor int64, weight uint16) specs.LinuxWeightDevice {
 	w := specs.LinuxWeightDevice{Weight: &weight}
 	w.Major, w.Minor = major, minor

@@ -34,7 +34,9 @@ func validateSpec(spec *specs.Spec, bundle string) error {
 	return nil
 }
 
-// validateVersion accepts 1.0.x to 1.3.x, also with a suffix as in 1.0.2-dev.
+// validateVersion accepts every version 1, also with a suffix as in 1.0.2-dev. A
+// later minor version adds fields that a runtime may ignore: a caller that writes
+// one runs its containers as before, as with runc.
 func validateVersion(version string) error {
 	if version == "" {
 		return errors.New("ociVersion must not be empty")
@@ -47,14 +49,15 @@ func validateVersion(version string) error {
 	if len(parts) != 3 || !isNumber(parts[0]) || !isNumber(parts[1]) || !isNumber(parts[2]) {
 		return fmt.Errorf("ociVersion %q is not a version such as %s", version, specs.Version)
 	}
-	if parts[0] != "1" || len(parts[1]) != 1 || parts[1] > "3" {
-		return fmt.Errorf("ociVersion %q is not supported: this runtime knows 1.0.x to 1.3.x", version)
+	if parts[0] != "1" {
+		return fmt.Errorf("ociVersion %q is not supported: this runtime knows versions 1.x, up to %s", version, SpecVersion)
 	}
 	return nil
 }
 
+// isNumber tells of the digits of a version, which begin with no zero.
 func isNumber(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == ""
+	return s != "" && strings.Trim(s, "0123456789") == "" && (s == "0" || s[0] != '0')
 }
 
 // ValidateProcess checks a process as runc does, and what the specification
@@ -159,6 +162,9 @@ func hookLists(h *specs.Hooks) []hookList {
 	}
 }
 
+// maxNameLength is what the kernel takes for the name of a host or a domain.
+const maxNameLength = 64
+
 func validateLinux(spec *specs.Spec) error {
 	if spec.Linux == nil {
 		return errors.New("linux must be specified")
@@ -169,6 +175,10 @@ func validateLinux(spec *specs.Spec) error {
 	}
 	linux := spec.Linux
 	switch {
+	case len(spec.Hostname) > maxNameLength:
+		return fmt.Errorf("hostname has %d bytes, at most %d are allowed", len(spec.Hostname), maxNameLength)
+	case len(spec.Domainname) > maxNameLength:
+		return fmt.Errorf("domainname has %d bytes, at most %d are allowed", len(spec.Domainname), maxNameLength)
 	case spec.Hostname != "" && !present[specs.UTSNamespace]:
 		return errors.New("hostname: unable to set it without a private UTS namespace")
 	case spec.Domainname != "" && !present[specs.UTSNamespace]:

@@ -249,6 +249,9 @@ func (t *task) make(ctx context.Context, b *bundle.Bundle, first bool) (err erro
 	for _, note := range b.Guest.Notes {
 		log.Debug(note)
 	}
+	for _, warning := range b.Guest.Warnings {
+		log.Warn(warning)
+	}
 	if t.container, err = t.home.pod.Reserve(ctx, t.id, t); err != nil {
 		return err
 	}

@@ -107,6 +107,9 @@ func (e *execution) translate() ([]byte, error) {
 	for _, field := range dropped {
 		e.task.service.options.Log.Debug("field of the process does not reach the guest", "field", field, "container", e.task.id)
 	}
+	if warning := oci.UnknownCapabilities(&process); warning != "" {
+		e.task.service.options.Log.Warn(warning, "container", e.task.id)
+	}
 	encoded, err := json.Marshal(guest)
 	if err != nil {
 		return nil, fmt.Errorf("encode the process: %w", err)
