@@ -56,6 +56,13 @@ kernel-modules: build ## a guest kernel with modules, and its initrd, in share/k
 	$(GO) run ./rootfs-builder -agent bin/kata-agent -modules $(SHARE)/modular/modules \
 	  -o $(SHARE)/modular/initrd.img -manifest $(SHARE)/modular/initrd.manifest.json -sbom $(SHARE)/modular/initrd.spdx.json $(IMAGE_FLAGS)
 
+# They boot with the initrd of make image, or with a disk image.
+PROFILES := minimal debug lsm
+
+.PHONY: kernel-profiles
+kernel-profiles: ## guest kernels of other profiles, in share/kata-containers/PROFILE (PROFILES=lsm: of one)
+	for profile in $(PROFILES); do $(GO) run ./kernel-config build -profile $$profile -o $(SHARE)/$$profile/vmlinux; done
+
 # A static busybox in the images, for exec --guest: make image BUSYBOX=/bin/busybox
 BUSYBOX :=
 IMAGE_FLAGS := $(if $(BUSYBOX),-busybox '$(BUSYBOX)')
@@ -175,7 +182,7 @@ test-lab: deps-test build kernel image systemd containerd kubernetes ## tests on
 	@test/run.sh --lab $(if $(SETS),-sets '$(SETS)')
 
 .PHONY: test-full
-test-full: test kernel-modules programs ## the above, then each fuzz target for a while, the tests repeated, and real programs with each kernel
+test-full: test kernel-modules kernel-profiles programs ## the above, then each fuzz target for a while, the tests repeated, and real programs with each kernel
 	@test/fuzz.sh 30s
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyCalls|TestManyAtOnce|TestManyContainers|TestLongStream)' ./test/vm

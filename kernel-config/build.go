@@ -73,6 +73,11 @@ func runBuild(ctx context.Context, args []string) error {
 			return err
 		}
 	}
+	if built.Symbols != "" {
+		if err := cache.CopyFile(built.Symbols, *output+".debug"); err != nil {
+			return err
+		}
+	}
 	if err := cache.CopyFile(built.Config, kconfig.Recorded(*output)); err != nil {
 		return err
 	}

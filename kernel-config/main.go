@@ -4,18 +4,22 @@
 //	kernel-config debian -o DIR              Debian's cloud kernel and its modules
 //	kernel-config build  -o FILE             the trimmed kernel, built from source
 //	kernel-config build  -o FILE -modules DIR    the same with modules beside it
+//	kernel-config build  -o FILE -profile lsm    the same of other options
 //	kernel-config check                      do all wanted options survive?
 //	kernel-config check -config FILE         has another kernel what is wanted?
 //	kernel-config check FILE                 what another kernel lacks, and for whom
 //	kernel-config list                       the wanted options, each with its reason
 //	kernel-config diff OLD NEW               what is different in two kernels' configurations
+//	kernel-config diff -profiles OLD NEW     the same of what two profiles ask for
 //	kernel-config index DIR                  the index and digests of a release's modules, by which a guest loads them
 //	kernel-config package -arch arm64 NAME   a Debian package, unpacked, to compile with
 //
 // Architectures are amd64 and arm64: kernels of the other one are compiled with Debian's
 // cross compiler.
 //
-// Options of your own come in files (-fragment).
+// A profile is a choice of options: minimal, what the runtime alone needs; default, what
+// runs common images; debug, with symbols, tracing and checks; lsm, with AppArmor and
+// SELinux. Options of your own come in files (-fragment).
 //
 // Nothing is installed on the host. What was fetched and built is kept in a
 // cache folder, and any number of runs may share it at the same time.
@@ -47,11 +51,12 @@ func main() {
 
 const usage = `usage:
   kernel-config debian -o DIR [-arch ARCH] [-cache DIR]
-  kernel-config build -o FILE [-modules DIR] [-arch ARCH] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
-  kernel-config check [-modules] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
+  kernel-config build -o FILE [-profile PROFILE] [-modules DIR] [-arch ARCH] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-j N]
+  kernel-config check [-profile PROFILE] [-modules] [-fragment FILE]... [-source TARBALL] [-cache DIR] [-arch ARCH] [-config FILE]
   kernel-config check [-modules] [-json] FILE
-  kernel-config list [-modules] [-fragment FILE]... [-arch ARCH] [-json]
+  kernel-config list [-profile PROFILE] [-modules] [-fragment FILE]... [-arch ARCH] [-json]
   kernel-config diff [-json] OLD NEW
+  kernel-config diff -profiles [-arch ARCH] [-json] OLD NEW
   kernel-config package [-arch ARCH] [-cache DIR] NAME...
   kernel-config index DIR`
 

@@ -17,6 +17,7 @@ import (
 // optionFlags are what the commands that need the wanted options share.
 type optionFlags struct {
 	arch    string
+	profile string
 	modules bool // the kernel has them
 	files   fileList
 }
@@ -33,6 +34,7 @@ func (l *fileList) Set(path string) error {
 
 func (o *optionFlags) register(flags *flag.FlagSet) {
 	o.arch = runtime.GOARCH
+	flags.StringVar(&o.profile, "profile", string(fragments.Default), "`profile` of options: minimal, default, debug or lsm")
 	flags.Var(&o.files, "fragment", "`file` of options of your own, which win over those that are here; may be repeated, the last one wins")
 }
 
@@ -46,11 +48,15 @@ func (o *optionFlags) registerArch(flags *flag.FlagSet) {
 
 // load returns the options of this directory, with those of the user's files.
 func (o *optionFlags) load() (kconfig.Options, error) {
-	options, err := fragments.Load(o.arch)
+	profile := fragments.Profile(o.profile)
+	options, err := fragments.Load(o.arch, profile)
 	if err != nil {
 		return nil, err
 	}
 	if o.modules {
+		if !profile.Modular() {
+			return nil, fmt.Errorf("the profile %s has no modules: it lacks the frames that they fit in", profile)
+		}
 		own, err := fragments.Modules()
 		if err != nil {
 			return nil, err
@@ -99,34 +105,65 @@ func runList(args []string, out io.Writer) error {
 	return table.Flush()
 }
 
-// runDiff prints what is different in two complete configurations.
+// runDiff prints what is different in two complete configurations, or in what two
+// profiles ask for.
 func runDiff(args []string, out io.Writer) error {
+	var wanted optionFlags
 	flags := flag.NewFlagSet("diff", flag.ContinueOnError)
+	profiles := flags.Bool("profiles", false, "OLD and NEW are profiles, not files")
+	wanted.registerArch(flags)
 	asJSON := flags.Bool("json", false, "print JSON")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() != 2 {
-		return errors.New("diff: want two files: OLD NEW")
+		return errors.New("diff: want two files, or profiles (-profiles): OLD NEW")
 	}
-	before, _, err := kconfig.Read(flags.Arg(0))
-	if err != nil {
-		return err
+	var configs [2]kconfig.Config
+	reasons := map[string]string{}
+	for i, name := range flags.Args() {
+		var err error
+		if !*profiles {
+			configs[i], _, err = kconfig.Read(name)
+		} else {
+			configs[i], err = profileConfig(wanted.arch, name, reasons)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	after, _, err := kconfig.Read(flags.Arg(1))
-	if err != nil {
-		return err
+	changes := configs[0].Diff(configs[1])
+	for i := range changes {
+		changes[i].Reason = reasons[changes[i].Name]
 	}
-	changes := before.Diff(after)
 	if *asJSON {
 		return printJSON(out, changes)
 	}
 	for _, change := range changes {
-		if _, err := fmt.Fprintf(out, "%s %s -> %s\n", change.Name, change.Old, change.New); err != nil {
+		line := fmt.Sprintf("%s %s -> %s", change.Name, change.Old, change.New)
+		if change.Reason != "" {
+			line += "  # " + change.Reason
+		}
+		if _, err := fmt.Fprintln(out, line); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// profileConfig is what a profile asks for, without what that needs in turn. It adds
+// the options' reasons, in the place of those of an earlier profile.
+func profileConfig(arch, name string, reasons map[string]string) (kconfig.Config, error) {
+	options, err := fragments.Load(arch, fragments.Profile(name))
+	if err != nil {
+		return nil, err
+	}
+	config := kconfig.Config{}
+	for _, option := range options {
+		config[option.Name] = option.Value
+		reasons[option.Name] = option.Reason
+	}
+	return config, nil
 }
 
 func printJSON[T any](out io.Writer, list []T) error {

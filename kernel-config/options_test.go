@@ -35,7 +35,7 @@ func TestList(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &options); err != nil {
 		t.Fatal(err)
 	}
-	own, err := fragments.Load("arm64")
+	own, err := fragments.Load("arm64", fragments.Default)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +52,45 @@ func TestList(t *testing.T) {
 	out.Reset()
 	if err := run(t.Context(), []string{"list", "-arch", "amd64"}, &out); err != nil || !strings.Contains(out.String(), "CONFIG_PID_NS=y") {
 		t.Errorf("%v: %s", err, &out)
+	}
+}
+
+// The commands know profiles, and say which there are.
+func TestProfiles(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string // a line
+	}{
+		{[]string{"list", "-arch", "amd64", "-profile", "lsm"}, "CONFIG_SECURITY_APPARMOR=y"},
+		{[]string{"list", "-arch", "amd64", "-profile", "minimal"}, "CONFIG_IO_URING=n"},
+		{[]string{"diff", "-profiles", "-arch", "amd64", "default", "lsm"}, `CONFIG_LSM "landlock" -> "landlock,apparmor,selinux"  # in their order`},
+		{[]string{"diff", "-profiles", "-arch", "arm64", "default", "minimal"}, "CONFIG_NF_TABLES y -> n"},
+	} {
+		var out bytes.Buffer
+		if err := run(t.Context(), test.args, &out); err != nil || !strings.Contains(out.String(), test.want) {
+			t.Errorf("%q: %v, want %q in\n%s", test.args, err, test.want, &out)
+		}
+	}
+	for want, args := range map[string][]string{
+		`no profile "tiny": want one of ["minimal" "default" "debug" "lsm"]`: {"build", "-o", "/dev/null", "-profile", "tiny"},
+		`no profile "x"`:                     {"diff", "-profiles", "default", "x"},
+		"the profile minimal has no modules": {"list", "-profile", "minimal", "-modules"},
+	} {
+		if err := run(t.Context(), args, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", args, err, want)
+		}
+	}
+	own, err := fragments.Load("amd64", fragments.Minimal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := write(t, "kernel", own.AllConfig())
+	if err := run(t.Context(), []string{"check", "-arch", "amd64", "-profile", "minimal", "-config", kernel}, &bytes.Buffer{}); err != nil {
+		t.Error(err)
+	}
+	err = run(t.Context(), []string{"check", "-arch", "amd64", "-profile", "lsm", "-config", kernel}, &bytes.Buffer{})
+	if !errors.Is(err, kconfig.ErrNotSurvived) || !strings.Contains(err.Error(), "CONFIG_SECURITY_APPARMOR=y, but the kernel has n") {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -106,7 +145,7 @@ func TestDiff(t *testing.T) {
 
 // A kernel of somebody else's has what is wanted, or the error lists what it lacks.
 func TestCheckOther(t *testing.T) {
-	options, err := fragments.Load("amd64")
+	options, err := fragments.Load("amd64", fragments.Default)
 	if err != nil {
 		t.Fatal(err)
 	}

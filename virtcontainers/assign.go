@@ -31,6 +31,8 @@ type Assignment struct {
 	User int
 	// Modules are those of the guest's kernel that are loaded on demand; nil for none.
 	Modules *protocol.Modules
+	// SecurityModules are the policies of the guest's kernel; nil: labels have no effect.
+	SecurityModules *protocol.SecurityModules
 	// AllowGuestExec lets processes be added to the guest itself, see ExecGuest.
 	AllowGuestExec bool
 	// IdleCacheSeconds is after how long a guest that does nothing drops what it has of
@@ -137,6 +139,7 @@ func (s *Sandbox) describePod() (*protocol.CreateSandboxRequest, error) {
 		Entropy:       entropy,
 		Modules:       s.assignment.Modules,
 
+		SecurityModules:  s.assignment.SecurityModules,
 		AllowGuestExec:   s.assignment.AllowGuestExec,
 		IdleCacheSeconds: uint32(max(0, s.assignment.IdleCacheSeconds)), //nolint:gosec // a day at most
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -43,8 +44,8 @@ func execCommand() *cli.Command {
 			&cli.Int64SliceFlag{Name: "additional-gids", Aliases: []string{"g"}, Usage: "further `GID`s of the process"},
 			&cli.StringSliceFlag{Name: "cap", Aliases: []string{"c"}, Usage: "`CAPABILITY` to add to the process's"},
 			&cli.BoolFlag{Name: "no-new-privs", Usage: "keep the process from gaining privileges"},
-			&cli.StringFlag{Name: "process-label", Usage: "accepted and ignored: the guest has no SELinux"},
-			&cli.StringFlag{Name: "apparmor", Usage: "accepted and ignored: the guest has no AppArmor"},
+			&cli.StringFlag{Name: "process-label", Usage: "SELinux `LABEL` of the process, where the guest has a policy"},
+			&cli.StringFlag{Name: "apparmor", Usage: "AppArmor `PROFILE` of the process, where the guest has policies"},
 			&cli.IntFlag{Name: "preserve-fds", Usage: "only 0: descriptors cannot enter a virtual machine"},
 			&cli.BoolFlag{Name: "ignore-paused", Usage: "in a paused container, wait until it is resumed"},
 			&cli.StringSliceFlag{Name: "cgroup", Usage: "`PATH` of the process's cgroup, below the container's in the guest"},
@@ -243,6 +244,8 @@ func execProcess(c *cli.Context, entry *store.Entry) (*specs.Process, error) {
 		return nil, err
 	}
 	addCapabilities(process, c.StringSlice("cap"))
+	process.ApparmorProfile = cmp.Or(c.String("apparmor"), process.ApparmorProfile)
+	process.SelinuxLabel = cmp.Or(c.String("process-label"), process.SelinuxLabel)
 	return process, oci.ValidateProcess(process)
 }
 

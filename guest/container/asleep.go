@@ -53,6 +53,9 @@ func maySleep(spec *specs.Spec) bool {
 			return false // set by the process, from inside
 		}
 	}
+	if spec.Process.ApparmorProfile != "" || spec.Process.SelinuxLabel != "" {
+		return false // whether the kernel knows it, the process finds out
+	}
 	// The first process of a PID namespace is deaf to most signals.
 	return !private && hasNamespace(linux, specs.PIDNamespace) && !spec.Process.Terminal && spec.Domainname == "" &&
 		(spec.Hooks == nil || len(spec.Hooks.StartContainer) == 0)

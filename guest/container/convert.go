@@ -35,6 +35,7 @@ func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 		UID: int(p.User.UID), GID: int(p.User.GID),
 		NoNewPrivileges: &noNewPrivileges,
 		Scheduler:       p.Scheduler, IOPriority: p.IOPriority,
+		AppArmorProfile: p.ApparmorProfile, Label: p.SelinuxLabel,
 	}
 	for _, gid := range p.User.AdditionalGids {
 		lp.AdditionalGroups = append(lp.AdditionalGroups, int(gid))

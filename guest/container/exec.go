@@ -32,6 +32,7 @@ func (r *Runtime) Exec(ctx context.Context, req *protocol.ExecProcessRequest) er
 		return fmt.Errorf("exec: %w", err)
 	}
 	guestProcess(spec)
+	r.chooseProcessLabels(id, spec)
 	// A frozen process would never get to its program, nor this call to its end.
 	if status, err := c.lc.Status(); err != nil || status == libcontainer.Paused {
 		return fmt.Errorf("exec in container %q: %w", id, cmp.Or(err, errPaused))

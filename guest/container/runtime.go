@@ -50,7 +50,9 @@ type Runtime struct {
 	pod      podNamespaces
 	shared   sharedStorages
 	// pinned is the share whose mounts the agent has as well: see PinSources.
-	pinned  atomic.Value
+	pinned atomic.Value
+	// labels are those that containers are given: see ApplyLabels.
+	labels  atomic.Pointer[Labels]
 	waiters sync.WaitGroup // one for each running process
 
 	mu         sync.Mutex // guards what follows
@@ -121,6 +123,7 @@ func (r *Runtime) Create(ctx context.Context, req *protocol.CreateContainerReque
 	if err := r.equip(ctx, c, req.GetBlockDevices()); err != nil {
 		return err
 	}
+	r.chooseLabels(id, spec)
 	sleeps := req.GetPause() && maySleep(spec) // before the namespaces become files
 	release, err := r.guestSpec(ctx, id, spec)
 	if err != nil {

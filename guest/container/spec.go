@@ -49,7 +49,6 @@ func checkProcess(p *specs.Process) error {
 //     container's, see protocol.SandboxNamespace and ContainerNamespace.
 //   - Sysctls of the network are the pod's, and set by the agent.
 //   - Hooks but startContainer, which runs in the container, were the host's.
-//   - Security labels: the guest's kernel has no policies for them.
 //   - A seccomp filter for another architecture.
 //   - cpusets that name processors or nodes of the host.
 //
@@ -58,7 +57,7 @@ func (r *Runtime) guestSpec(ctx context.Context, id string, spec *specs.Spec) (r
 	linux := spec.Linux
 	translateFilter(linux.Seccomp)
 	linux.CgroupsPath = filepath.Join(cgroupParent, id)
-	linux.MountLabel, linux.IntelRdt, linux.NetDevices = "", nil, nil
+	linux.IntelRdt, linux.NetDevices = nil, nil
 	if !hasNamespace(linux, specs.CgroupNamespace) {
 		// There is no host's in a guest. With its own the container finds its
 		// limits in /sys/fs/cgroup, as on a host with cgroups of version 1,
@@ -86,10 +85,9 @@ func (r *Runtime) guestSpec(ctx context.Context, id string, spec *specs.Spec) (r
 	return r.guestNamespaces(ctx, linux)
 }
 
-// guestProcess drops the labels of security modules from a process, and the
-// capability to load modules of its own where the guest's kernel has any.
+// guestProcess drops the capability to load modules of its own from a process, where
+// the guest's kernel has any.
 func guestProcess(p *specs.Process) {
-	p.ApparmorProfile, p.SelinuxLabel = "", ""
 	if modules.Supported() {
 		dropCapability(p.Capabilities, "CAP_SYS_MODULE")
 	}

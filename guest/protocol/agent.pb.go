@@ -519,6 +519,9 @@ type CreateSandboxRequest struct {
 	// that, as were the NICs with these addresses: the guest may not have seen them yet.
 	Restored    bool     `protobuf:"varint,70,opt,name=restored,proto3" json:"restored,omitempty"`
 	PluggedNics [][]byte `protobuf:"bytes,71,rep,name=plugged_nics,json=pluggedNics,proto3" json:"plugged_nics,omitempty"`
+	// Policies of the guest kernel's security modules. Absent: the labels of
+	// specifications have no effect.
+	SecurityModules *SecurityModules `protobuf:"bytes,130,opt,name=security_modules,json=securityModules,proto3" json:"security_modules,omitempty"`
 	// Processes of the guest itself may be added: ExecProcess with an empty
 	// container_id, which is refused otherwise. They have the agent's namespaces.
 	AllowGuestExec bool `protobuf:"varint,900,opt,name=allow_guest_exec,json=allowGuestExec,proto3" json:"allow_guest_exec,omitempty"`
@@ -661,6 +664,13 @@ func (x *CreateSandboxRequest) GetPluggedNics() [][]byte {
 	return nil
 }
 
+func (x *CreateSandboxRequest) GetSecurityModules() *SecurityModules {
+	if x != nil {
+		return x.SecurityModules
+	}
+	return nil
+}
+
 func (x *CreateSandboxRequest) GetAllowGuestExec() bool {
 	if x != nil {
 		return x.AllowGuestExec
@@ -732,6 +742,202 @@ func (x *Modules) GetLoad() []string {
 	return nil
 }
 
+// SecurityModules are policies, by which containers then have their labels.
+type SecurityModules struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent: process.apparmorProfile of a specification has no effect.
+	Apparmor *AppArmor `protobuf:"bytes,1,opt,name=apparmor,proto3" json:"apparmor,omitempty"`
+	// Absent: process.selinuxLabel and linux.mountLabel have none.
+	Selinux       *SELinux `protobuf:"bytes,2,opt,name=selinux,proto3" json:"selinux,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecurityModules) Reset() {
+	*x = SecurityModules{}
+	mi := &file_agent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecurityModules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecurityModules) ProtoMessage() {}
+
+func (x *SecurityModules) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecurityModules.ProtoReflect.Descriptor instead.
+func (*SecurityModules) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SecurityModules) GetApparmor() *AppArmor {
+	if x != nil {
+		return x.Apparmor
+	}
+	return nil
+}
+
+func (x *SecurityModules) GetSelinux() *SELinux {
+	if x != nil {
+		return x.Selinux
+	}
+	return nil
+}
+
+type AppArmor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policies      []*SecurityPolicy      `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"` // as apparmor_parser(8) makes them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppArmor) Reset() {
+	*x = AppArmor{}
+	mi := &file_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppArmor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppArmor) ProtoMessage() {}
+
+func (x *AppArmor) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppArmor.ProtoReflect.Descriptor instead.
+func (*AppArmor) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *AppArmor) GetPolicies() []*SecurityPolicy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+type SELinux struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        *SecurityPolicy        `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"` // as checkpolicy(8) makes it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SELinux) Reset() {
+	*x = SELinux{}
+	mi := &file_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SELinux) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SELinux) ProtoMessage() {}
+
+func (x *SELinux) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SELinux.ProtoReflect.Descriptor instead.
+func (*SELinux) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SELinux) GetPolicy() *SecurityPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+// SecurityPolicy is what a security module is given.
+type SecurityPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // of its file on the host, for errors
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecurityPolicy) Reset() {
+	*x = SecurityPolicy{}
+	mi := &file_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecurityPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecurityPolicy) ProtoMessage() {}
+
+func (x *SecurityPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecurityPolicy.ProtoReflect.Descriptor instead.
+func (*SecurityPolicy) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SecurityPolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SecurityPolicy) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // CeilingValue is the host's value of one of Ceilings (package protocol). The
 // agent raises the guest's to it, and never lowers it.
 type CeilingValue struct {
@@ -744,7 +950,7 @@ type CeilingValue struct {
 
 func (x *CeilingValue) Reset() {
 	*x = CeilingValue{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +962,7 @@ func (x *CeilingValue) String() string {
 func (*CeilingValue) ProtoMessage() {}
 
 func (x *CeilingValue) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +975,7 @@ func (x *CeilingValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CeilingValue.ProtoReflect.Descriptor instead.
 func (*CeilingValue) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CeilingValue) GetName() string {
@@ -794,7 +1000,7 @@ type CreateSandboxResponse struct {
 
 func (x *CreateSandboxResponse) Reset() {
 	*x = CreateSandboxResponse{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +1012,7 @@ func (x *CreateSandboxResponse) String() string {
 func (*CreateSandboxResponse) ProtoMessage() {}
 
 func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +1025,7 @@ func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxResponse.ProtoReflect.Descriptor instead.
 func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 type DestroySandboxRequest struct {
@@ -830,7 +1036,7 @@ type DestroySandboxRequest struct {
 
 func (x *DestroySandboxRequest) Reset() {
 	*x = DestroySandboxRequest{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +1048,7 @@ func (x *DestroySandboxRequest) String() string {
 func (*DestroySandboxRequest) ProtoMessage() {}
 
 func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1061,7 @@ func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySandboxRequest.ProtoReflect.Descriptor instead.
 func (*DestroySandboxRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 type SetClockRequest struct {
@@ -867,7 +1073,7 @@ type SetClockRequest struct {
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1085,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1098,7 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetClockRequest) GetUnixNanos() int64 {
@@ -937,7 +1143,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1155,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1168,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Storage) GetDriver() string {
@@ -1076,7 +1282,7 @@ type StorageDirectory struct {
 
 func (x *StorageDirectory) Reset() {
 	*x = StorageDirectory{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1294,7 @@ func (x *StorageDirectory) String() string {
 func (*StorageDirectory) ProtoMessage() {}
 
 func (x *StorageDirectory) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1307,7 @@ func (x *StorageDirectory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageDirectory.ProtoReflect.Descriptor instead.
 func (*StorageDirectory) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StorageDirectory) GetPath() string {
@@ -1144,7 +1350,7 @@ type StoragePlace struct {
 
 func (x *StoragePlace) Reset() {
 	*x = StoragePlace{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1362,7 @@ func (x *StoragePlace) String() string {
 func (*StoragePlace) ProtoMessage() {}
 
 func (x *StoragePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1375,7 @@ func (x *StoragePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoragePlace.ProtoReflect.Descriptor instead.
 func (*StoragePlace) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StoragePlace) GetMountPoint() string {
@@ -1212,7 +1418,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1430,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1443,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateContainerRequest) GetContainerId() string {
@@ -1322,7 +1528,7 @@ type BlockDevice struct {
 
 func (x *BlockDevice) Reset() {
 	*x = BlockDevice{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1540,7 @@ func (x *BlockDevice) String() string {
 func (*BlockDevice) ProtoMessage() {}
 
 func (x *BlockDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1553,7 @@ func (x *BlockDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
 func (*BlockDevice) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BlockDevice) GetSerial() string {
@@ -1381,7 +1587,7 @@ type OnlineResourcesRequest struct {
 
 func (x *OnlineResourcesRequest) Reset() {
 	*x = OnlineResourcesRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1599,7 @@ func (x *OnlineResourcesRequest) String() string {
 func (*OnlineResourcesRequest) ProtoMessage() {}
 
 func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1612,7 @@ func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineResourcesRequest.ProtoReflect.Descriptor instead.
 func (*OnlineResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *OnlineResourcesRequest) GetVcpus() uint32 {
@@ -1432,7 +1638,7 @@ type ContainerRequest struct {
 
 func (x *ContainerRequest) Reset() {
 	*x = ContainerRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1650,7 @@ func (x *ContainerRequest) String() string {
 func (*ContainerRequest) ProtoMessage() {}
 
 func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1663,7 @@ func (x *ContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRequest.ProtoReflect.Descriptor instead.
 func (*ContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ContainerRequest) GetContainerId() string {
@@ -1477,7 +1683,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1695,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1708,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -1528,7 +1734,7 @@ type StatsContainerResponse struct {
 
 func (x *StatsContainerResponse) Reset() {
 	*x = StatsContainerResponse{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1746,7 @@ func (x *StatsContainerResponse) String() string {
 func (*StatsContainerResponse) ProtoMessage() {}
 
 func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1759,7 @@ func (x *StatsContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsContainerResponse.ProtoReflect.Descriptor instead.
 func (*StatsContainerResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatsContainerResponse) GetStatsJson() []byte {
@@ -1576,7 +1782,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1794,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1807,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -1648,7 +1854,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1866,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1879,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -1698,7 +1904,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1916,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1929,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -1786,7 +1992,7 @@ type ProcessRequest struct {
 
 func (x *ProcessRequest) Reset() {
 	*x = ProcessRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +2004,7 @@ func (x *ProcessRequest) String() string {
 func (*ProcessRequest) ProtoMessage() {}
 
 func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +2017,7 @@ func (x *ProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessRequest.ProtoReflect.Descriptor instead.
 func (*ProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProcessRequest) GetContainerId() string {
@@ -1840,7 +2046,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2058,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2071,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SignalProcessRequest) GetContainerId() string {
@@ -1911,7 +2117,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2129,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2142,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WaitProcessResponse) GetExitCode() uint32 {
@@ -1986,7 +2192,7 @@ type ResizeTerminalRequest struct {
 
 func (x *ResizeTerminalRequest) Reset() {
 	*x = ResizeTerminalRequest{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1998,7 +2204,7 @@ func (x *ResizeTerminalRequest) String() string {
 func (*ResizeTerminalRequest) ProtoMessage() {}
 
 func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2011,7 +2217,7 @@ func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ResizeTerminalRequest) GetContainerId() string {
@@ -2051,7 +2257,7 @@ type OOMEvent struct {
 
 func (x *OOMEvent) Reset() {
 	*x = OOMEvent{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2269,7 @@ func (x *OOMEvent) String() string {
 func (*OOMEvent) ProtoMessage() {}
 
 func (x *OOMEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2282,7 @@ func (x *OOMEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OOMEvent.ProtoReflect.Descriptor instead.
 func (*OOMEvent) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *OOMEvent) GetContainerId() string {
@@ -2100,7 +2306,7 @@ type SocketBind struct {
 
 func (x *SocketBind) Reset() {
 	*x = SocketBind{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2318,7 @@ func (x *SocketBind) String() string {
 func (*SocketBind) ProtoMessage() {}
 
 func (x *SocketBind) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2331,7 @@ func (x *SocketBind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketBind.ProtoReflect.Descriptor instead.
 func (*SocketBind) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SocketBind) GetName() string {
@@ -2169,7 +2375,7 @@ type Socket struct {
 
 func (x *Socket) Reset() {
 	*x = Socket{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2387,7 @@ func (x *Socket) String() string {
 func (*Socket) ProtoMessage() {}
 
 func (x *Socket) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2400,7 @@ func (x *Socket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Socket.ProtoReflect.Descriptor instead.
 func (*Socket) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Socket) GetPath() string {
@@ -2235,7 +2441,7 @@ type UpdateSocketsRequest struct {
 
 func (x *UpdateSocketsRequest) Reset() {
 	*x = UpdateSocketsRequest{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2453,7 @@ func (x *UpdateSocketsRequest) String() string {
 func (*UpdateSocketsRequest) ProtoMessage() {}
 
 func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +2466,7 @@ func (x *UpdateSocketsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSocketsRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSocketsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UpdateSocketsRequest) GetContainerId() string {
@@ -2292,7 +2498,7 @@ type SetNetworkRequest struct {
 
 func (x *SetNetworkRequest) Reset() {
 	*x = SetNetworkRequest{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2510,7 @@ func (x *SetNetworkRequest) String() string {
 func (*SetNetworkRequest) ProtoMessage() {}
 
 func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2523,7 @@ func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetNetworkRequest) GetInterfaces() []*NetworkInterface {
@@ -2376,7 +2582,7 @@ type NetworkInterface struct {
 
 func (x *NetworkInterface) Reset() {
 	*x = NetworkInterface{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2594,7 @@ func (x *NetworkInterface) String() string {
 func (*NetworkInterface) ProtoMessage() {}
 
 func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2607,7 @@ func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInterface.ProtoReflect.Descriptor instead.
 func (*NetworkInterface) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NetworkInterface) GetDeviceMac() []byte {
@@ -2481,7 +2687,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2699,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2712,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NetworkAddress) GetAddress() []byte {
@@ -2609,7 +2815,7 @@ type NetworkRoute struct {
 
 func (x *NetworkRoute) Reset() {
 	*x = NetworkRoute{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2827,7 @@ func (x *NetworkRoute) String() string {
 func (*NetworkRoute) ProtoMessage() {}
 
 func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2840,7 @@ func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRoute.ProtoReflect.Descriptor instead.
 func (*NetworkRoute) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NetworkRoute) GetFamily() uint32 {
@@ -2747,7 +2953,7 @@ type NetworkMetric struct {
 
 func (x *NetworkMetric) Reset() {
 	*x = NetworkMetric{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2965,7 @@ func (x *NetworkMetric) String() string {
 func (*NetworkMetric) ProtoMessage() {}
 
 func (x *NetworkMetric) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2978,7 @@ func (x *NetworkMetric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkMetric.ProtoReflect.Descriptor instead.
 func (*NetworkMetric) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NetworkMetric) GetType() uint32 {
@@ -2801,7 +3007,7 @@ type NetworkHop struct {
 
 func (x *NetworkHop) Reset() {
 	*x = NetworkHop{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2813,7 +3019,7 @@ func (x *NetworkHop) String() string {
 func (*NetworkHop) ProtoMessage() {}
 
 func (x *NetworkHop) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +3032,7 @@ func (x *NetworkHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkHop.ProtoReflect.Descriptor instead.
 func (*NetworkHop) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NetworkHop) GetInterface() string {
@@ -2871,7 +3077,7 @@ type NetworkNeighbour struct {
 
 func (x *NetworkNeighbour) Reset() {
 	*x = NetworkNeighbour{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3089,7 @@ func (x *NetworkNeighbour) String() string {
 func (*NetworkNeighbour) ProtoMessage() {}
 
 func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3102,7 @@ func (x *NetworkNeighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNeighbour.ProtoReflect.Descriptor instead.
 func (*NetworkNeighbour) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NetworkNeighbour) GetInterface() string {
@@ -2959,7 +3165,7 @@ type NetworkRule struct {
 
 func (x *NetworkRule) Reset() {
 	*x = NetworkRule{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2971,7 +3177,7 @@ func (x *NetworkRule) String() string {
 func (*NetworkRule) ProtoMessage() {}
 
 func (x *NetworkRule) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2984,7 +3190,7 @@ func (x *NetworkRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRule.ProtoReflect.Descriptor instead.
 func (*NetworkRule) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NetworkRule) GetFamily() uint32 {
@@ -3106,7 +3312,7 @@ type LoopbackService struct {
 
 func (x *LoopbackService) Reset() {
 	*x = LoopbackService{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3118,7 +3324,7 @@ func (x *LoopbackService) String() string {
 func (*LoopbackService) ProtoMessage() {}
 
 func (x *LoopbackService) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3131,7 +3337,7 @@ func (x *LoopbackService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoopbackService.ProtoReflect.Descriptor instead.
 func (*LoopbackService) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LoopbackService) GetNetwork() string {
@@ -3165,7 +3371,7 @@ type Measurement struct {
 
 func (x *Measurement) Reset() {
 	*x = Measurement{}
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3383,7 @@ func (x *Measurement) String() string {
 func (*Measurement) ProtoMessage() {}
 
 func (x *Measurement) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3396,7 @@ func (x *Measurement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Measurement.ProtoReflect.Descriptor instead.
 func (*Measurement) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{39}
+	return file_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Measurement) GetFigure() Figure {
@@ -3216,7 +3422,7 @@ type MetricsRequest struct {
 
 func (x *MetricsRequest) Reset() {
 	*x = MetricsRequest{}
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3228,7 +3434,7 @@ func (x *MetricsRequest) String() string {
 func (*MetricsRequest) ProtoMessage() {}
 
 func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3241,7 +3447,7 @@ func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
 func (*MetricsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{40}
+	return file_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MetricsRequest) GetContainerIds() []string {
@@ -3261,7 +3467,7 @@ type MetricsResponse struct {
 
 func (x *MetricsResponse) Reset() {
 	*x = MetricsResponse{}
-	mi := &file_agent_proto_msgTypes[41]
+	mi := &file_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3479,7 @@ func (x *MetricsResponse) String() string {
 func (*MetricsResponse) ProtoMessage() {}
 
 func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[41]
+	mi := &file_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3492,7 @@ func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsResponse.ProtoReflect.Descriptor instead.
 func (*MetricsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{41}
+	return file_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MetricsResponse) GetGuest() []*Measurement {
@@ -3312,7 +3518,7 @@ type ContainerMeasurements struct {
 
 func (x *ContainerMeasurements) Reset() {
 	*x = ContainerMeasurements{}
-	mi := &file_agent_proto_msgTypes[42]
+	mi := &file_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3530,7 @@ func (x *ContainerMeasurements) String() string {
 func (*ContainerMeasurements) ProtoMessage() {}
 
 func (x *ContainerMeasurements) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[42]
+	mi := &file_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3543,7 @@ func (x *ContainerMeasurements) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerMeasurements.ProtoReflect.Descriptor instead.
 func (*ContainerMeasurements) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{42}
+	return file_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ContainerMeasurements) GetMeasurements() []*Measurement {
@@ -3369,7 +3575,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vmount_point\x18\x04 \x01(\tR\n" +
 	"mountPoint\x12\x1d\n" +
 	"\n" +
-	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xf9\x04\n" +
+	"file_limit\x18\x05 \x01(\rR\tfileLimit\"\xc5\x05\n" +
 	"\x14CreateSandboxRequest\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1a\n" +
@@ -3387,12 +3593,23 @@ const file_agent_proto_rawDesc = "" +
 	"\x12idle_cache_seconds\x18/ \x01(\rR\x10idleCacheSeconds\x120\n" +
 	"\amodules\x18< \x01(\v2\x16.kata.guest.v1.ModulesR\amodules\x12\x1a\n" +
 	"\brestored\x18F \x01(\bR\brestored\x12!\n" +
-	"\fplugged_nics\x18G \x03(\fR\vpluggedNics\x12)\n" +
+	"\fplugged_nics\x18G \x03(\fR\vpluggedNics\x12J\n" +
+	"\x10security_modules\x18\x82\x01 \x01(\v2\x1e.kata.guest.v1.SecurityModulesR\x0fsecurityModules\x12)\n" +
 	"\x10allow_guest_exec\x18\x84\a \x01(\bR\x0eallowGuestExecJ\x04\b\x05\x10\x06\"O\n" +
 	"\aModules\x12\x1c\n" +
 	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n" +
 	"\x04deny\x18\x02 \x03(\tR\x04deny\x12\x12\n" +
-	"\x04load\x18\x03 \x03(\tR\x04load\"8\n" +
+	"\x04load\x18\x03 \x03(\tR\x04load\"x\n" +
+	"\x0fSecurityModules\x123\n" +
+	"\bapparmor\x18\x01 \x01(\v2\x17.kata.guest.v1.AppArmorR\bapparmor\x120\n" +
+	"\aselinux\x18\x02 \x01(\v2\x16.kata.guest.v1.SELinuxR\aselinux\"E\n" +
+	"\bAppArmor\x129\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x1d.kata.guest.v1.SecurityPolicyR\bpolicies\"@\n" +
+	"\aSELinux\x125\n" +
+	"\x06policy\x18\x01 \x01(\v2\x1d.kata.guest.v1.SecurityPolicyR\x06policy\"8\n" +
+	"\x0eSecurityPolicy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"8\n" +
 	"\fCeilingValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value\"\x17\n" +
@@ -3716,7 +3933,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_agent_proto_goTypes = []any{
 	(Figure)(0),                    // 0: kata.guest.v1.Figure
 	(*Empty)(nil),                  // 1: kata.guest.v1.Empty
@@ -3725,119 +3942,128 @@ var file_agent_proto_goTypes = []any{
 	(*Share)(nil),                  // 4: kata.guest.v1.Share
 	(*CreateSandboxRequest)(nil),   // 5: kata.guest.v1.CreateSandboxRequest
 	(*Modules)(nil),                // 6: kata.guest.v1.Modules
-	(*CeilingValue)(nil),           // 7: kata.guest.v1.CeilingValue
-	(*CreateSandboxResponse)(nil),  // 8: kata.guest.v1.CreateSandboxResponse
-	(*DestroySandboxRequest)(nil),  // 9: kata.guest.v1.DestroySandboxRequest
-	(*SetClockRequest)(nil),        // 10: kata.guest.v1.SetClockRequest
-	(*Storage)(nil),                // 11: kata.guest.v1.Storage
-	(*StorageDirectory)(nil),       // 12: kata.guest.v1.StorageDirectory
-	(*StoragePlace)(nil),           // 13: kata.guest.v1.StoragePlace
-	(*CreateContainerRequest)(nil), // 14: kata.guest.v1.CreateContainerRequest
-	(*BlockDevice)(nil),            // 15: kata.guest.v1.BlockDevice
-	(*OnlineResourcesRequest)(nil), // 16: kata.guest.v1.OnlineResourcesRequest
-	(*ContainerRequest)(nil),       // 17: kata.guest.v1.ContainerRequest
-	(*UpdateContainerRequest)(nil), // 18: kata.guest.v1.UpdateContainerRequest
-	(*StatsContainerResponse)(nil), // 19: kata.guest.v1.StatsContainerResponse
-	(*ProcessInfo)(nil),            // 20: kata.guest.v1.ProcessInfo
-	(*ListProcessesResponse)(nil),  // 21: kata.guest.v1.ListProcessesResponse
-	(*ExecProcessRequest)(nil),     // 22: kata.guest.v1.ExecProcessRequest
-	(*ProcessRequest)(nil),         // 23: kata.guest.v1.ProcessRequest
-	(*SignalProcessRequest)(nil),   // 24: kata.guest.v1.SignalProcessRequest
-	(*WaitProcessResponse)(nil),    // 25: kata.guest.v1.WaitProcessResponse
-	(*ResizeTerminalRequest)(nil),  // 26: kata.guest.v1.ResizeTerminalRequest
-	(*OOMEvent)(nil),               // 27: kata.guest.v1.OOMEvent
-	(*SocketBind)(nil),             // 28: kata.guest.v1.SocketBind
-	(*Socket)(nil),                 // 29: kata.guest.v1.Socket
-	(*UpdateSocketsRequest)(nil),   // 30: kata.guest.v1.UpdateSocketsRequest
-	(*SetNetworkRequest)(nil),      // 31: kata.guest.v1.SetNetworkRequest
-	(*NetworkInterface)(nil),       // 32: kata.guest.v1.NetworkInterface
-	(*NetworkAddress)(nil),         // 33: kata.guest.v1.NetworkAddress
-	(*NetworkRoute)(nil),           // 34: kata.guest.v1.NetworkRoute
-	(*NetworkMetric)(nil),          // 35: kata.guest.v1.NetworkMetric
-	(*NetworkHop)(nil),             // 36: kata.guest.v1.NetworkHop
-	(*NetworkNeighbour)(nil),       // 37: kata.guest.v1.NetworkNeighbour
-	(*NetworkRule)(nil),            // 38: kata.guest.v1.NetworkRule
-	(*LoopbackService)(nil),        // 39: kata.guest.v1.LoopbackService
-	(*Measurement)(nil),            // 40: kata.guest.v1.Measurement
-	(*MetricsRequest)(nil),         // 41: kata.guest.v1.MetricsRequest
-	(*MetricsResponse)(nil),        // 42: kata.guest.v1.MetricsResponse
-	(*ContainerMeasurements)(nil),  // 43: kata.guest.v1.ContainerMeasurements
+	(*SecurityModules)(nil),        // 7: kata.guest.v1.SecurityModules
+	(*AppArmor)(nil),               // 8: kata.guest.v1.AppArmor
+	(*SELinux)(nil),                // 9: kata.guest.v1.SELinux
+	(*SecurityPolicy)(nil),         // 10: kata.guest.v1.SecurityPolicy
+	(*CeilingValue)(nil),           // 11: kata.guest.v1.CeilingValue
+	(*CreateSandboxResponse)(nil),  // 12: kata.guest.v1.CreateSandboxResponse
+	(*DestroySandboxRequest)(nil),  // 13: kata.guest.v1.DestroySandboxRequest
+	(*SetClockRequest)(nil),        // 14: kata.guest.v1.SetClockRequest
+	(*Storage)(nil),                // 15: kata.guest.v1.Storage
+	(*StorageDirectory)(nil),       // 16: kata.guest.v1.StorageDirectory
+	(*StoragePlace)(nil),           // 17: kata.guest.v1.StoragePlace
+	(*CreateContainerRequest)(nil), // 18: kata.guest.v1.CreateContainerRequest
+	(*BlockDevice)(nil),            // 19: kata.guest.v1.BlockDevice
+	(*OnlineResourcesRequest)(nil), // 20: kata.guest.v1.OnlineResourcesRequest
+	(*ContainerRequest)(nil),       // 21: kata.guest.v1.ContainerRequest
+	(*UpdateContainerRequest)(nil), // 22: kata.guest.v1.UpdateContainerRequest
+	(*StatsContainerResponse)(nil), // 23: kata.guest.v1.StatsContainerResponse
+	(*ProcessInfo)(nil),            // 24: kata.guest.v1.ProcessInfo
+	(*ListProcessesResponse)(nil),  // 25: kata.guest.v1.ListProcessesResponse
+	(*ExecProcessRequest)(nil),     // 26: kata.guest.v1.ExecProcessRequest
+	(*ProcessRequest)(nil),         // 27: kata.guest.v1.ProcessRequest
+	(*SignalProcessRequest)(nil),   // 28: kata.guest.v1.SignalProcessRequest
+	(*WaitProcessResponse)(nil),    // 29: kata.guest.v1.WaitProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 30: kata.guest.v1.ResizeTerminalRequest
+	(*OOMEvent)(nil),               // 31: kata.guest.v1.OOMEvent
+	(*SocketBind)(nil),             // 32: kata.guest.v1.SocketBind
+	(*Socket)(nil),                 // 33: kata.guest.v1.Socket
+	(*UpdateSocketsRequest)(nil),   // 34: kata.guest.v1.UpdateSocketsRequest
+	(*SetNetworkRequest)(nil),      // 35: kata.guest.v1.SetNetworkRequest
+	(*NetworkInterface)(nil),       // 36: kata.guest.v1.NetworkInterface
+	(*NetworkAddress)(nil),         // 37: kata.guest.v1.NetworkAddress
+	(*NetworkRoute)(nil),           // 38: kata.guest.v1.NetworkRoute
+	(*NetworkMetric)(nil),          // 39: kata.guest.v1.NetworkMetric
+	(*NetworkHop)(nil),             // 40: kata.guest.v1.NetworkHop
+	(*NetworkNeighbour)(nil),       // 41: kata.guest.v1.NetworkNeighbour
+	(*NetworkRule)(nil),            // 42: kata.guest.v1.NetworkRule
+	(*LoopbackService)(nil),        // 43: kata.guest.v1.LoopbackService
+	(*Measurement)(nil),            // 44: kata.guest.v1.Measurement
+	(*MetricsRequest)(nil),         // 45: kata.guest.v1.MetricsRequest
+	(*MetricsResponse)(nil),        // 46: kata.guest.v1.MetricsResponse
+	(*ContainerMeasurements)(nil),  // 47: kata.guest.v1.ContainerMeasurements
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: kata.guest.v1.CreateSandboxRequest.shares:type_name -> kata.guest.v1.Share
-	7,  // 1: kata.guest.v1.CreateSandboxRequest.ceilings:type_name -> kata.guest.v1.CeilingValue
+	11, // 1: kata.guest.v1.CreateSandboxRequest.ceilings:type_name -> kata.guest.v1.CeilingValue
 	6,  // 2: kata.guest.v1.CreateSandboxRequest.modules:type_name -> kata.guest.v1.Modules
-	12, // 3: kata.guest.v1.Storage.directories:type_name -> kata.guest.v1.StorageDirectory
-	13, // 4: kata.guest.v1.Storage.lower:type_name -> kata.guest.v1.StoragePlace
-	13, // 5: kata.guest.v1.Storage.upper:type_name -> kata.guest.v1.StoragePlace
-	13, // 6: kata.guest.v1.Storage.work:type_name -> kata.guest.v1.StoragePlace
-	11, // 7: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
-	15, // 8: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
-	28, // 9: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	20, // 10: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
-	29, // 11: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
-	28, // 12: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
-	32, // 13: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
-	34, // 14: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
-	37, // 15: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
-	38, // 16: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
-	39, // 17: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
-	33, // 18: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
-	36, // 19: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
-	35, // 20: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
-	0,  // 21: kata.guest.v1.Measurement.figure:type_name -> kata.guest.v1.Figure
-	40, // 22: kata.guest.v1.MetricsResponse.guest:type_name -> kata.guest.v1.Measurement
-	43, // 23: kata.guest.v1.MetricsResponse.containers:type_name -> kata.guest.v1.ContainerMeasurements
-	40, // 24: kata.guest.v1.ContainerMeasurements.measurements:type_name -> kata.guest.v1.Measurement
-	2,  // 25: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
-	5,  // 26: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
-	9,  // 27: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
-	1,  // 28: kata.guest.v1.Agent.Rehearse:input_type -> kata.guest.v1.Empty
-	10, // 29: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
-	14, // 30: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
-	17, // 31: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
-	17, // 32: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
-	18, // 33: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
-	17, // 34: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
-	17, // 35: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
-	17, // 36: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
-	17, // 37: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
-	22, // 38: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
-	24, // 39: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
-	23, // 40: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
-	26, // 41: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
-	1,  // 42: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
-	16, // 43: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
-	30, // 44: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
-	31, // 45: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
-	41, // 46: kata.guest.v1.Agent.Metrics:input_type -> kata.guest.v1.MetricsRequest
-	3,  // 47: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
-	8,  // 48: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
-	1,  // 49: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
-	1,  // 50: kata.guest.v1.Agent.Rehearse:output_type -> kata.guest.v1.Empty
-	1,  // 51: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
-	1,  // 52: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
-	1,  // 53: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
-	1,  // 54: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
-	1,  // 55: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
-	1,  // 56: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
-	1,  // 57: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
-	19, // 58: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
-	21, // 59: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
-	1,  // 60: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
-	1,  // 61: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
-	25, // 62: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
-	1,  // 63: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
-	27, // 64: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
-	1,  // 65: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
-	1,  // 66: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
-	1,  // 67: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
-	42, // 68: kata.guest.v1.Agent.Metrics:output_type -> kata.guest.v1.MetricsResponse
-	47, // [47:69] is the sub-list for method output_type
-	25, // [25:47] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	7,  // 3: kata.guest.v1.CreateSandboxRequest.security_modules:type_name -> kata.guest.v1.SecurityModules
+	8,  // 4: kata.guest.v1.SecurityModules.apparmor:type_name -> kata.guest.v1.AppArmor
+	9,  // 5: kata.guest.v1.SecurityModules.selinux:type_name -> kata.guest.v1.SELinux
+	10, // 6: kata.guest.v1.AppArmor.policies:type_name -> kata.guest.v1.SecurityPolicy
+	10, // 7: kata.guest.v1.SELinux.policy:type_name -> kata.guest.v1.SecurityPolicy
+	16, // 8: kata.guest.v1.Storage.directories:type_name -> kata.guest.v1.StorageDirectory
+	17, // 9: kata.guest.v1.Storage.lower:type_name -> kata.guest.v1.StoragePlace
+	17, // 10: kata.guest.v1.Storage.upper:type_name -> kata.guest.v1.StoragePlace
+	17, // 11: kata.guest.v1.Storage.work:type_name -> kata.guest.v1.StoragePlace
+	15, // 12: kata.guest.v1.CreateContainerRequest.storages:type_name -> kata.guest.v1.Storage
+	19, // 13: kata.guest.v1.CreateContainerRequest.block_devices:type_name -> kata.guest.v1.BlockDevice
+	32, // 14: kata.guest.v1.CreateContainerRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	24, // 15: kata.guest.v1.ListProcessesResponse.processes:type_name -> kata.guest.v1.ProcessInfo
+	33, // 16: kata.guest.v1.SocketBind.sockets:type_name -> kata.guest.v1.Socket
+	32, // 17: kata.guest.v1.UpdateSocketsRequest.socket_binds:type_name -> kata.guest.v1.SocketBind
+	36, // 18: kata.guest.v1.SetNetworkRequest.interfaces:type_name -> kata.guest.v1.NetworkInterface
+	38, // 19: kata.guest.v1.SetNetworkRequest.routes:type_name -> kata.guest.v1.NetworkRoute
+	41, // 20: kata.guest.v1.SetNetworkRequest.neighbours:type_name -> kata.guest.v1.NetworkNeighbour
+	42, // 21: kata.guest.v1.SetNetworkRequest.rules:type_name -> kata.guest.v1.NetworkRule
+	43, // 22: kata.guest.v1.SetNetworkRequest.loopback_services:type_name -> kata.guest.v1.LoopbackService
+	37, // 23: kata.guest.v1.NetworkInterface.addresses:type_name -> kata.guest.v1.NetworkAddress
+	40, // 24: kata.guest.v1.NetworkRoute.hops:type_name -> kata.guest.v1.NetworkHop
+	39, // 25: kata.guest.v1.NetworkRoute.metrics:type_name -> kata.guest.v1.NetworkMetric
+	0,  // 26: kata.guest.v1.Measurement.figure:type_name -> kata.guest.v1.Figure
+	44, // 27: kata.guest.v1.MetricsResponse.guest:type_name -> kata.guest.v1.Measurement
+	47, // 28: kata.guest.v1.MetricsResponse.containers:type_name -> kata.guest.v1.ContainerMeasurements
+	44, // 29: kata.guest.v1.ContainerMeasurements.measurements:type_name -> kata.guest.v1.Measurement
+	2,  // 30: kata.guest.v1.Agent.Hello:input_type -> kata.guest.v1.HelloRequest
+	5,  // 31: kata.guest.v1.Agent.CreateSandbox:input_type -> kata.guest.v1.CreateSandboxRequest
+	13, // 32: kata.guest.v1.Agent.DestroySandbox:input_type -> kata.guest.v1.DestroySandboxRequest
+	1,  // 33: kata.guest.v1.Agent.Rehearse:input_type -> kata.guest.v1.Empty
+	14, // 34: kata.guest.v1.Agent.SetClock:input_type -> kata.guest.v1.SetClockRequest
+	18, // 35: kata.guest.v1.Agent.CreateContainer:input_type -> kata.guest.v1.CreateContainerRequest
+	21, // 36: kata.guest.v1.Agent.StartContainer:input_type -> kata.guest.v1.ContainerRequest
+	21, // 37: kata.guest.v1.Agent.RemoveContainer:input_type -> kata.guest.v1.ContainerRequest
+	22, // 38: kata.guest.v1.Agent.UpdateContainer:input_type -> kata.guest.v1.UpdateContainerRequest
+	21, // 39: kata.guest.v1.Agent.PauseContainer:input_type -> kata.guest.v1.ContainerRequest
+	21, // 40: kata.guest.v1.Agent.ResumeContainer:input_type -> kata.guest.v1.ContainerRequest
+	21, // 41: kata.guest.v1.Agent.StatsContainer:input_type -> kata.guest.v1.ContainerRequest
+	21, // 42: kata.guest.v1.Agent.ListProcesses:input_type -> kata.guest.v1.ContainerRequest
+	26, // 43: kata.guest.v1.Agent.ExecProcess:input_type -> kata.guest.v1.ExecProcessRequest
+	28, // 44: kata.guest.v1.Agent.SignalProcess:input_type -> kata.guest.v1.SignalProcessRequest
+	27, // 45: kata.guest.v1.Agent.WaitProcess:input_type -> kata.guest.v1.ProcessRequest
+	30, // 46: kata.guest.v1.Agent.ResizeTerminal:input_type -> kata.guest.v1.ResizeTerminalRequest
+	1,  // 47: kata.guest.v1.Agent.NextOOM:input_type -> kata.guest.v1.Empty
+	20, // 48: kata.guest.v1.Agent.OnlineResources:input_type -> kata.guest.v1.OnlineResourcesRequest
+	34, // 49: kata.guest.v1.Agent.UpdateSockets:input_type -> kata.guest.v1.UpdateSocketsRequest
+	35, // 50: kata.guest.v1.Agent.SetNetwork:input_type -> kata.guest.v1.SetNetworkRequest
+	45, // 51: kata.guest.v1.Agent.Metrics:input_type -> kata.guest.v1.MetricsRequest
+	3,  // 52: kata.guest.v1.Agent.Hello:output_type -> kata.guest.v1.HelloResponse
+	12, // 53: kata.guest.v1.Agent.CreateSandbox:output_type -> kata.guest.v1.CreateSandboxResponse
+	1,  // 54: kata.guest.v1.Agent.DestroySandbox:output_type -> kata.guest.v1.Empty
+	1,  // 55: kata.guest.v1.Agent.Rehearse:output_type -> kata.guest.v1.Empty
+	1,  // 56: kata.guest.v1.Agent.SetClock:output_type -> kata.guest.v1.Empty
+	1,  // 57: kata.guest.v1.Agent.CreateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 58: kata.guest.v1.Agent.StartContainer:output_type -> kata.guest.v1.Empty
+	1,  // 59: kata.guest.v1.Agent.RemoveContainer:output_type -> kata.guest.v1.Empty
+	1,  // 60: kata.guest.v1.Agent.UpdateContainer:output_type -> kata.guest.v1.Empty
+	1,  // 61: kata.guest.v1.Agent.PauseContainer:output_type -> kata.guest.v1.Empty
+	1,  // 62: kata.guest.v1.Agent.ResumeContainer:output_type -> kata.guest.v1.Empty
+	23, // 63: kata.guest.v1.Agent.StatsContainer:output_type -> kata.guest.v1.StatsContainerResponse
+	25, // 64: kata.guest.v1.Agent.ListProcesses:output_type -> kata.guest.v1.ListProcessesResponse
+	1,  // 65: kata.guest.v1.Agent.ExecProcess:output_type -> kata.guest.v1.Empty
+	1,  // 66: kata.guest.v1.Agent.SignalProcess:output_type -> kata.guest.v1.Empty
+	29, // 67: kata.guest.v1.Agent.WaitProcess:output_type -> kata.guest.v1.WaitProcessResponse
+	1,  // 68: kata.guest.v1.Agent.ResizeTerminal:output_type -> kata.guest.v1.Empty
+	31, // 69: kata.guest.v1.Agent.NextOOM:output_type -> kata.guest.v1.OOMEvent
+	1,  // 70: kata.guest.v1.Agent.OnlineResources:output_type -> kata.guest.v1.Empty
+	1,  // 71: kata.guest.v1.Agent.UpdateSockets:output_type -> kata.guest.v1.Empty
+	1,  // 72: kata.guest.v1.Agent.SetNetwork:output_type -> kata.guest.v1.Empty
+	46, // 73: kata.guest.v1.Agent.Metrics:output_type -> kata.guest.v1.MetricsResponse
+	52, // [52:74] is the sub-list for method output_type
+	30, // [30:52] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3851,7 +4077,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ import (
 	"kata-runtime/guest/container"
 	"kata-runtime/guest/hotplug"
 	"kata-runtime/guest/loopback"
+	"kata-runtime/guest/lsm"
 	"kata-runtime/guest/modules"
 	"kata-runtime/guest/notify"
 	"kata-runtime/guest/protocol"
@@ -167,11 +168,23 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 			return nil, fmt.Errorf("create sandbox: %w", err)
 		}
 	}
+	if err := s.secure(req.GetSecurityModules()); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
 	if req.GetAllowGuestExec() {
 		s.console.Allow()
 	}
 	s.created = true
 	return &protocol.CreateSandboxResponse{}, nil
+}
+
+// secure gives the kernel its policies, and the containers to come their labels.
+func (s *sandbox) secure(modules *protocol.SecurityModules) error {
+	if err := lsm.Load(modules); err != nil {
+		return err
+	}
+	s.runtime.ApplyLabels(container.Labels{AppArmor: modules.GetApparmor() != nil, SELinux: modules.GetSelinux() != nil})
+	return nil
 }
 
 // repeatChanges has inotify tell of what others change in a share. s is locked.

@@ -47,6 +47,8 @@ type Change struct {
 	Name string `json:"name"`
 	Old  string `json:"old"`
 	New  string `json:"new"`
+	// Reason is empty for a configuration that was not made from fragments.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Diff lists what another configuration has otherwise, by name.
@@ -66,7 +68,7 @@ func (c Config) Diff(other Config) []Change {
 	var changes []Change
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		if before, after := value(c, name), value(other, name); before != after {
-			changes = append(changes, Change{name, before, after})
+			changes = append(changes, Change{Name: name, Old: before, New: after})
 		}
 	}
 	return changes

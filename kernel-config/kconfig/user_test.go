@@ -47,7 +47,7 @@ func TestOverride(t *testing.T) {
 func TestDiff(t *testing.T) {
 	before := Config{"CONFIG_A": "y", "CONFIG_B": "y", "CONFIG_SAME": "1"}
 	after := Config{"CONFIG_A": "m", "CONFIG_C": `"x"`, "CONFIG_SAME": "1"}
-	want := []Change{{"CONFIG_A", "y", "m"}, {"CONFIG_B", "y", "n"}, {"CONFIG_C", "n", `"x"`}}
+	want := []Change{{"CONFIG_A", "y", "m", ""}, {"CONFIG_B", "y", "n", ""}, {"CONFIG_C", "n", `"x"`, ""}}
 	if diff := cmp.Diff(want, before.Diff(after)); diff != "" {
 		t.Error(diff)
 	}

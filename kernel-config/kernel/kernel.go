@@ -100,6 +100,9 @@ type Built struct {
 	Image string
 	// Config is its complete configuration.
 	Config string
+	// Symbols is the kernel as debuggers read it; empty for one without information for
+	// them.
+	Symbols string
 	// Modules has a directory for the kernel's release, with an index; empty for a
 	// kernel without.
 	Modules string
@@ -122,12 +125,23 @@ func (b *Builder) Build(ctx context.Context, source Source, options kconfig.Opti
 	if modular(options) {
 		built.Modules = filepath.Join(dir, "modules")
 	}
+	if debuggable(options) {
+		built.Symbols = filepath.Join(dir, symbols)
+	}
 	return built, nil
 }
 
-func modular(options kconfig.Options) bool {
-	return slices.ContainsFunc(options, func(o kconfig.Option) bool { return o.Name == "CONFIG_MODULES" && o.Value == "y" })
+func modular(options kconfig.Options) bool { return has(options, "CONFIG_MODULES", "y") }
+
+func debuggable(options kconfig.Options) bool { return has(options, "CONFIG_DEBUG_INFO_NONE", "n") }
+
+func has(options kconfig.Options, name, value string) bool {
+	return slices.ContainsFunc(options, func(o kconfig.Option) bool { return o.Name == name && o.Value == value })
 }
+
+// symbols is what debuggers read, in the directory of a kernel. The image that is booted
+// has none: who starts a guest would read them all.
+const symbols = "vmlinux.debug"
 
 // key names the result: a hash of all that it depends on.
 func (b *Builder) key(ctx context.Context, source Source, options kconfig.Options) (string, error) {
@@ -186,6 +200,11 @@ func (b *Builder) build(ctx context.Context, source Source, options kconfig.Opti
 	}
 	if err := b.finish(ctx, filepath.Join(objects, want.image), filepath.Join(dir, "vmlinux")); err != nil {
 		return err
+	}
+	if debuggable(options) {
+		if err := cache.CopyFile(filepath.Join(objects, "vmlinux"), filepath.Join(dir, symbols)); err != nil {
+			return err
+		}
 	}
 	return cache.CopyFile(filepath.Join(objects, ".config"), filepath.Join(dir, "config"))
 }

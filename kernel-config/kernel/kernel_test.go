@@ -149,6 +149,25 @@ func TestBuildWithModules(t *testing.T) {
 	}
 }
 
+// A kernel with information for debuggers keeps what the image loses.
+func TestBuildKeepsSymbols(t *testing.T) {
+	fakeTools(t)
+	builder := &kernel.Builder{CacheDir: t.TempDir(), Arch: "amd64", Jobs: 1, Log: io.Discard}
+	source := fakeSource(t)
+	without, err := builder.Build(t.Context(), source, options("CONFIG_A"))
+	if err != nil || without.Symbols != "" {
+		t.Errorf("symbols %q, %v, of a kernel without", without.Symbols, err)
+	}
+	debug := append(options("CONFIG_A"), kconfig.Option{Name: "CONFIG_DEBUG_INFO_NONE", Value: "n"})
+	built, err := builder.Build(t.Context(), source, debug)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(built.Symbols); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestBuildFailsWhenAnOptionDoesNotSurvive(t *testing.T) {
 	log := fakeTools(t)
 	cache := t.TempDir()

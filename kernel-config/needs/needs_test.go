@@ -16,7 +16,7 @@ import (
 // architectures and the kernel itself have by default.
 func built(t *testing.T, modules bool) kconfig.Config {
 	t.Helper()
-	options, err := fragments.Load("amd64")
+	options, err := fragments.Load("amd64", fragments.Default)
 	if err != nil {
 		t.Fatal(err)
 	}

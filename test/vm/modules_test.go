@@ -49,6 +49,9 @@ func TestDebiansKernel(t *testing.T) {
 	spec := bundle.Privileged(bundle.Spec("/bin/sh", "-c", "uname -r; cat > /volume/input; echo complaint >&2; mkdir /mnt;"+modulesOnDemand+"exit 3"))
 	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"bind"}})
 
+	// It runs AppArmor, which has no profiles: the host's have no effect.
+	spec.Process.ApparmorProfile = "docker-default"
+
 	result := h.RunInput("some input", "run", "-b", h.Bundle(spec), h.ID())
 
 	wantCode(t, result, 3)

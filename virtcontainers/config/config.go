@@ -116,6 +116,11 @@ type Agent struct {
 	// KernelModules are modules that each guest loads at once: names, each with
 	// parameters behind it.
 	KernelModules []string
+	// AppArmorPolicies is a directory of compiled policies that each guest's kernel is
+	// given, and SELinuxPolicy a file; containers then have their labels. Empty: they have
+	// none.
+	AppArmorPolicies string
+	SELinuxPolicy    string
 	// DebugConsole lets processes be run in the guest itself.
 	DebugConsole bool
 	// IdleCacheTimeout is after how many seconds a guest that does nothing drops

@@ -185,6 +185,9 @@ type agentTableShape struct {
 	IdleCacheTimeout *int `toml:"idle_cache_timeout"`
 
 	KernelModules *[]string `toml:"kernel_modules"`
+
+	AppArmorPolicies *string `toml:"apparmor_policies"`
+	SELinuxPolicy    *string `toml:"selinux_policy"`
 }
 
 func (c *Config) document() *document {
@@ -194,6 +197,7 @@ func (c *Config) document() *document {
 	doc.Agent.Kata.DialTimeout = int64(c.Agent.DialTimeout / time.Second)
 	doc.Agent.Kata.DebugConsole, doc.Agent.Kata.IdleCacheTimeout = &c.Agent.DebugConsole, &c.Agent.IdleCacheTimeout
 	doc.Agent.Kata.KernelModules = &c.Agent.KernelModules
+	doc.Agent.Kata.AppArmorPolicies, doc.Agent.Kata.SELinuxPolicy = &c.Agent.AppArmorPolicies, &c.Agent.SELinuxPolicy
 	return doc
 }
 

@@ -308,6 +308,8 @@ func otherOptions() []Option {
 			},
 		},
 		kernelModulesOption(),
+		appArmorOption(),
+		selinuxOption(),
 		{
 			Table: agentTable, Key: "idle_cache_timeout",
 			Values: rangeText(0, maxIdleCacheTimeout) + " (seconds)",

@@ -84,6 +84,8 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"agent.kata.dial_timeout":               `9`,
 		"agent.kata.debug_console_enabled":      `true`,
 		"agent.kata.idle_cache_timeout":         `0`,
+		"agent.kata.apparmor_policies":          `"/a"`,
+		"agent.kata.selinux_policy":             `"/s"`,
 		"runtime.enable_debug":                  `true`,
 		"runtime.overhead_memory":               `640`,
 		"runtime.overhead_vcpus":                `2`,

@@ -134,12 +134,16 @@ func (a *assembled) assign(spec Spec, limit func(hypervisor.Size, sizing.Demand)
 	if err != nil {
 		return err
 	}
+	policies, err := guestPolicies(spec.Config)
+	if err != nil {
+		return err
+	}
 	sizes := sizingOptions(spec)
 	sizes.Demand, sizes.LimitHost = spec.Demand.Max(spec.SandboxDemand), limit
 	return a.sandbox.Assign(virtcontainers.Assignment{
 		ID: spec.ID, Hostname: spec.Hostname, Share: a.share, Sizing: sizes, Network: a.networking,
 		RelaySockets: !spec.Config.Runtime.DisableSocketRelay, User: a.machine.User(), Ceilings: ceilings,
-		Modules:        guestModules(spec.Config),
+		Modules: guestModules(spec.Config), SecurityModules: policies,
 		AllowGuestExec: spec.Config.Agent.DebugConsole, IdleCacheSeconds: spec.Config.Agent.IdleCacheTimeout,
 	})
 }

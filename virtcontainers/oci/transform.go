@@ -55,7 +55,7 @@ type GuestSpec struct {
 	// MemoryDirectories are parts of Memory that the guest's mounts name.
 	MemoryDirectories []MemoryDirectory
 	// Dropped lists, for a debug log, each field whose value stays on the host:
-	// "process.apparmorProfile: docker-default".
+	// "process.user.username: ContainerUser".
 	Dropped []string
 	// Notes are for a debug log too: what the container has is not what its
 	// specification means on one kernel.
@@ -112,7 +112,7 @@ func transformers() []func(*translation) error {
 		transformRoot,
 		transformMounts,
 		transformHooks,
-		transformLabels,
+		transformProcess,
 		noteIPC,
 		transformRlimits,
 		warnOfCapabilities,

@@ -190,13 +190,13 @@ func TestTransformAUserNamespaceThatWasMadeForThePod(t *testing.T) {
 
 func TestTransformDropsListTheirValues(t *testing.T) {
 	spec := baseSpec()
-	spec.Process.ApparmorProfile = "docker-default"
+	spec.Process.User.Username = "ContainerUser"
 	spec.Linux.CgroupsPath = "/docker/x"
 	swappiness := uint64(10)
 	spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: &swappiness}}
 	guest := mustTransform(t, spec, testOptions())
 	want := []string{
-		"process.apparmorProfile: docker-default",
+		"process.user.username: ContainerUser",
 		"linux.cgroupsPath: /docker/x",
 		"linux.resources.memory.swappiness: 10",
 	}
@@ -219,12 +219,12 @@ func TestTransformOptions(t *testing.T) {
 }
 
 func TestTransformProcess(t *testing.T) {
-	process := &specs.Process{Args: []string{"true"}, Cwd: "/", ApparmorProfile: "a", SelinuxLabel: "s"}
+	process := &specs.Process{Args: []string{"true"}, Cwd: "/", ApparmorProfile: "a", SelinuxLabel: "s", CommandLine: "c"}
 	guest, dropped, err := TransformProcess(process, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if guest.ApparmorProfile != "" || guest.SelinuxLabel != "" || len(dropped) != 2 || process.SelinuxLabel != "s" {
+	if guest.ApparmorProfile != "a" || guest.SelinuxLabel != "s" || guest.CommandLine != "" || len(dropped) != 1 || process.CommandLine != "c" {
 		t.Errorf("guest's %+v, dropped %q, original %+v", guest, dropped, process)
 	}
 }

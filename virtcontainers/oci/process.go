@@ -4,30 +4,17 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// transformLabels owns what belongs to security modules of the host's kernel:
-// the guest's kernel has no policy that would know a profile or a label.
-func transformLabels(t *translation) error {
-	spec := t.spec()
-	if spec.Process != nil {
-		dropProcessLabels(spec.Process, t.drop)
-	}
-	if label := spec.Linux.MountLabel; label != "" {
-		t.drop("linux.mountLabel", label)
-		spec.Linux.MountLabel = ""
+// transformProcess owns what a process has for Windows. The labels of security
+// modules reach the guest as they are: its agent knows whether its kernel has policies
+// that know them.
+func transformProcess(t *translation) error {
+	if process := t.spec().Process; process != nil {
+		dropForWindows(process, t.drop)
 	}
 	return nil
 }
 
-func dropProcessLabels(p *specs.Process, drop func(field string, value any)) {
-	if p.ApparmorProfile != "" {
-		drop("process.apparmorProfile", p.ApparmorProfile)
-		p.ApparmorProfile = ""
-	}
-	if p.SelinuxLabel != "" {
-		drop("process.selinuxLabel", p.SelinuxLabel)
-		p.SelinuxLabel = ""
-	}
-	// For Windows.
+func dropForWindows(p *specs.Process, drop func(field string, value any)) {
 	if p.CommandLine != "" {
 		drop("process.commandLine", p.CommandLine)
 		p.CommandLine = ""
@@ -47,7 +34,7 @@ func TransformProcess(process *specs.Process, rlimits []specs.POSIXRlimit) (gues
 		return nil, nil, err
 	}
 	t := &translation{guest: &GuestSpec{}}
-	dropProcessLabels(guest, t.drop)
+	dropForWindows(guest, t.drop)
 	inheritRlimits(guest, rlimits)
 	return guest, t.guest.Dropped, nil
 }

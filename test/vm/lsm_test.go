@@ -1,0 +1,102 @@
+//go:build vm
+
+package vm
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"kata-runtime/test/bundle"
+	"kata-runtime/test/harness"
+)
+
+// profiles are two, of which only the first leaves containers a file.
+const profiles = `
+profile kata-open flags=(attach_disconnected,mediate_deleted) {
+  file,
+  capability,
+  network,
+  signal,
+  ptrace,
+}
+profile kata-closed flags=(attach_disconnected,mediate_deleted) {
+  file,
+  capability,
+  network,
+  signal,
+  ptrace,
+  deny /etc/secret rwklx,
+  deny /volume/** w,
+}
+`
+
+// compileProfiles makes a directory with compiled policies, as the documentation says.
+func compileProfiles(h *harness.Host, source string) string {
+	h.T.Helper()
+	file, dir := h.File("profiles"), h.File("policies")
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		h.T.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		h.T.Fatal(err)
+	}
+	const features = "/etc/apparmor.d/abi/3.0"
+	command := exec.CommandContext(h.T.Context(), "apparmor_parser", "--skip-kernel-load", "--skip-cache", "--kernel-features", features, "--policy-features", features,
+		"-o", filepath.Join(dir, "profiles.bin"), file)
+	if out, err := command.CombinedOutput(); err != nil {
+		h.T.Fatalf("%s: %v\n%s", command, err, out)
+	}
+	return dir
+}
+
+// TestAppArmor: where the configuration has policies, containers and the processes that
+// are added have the profiles that they ask for, and no other. Debian's kernel runs
+// AppArmor.
+func TestAppArmor(t *testing.T) {
+	h := harness.New(t)
+	a := debianAssets(t)
+	configure(h, fmt.Sprintf("hypervisor.kernel = %q", a.kernel), fmt.Sprintf("hypervisor.initrd = %q", a.initrd),
+		fmt.Sprintf("agent.kata.apparmor_policies = %q", compileProfiles(h, profiles)))
+	spec := sandbox(bundle.Spec("/bin/sleep", "100000"))
+	spec.Process.ApparmorProfile = "kata-closed"
+	dir := h.Bundle(spec)
+	if err := os.WriteFile(filepath.Join(dir, "rootfs", "etc", "secret"), []byte("secret\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	pod := detachBundle(h, dir)
+
+	const script = "cat /proc/self/attr/current; cat /etc/secret 2>&1; ls /sys/kernel/security"
+	for _, test := range []struct {
+		flags []string
+		want  string
+	}{
+		{nil, "kata-closed (enforce)\ncat: can't open '/etc/secret': Permission denied\n"},
+		{[]string{"--apparmor", "kata-open"}, "kata-open (enforce)\nsecret\n"},
+		{[]string{"--apparmor", "unconfined"}, "unconfined\nsecret\n"},
+	} {
+		args := append(append([]string{"exec"}, test.flags...), pod.id, "/bin/sh", "-c", script)
+		if got := h.Run(args...); got.Stdout != test.want {
+			t.Errorf("%q: %q, want %q (standard error %q)", test.flags, got.Stdout, test.want, got.Stderr)
+		}
+	}
+	const refused = "unable to apply apparmor profile: apparmor failed to apply profile: write"
+	result := h.Run("exec", "--apparmor", "absent", pod.id, "/bin/true")
+	if result.Code != 255 || !strings.Contains(result.Stderr, refused) {
+		t.Errorf("exec with a profile that is not loaded: %d, %q", result.Code, result.Stderr)
+	}
+	absent := bundle.Spec("/bin/true")
+	absent.Process.ApparmorProfile = "absent"
+	result = h.Run("run", "-b", h.Bundle(member(absent, pod, podNamespaces()...)), h.ID())
+	if result.Code == 0 || !strings.Contains(result.Stderr, refused) {
+		t.Errorf("a container with a profile that is not loaded: %d, %q", result.Code, result.Stderr)
+	}
+	// A member without one is confined by none.
+	result = h.Run("run", "-b", h.Bundle(member(bundle.Spec("/bin/cat", "/proc/self/attr/current"), pod, podNamespaces()...)), h.ID())
+	if result.Stdout != "unconfined\n" {
+		t.Errorf("a container without a profile: %q %q", result.Stdout, result.Stderr)
+	}
+}
