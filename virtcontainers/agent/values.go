@@ -18,7 +18,7 @@ func decode(m plain.Method, values []byte, answer protoreflect.Message) error {
 	if len(values) > m.MaxLength() {
 		return fmt.Errorf("the answer to %s: %d bytes: %w", m.Name, len(values), plain.ErrFormat)
 	}
-	d := decoder{in: values, left: m.Fields}
+	d := decoder{in: values, left: m.Fields, tokens: m.Values}
 	d.message(m.Answer, answer)
 	if d.failed || len(d.in) > 0 {
 		return fmt.Errorf("the answer to %s: %d bytes: %w", m.Name, len(values), plain.ErrFormat)
@@ -29,6 +29,7 @@ func decode(m plain.Method, values []byte, answer protoreflect.Message) error {
 type decoder struct {
 	in     []byte
 	left   int // elements of lists that may still come
+	tokens int // values that a document may have
 	failed bool
 }
 
@@ -77,8 +78,8 @@ func (d *decoder) value(kind plain.Kind) protoreflect.Value {
 		return protoreflect.ValueOfBool(d.number(1) == 1)
 	case plain.Double:
 		return protoreflect.ValueOfFloat64(math.Float64frombits(d.number(math.MaxUint64)))
-	case plain.Bytes:
-		return protoreflect.ValueOfBytes(d.text())
+	case plain.Document:
+		return protoreflect.ValueOfBytes(d.document())
 	default: // Text
 		text := d.text()
 		d.failed = d.failed || !utf8.Valid(text)

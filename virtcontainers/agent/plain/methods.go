@@ -13,7 +13,7 @@ const (
 	Double
 	Enum
 	Text
-	Bytes
+	Document // JSON, an object
 	Texts
 	Parts
 )
@@ -34,6 +34,8 @@ type Method struct {
 	// bytes of memory where it has two in the message, so that the largest message
 	// alone would become 200 MiB.
 	Bytes, Fields int
+	// Values are the most that a document in it may have.
+	Values int
 	// Answer is what the answer says, in the order of its numbers.
 	Answer []Field
 }
@@ -48,7 +50,26 @@ const (
 )
 
 // MaxLength is the longest that an answer can be here.
-func (m Method) MaxLength() int { return min(m.Bytes+perField*(m.Fields+1), maxAnswer) }
+func (m Method) MaxLength() int { return min(m.Bytes+perField*(m.Fields+m.Values+1), maxAnswer) }
+
+// What begins a value of a document: a number. An object has, for each member, a key with
+// its text and then a value, an array has values, and both an end.
+const (
+	TokenObject = iota
+	TokenArray
+	TokenKey
+	TokenText
+	TokenUnsigned
+	TokenSigned
+	TokenFloat
+	TokenTrue
+	TokenFalse
+	TokenNull
+	TokenEnd
+)
+
+// MaxDepth is how many objects and arrays may be in one another.
+const MaxDepth = 16
 
 // Methods are those of the agent, in the order of its protocol.
 func Methods() []Method {
@@ -69,7 +90,7 @@ func Methods() []Method {
 		{Name: "PauseContainer"},
 		{Name: "ResumeContainer"},
 		// One field, a JSON document.
-		{Name: "StatsContainer", Bytes: maxFrame, Fields: 16, Answer: []Field{{Number: 1, Kind: Bytes}}},
+		{Name: "StatsContainer", Bytes: maxFrame, Fields: 16, Values: 1 << 16, Answer: []Field{{Number: 1, Kind: Document}}},
 		// Six fields a process, of as many as a kernel has by default.
 		{Name: "ListProcesses", Bytes: maxFrame, Fields: 1 << 18, Answer: []Field{{Number: 1, Kind: Parts, Parts: []Field{
 			{Number: 1, Kind: Int32}, {Number: 2, Kind: Int32}, {Number: 3, Kind: Text}, {Number: 4, Kind: Text}, {Number: 5, Kind: Text},

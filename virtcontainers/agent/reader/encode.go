@@ -24,7 +24,7 @@ func Encode(m plain.Method, message []byte) ([]byte, error) {
 	if len(message) > m.Bytes {
 		return nil, fmt.Errorf("the answer to %s: %d bytes, %w", m.Name, len(message), errLong)
 	}
-	e := encoder{left: m.Fields}
+	e := encoder{left: m.Fields, values: m.Values}
 	if err := e.message(m.Answer, message); err != nil {
 		return nil, fmt.Errorf("the answer to %s: %w", m.Name, err)
 	}
@@ -34,6 +34,8 @@ func Encode(m plain.Method, message []byte) ([]byte, error) {
 type encoder struct {
 	out  []byte
 	left int // fields that may still come
+	// values may still come of a document.
+	values int
 }
 
 // message appends the values of a message. It looks through it once for each value,
@@ -78,8 +80,11 @@ func (e *encoder) value(f plain.Field, message []byte) error {
 	if err != nil {
 		return err
 	}
-	if f.Kind == plain.Text || f.Kind == plain.Bytes {
-		return e.text(f, last.content)
+	switch f.Kind {
+	case plain.Document:
+		return e.document(last.content)
+	case plain.Text:
+		return e.text(last.content)
 	}
 	e.number(cut(f.Kind, last.value))
 	return nil
@@ -98,7 +103,7 @@ func (e *encoder) list(f plain.Field, message []byte) error {
 		}
 		count++
 		if f.Kind == plain.Texts {
-			return e.text(plain.Field{Number: f.Number, Kind: plain.Text}, found.content)
+			return e.text(found.content)
 		}
 		return e.message(f.Parts, found.content)
 	})
@@ -108,9 +113,9 @@ func (e *encoder) list(f plain.Field, message []byte) error {
 
 func (e *encoder) number(n uint64) { e.out = binary.LittleEndian.AppendUint64(e.out, n) }
 
-func (e *encoder) text(f plain.Field, content []byte) error {
-	if f.Kind == plain.Text && !utf8.Valid(content) {
-		return fmt.Errorf("%d: %w", f.Number, errText)
+func (e *encoder) text(content []byte) error {
+	if !utf8.Valid(content) {
+		return errText
 	}
 	e.out = binary.LittleEndian.AppendUint32(e.out, uint32(len(content)))
 	e.out = append(e.out, content...)
@@ -122,7 +127,7 @@ func wire(k plain.Kind) byte {
 	switch k {
 	case plain.Double:
 		return wireFixed64
-	case plain.Text, plain.Bytes, plain.Texts, plain.Parts:
+	case plain.Text, plain.Document, plain.Texts, plain.Parts:
 		return wireBytes
 	default:
 		return wireVarint
