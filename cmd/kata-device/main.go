@@ -9,6 +9,7 @@ import (
 	"kata-runtime/hypervisor/devices"
 	"kata-runtime/hypervisor/jail"
 	"kata-runtime/hypervisor/virtio/backend"
+	"kata-runtime/virtcontainers/agent/reader"
 )
 
 // Stamped by the linker.
@@ -23,7 +24,7 @@ func main() {
 		case jail.Command:
 			os.Exit(jail.Become(os.Args[2:]))
 		case backend.Command:
-			os.Exit(devices.Run(os.Args[2:]))
+			os.Exit(devices.Run(os.Args[2:], map[string]devices.Other{reader.Role: reader.Run}))
 		case "--version":
 			fmt.Println(devices.Program, "version", version, "commit", commit)
 			return

@@ -3,9 +3,12 @@
 package devices
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -20,10 +23,18 @@ import (
 const Program = "kata-device"
 
 // Run is the whole life of a process that serves a device. It returns the exit status.
-// args follow backend.Command.
-func Run(args []string) int {
-	return backend.Run(args, map[string]backend.Role{vsock.Role: vsock.Serve, fileserver.Role: fileserver.Serve})
+// args follow backend.Command. The process may also be one that serves no device, but
+// others with what it has by a socket alone: those are by the names of their roles.
+func Run(args []string, others map[string]Other) int {
+	roles := map[string]backend.Role{vsock.Role: vsock.Serve, fileserver.Role: fileserver.Serve}
+	for name, serve := range others {
+		roles[name] = func(_ context.Context, in *backend.Inherited) error { return serve(in.VMM, in.Log) }
+	}
+	return backend.Run(args, roles)
 }
+
+// Other serves the process that has started this one, by a socket, until it hangs up.
+type Other func(conn *net.UnixConn, log *slog.Logger) error
 
 // Find returns the path of Program beside this one, or an empty string where this one is
 // to play that part too: where there is none, as in a checkout of which one program was

@@ -17,6 +17,18 @@ const (
 	virtiofsd      = "virtiofsd"
 )
 
+// readerVariable, unless it is empty, has a process of its own read what agents say in
+// all tests (confine_agent).
+const readerVariable = "KATA_TEST_CONFINE_AGENT"
+
+// Reader is the line of the table [hypervisor] for that; empty where there is none.
+func Reader() string {
+	if os.Getenv(readerVariable) == "" {
+		return ""
+	}
+	return "confine_agent = true"
+}
+
 // FileServerRole is what a pod's file server is called.
 func FileServerRole() string { return cmp.Or(os.Getenv(serverVariable), "kata-fs") }
 
@@ -38,7 +50,7 @@ func FileServer() string {
 }
 
 // Hypervisor are the lines of the table [hypervisor] of all tests.
-func Hypervisor() string { return LogRefusedCalls + "\n" + FileServer() }
+func Hypervisor() string { return LogRefusedCalls + "\n" + FileServer() + "\n" + Reader() }
 
 // LogRefusedCalls is a line of the table [hypervisor], with which the tests notice
 // every system call that a confined process is refused.

@@ -63,6 +63,12 @@ func confined() map[string]confinement {
 			root:   []string{},
 			limits: map[string]uint64{"Max core file size": 1, "Max open files": 4096, "Max processes": 2048},
 		},
+		"kata-reader": {
+			user:   -1,
+			own:    []string{"cgroup", "ipc", "mnt", "net", "pid", "uts"},
+			root:   []string{},
+			limits: map[string]uint64{"Max core file size": 1, "Max open files": 64, "Max processes": 2048},
+		},
 		"kata-runtime supervisor": {capabilities: supervising, groups: true, own: []string{"mnt"}},
 		harness.FileServerRole(): {
 			capabilities: fileServer,
@@ -76,6 +82,7 @@ func confined() map[string]confinement {
 // the table says.
 func TestConfinement(t *testing.T) {
 	h := harness.New(t)
+	configure(h, "hypervisor.confine_agent = true")
 	d := detach(h, bundle.Spec("/bin/sh", "-c", ready))
 	h.WaitText(d.output, "ready")
 	for name, want := range confined() {
@@ -94,7 +101,7 @@ func TestConfinement(t *testing.T) {
 		})
 	}
 	// The kernel's own words above, the command's here.
-	checkSecurity(h, d.id, "supervisor", "vmm", harness.FileServerRole(), "stand-in")
+	checkSecurity(h, d.id, "supervisor", "vmm", harness.FileServerRole(), "reader", "stand-in")
 	t.Run("a probe in the VMM's place", func(t *testing.T) { probeVMM(t, h, d) })
 	h.Must("kill", d.id, "KILL")
 	h.Reap(d.pid)

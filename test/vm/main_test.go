@@ -47,6 +47,10 @@ func configure(h *harness.Host, lines ...string) {
 	if server := harness.FileServer(); server != "" && !slices.ContainsFunc(lines, shares) {
 		lines = append(lines, "hypervisor."+server)
 	}
+	reads := func(line string) bool { return strings.Contains(line, "confine_agent") }
+	if reader := harness.Reader(); reader != "" && !slices.ContainsFunc(lines, reads) {
+		lines = append(lines, "hypervisor."+reader)
+	}
 	tables := map[string][]string{}
 	for _, line := range lines {
 		name, _, _ := strings.Cut(line, " ")

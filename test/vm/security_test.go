@@ -87,6 +87,12 @@ func expectations() map[string]expected {
 			core: 1, files: 4096, processes: 2048, dumpable: "no",
 			open: []string{"device /dev/null", "eventfd", "eventpoll", "memory", "pipe", "unix socket"},
 		},
+		"reader": {
+			user: "own", noNewPrivs: true, seccomp: "filter",
+			cgroup: "own", ipc: "own", mnt: "own", net: "own", pid: "own", uts: "own",
+			core: 1, files: 64, processes: 2048, dumpable: "no",
+			open: []string{"device /dev/null", "eventfd", "eventpoll", "pipe", "unix socket", "vsock socket"},
+		},
 		"passt": {
 			user: "own|65534", users: "own", effective: "|NET_BIND_SERVICE", bounding: "any", noNewPrivs: true, seccomp: "filter",
 			cgroup: "own", ipc: "own", mnt: "own", net: "host", pid: "own", uts: "own",
@@ -136,6 +142,9 @@ func checkSecurity(h *harness.Host, id string, roles ...string) {
 		compareSecurity(h.T, p, want, report.Processes[0].Cgroups)
 	}
 	found = slices.DeleteFunc(found, func(role string) bool { return role == "vsock" }) // where the host has no vhost-vsock
+	if harness.Reader() != "" && !slices.Contains(roles, "reader") {
+		roles = append(roles, "reader")
+	}
 	slices.Sort(found)
 	slices.Sort(roles)
 	if !slices.Equal(found, roles) {

@@ -9,30 +9,25 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/agent/plain"
 )
 
-// answer is the most that an answer to a call may have: bytes, and fields of all its
-// messages together. Each field can take some hundred bytes of memory where it has two
-// in the message, so that the largest message alone would become 200 MiB.
+// answer is the most that an answer to a call may have: see plain.Method.
 type answer struct{ bytes, fields int }
 
-// boundOf returns what an answer to a method may have. Most have nothing to say: they
-// are let no more than what another version of the agent may add.
+// boundOf returns what an answer to a method may have.
 func boundOf(method string) answer {
-	switch method {
-	case "Hello":
-		return answer{bytes: 8 << 10, fields: 128}
-	case "NextOOM":
-		return answer{bytes: 4 << 10, fields: 16}
-	case "StatsContainer": // one field, a JSON document
-		return answer{bytes: maxFrame, fields: 16}
-	case "ListProcesses": // six fields a process, of as many as a kernel has by default
-		return answer{bytes: maxFrame, fields: 1 << 18}
-	case "Metrics": // three fields a figure
-		return answer{bytes: 1 << 20, fields: 1 << 17}
-	default:
-		return answer{bytes: 256, fields: 16}
+	methods := plain.Methods()
+	least := answer{methods[0].Bytes, methods[0].Fields}
+	for _, m := range methods {
+		if m.Name == method {
+			return answer{m.Bytes, m.Fields}
+		}
+		if m.Bytes < least.bytes {
+			least = answer{m.Bytes, m.Fields}
+		}
 	}
+	return least
 }
 
 // check says what is wrong with an answer, before anybody decodes it, and leaves away

@@ -23,13 +23,22 @@ type Dialer interface {
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 }
 
+// WithReader is a Dialer that has a process without privileges read what the guest's
+// agent says: package reader.
+type WithReader interface {
+	Dialer
+	// Reader is the socket of that process, which belongs to the Client then; nil: there
+	// is none.
+	Reader() *net.UnixConn
+}
+
 // Client is a connection to the agent. The agent's calls are methods of the
 // embedded service.
 type Client struct {
 	protocol.AgentService
 
 	dialer Dialer
-	ttrpc  *ttrpc.Client
+	link   link
 	// Guest is what the agent said of itself in the handshake.
 	Guest *protocol.HelloResponse
 }
@@ -46,33 +55,79 @@ func connect(ctx context.Context, dialer Dialer, patience time.Duration) (*Clien
 	if err != nil {
 		return nil, fmt.Errorf("dial the agent: %w", err)
 	}
-	checked := &checkedConn{Conn: conn, patience: patience}
-	// ttrpc does not look at ctx while it writes.
-	stop := context.AfterFunc(ctx, func() { checked.Close() })
-	defer stop()
-	client := ttrpc.NewClient(checked, ttrpc.WithUnaryClientInterceptor(checked.bound))
-	service := protocol.NewAgentClient(client)
-	hello, err := service.Hello(ctx, &protocol.HelloRequest{Version: protocol.Version})
+	link, err := newLink(readerOf(dialer), conn, patience)
 	if err != nil {
-		if failed := checked.failure(); failed != nil {
+		return nil, err
+	}
+	// ttrpc does not look at ctx while it writes.
+	stop := context.AfterFunc(ctx, link.abort)
+	defer stop()
+	hello, err := link.Hello(ctx, &protocol.HelloRequest{Version: protocol.Version})
+	if err != nil {
+		if failed := link.failure(); failed != nil && !errors.Is(failed, ttrpc.ErrClosed) {
 			err = failed // ttrpc says that the connection was closed
 		} else if ctx.Err() != nil {
 			err = context.Cause(ctx) // likewise
 		}
-		client.Close()
+		_ = link.close()
 		return nil, fmt.Errorf("greet the agent: %w", err)
 	}
 	if hello.GetVersion() != protocol.Version {
-		client.Close()
+		_ = link.close()
 		return nil, fmt.Errorf("greet the agent: it speaks protocol version %d, this runtime %d: rebuild the guest image (make image)",
 			hello.GetVersion(), protocol.Version)
 	}
-	return &Client{AgentService: service, dialer: dialer, ttrpc: client, Guest: hello}, nil
+	return &Client{AgentService: link, dialer: dialer, link: link, Guest: hello}, nil
+}
+
+// link is a way to the agent.
+type link interface {
+	protocol.AgentService
+	// failure is the ErrMalformed or ErrStalled, or another error, that ended the
+	// connection, or nil.
+	failure() error
+	// abort ends the connection, and does not wait.
+	abort()
+	close() error
+}
+
+// newLink makes a connection with the agent a link, by way of the process that reads for
+// it, unless reader is nil.
+func newLink(reader *net.UnixConn, conn net.Conn, patience time.Duration) (link, error) {
+	if reader != nil {
+		r, err := newRemote(reader, conn, patience)
+		if err != nil {
+			return nil, err // not r, which would be no nil interface
+		}
+		return calls{r}, nil
+	}
+	checked := &checkedConn{Conn: conn, patience: patience}
+	client := ttrpc.NewClient(checked, ttrpc.WithUnaryClientInterceptor(checked.bound))
+	return direct{protocol.NewAgentClient(client), client, checked}, nil
+}
+
+// direct is a link by ttrpc.
+type direct struct {
+	protocol.AgentService
+	client *ttrpc.Client
+	conn   *checkedConn
+}
+
+func (d direct) failure() error { return d.conn.failure() }
+func (d direct) abort()         { d.conn.Close() }
+func (d direct) close() error   { return d.client.Close() }
+
+// readerOf returns the socket of the process that reads for a dialer; nil: none does.
+func readerOf(dialer Dialer) *net.UnixConn {
+	if with, ok := dialer.(WithReader); ok {
+		return with.Reader()
+	}
+	return nil
 }
 
 // Close ends the connection; calls under way fail.
 func (c *Client) Close() error {
-	if err := c.ttrpc.Close(); err != nil {
+	if err := c.link.close(); err != nil {
 		return fmt.Errorf("close the agent's connection: %w", err)
 	}
 	return nil

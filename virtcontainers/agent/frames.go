@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"kata-runtime/virtcontainers/agent/plain"
 )
 
 // Of ttrpc's wire format: each message has a header of ten bytes, its length
@@ -32,11 +34,8 @@ var ErrMalformed = errors.New("the guest sent something else than ttrpc answers"
 // connection.
 var ErrStalled = errors.New("the guest does not take what it is sent")
 
-// writeTimeout bounds how long the guest may take for a part of a message. A
-// healthy kernel takes most requests before the agent reads them, and the agent
-// reads a large one at once, also on a slow machine. It is less than callers
-// wait for an answer: they hear why there will be none.
-const writeTimeout = 10 * time.Second
+// writeTimeout bounds how long the guest may take for a part of a message.
+const writeTimeout = plain.Patience
 
 // checkedConn is a connection that fails at the first message that cannot be an
 // agent's. ttrpc itself skips such messages, up to four gigabytes at a time,

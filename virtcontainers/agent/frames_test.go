@@ -140,6 +140,11 @@ func (u unixDialer) Dial(ctx context.Context, _ uint32) (net.Conn, error) {
 // serve lets an agent answer, until the server is closed, which served then tells.
 func serve(t *testing.T, agent protocol.AgentService) (where unixDialer, server *ttrpc.Server, served <-chan error) {
 	t.Helper()
+	return serveService(t, func(server *ttrpc.Server) { protocol.RegisterAgentService(server, agent) })
+}
+
+func serveService(t *testing.T, register func(*ttrpc.Server)) (where unixDialer, server *ttrpc.Server, served <-chan error) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent")
 	listener, err := net.Listen("unix", path)
 	if err != nil {
@@ -149,7 +154,7 @@ func serve(t *testing.T, agent protocol.AgentService) (where unixDialer, server 
 	if err != nil {
 		t.Fatal(err)
 	}
-	protocol.RegisterAgentService(server, agent)
+	register(server)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(context.WithoutCancel(t.Context()), listener) }()
 	return unixDialer(path), server, ended

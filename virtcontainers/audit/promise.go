@@ -99,6 +99,11 @@ func promises() map[string]promise {
 			root: true, readOnly: true, devices: []string{}, files: inMemory,
 			limits: map[string]uint64{"Max core file size": noCore, "Max open files": 4096, "Max processes": 2048}, undumpable: true,
 		},
+		"reader": {
+			user: ownUser, confined: true, capabilities: []string{}, own: everyNamespace(),
+			root: true, readOnly: true, devices: []string{}, files: append([]string{"vsock socket"}, inMemory...),
+			limits: map[string]uint64{"Max core file size": noCore, "Max open files": 64, "Max processes": 2048}, undumpable: true,
+		},
 		"passt": {
 			user: otherUser, confined: true, capabilities: []string{"NET_BIND_SERVICE"},
 			own: []string{"cgroup", "ipc", "mnt", "pid", "uts"}, root: true,

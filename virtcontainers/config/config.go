@@ -101,6 +101,8 @@ type Machine struct {
 	ConfineUsers string `toml:"confine_users"`
 	// ConfineWithout names parts of the confinement that are left out.
 	ConfineWithout []string `toml:"confine_without"`
+	// ConfineAgent has a confined process read what the guest's agent says.
+	ConfineAgent bool `toml:"confine_agent"`
 	// LogRefusedCalls lets the kernel log each system call that is refused.
 	LogRefusedCalls bool `toml:"log_refused_calls"`
 	// EnableAnnotations are regular expressions for the names of the annotations

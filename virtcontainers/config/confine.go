@@ -55,6 +55,14 @@ func confineOptions() []Option {
 			},
 		},
 		{
+			Table: machineTable, Key: "confine_agent",
+			Values: "`true` or `false`",
+			Meaning: "Have a process without privileges read what the guest's agent answers, rather than the pod's owner (supervisor or shim), which has root's: see [security](security.md#who-reads-what-the-guest-says). " +
+				"It costs each pod a small process.",
+			get:   func(c *Config) any { return c.Hypervisor.ConfineAgent },
+			check: func(*Config) string { return "" },
+		},
+		{
 			Table: machineTable, Key: "log_refused_calls",
 			Values: "`true` or `false`",
 			Meaning: "Let the kernel log each system call that it refuses a confined process, with its number (`type=1326`), as `enable_debug` does too. " +

@@ -20,7 +20,9 @@ import (
 	"kata-runtime/hypervisor/passt"
 	"kata-runtime/hypervisor/qemu"
 	"kata-runtime/hypervisor/tail"
+	"kata-runtime/hypervisor/virtio/backend"
 	"kata-runtime/hypervisor/vsock"
+	"kata-runtime/virtcontainers/agent/reader"
 	"kata-runtime/virtcontainers/config"
 	"kata-runtime/virtcontainers/network"
 	"kata-runtime/virtcontainers/rootimage"
@@ -62,6 +64,10 @@ type Machine struct {
 	daemonName string
 	passt      *passt.Daemon // nil without the host's network
 	user       *jail.User    // the VMM's; nil for root
+	// reader reads what the agent says, by way of reading; nil: nobody does but the
+	// pod's owner.
+	reader  *backend.Process
+	reading *net.UnixConn
 	// program serves devices and confines processes; empty: this one.
 	program string
 	// passtUser is passt's; nil for none of its own.
@@ -180,6 +186,9 @@ func (m *Machine) startHelpers(ctx context.Context, spec Spec) ([]hypervisor.Dev
 	if err != nil {
 		return nil, err
 	}
+	if err := m.startReader(ctx, spec); err != nil {
+		return nil, err
+	}
 	devices := []hypervisor.Device{m.vsock.Device(), share}
 	for _, nic := range spec.NICs {
 		devices = append(devices, nic)
@@ -248,6 +257,9 @@ func (m *Machine) Helpers() map[string]int {
 	if helper := m.vsock.Helper(); helper != nil {
 		helpers["vsock"] = helper.PID()
 	}
+	if m.reader != nil {
+		helpers[reader.Role] = m.reader.PID()
+	}
 	return helpers
 }
 
@@ -258,7 +270,7 @@ var errDaemonQuit = errors.New("its connection to the VMM was closed")
 func (m *Machine) Wait(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 4)
+	ended := make(chan error, 5)
 	var waiting sync.WaitGroup
 	waiting.Go(func() { ended <- m.VM.Wait(ctx) })
 	await := func(name string, helper interface {
@@ -282,6 +294,9 @@ func (m *Machine) Wait(ctx context.Context) error {
 	if helper := m.vsock.Helper(); helper != nil {
 		await("the vsock device's process", helper)
 	}
+	if m.reader != nil {
+		await("the process that reads what the agent says", m.reader.Helper)
+	}
 	err := <-ended
 	cancel()
 	waiting.Wait()
@@ -292,7 +307,7 @@ func (m *Machine) Wait(ctx context.Context) error {
 // takes a while to let go of the guest's memory, and none needs another for it.
 func (m *Machine) Stop(ctx context.Context) error {
 	var stopping sync.WaitGroup
-	var errs [4]error
+	var errs [5]error
 	if m.VM != nil {
 		stopping.Go(func() { errs[0] = m.VM.Stop(ctx) })
 	}
@@ -305,6 +320,7 @@ func (m *Machine) Stop(ctx context.Context) error {
 	if m.vsock != nil {
 		stopping.Go(func() { errs[3] = m.vsock.Close() }) // with its listeners
 	}
+	stopping.Go(func() { errs[4] = m.stopReader() })
 	stopping.Wait()
 	m.starter.Close()
 	err := errors.Join(errs[:]...)

@@ -140,7 +140,7 @@ func (q *eventQueue) giveBack(events []queued) {
 	defer q.mu.Unlock()
 	q.list = append(slices.Clone(events), q.list...)
 	q.budget += float64(len(events))
-	q.tell()
+	q.notify(q.ready)
 }
 
 // take takes what may be told now; without anything, wait is when there will be.
