@@ -180,6 +180,9 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 
 // secure gives the kernel its policies, and the containers to come their labels.
 func (s *sandbox) secure(modules *protocol.SecurityModules) error {
+	if modules == nil {
+		return nil
+	}
 	if err := lsm.Load(modules); err != nil {
 		return err
 	}
