@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kata-runtime/guest/protocol"
-	"kata-runtime/guest/storage"
 )
 
 // Streams hands out the connections of processes' standard streams.
@@ -273,7 +272,10 @@ func startFailure(id string, err error) error {
 // Remove kills what is left of a container, waits for its processes, and
 // undoes its creation. Output that the host has not read stays available to it
 // until it has, or the connection breaks.
-func (r *Runtime) Remove(_ context.Context, id string) error {
+func (r *Runtime) Remove(_ context.Context, id string) error { return r.remove(id, false) }
+
+// remove is Remove, also for a guest that ends with its containers.
+func (r *Runtime) remove(id string, ends bool) error {
 	c, err := r.find(id)
 	if err != nil {
 		return err
@@ -293,7 +295,7 @@ func (r *Runtime) Remove(_ context.Context, id string) error {
 		}
 		<-p.done
 	}
-	if err := r.dismantle(c); err != nil {
+	if err := r.dismantle(c, ends); err != nil {
 		return fmt.Errorf("remove container %q: %w", id, err)
 	}
 	c.mu.Lock()
@@ -306,8 +308,8 @@ func (r *Runtime) Remove(_ context.Context, id string) error {
 }
 
 // dismantle undoes what Create did; it goes on after a failure, and may be
-// repeated.
-func (r *Runtime) dismantle(c *container) error {
+// repeated. What a guest remembers that ends is left to it.
+func (r *Runtime) dismantle(c *container, ends bool) error {
 	var errs []error
 	if c.lc != nil {
 		r.oom.remove(c.id)
@@ -321,7 +323,10 @@ func (r *Runtime) dismantle(c *container) error {
 		}
 	}
 	errs = append(errs, r.sockets.Close(c.id))
-	r.unpin(c.spec)
+	if !ends {
+		r.unpin(c.spec)
+		c.forgetRoot()
+	}
 	for last := len(c.mounted) - 1; last >= 0; last-- {
 		if err := r.shared.unmount(c.mounted[last]); err != nil {
 			errs = append(errs, err)
@@ -333,21 +338,9 @@ func (r *Runtime) dismantle(c *container) error {
 	return errors.Join(errs...)
 }
 
-// flushRoot lets the host, or the disk, have all that was written to the root file
-// system.
-func (c *container) flushRoot() error {
-	root := c.spec.Root.Path
-	for _, mounted := range c.mounted {
-		if below, err := filepath.Rel(mounted, root); err == nil && filepath.IsLocal(below) {
-			return storage.Flush(root)
-		}
-	}
-	return storage.FlushShares(root)
-}
-
 // forget undoes a creation that failed.
 func (r *Runtime) forget(c *container) {
-	if err := r.dismantle(c); err != nil {
+	if err := r.dismantle(c, false); err != nil {
 		r.log.Warn("could not undo a failed creation", "container", c.id, "error", err)
 	}
 	r.mu.Lock()
@@ -379,7 +372,7 @@ func (c *container) running() *process {
 }
 
 // RemoveAll removes every container.
-func (r *Runtime) RemoveAll(ctx context.Context) error {
+func (r *Runtime) RemoveAll(_ context.Context) error {
 	r.mu.Lock()
 	var ids []string
 	for id := range r.containers {
@@ -388,7 +381,7 @@ func (r *Runtime) RemoveAll(ctx context.Context) error {
 	r.mu.Unlock()
 	var errs []error
 	for _, id := range ids {
-		if err := r.Remove(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
+		if err := r.remove(id, true); err != nil && !errors.Is(err, ErrNotFound) {
 			errs = append(errs, err)
 		}
 	}

@@ -17,7 +17,8 @@
 //
 //	bench [-n RUNS] [-part confined|memory|starts|pooled|templated|many|calls|throughput|files|network|networkstarts [DETAIL...]]
 //
-// The details of files are parts of the work, see internal/files.
+// The details of files are parts of the work, see internal/files; that of many is how many
+// pods there are.
 package main
 
 import (
@@ -39,7 +40,7 @@ func main() {
 		os.Exit(machine.RunBackend(os.Args[2:]))
 	}
 	runs := flag.Int("n", 7, "how often each start is measured, at least 1")
-	part := flag.String("part", "", "the only `part` to measure; of files, the parts that follow, if any")
+	part := flag.String("part", "", "the only `part` to measure; of files, the parts that follow, of many the number, if any")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := run(ctx, *runs, *part, flag.Args())
@@ -71,7 +72,7 @@ func run(ctx context.Context, runs int, only string, details []string) (err erro
 		{"starts", func(ctx context.Context) error { return b.starts(ctx, runs) }},
 		{"pooled", func(ctx context.Context) error { return b.pooled(ctx, runs) }},
 		{"templated", func(ctx context.Context) error { return b.templated(ctx, runs) }},
-		{"many", func(ctx context.Context) error { return b.many(ctx, rounds) }},
+		{"many", func(ctx context.Context) error { return b.many(ctx, rounds, details) }},
 		{"calls", func(ctx context.Context) error { return b.calls(ctx, runs) }},
 		{"throughput", func(ctx context.Context) error { return b.throughput(ctx, rounds) }},
 		{"files", func(ctx context.Context) error { return b.files(ctx, rounds, details) }},

@@ -7,15 +7,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"text/tabwriter"
 	"time"
 )
 
 const (
-	// manyPods are started at once, of which the pool has machines for some: the others
-	// begin as copies.
-	manyPods, manyPooled = 50, 10
+	// manyPods are started at once, of which the pool has machines for one in five: the
+	// others begin as copies.
+	manyPods, pooledOf = 50, 5
 )
 
 // preparedPool runs commands with a pool of its own. Once it is sealed, nothing is prepared in
@@ -107,8 +108,16 @@ func startRow(table *tabwriter.Writer, name string, times []time.Duration, base 
 }
 
 // many starts pods at once, cold and from the pool and the template, and compares the time
-// until the last has ended with that of as many cold starts one after the other.
-func (b *bench) many(ctx context.Context, runs int) (err error) {
+// until the last has ended with that of as many cold starts one after the other. How many,
+// details may say.
+func (b *bench) many(ctx context.Context, runs int, details []string) (err error) {
+	pods := manyPods
+	if len(details) > 0 {
+		if pods, err = strconv.Atoi(details[0]); err != nil || pods < 1 {
+			return fmt.Errorf("many starts: %q is no number of pods", details[0])
+		}
+	}
+	pooled := (pods + pooledOf - 1) / pooledOf
 	program, err := b.bundle("/bin/true")
 	if err != nil {
 		return err
@@ -122,11 +131,12 @@ func (b *bench) many(ctx context.Context, runs int) (err error) {
 		single = append(single, t)
 	}
 	one, _, _ := median(single[1:])
-	cold, err := b.atOnce(program, func(args ...string) *exec.Cmd { return b.kata(ctx, args...) })
+	cold, err := b.atOnce(pods, program, func(args ...string) *exec.Cmd { return b.kata(ctx, args...) })
 	if err != nil {
 		return err
 	}
-	pool := b.newPool("many", manyPooled, true)
+	pool := b.newPool("many", pooled, true)
+	pooledKata := func(args ...string) *exec.Cmd { return pool.kata(ctx, args...) }
 	if err := pool.fill(ctx); err != nil {
 		return err
 	}
@@ -134,27 +144,41 @@ func (b *bench) many(ctx context.Context, runs int) (err error) {
 	if err := pool.seal(); err != nil {
 		return err
 	}
-	prepared, err := b.atOnce(program, func(args ...string) *exec.Cmd { return pool.kata(ctx, args...) })
+	before, err := statusOfPool(pooledKata)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%d starts of true at once, one cold start taking %d ms (median of %d)\n", manyPods, one.Milliseconds(), runs)
+	prepared, err := b.atOnce(pods, program, pooledKata)
+	if err != nil {
+		return err
+	}
+	after, err := statusOfPool(pooledKata)
+	if err != nil {
+		return err
+	}
+	was, is := before.Counters["supervisor"], after.Counters["supervisor"]
+	hits, copies := is.Hits-was.Hits, is.Restored-was.Restored
+	name := fmt.Sprintf("%d from the pool, %d from the template", hits, copies)
+	if rest := pods - hits - copies; rest > 0 {
+		name += fmt.Sprintf(", %d cold all the same", rest)
+	}
+	fmt.Printf("\n%d starts of true at once, one cold start taking %d ms (median of %d)\n", pods, one.Milliseconds(), runs)
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(table, "\tfirst, ms\tmedian\tlast\tits ratio to %d cold starts\t\n", manyPods)
+	fmt.Fprintf(table, "\tfirst, ms\tmedian\tlast\tits ratio to %d cold starts\t\n", pods)
 	for _, row := range []struct {
 		name  string
 		times []time.Duration
-	}{{fmt.Sprintf("%d from the pool, others from the template", manyPooled), prepared}, {"cold", cold}} {
+	}{{name, prepared}, {"cold", cold}} {
 		middle, first, last := median(row.times)
-		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%.2f\t\n", row.name, first.Milliseconds(), middle.Milliseconds(), last.Milliseconds(), float64(last)/float64(manyPods*one))
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%.2f\t\n", row.name, first.Milliseconds(), middle.Milliseconds(), last.Milliseconds(), float64(last)/float64(time.Duration(pods)*one))
 	}
 	return table.Flush()
 }
 
 // atOnce starts containers at once, and returns when each had ended.
-func (b *bench) atOnce(program string, kata func(...string) *exec.Cmd) ([]time.Duration, error) {
-	took, errs := make([]time.Duration, manyPods), make([]error, manyPods)
-	commands := make([]*exec.Cmd, manyPods)
+func (b *bench) atOnce(pods int, program string, kata func(...string) *exec.Cmd) ([]time.Duration, error) {
+	took, errs := make([]time.Duration, pods), make([]error, pods)
+	commands := make([]*exec.Cmd, pods)
 	for i := range commands {
 		commands[i] = kata("run", "-b", program, b.id())
 	}

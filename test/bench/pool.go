@@ -74,7 +74,7 @@ func (b *bench) pooled(ctx context.Context, runs int) (err error) {
 // poolStatus is what is looked at of factory status.
 type poolStatus struct {
 	Machines []struct{ PID int }
-	Counters map[string]struct{ Hits int }
+	Counters map[string]struct{ Hits, Restored int }
 }
 
 func statusOfPool(kata func(...string) *exec.Cmd) (status poolStatus, err error) {

@@ -476,6 +476,41 @@ func TestManyContainersInOnePod(t *testing.T) {
 	if n := fileRequests(h, pod)[syncRequests]; n > 0 {
 		t.Errorf("the end of %d containers had the host write its file system to its disk %d times", len(all), n)
 	}
+	wantNothingOfCycles(h, pod)
 	h.Must("delete", "--force", pod.id)
 	h.Reap(pod.pid)
+}
+
+// wantNothingOfCycles creates and removes containers of a pod one after the other: neither
+// the guest nor the supervisor has more afterwards. A control group of the guest stays as
+// long as there is memory that was charged to it, such as what is cached of a root file
+// system where nobody can go any more.
+func wantNothingOfCycles(h *harness.Host, pod detached) {
+	h.T.Helper()
+	dir := h.Bundle(member(bundle.Spec("/bin/true"), pod, podNamespaces()...))
+	cycles := func(n int) {
+		for range n {
+			h.Must("run", "-b", dir, h.ID())
+		}
+	}
+	counts := func() (groups, files int) {
+		groups, err := strconv.Atoi(strings.TrimSpace(h.Must("exec", pod.id, "/bin/sh", "-c", "awk '$1==\"memory\"{print $3}' /proc/cgroups")))
+		if err != nil {
+			h.T.Fatal(err)
+		}
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", supervisorOf(h, pod)))
+		if err != nil {
+			h.T.Fatal(err)
+		}
+		return groups, len(open)
+	}
+	cycles(2)
+	groups, files := counts()
+	n := size(8, 300)
+	cycles(n)
+	moreGroups, moreFiles := counts()
+	if moreGroups-groups >= n || moreFiles-files >= n {
+		h.T.Errorf("after %d containers there are %d control groups in the guest, %d before; the supervisor has %d files open, %d before",
+			n, moreGroups, groups, moreFiles, files)
+	}
 }
