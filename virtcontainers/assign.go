@@ -3,6 +3,7 @@ package virtcontainers
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -56,7 +57,13 @@ func (s *Sandbox) Assign(assignment Assignment) error {
 	switch {
 	case s.given:
 		return fmt.Errorf("assign the machine to pod %s: %w: it belongs to pod %s", assignment.ID, ErrState, s.assignment.ID)
-	case s.stopped, s.life.Err() != nil:
+	case s.life.Err() != nil:
+		cause := context.Cause(s.life)
+		if !errors.Is(cause, ErrMachineEnded) { // it has never run: the cause is why
+			cause = fmt.Errorf("%w: %w", ErrMachineEnded, cause)
+		}
+		return fmt.Errorf("assign the machine to pod %s: %w", assignment.ID, cause)
+	case s.stopped:
 		return fmt.Errorf("assign the machine to pod %s: %w", assignment.ID, ErrMachineEnded)
 	}
 	s.given = true

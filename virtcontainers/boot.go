@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
+
+	"github.com/containerd/ttrpc"
 
 	"kata-runtime/guest/protocol"
 	"kata-runtime/virtcontainers/agent"
@@ -100,6 +103,9 @@ func (s *Sandbox) boot() error {
 	err = machine.Start(ctx)
 	done()
 	if err != nil {
+		if ctx.Err() != nil { // which the driver may know by a process that was killed for it
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
 		return &StageError{Stage: StageStartVMM, Err: err}
 	}
 	s.background.Go(s.watchMachine)
@@ -111,6 +117,9 @@ func (s *Sandbox) boot() error {
 	stage := s.watchConsole(ctx)
 	defer s.watch.begin(StageStartAgent)()
 	if err := agent.AwaitReady(ctx, ready, s.options.Token); err != nil {
+		if ctx.Err() == nil {
+			s.awaitNews(newsTimeout)
+		}
 		return s.bootFailure(ctx, stage(), err)
 	}
 	return s.greet(ctx)
@@ -120,6 +129,9 @@ func (s *Sandbox) boot() error {
 func (s *Sandbox) greet(ctx context.Context) error {
 	client, err := agent.Connect(ctx, s.options.Machine)
 	if err != nil {
+		if _, network := errors.AsType[*net.OpError](err); ctx.Err() == nil && (network || errors.Is(err, ttrpc.ErrClosed)) {
+			s.awaitNews(newsTimeout)
+		}
 		return s.bootFailure(ctx, StageStartAgent, agentErr(err))
 	}
 	s.agent = client
@@ -148,7 +160,10 @@ func (s *Sandbox) watchConsole(ctx context.Context) func() Stage {
 
 // bootFailure prefers the machine's own end to the error that it caused.
 func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error {
-	if ctx.Err() != nil {
+	switch {
+	case s.life.Err() != nil: // a moment before ctx, which ends with it
+		err = context.Cause(s.life)
+	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	}
 	console := s.options.Machine.ConsoleTail()
