@@ -103,8 +103,9 @@ func (s *Sandbox) boot() error {
 	err = machine.Start(ctx)
 	done()
 	if err != nil {
-		if ctx.Err() != nil { // which the driver may know by a process that was killed for it
-			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		// The driver may know it by a process that was killed for it.
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", cause, err)
 		}
 		return &StageError{Stage: StageStartVMM, Err: err}
 	}
