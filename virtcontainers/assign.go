@@ -59,8 +59,8 @@ func (s *Sandbox) Assign(assignment Assignment) error {
 		return fmt.Errorf("assign the machine to pod %s: %w: it belongs to pod %s", assignment.ID, ErrState, s.assignment.ID)
 	case s.life.Err() != nil:
 		cause := context.Cause(s.life)
-		if !errors.Is(cause, ErrMachineEnded) { // it has never run: the cause is why
-			cause = fmt.Errorf("%w: %w", ErrMachineEnded, cause)
+		if _, ok := errors.AsType[*StageError](cause); ok {
+			return &notBootedError{cause}
 		}
 		return fmt.Errorf("assign the machine to pod %s: %w", assignment.ID, cause)
 	case s.stopped:
@@ -75,6 +75,12 @@ func (s *Sandbox) Assign(assignment Assignment) error {
 	close(s.assigned)
 	return nil
 }
+
+// notBootedError is why a machine has never come so far as to be assigned.
+type notBootedError struct{ cause error }
+
+func (e *notBootedError) Error() string   { return e.cause.Error() }
+func (e *notBootedError) Unwrap() []error { return []error{ErrMachineEnded, e.cause} }
 
 // assignedTo returns what Assign was given. It wraps ErrState before.
 func (s *Sandbox) assignedTo() (*Assignment, error) {

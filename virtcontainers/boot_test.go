@@ -53,6 +53,9 @@ func TestAssignTellsWhyTheMachineDidNotStart(t *testing.T) {
 	if !errors.Is(err, cause) || !errors.Is(err, virtcontainers.ErrMachineEnded) {
 		t.Errorf("the assignment: %v", err)
 	}
+	if strings.Contains(err.Error(), "has ended") { // it has never run
+		t.Errorf("the assignment: %v", err)
+	}
 }
 
 // A VMM that is killed since it takes too long has not failed by itself.
