@@ -131,7 +131,11 @@ func (s *Sandbox) greet(ctx context.Context) error {
 	client, err := agent.Connect(ctx, s.options.Machine)
 	if err != nil {
 		if _, network := errors.AsType[*net.OpError](err); ctx.Err() == nil && (network || errors.Is(err, ttrpc.ErrClosed)) {
-			s.awaitNews(newsTimeout)
+			patience := newsTimeout
+			if s.options.Restored { // whoever waits boots another one then
+				patience = reasonTimeout
+			}
+			s.awaitNews(patience)
 		}
 		return s.bootFailure(ctx, StageStartAgent, agentErr(err))
 	}
