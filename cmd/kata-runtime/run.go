@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containerd/console"
@@ -110,16 +111,34 @@ func (n *creation) machineEnd() string {
 		return ""
 	}
 	state, err := entry.Load()
-	switch {
-	case err != nil, state.Deleted, !n.made(state):
+	if err != nil || state.Deleted || !n.made(state) {
 		return ""
+	}
+	return machineEnd(state)
+}
+
+// machineEnd is why the machine of a container has ended; empty: it has not, or nobody
+// knows.
+func machineEnd(state store.State) string {
+	switch {
 	case state.Reason != "":
 		return state.Reason
-	case !store.Alive(state.SupervisorPID, state.SupervisorStartTime):
+	case state.SupervisorPID > 0 && !store.Alive(state.SupervisorPID, state.SupervisorStartTime):
 		return fmt.Sprintf("the pod's supervisor, process %d, has ended, and the virtual machine with it", state.SupervisorPID)
 	default:
 		return ""
 	}
+}
+
+// since adds to an error about a stopped container why it has stopped, if its machine is
+// why. Callers take "no such file or directory" for a program that the container does not
+// have.
+func since(state store.State, err error) error {
+	reason := machineEnd(state)
+	if reason == "" || strings.Contains(strings.ToLower(reason), "no such file") {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, reason)
 }
 
 // finish deletes the ended container, or keeps it.

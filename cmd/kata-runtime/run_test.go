@@ -41,3 +41,28 @@ func TestMachineEnd(t *testing.T) {
 		t.Errorf("a container that was deleted: %q", got)
 	}
 }
+
+// Who starts a container, or a process in one, whose machine has ended meanwhile is told why.
+func TestStoppedWithItsMachine(t *testing.T) {
+	root := t.TempDir()
+	for id, test := range map[string]struct {
+		supervisor   process
+		reason, want string
+	}{
+		"its-own-end": {self(t), "", ""},
+		"qemus-end":   {self(t), "QEMU ended", "(QEMU ended)"},
+		"supervisors": {deadProcess(t), "", "supervisor, process "},
+		"ambiguous":   {self(t), "QEMU ended: No such file or directory", ""},
+	} {
+		entry := recorded(t, root, id, id, virtcontainers.StatusStopped, test.supervisor, process{})
+		if err := entry.Update(func(s *store.State) error { s.Reason = test.reason; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range [][]string{{"start", id}, {"exec", id, "/bin/true"}} {
+			code, text := run(t, root, command...)
+			if code == 0 || !strings.Contains(text, "stopped") || !strings.Contains(text, test.want) || strings.Contains(text, "(") != (test.want != "") {
+				t.Errorf("%s: %d, %s", command, code, text)
+			}
+		}
+	}
+}
