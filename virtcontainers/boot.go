@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/agent"
 )
 
@@ -172,7 +173,9 @@ func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error
 		err = context.Cause(ctx)
 	}
 	console := s.options.Machine.ConsoleTail()
-	if stage == StageBootKernel && console == "" && !errors.Is(err, context.Canceled) {
+	// A VMM that ends, or a part of it, is no matter of the guest's.
+	_, vmm := errors.AsType[*hypervisor.ExitError](err)
+	if stage == StageBootKernel && console == "" && !vmm && !errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("%w; the guest's kernel has said nothing (kernel_params = \"debug\" lets it tell all that it does)", err)
 	}
 	return &StageError{Stage: stage, Err: err, Console: console}
