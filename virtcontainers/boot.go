@@ -168,7 +168,7 @@ func (s *Sandbox) watchConsole(ctx context.Context) func() Stage {
 func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error {
 	switch {
 	case s.life.Err() != nil: // a moment before ctx, which ends with it
-		err = context.Cause(s.life)
+		err = context.Cause(s.life) //nolint:contextcheck // the machine's end is the reason
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	}
