@@ -25,6 +25,10 @@ var (
 	ErrNoDevice = errors.New("no such device")
 )
 
+// killedStatus is a Status that nobody may have asked for: the kernel kills what has used
+// more memory than its group may, or the host has.
+const killedStatus = "signal: killed"
+
 // ExitError says that the VMM ended of itself. It wraps ErrEnded.
 type ExitError struct {
 	// VMM is the program's name.
@@ -38,6 +42,9 @@ type ExitError struct {
 // Error is one line, with the VMM's last words quoted.
 func (e *ExitError) Error() string {
 	text := fmt.Sprintf("%s ended: %s", e.VMM, e.Status)
+	if e.Status == killedStatus {
+		text += " (if it was for lack of memory, dmesg says so)"
+	}
 	if words := strings.TrimSpace(e.Stderr); words != "" {
 		text += fmt.Sprintf(": %q", words)
 	}

@@ -3,6 +3,7 @@ package virtcontainers
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -58,7 +59,13 @@ func (s *Sandbox) Assign(assignment Assignment) error {
 	switch {
 	case s.given:
 		return fmt.Errorf("assign the machine to pod %s: %w: it belongs to pod %s", assignment.ID, ErrState, s.assignment.ID)
-	case s.stopped, s.life.Err() != nil:
+	case s.life.Err() != nil:
+		cause := context.Cause(s.life)
+		if _, ok := errors.AsType[*StageError](cause); ok {
+			return &notBootedError{cause}
+		}
+		return fmt.Errorf("assign the machine to pod %s: %w", assignment.ID, cause)
+	case s.stopped:
 		return fmt.Errorf("assign the machine to pod %s: %w", assignment.ID, ErrMachineEnded)
 	}
 	s.given = true
@@ -70,6 +77,12 @@ func (s *Sandbox) Assign(assignment Assignment) error {
 	close(s.assigned)
 	return nil
 }
+
+// notBootedError is why a machine has never come so far as to be assigned.
+type notBootedError struct{ cause error }
+
+func (e *notBootedError) Error() string   { return e.cause.Error() }
+func (e *notBootedError) Unwrap() []error { return []error{ErrMachineEnded, e.cause} }
 
 // assignedTo returns what Assign was given. It wraps ErrState before.
 func (s *Sandbox) assignedTo() (*Assignment, error) {

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/ttrpc"
+
 	"kata-runtime/guest/protocol"
+	"kata-runtime/hypervisor"
 	"kata-runtime/virtcontainers/agent"
 )
 
@@ -103,6 +107,10 @@ func (s *Sandbox) boot() error {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
 	if err != nil {
+		// The driver may know it by a process that was killed for it.
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
 		return &StageError{Stage: StageStartVMM, Err: err}
 	}
 	s.background.Go(s.watchMachine)
@@ -114,6 +122,9 @@ func (s *Sandbox) boot() error {
 	stage := s.watchConsole(ctx)
 	defer s.watch.begin(StageStartAgent)()
 	if err := agent.AwaitReady(ctx, ready, s.options.Token); err != nil {
+		if ctx.Err() == nil {
+			s.awaitNews(newsTimeout)
+		}
 		return s.bootFailure(ctx, stage(), err)
 	}
 	return s.greet(ctx)
@@ -136,6 +147,13 @@ func (*lateError) Is(target error) bool { return target == ErrLate }
 func (s *Sandbox) greet(ctx context.Context) error {
 	client, err := agent.Connect(ctx, s.options.Machine)
 	if err != nil {
+		if _, network := errors.AsType[*net.OpError](err); ctx.Err() == nil && (network || errors.Is(err, ttrpc.ErrClosed)) {
+			patience := newsTimeout
+			if s.options.Restored { // whoever waits boots another one then
+				patience = reasonTimeout
+			}
+			s.awaitNews(patience)
+		}
 		return s.bootFailure(ctx, StageStartAgent, agentErr(err))
 	}
 	s.agent = client
@@ -164,11 +182,16 @@ func (s *Sandbox) watchConsole(ctx context.Context) func() Stage {
 
 // bootFailure prefers the machine's own end to the error that it caused.
 func (s *Sandbox) bootFailure(ctx context.Context, stage Stage, err error) error {
-	if ctx.Err() != nil {
+	switch {
+	case s.life.Err() != nil: // a moment before ctx, which ends with it
+		err = context.Cause(s.life) //nolint:contextcheck // the machine's end is the reason
+	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	}
 	console := s.options.Machine.ConsoleTail()
-	if stage == StageBootKernel && console == "" && !errors.Is(err, context.Canceled) {
+	// A VMM that ends, or a part of it, is no matter of the guest's.
+	_, vmm := errors.AsType[*hypervisor.ExitError](err)
+	if stage == StageBootKernel && console == "" && !vmm && !errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("%w; the guest's kernel has said nothing (kernel_params = \"debug\" lets it tell all that it does)", err)
 	}
 	return &StageError{Stage: stage, Err: err, Console: console}

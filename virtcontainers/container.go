@@ -441,14 +441,20 @@ func (s *Sandbox) endedWith(err error) bool { return s.endedWithin(err, newsTime
 // endedWithin is endedWith with another bound.
 func (s *Sandbox) endedWithin(err error, patience time.Duration) bool {
 	if errors.Is(err, ttrpc.ErrClosed) {
-		timer := time.NewTimer(patience)
-		defer timer.Stop()
-		select {
-		case <-s.life.Done():
-		case <-timer.C:
-		}
+		s.awaitNews(patience)
 	}
 	return s.life.Err() != nil
+}
+
+// awaitNews waits for the machine's end after what ends with it, so that its reason is
+// known.
+func (s *Sandbox) awaitNews(patience time.Duration) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-s.life.Done():
+	case <-timer.C:
+	}
 }
 
 func closeTrees(mounts []share.Mount) {

@@ -166,6 +166,15 @@ func TestAKernelThatSaysNothing(t *testing.T) {
 	if !errors.Is(err, hypervisor.ErrGuestReset) || !strings.Contains(err.Error(), `kernel_params = "debug"`) {
 		t.Errorf("error %v", err)
 	}
+
+	guest = sandboxtest.NewGuest()
+	guest.Silent, guest.Machine.Mute = true, true
+	killed := startedSandbox(t, guest)
+	<-guest.Machine.Started()
+	guest.Machine.Fail(&hypervisor.ExitError{VMM: "qemu", Status: "signal: killed"})
+	if err := killed.Ready(t.Context()); err == nil || strings.Contains(err.Error(), "kernel_params") {
+		t.Errorf("a VMM that was killed: %v", err)
+	}
 }
 
 func TestAGuestThatNeverAnswers(t *testing.T) {

@@ -39,6 +39,7 @@ func runCommandLine(args []string) int {
 	err := app.RunContext(context.Background(), args)
 	var exit exitError
 	var execErr *execError
+	var machineEnd *machineEndError
 	switch {
 	case err == nil:
 		return 0
@@ -47,6 +48,9 @@ func runCommandLine(args []string) int {
 	case errors.As(err, &execErr):
 		report.error(err)
 		return execFailure
+	case errors.As(err, &machineEnd):
+		report.error(err)
+		return machineEnd.code
 	default:
 		report.error(err)
 		return 1

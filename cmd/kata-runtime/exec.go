@@ -92,7 +92,7 @@ func execAction(c *cli.Context) (int, error) {
 		return 0, err
 	}
 	if state.Status == virtcontainers.StatusStopped {
-		return 0, fmt.Errorf("cannot exec in a stopped container: %w", virtcontainers.ErrNotRunning)
+		return 0, since(state, fmt.Errorf("cannot exec in a stopped container: %w", virtcontainers.ErrNotRunning))
 	}
 	process, err := execProcess(c, entry)
 	if err != nil {

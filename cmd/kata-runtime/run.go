@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containerd/console"
 	"github.com/urfave/cli/v2"
 
 	"kata-runtime/virtcontainers"
+	"kata-runtime/virtcontainers/store"
 	"kata-runtime/virtcontainers/supervisor"
 )
 
@@ -77,14 +80,65 @@ func (n *creation) runAttached(ctx context.Context, keep bool, sizes chan os.Sig
 	if err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}
+	reason := n.machineEnd()
 	if err := n.finish(ctx, keep); err != nil {
 		return err
+	}
+	if reason != "" {
+		return &machineEndError{code: code, reason: reason}
 	}
 	n.reportStage("remove", ended, time.Now())
 	if code != 0 {
 		return exitError(code)
 	}
 	return nil
+}
+
+// machineEndError is the end of a container whose machine has ended under it. The exit code
+// is as if it had been killed in any other way.
+type machineEndError struct {
+	code   int
+	reason string
+}
+
+func (e *machineEndError) Error() string { return "the container was killed: " + e.reason }
+
+// machineEnd is why the machine of an ended container has ended before it; empty: it has
+// not, or the container was deleted meanwhile.
+func (n *creation) machineEnd() string {
+	entry, err := lookup(n.root, n.id)
+	if err != nil {
+		return ""
+	}
+	state, err := entry.Load()
+	if err != nil || state.Deleted || !n.made(state) {
+		return ""
+	}
+	return machineEnd(state)
+}
+
+// machineEnd is why the machine of a container has ended; empty: it has not, or nobody
+// knows.
+func machineEnd(state store.State) string {
+	switch {
+	case state.Reason != "":
+		return state.Reason
+	case state.SupervisorPID > 0 && !store.Alive(state.SupervisorPID, state.SupervisorStartTime):
+		return fmt.Sprintf("the pod's supervisor, process %d, has ended, and the virtual machine with it", state.SupervisorPID)
+	default:
+		return ""
+	}
+}
+
+// since adds to an error about a stopped container why it has stopped, if its machine is
+// why. Callers take "no such file or directory" for a program that the container does not
+// have.
+func since(state store.State, err error) error {
+	reason := machineEnd(state)
+	if reason == "" || strings.Contains(strings.ToLower(reason), "no such file") {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, reason)
 }
 
 // finish deletes the ended container, or keeps it.

@@ -23,7 +23,7 @@ func startCommand() *cli.Command {
 				return err
 			}
 			if state.Status != virtcontainers.StatusCreated {
-				return fmt.Errorf("cannot start a container that is %s", state.Status)
+				return since(state, fmt.Errorf("cannot start a container that is %s", state.Status))
 			}
 			hooks, err := keptHooks(entry, state, logger(c))
 			if err != nil {

@@ -98,8 +98,14 @@ func TestLibraries(t *testing.T) {
 	if found, err := Libraries(t.Context(), static); err != nil || len(found) != 0 {
 		t.Errorf("of a static program: %q, %v", found, err)
 	}
-	if _, err := Libraries(t.Context(), "/etc/passwd"); !errors.Is(err, ErrNoProgram) {
-		t.Errorf("of no program: %v", err)
+	short := filepath.Join(t.TempDir(), "short")
+	if err := os.WriteFile(short, []byte("text"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/etc/passwd", short} {
+		if _, err := Libraries(t.Context(), path); !errors.Is(err, ErrNoProgram) || !strings.Contains(err.Error(), "find the libraries of "+path+": no program") {
+			t.Errorf("of no program: %v", err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -50,6 +51,9 @@ func Libraries(ctx context.Context, program string, modules ...string) ([]string
 		cmd := exec.CommandContext(ctx, loader, "--list", name)
 		cmd.Env, cmd.WaitDelay = []string{"LC_ALL=C"}, time.Second
 		out, err := cmd.Output()
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok && len(exit.Stderr) > 0 {
+			err = fmt.Errorf("%w: %q", err, bytes.TrimSpace(exit.Stderr))
+		}
 		if err != nil {
 			return nil, fmt.Errorf("find the libraries of %s: %s --list: %w", name, loader, err)
 		}
@@ -82,14 +86,14 @@ func SelfLibraries(ctx context.Context) ([]string, error) {
 
 // ErrNoProgram says that a file is a script, say, which would need programs of the
 // host that a jail does not have.
-var ErrNoProgram = errors.New("is no program in the ELF format, which alone can be confined")
+var ErrNoProgram = errors.New("no program in the ELF format, which alone can be confined")
 
 // interpreter returns the loader that a program names; empty for a static one.
 func interpreter(program string) (string, error) {
 	file, err := elf.Open(program)
 	var format *elf.FormatError
-	if errors.As(err, &format) {
-		return "", fmt.Errorf("%w: %w", ErrNoProgram, err)
+	if errors.As(err, &format) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return "", fmt.Errorf("%w: name what a script starts, not the script (%w)", ErrNoProgram, err)
 	}
 	if err != nil {
 		return "", err

@@ -152,12 +152,12 @@ func programFiles(ctx context.Context, path string, firmware []string) ([]string
 
 // firmwarePlaces asks QEMU where it looks for firmware.
 func firmwarePlaces(ctx context.Context, path string) ([]string, error) {
-	out, err := exec.CommandContext(ctx, path, "-L", "help").Output()
+	out, err := ask(ctx, path, "-L", "help")
 	if err != nil {
 		return nil, fmt.Errorf("ask %s where its firmware is: %w", path, err)
 	}
 	var dirs []string
-	for dir := range strings.Lines(string(out)) {
+	for dir := range strings.Lines(out) {
 		if dir = filepath.Clean(strings.TrimSpace(dir)); filepath.IsAbs(dir) {
 			dirs = append(dirs, dir)
 		}

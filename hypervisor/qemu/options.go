@@ -184,6 +184,9 @@ func (o *Options) checkFiles() error {
 		if !info.Mode().IsRegular() {
 			return fmt.Errorf("the guest's %s %s: not a regular file", what, filepath.Clean(path))
 		}
+		if info.Size() == 0 { // of which QEMU says that it does not exist
+			return fmt.Errorf("the guest's %s %s: an empty file", what, filepath.Clean(path))
+		}
 	}
 	return nil
 }

@@ -1,12 +1,14 @@
 package qemu
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"kata-runtime/hypervisor"
 	"kata-runtime/hypervisor/accel"
@@ -55,6 +57,13 @@ func TestNewErrors(t *testing.T) {
 	o.Initrd = t.TempDir()
 	if _, err := New(o); err == nil {
 		t.Error("a directory was taken for an initrd")
+	}
+	o = startable(t, "")
+	if err := os.Truncate(o.Kernel, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(o); err == nil || !strings.Contains(err.Error(), "an empty file") {
+		t.Errorf("an empty kernel: %v", err)
 	}
 	closed := null(t)
 	closed.Close()
@@ -111,6 +120,21 @@ func TestProgramsThatAreNoQEMU(t *testing.T) {
 				t.Errorf("Stop: %v", err)
 			}
 		})
+	}
+}
+
+// What a program complains of that is asked for its version is told, and of one that does
+// not answer, why it waits no longer.
+func TestQuestionsThatQEMUDoesNotAnswer(t *testing.T) {
+	_, err := Version(t.Context(), startable(t, "echo 'no dancing bears' >&2; exit 1").Path)
+	if err == nil || !strings.Contains(err.Error(), "no dancing bears") {
+		t.Errorf("one that complains: %v", err)
+	}
+	enough := errors.New("it took too long")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, enough)
+	defer cancel()
+	if _, err := Version(ctx, startable(t, "exec sleep 1000").Path); !errors.Is(err, enough) {
+		t.Errorf("one that does not answer: %v", err)
 	}
 }
 

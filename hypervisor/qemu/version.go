@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+
+	"kata-runtime/hypervisor/tail"
 )
 
 // ErrNoQEMU says that no QEMU was found.
@@ -36,11 +38,26 @@ func find(path, arch string) (string, error) {
 
 // Version returns what path says its version is, as in "7.2.22".
 func Version(ctx context.Context, path string) (string, error) {
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	out, err := ask(ctx, path, "--version")
 	if err != nil {
 		return "", fmt.Errorf("ask %s for its version: %w", path, err)
 	}
-	return parseVersion(string(out))
+	return parseVersion(out)
+}
+
+// ask returns what QEMU prints. An error says what it complains of.
+func ask(ctx context.Context, path string, args ...string) (string, error) {
+	var complaints tail.Buffer
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Stderr, cmd.WaitDelay = &complaints, stderrGrace
+	out, err := cmd.Output()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return "", fmt.Errorf("%w%s", err, quoteTail(&complaints))
+	}
+	return string(out), nil
 }
 
 func parseVersion(text string) (string, error) {

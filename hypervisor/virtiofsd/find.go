@@ -1,6 +1,7 @@
 package virtiofsd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -122,15 +123,22 @@ func inspect(path string) (Installation, error) {
 	if info.IsDir() || info.Mode()&0o111 == 0 {
 		return Installation{}, fmt.Errorf("%w: %s is not a program", ErrNotFound, path)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), versionTimeout, fmt.Errorf("no answer within %v", versionTimeout))
 	defer cancel()
 	// Not CombinedOutput alone: WaitDelay bounds a program that leaves its
 	// output to a child.
 	cmd := exec.CommandContext(ctx, path, "--version")
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
-		return Installation{}, fmt.Errorf("ask %s for its version: %w", path, err)
+		said := ""
+		if out := bytes.TrimSpace(out); len(out) > 0 {
+			said = fmt.Sprintf(": %.200q", out)
+		}
+		return Installation{}, fmt.Errorf("ask %s for its version: %w%s", path, err, said)
 	}
 	kind, version, err := parseVersion(string(out))
 	if err != nil {

@@ -144,6 +144,9 @@ func TestFind(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+	if _, err := Find(program(t, "echo no dancing bears >&2; exit 1")); err == nil || !strings.Contains(err.Error(), "no dancing bears") {
+		t.Errorf("a program that complains: %v", err)
+	}
 	if _, err := Find(program(t, "echo something else 1.0")); err == nil {
 		t.Error("another program was taken")
 	}

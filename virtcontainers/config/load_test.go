@@ -330,6 +330,7 @@ func TestLoadErrors(t *testing.T) {
 		{"root among the users", qemu + "confine_users = '0-8'", []string{"a range of user ids"}},
 		{"a part that is none", qemu + "confine_without = ['net', 'nets']", []string{`"nets", which is none of`}},
 		{"one user", qemu + "confine_users = '8'", []string{"a range of user ids"}},
+		{"boots", "[runtime]\nboots_at_once = -2", []string{"runtime.boots_at_once = -2", "must be -1 to 4096"}},
 		{"timeout zero", "[agent.kata]\ndial_timeout = 0", []string{"agent.kata.dial_timeout = 0", "must be 1-3600"}},
 		{"timeout overflow", "[agent.kata]\ndial_timeout = 9223372036854775807", []string{"dial_timeout", "must be 1-3600"}},
 		{"idle for too long", "[agent.kata]\nidle_cache_timeout = 86401", []string{"idle_cache_timeout = 86401", "0-86400"}},

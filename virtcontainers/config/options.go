@@ -356,10 +356,10 @@ func otherOptions() []Option {
 				"`0`: as many as there are CPUs; `-1`: nobody waits. `dial_timeout` counts from the turn.",
 			get: func(c *Config) any { return int64(c.Runtime.BootsAtOnce) },
 			check: func(c *Config) string {
-				if c.Runtime.BootsAtOnce == -1 {
-					return ""
+				if n := c.Runtime.BootsAtOnce; n < -1 || n > maxBoots {
+					return fmt.Sprintf("must be -1 to %d", maxBoots)
 				}
-				return inRange(c.Runtime.BootsAtOnce, 0, maxBoots)
+				return ""
 			},
 		},
 		{

@@ -62,6 +62,9 @@ type State struct {
 	Cgroup *cgroup.Record `json:"cgroup,omitempty"`
 	// ExitCode is the init's once Status is stopped: 0-255, 128+N for signal N.
 	ExitCode int `json:"exitCode"`
+	// Reason is why the machine has ended, with which the init did; empty: it has ended
+	// by itself, or nobody has lived to tell.
+	Reason string `json:"reason,omitempty"`
 	// Owner is the name of the user who created the container.
 	Owner string `json:"owner"`
 	// Deleted says that the container is gone and that its pod, of which it was

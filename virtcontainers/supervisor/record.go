@@ -169,6 +169,9 @@ func placeStandIn(group *cgroup.Group, pid int, start uint64, move func(pid int)
 	return nil
 }
 
+// maxReason bounds what is recorded of the reason of an end, in characters.
+const maxReason = 2000
+
 // Record implements pod.Keeper.
 func (r *record) Record(status virtcontainers.Status, exit *virtcontainers.Exit) error {
 	r.mu.Lock()
@@ -179,6 +182,9 @@ func (r *record) Record(status virtcontainers.Status, exit *virtcontainers.Exit)
 	r.state.Status = status
 	if exit != nil {
 		r.state.ExitCode = int(exit.Code)
+		if exit.Reason != nil {
+			r.state.Reason = fmt.Sprintf("%.*s", maxReason, exit.Reason)
+		}
 	}
 	return r.entry.Save(r.state)
 }

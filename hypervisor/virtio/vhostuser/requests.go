@@ -12,7 +12,7 @@ func (s *Server) handle(m *message) ([]byte, error) {
 	case GetFeatures:
 		return encodeU64(s.device.Features() | transportFeatures), nil
 	case GetProtocolFeatures:
-		return encodeU64(protocolFeatures), nil
+		return encodeU64(s.offered()), nil
 	case GetQueueNum:
 		return encodeU64(uint64(len(s.vrings))), nil
 	case GetMaxMemSlots:
@@ -93,12 +93,21 @@ func (s *Server) setFeatures(m *message) error {
 	return nil
 }
 
+// offered are the protocol's features. That of a configuration space is for a device that
+// has one: QEMU warns of it in others, as the last that it says before whatever ends it.
+func (s *Server) offered() uint64 {
+	if len(s.device.Config()) == 0 {
+		return protocolFeatures &^ protocolConfig
+	}
+	return protocolFeatures
+}
+
 func (s *Server) setProtocolFeatures(m *message) error {
 	v, err := decodeU64(m.payload)
 	if err != nil {
 		return err
 	}
-	if extra := v &^ protocolFeatures; extra != 0 {
+	if extra := v &^ s.offered(); extra != 0 {
 		return fmt.Errorf("protocol features %#x were not offered", extra)
 	}
 	s.protocol = v

@@ -368,3 +368,27 @@ func maps(t *testing.T) string {
 	}
 	return string(b)
 }
+
+// bare is a device without a configuration space.
+type bare struct{ *device }
+
+func (bare) Config() []byte { return nil }
+
+// A configuration space is offered for a device that has one.
+func TestNoConfigurationSpaceIsOffered(t *testing.T) {
+	conn, file := drivertest.SocketPair(t)
+	front := drivertest.NewFrontEnd(t, file)
+	_ = file.Close()
+	server := vhostuser.NewServer(conn, bare{&device{events: make(chan string, 10)}}, slog.New(slog.DiscardHandler))
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(nil) }()
+	front.Send(15, false, nil)
+	if got, want := binary.LittleEndian.Uint64(front.Reply(15)), uint64(1<<0|1<<3|1<<15); got != want {
+		t.Errorf("protocol features %#x, want %#x", got, want)
+	}
+	front.Send(16, false, binary.LittleEndian.AppendUint64(nil, 1<<9))
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "were not offered") {
+		t.Errorf("the session ended with %v", err)
+	}
+	_ = server.Close()
+}
