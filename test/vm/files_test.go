@@ -173,6 +173,17 @@ func TestFileServer(t *testing.T) {
 			t.Errorf("the host has the attribute, of %d bytes", n)
 		}
 	})
+	// Who waits for a lock dies with the container, though somebody keeps the lock.
+	file, err := os.Open(filepath.Join(volume, "shared", "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	run(t, 0, nil, "filer wait /volume/shared/lock < /dev/null > /dev/null 2>&1 & "+
+		`until cat /proc/$!/task/*/wchan | grep -q -e fuse -e request_wait; do sleep 0.1; done`)
 	h.Must("kill", d.id, "KILL")
 	h.Reap(d.pid)
 	h.Must("delete", d.id)
