@@ -111,12 +111,9 @@ func (r *Releaser) Run(ctx context.Context) {
 func (r *Releaser) release(group string) (alive bool, dying int) {
 	_ = filepath.WalkDir(group, func(dir string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() {
-			return nil
+			return nil //nolint:nilerr // it is gone, and what is beside it may not be
 		}
-		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if err != nil {
-			return nil
-		}
+		procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")) // or it is gone
 		for pid := range strings.FieldsSeq(string(procs)) {
 			alive = true
 			tasks, err := os.ReadDir(filepath.Join("/proc", pid, "task"))

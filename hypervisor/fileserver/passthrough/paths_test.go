@@ -153,7 +153,7 @@ func TestPathsAreTheHosts(t *testing.T) {
 				var want, got unix.Stat_t
 				err1 := unix.Lstat(filepath.Join(source, "x/a/deep", name), &want)
 				err2 := unix.Lstat(filepath.Join(mnt, "x/a/deep", name), &got)
-				if err1 != err2 || want.Ino != got.Ino {
+				if !errors.Is(err2, err1) || want.Ino != got.Ino {
 					t.Fatalf("round %d, name %d: file %d, %v; want %d, %v", round, next, got.Ino, err2, want.Ino, err1)
 				}
 				if err := unix.Fstatat(int(inside.Fd()), "deep/"+name, &got, 0); err != nil {
