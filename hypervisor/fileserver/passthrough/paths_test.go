@@ -240,3 +240,38 @@ func TestPathsOfManyWalkers(t *testing.T) {
 		}
 	}
 }
+
+// A walk by paths takes a lookup for each file, and not one for each part of its path.
+func TestLookupsOfAWalk(t *testing.T) {
+	const files = 300
+	source, mnt, lookups := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "lookups")
+	must(t, os.MkdirAll(source+"/a/b", 0o755))
+	for n := range files {
+		must(t, os.WriteFile(fmt.Sprint(source, "/a/b/", n), nil, 0o644))
+	}
+	walk := func(o passthrough.Options) (count int) {
+		t.Run("walk", func(t *testing.T) {
+			mountServed(t, served{Source: source, Mount: mnt, Options: o, Lookups: lookups})
+			for n := range files {
+				var st unix.Stat_t
+				must(t, unix.Stat(fmt.Sprint(mnt, "/a/b/", n), &st))
+			}
+		})
+		text, err := os.ReadFile(lookups)
+		must(t, err)
+		_, err = fmt.Sscan(string(text), &count)
+		must(t, err)
+		return count
+	}
+	if n := walk(options()); n < 3*files {
+		t.Errorf("%d files take %d lookups where names hold for no time", files, n)
+	}
+	// Names hold for a tick or two, which is short on a busy machine.
+	least := 3 * files
+	for range 10 {
+		if least = min(least, walk(pathOptions())); least < files*3/2 {
+			return
+		}
+	}
+	t.Errorf("%d files take %d lookups, want %d at most", files, least, files*3/2)
+}
