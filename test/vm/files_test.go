@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -184,7 +185,12 @@ func TestFileServer(t *testing.T) {
 	}
 	run(t, 0, nil, "filer wait /volume/shared/lock < /dev/null > /dev/null 2>&1 & "+
 		`until cat /proc/$!/task/*/wchan | grep -q -e fuse -e request_wait; do sleep 0.1; done`)
+	killed := time.Now()
 	h.Must("kill", d.id, "KILL")
 	h.Reap(d.pid)
+	const before = 30 * time.Second // the machine is given up, which ends them as well
+	if took := time.Since(killed); took > before {
+		t.Errorf("the container takes %s to die of a process that waits for a lock", took)
+	}
 	h.Must("delete", d.id)
 }
