@@ -173,7 +173,7 @@ vet:
 	$(GO) vet ./...
 	$(GO) vet -tags vm ./...
 	$(GO) vet -tags vm,lab ./...
-	$(GO) vet -tags vm,full ./test/programs
+	$(GO) vet -tags vm,full ./test/programs ./test/vm
 	$(GO) vet -tags vhost ./hypervisor/vsock
 	$(GO) vet -tags inguest ./guest/guesttest/inside
 
@@ -186,6 +186,7 @@ test-full: test kernel-modules kernel-profiles programs ## the above, then each 
 	@test/fuzz.sh 30s
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyCalls|TestManyAtOnce|TestManyContainers|TestLongStream)' ./test/vm
+	KATA_TEST_FULL=1 $(GO) test -tags vm,full -count=1 -timeout 20m -run '^(TestFileServer|TestInotifyOfPods)$$' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 2h -run '^TestManyCycles$$' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyPods|TestManyPodsByShim|TestDeathsByShim|TestContainerd2|TestCRIO)$$' ./test/cri

@@ -5,6 +5,7 @@ import (
 	"context"
 
 	"kata-runtime/guest/hotplug"
+	"kata-runtime/guest/locks"
 	"kata-runtime/guest/metrics"
 	"kata-runtime/guest/protocol"
 )
@@ -65,7 +66,18 @@ func (s *sandbox) SignalProcess(ctx context.Context, req *protocol.SignalProcess
 	if req.GetContainerId() == "" {
 		return &protocol.Empty{}, s.console.Signal(req.GetProcessId(), req.GetSignal())
 	}
-	return &protocol.Empty{}, s.runtime.Signal(ctx, req.GetContainerId(), req.GetProcessId(), req.GetSignal(), req.GetAll())
+	err := s.runtime.Signal(ctx, req.GetContainerId(), req.GetProcessId(), req.GetSignal(), req.GetAll())
+	if err == nil && locks.Ends(req.GetSignal()) {
+		if group := s.runtime.CgroupDir(req.GetContainerId()); group != "" {
+			s.mu.Lock()
+			dying := s.dying
+			s.mu.Unlock()
+			for _, each := range dying {
+				each.Signalled(group)
+			}
+		}
+	}
+	return &protocol.Empty{}, err
 }
 
 func (s *sandbox) WaitProcess(ctx context.Context, req *protocol.ProcessRequest) (*protocol.WaitProcessResponse, error) {

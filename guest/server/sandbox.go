@@ -19,6 +19,7 @@ import (
 	"kata-runtime/guest/console"
 	"kata-runtime/guest/container"
 	"kata-runtime/guest/hotplug"
+	"kata-runtime/guest/locks"
 	"kata-runtime/guest/loopback"
 	"kata-runtime/guest/lsm"
 	"kata-runtime/guest/modules"
@@ -44,8 +45,9 @@ type sandbox struct {
 
 	mu      sync.Mutex // guards what follows
 	created bool
-	shares  []string         // mount points, in order
-	keepers []keeper         // of the guest's memory, while there are containers
+	shares  []string // mount points, in order
+	keepers []keeper // of the guest's memory, while there are containers
+	dying   []*locks.Releaser
 	modules *modules.Service // nil when none are loaded on demand
 	stop    func()           // ends those that run; nil when none does
 }
@@ -154,6 +156,9 @@ func (s *sandbox) CreateSandbox(ctx context.Context, req *protocol.CreateSandbox
 		if share.GetFstype() == "virtiofs" {
 			limit = min(limit, cmp.Or(int64(share.GetFileLimit()), storage.DefaultFileLimit))
 			s.repeatChanges(share.GetMountPoint())
+			releaser := locks.New(share.GetMountPoint())
+			s.dying = append(s.dying, releaser)
+			s.keepers = append(s.keepers, releaser)
 		}
 	}
 	if limit != math.MaxInt64 {

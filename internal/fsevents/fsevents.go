@@ -17,6 +17,11 @@ import (
 // FileName is the file's, in the root of the share.
 const FileName = ".kata-events"
 
+// GiveUp and the number of a thread of the guest's is a name that the agent looks up in the
+// root of the share, where there is no such file: the thread is dying, and waits for no lock
+// any more.
+const GiveUp = ".kata-give-up-"
+
 const (
 	// MaxEvents is how many events are told at once.
 	MaxEvents = 256

@@ -34,8 +34,15 @@ const (
 	filesProgram = "/files"
 )
 
-// fileServers are compared; each is a value of virtio_fs_daemon.
-func fileServers() []string { return []string{"kata-fs", ""} }
+// What is compared: each is a value of virtio_fs_daemon, and behind a blank one of
+// virtio_fs_cache, if it is not the default.
+const (
+	ownServer   = "kata-fs"
+	ownBrief    = "kata-fs brief"
+	otherServer = ""
+)
+
+func fileServers() []string { return []string{ownServer, ownBrief, otherServer} }
 
 // fileWork is what one part of the work took: seconds by the clock of the container,
 // and of the processors of the host.
@@ -99,7 +106,9 @@ func (b *bench) fileRun(ctx context.Context, how, program string, parts []string
 	run := b.runc
 	if how != "runc" {
 		path := filepath.Join(dir, "configuration.toml")
-		if err := os.WriteFile(path, fmt.Appendf(nil, "[hypervisor]\nvirtio_fs_daemon = %q\n[runtime]\nenable_debug = true\n", how), 0o600); err != nil {
+		daemon, cache, _ := strings.Cut(how, " ")
+		text := fmt.Sprintf("[hypervisor]\nvirtio_fs_daemon = %q\nvirtio_fs_cache = %q\n[runtime]\nenable_debug = true\n", daemon, cmp.Or(cache, "auto"))
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			return nil, nil, err
 		}
 		run = func(ctx context.Context, args ...string) *exec.Cmd {
@@ -133,7 +142,7 @@ func (b *bench) fileRun(ctx context.Context, how, program string, parts []string
 		if err != nil {
 			return err
 		}
-		if how == "kata-fs" {
+		if how == ownServer || how == ownBrief {
 			if now.requests, err = countRequests(processes, filepath.Join(b.dir, "kata", id)); err != nil {
 				return err
 			}
@@ -331,21 +340,24 @@ func printFiles(results map[string]map[string][]fileWork, order []string) error 
 	clock := func(w fileWork) float64 { return w.clock }
 	fmt.Printf("\nWork with files, seconds: by the clock, and of the host's processors for the file server and for QEMU\n")
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\tkata-fs\tserver\tQEMU\tvirtiofsd\tserver\tQEMU\tratio\trunc\t")
+	fmt.Fprintln(table, "\tkata-fs\tserver\tQEMU\tbrief\tserver\tQEMU\tvirtiofsd\tserver\tQEMU\tratio\tbrief's\trunc\t")
 	for _, part := range order {
 		fmt.Fprintf(table, "%s\t", part)
 		for _, how := range fileServers() {
 			fmt.Fprintf(table, "%.2f\t%.2f\t%.2f\t", middle(how, part, clock),
 				middle(how, part, func(w fileWork) float64 { return w.server }), middle(how, part, func(w fileWork) float64 { return w.vmm }))
 		}
-		fmt.Fprintf(table, "%.2f\t%.3f\t\n", middle("", part, clock)/middle("kata-fs", part, clock), middle("runc", part, clock))
+		other := middle(otherServer, part, clock)
+		fmt.Fprintf(table, "%.2f\t%.2f\t%.3f\t\n", other/middle(ownServer, part, clock), other/middle(ownBrief, part, clock), middle("runc", part, clock))
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	fmt.Println("\nRequests of the guest to kata-fs")
-	for _, part := range order {
-		printRequests(part, results["kata-fs"][part][0].requests)
+	for _, how := range []string{ownServer, ownBrief} {
+		fmt.Printf("\nRequests of the guest to %s\n", how)
+		for _, part := range order {
+			printRequests(part, results[how][part][0].requests)
+		}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -173,6 +174,17 @@ func TestFileServer(t *testing.T) {
 			t.Errorf("the host has the attribute, of %d bytes", n)
 		}
 	})
+	// Who waits for a lock dies with the container, though somebody keeps the lock.
+	file, err := os.Open(filepath.Join(volume, "shared", "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	run(t, 0, nil, "filer wait /volume/shared/lock < /dev/null > /dev/null 2>&1 & "+
+		`until cat /proc/$!/task/*/wchan | grep -q -e fuse -e request_wait; do sleep 0.1; done`)
 	// What a program has written to its memory at the moment at which all ends is in its
 	// files: the guest goes with nothing that it holds back.
 	mapped := []string{filepath.Join(volume, "shared", "mapped"), filepath.Join(dir, "rootfs", "mapped")}
@@ -181,8 +193,14 @@ func TestFileServer(t *testing.T) {
 	}
 	run(t, 0, nil, "filer map /volume/shared/mapped >/log 2>&1 </dev/null & filer map /mapped >>/log 2>&1 </dev/null & "+
 		"until test $(grep -c mapped /log) = 2; do sleep 0.1; done")
-	h.Must("delete", "--force", d.id)
+	killed := time.Now()
+	h.Must("kill", d.id, "KILL")
 	h.Reap(d.pid)
+	const before = 30 * time.Second // the machine is given up, which ends them as well
+	if took := time.Since(killed); took > before {
+		t.Errorf("the container takes %s to die of a process that waits for a lock", took)
+	}
+	h.Must("delete", d.id)
 	for _, path := range mapped {
 		if got, err := os.ReadFile(path); err != nil || strings.Count(string(got), "m") != 4<<20 {
 			t.Errorf("%s: %d of %d bytes are what was written, %v", path, strings.Count(string(got), "m"), 4<<20, err)

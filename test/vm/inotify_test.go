@@ -14,27 +14,33 @@ import (
 	"kata-runtime/test/harness"
 )
 
-// inotify is filer's watch: in the container, and on the host.
+// inotify is filer's watch: in containers, and on the host.
 type inotify struct {
-	t         *testing.T
-	h         *harness.Host
-	d         detached
-	filer     string
-	container string
-	host      string
-	running   *exec.Cmd
+	t          *testing.T
+	h          *harness.Host
+	containers []detached
+	filer      string
+	outputs    []string // of the containers' and the host's, which is the last
+	running    *exec.Cmd
 }
 
 func (i *inotify) start(container, host []string) {
 	i.t.Helper()
-	i.container, i.host = filepath.Join(i.d.bundle, "rootfs", "events"), i.h.File("events")
-	for _, path := range []string{i.container, i.host} {
+	i.outputs = nil
+	for _, d := range i.containers {
+		i.outputs = append(i.outputs, filepath.Join(d.bundle, "rootfs", "events"))
+	}
+	onHost := i.h.File("events")
+	i.outputs = append(i.outputs, onHost)
+	for _, path := range i.outputs {
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			i.t.Fatal(err)
 		}
 	}
-	i.h.Must("exec", i.d.id, "/bin/sh", "-c", "filer watch "+strings.Join(container, " ")+" > /events 2>&1 < /dev/null &")
-	out, err := os.Create(i.host)
+	for _, d := range i.containers {
+		i.h.Must("exec", d.id, "/bin/sh", "-c", "filer watch "+strings.Join(container, " ")+" > /events 2>&1 < /dev/null &")
+	}
+	out, err := os.Create(onHost)
 	if err != nil {
 		i.t.Fatal(err)
 	}
@@ -44,7 +50,7 @@ func (i *inotify) start(container, host []string) {
 	if err := i.running.Start(); err != nil {
 		i.t.Fatal(err)
 	}
-	for _, path := range []string{i.container, i.host} {
+	for _, path := range i.outputs {
 		i.await(path, "ready")
 	}
 }
@@ -55,15 +61,18 @@ func (i *inotify) await(path, line string) []string {
 	return strings.Split(strings.TrimSpace(i.h.WaitText(path, line+"\n")), "\n")
 }
 
-// stop returns what both have seen; the last event of both is of this name.
-func (i *inotify) stop(dir string) (container, host []string) {
+// stop compares what each has seen, of which the last is a name that it makes.
+func (i *inotify) stop(t *testing.T, dir string) {
 	i.t.Helper()
 	last := filepath.Join(dir, "last")
 	if err := os.Mkdir(last, 0o700); err != nil {
 		i.t.Fatal(err)
 	}
 	const line = "0 CREATE ISDIR last"
-	container, host = i.await(i.container, line), i.await(i.host, line)
+	var all [][]string
+	for _, path := range i.outputs {
+		all = append(all, i.await(path, line))
+	}
 	if err := os.Rename(last, filepath.Join(dir, "END")); err != nil {
 		i.t.Fatal(err)
 	}
@@ -73,7 +82,12 @@ func (i *inotify) stop(dir string) (container, host []string) {
 	if err := os.Remove(filepath.Join(dir, "END")); err != nil {
 		i.t.Fatal(err)
 	}
-	return seen(container), seen(host)
+	host := seen(all[len(all)-1])
+	for n, d := range i.containers {
+		if container := seen(all[n]); !slices.Equal(container, host) {
+			t.Errorf("in the container %s:\n%s\non the host:\n%s", d.id, strings.Join(container, "\n"), strings.Join(host, "\n"))
+		}
+	}
 }
 
 // seen leaves out what depends on who reads when, and who has a file open: two events
@@ -94,16 +108,17 @@ func script(t *testing.T, dir, text string) {
 	}
 }
 
+// allKinds of changes. No event of a file comes twice: two that wait for the guest are one.
+const allKinds = "echo a > a; chmod 600 a; mkdir dir; mv a dir; mv dir/a b; chmod 700 dir; mv dir moved; rmdir moved; ln -s b c; rm b; rm c; mkfifo f; rm f"
+
 // testInotify: what the host changes in a volume is to inotify in the container what it
 // is on the host.
 func testInotify(t *testing.T, h *harness.Host, d detached, volume, single string) {
-	i := &inotify{t: t, h: h, d: d, filer: filepath.Join(d.bundle, "rootfs", "bin", "filer")}
+	i := &inotify{t: t, h: h, containers: []detached{d}, filer: filepath.Join(d.bundle, "rootfs", "bin", "filer")}
 	const watched = "/volume/watched"
 	compare := func(t *testing.T) {
 		t.Helper()
-		if container, host := i.stop(volume); !slices.Equal(container, host) {
-			t.Errorf("in the container:\n%s\non the host:\n%s", strings.Join(container, "\n"), strings.Join(host, "\n"))
-		}
+		i.stop(t, volume)
 	}
 	inside := func(text string) {
 		t.Helper()
@@ -115,8 +130,7 @@ func testInotify(t *testing.T, h *harness.Host, d detached, volume, single strin
 		script(t, volume, "mkdir ..2; echo b > ..2/key; ln -s ..2 ..data_tmp; mv -T ..data_tmp ..data; rm -r ..1")
 		compare(t)
 	})
-	// No event of a file comes twice: two that wait for the guest are one.
-	const all = "echo a > a; chmod 600 a; mkdir dir; mv a dir; mv dir/a b; chmod 700 dir; mv dir moved; rmdir moved; ln -s b c; rm b; rm c; mkfifo f; rm f"
+	const all = allKinds
 	t.Run("all kinds", func(t *testing.T) {
 		i.start([]string{watched}, []string{volume})
 		script(t, volume, all)

@@ -180,7 +180,7 @@ func (fs *FileSystem) moved(dir held, name string) {
 	t.mu.Lock()
 	var fds []int
 	if place, n := t.find(key{mount: m.index, dev: device(&st), ino: st.Ino}); n != nil {
-		fds = t.setName(place, n, dir.place, name, fds)
+		fds = t.setName(place, n, dir.place, name)
 	}
 	t.mu.Unlock()
 	closeAll(fds)

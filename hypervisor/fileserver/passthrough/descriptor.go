@@ -209,7 +209,7 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id
 	n.lookups++
 	n.flags |= nodeUsed
 	if !m.handles && place != rootPlace && name != "" {
-		fds = t.setName(place, n, dir.place, name, fds)
+		fds = t.setName(place, n, dir.place, name)
 	}
 	twin := -1
 	switch {

@@ -18,6 +18,8 @@ type locks struct {
 	files map[uint64]*lockedFile // by node
 	// ranges is how many all owners have.
 	ranges int
+	// threads are those of the guest that wait, by the channels that end it.
+	threads map[chan struct{}]uint32
 }
 
 type lockedFile struct {
@@ -35,7 +37,10 @@ type lockOwner struct {
 	ranges lockRanges
 }
 
-func (l *locks) init() { l.files = map[uint64]*lockedFile{} }
+func (l *locks) init() {
+	l.files = map[uint64]*lockedFile{}
+	l.threads = map[chan struct{}]uint32{}
+}
 
 // file is called with l locked.
 func (l *locks) file(id uint64) *lockedFile {
@@ -54,18 +59,35 @@ func (l *locks) tidy(id uint64) {
 	}
 }
 
-// wait makes a channel that is told when somebody of the guest gives up a lock.
-func (l *locks) wait(id uint64) chan struct{} {
-	c := make(chan struct{}, 1)
+// wait makes a channel that is told when somebody of the guest gives up a lock, and one that
+// is told when the thread does not want it any more.
+func (l *locks) wait(id uint64, thread uint32) (told, ended chan struct{}) {
+	told, ended = make(chan struct{}, 1), make(chan struct{}, 1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.file(id).waiting[c] = true
-	return c
+	l.file(id).waiting[told] = true
+	l.threads[ended] = thread
+	return told, ended
 }
 
-func (l *locks) waitNoMore(id uint64, c chan struct{}) {
+// endWait has a thread of the guest's wait no more.
+func (l *locks) endWait(thread uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for ended, each := range l.threads {
+		if each == thread {
+			select {
+			case ended <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func (l *locks) waitNoMore(id uint64, c, ended chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.threads, ended)
 	if f := l.files[id]; f != nil {
 		delete(f.waiting, c)
 	}
@@ -371,8 +393,8 @@ func (fs *FileSystem) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status 
 	if err := fs.setLock(in); !errors.Is(err, unix.EAGAIN) {
 		return status(err)
 	}
-	told := fs.locks.wait(in.NodeId)
-	defer fs.locks.waitNoMore(in.NodeId, told)
+	told, ended := fs.locks.wait(in.NodeId, in.Pid)
+	defer fs.locks.waitNoMore(in.NodeId, told, ended)
 	const shortest, longest = time.Millisecond, 50 * time.Millisecond
 	pause := time.NewTimer(shortest)
 	defer pause.Stop()
@@ -384,6 +406,8 @@ func (fs *FileSystem) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status 
 		select {
 		case <-told:
 		case <-pause.C:
+		case <-ended:
+			return fuse.EINTR
 		case <-cancel:
 			return fuse.EINTR
 		case <-fs.closing:

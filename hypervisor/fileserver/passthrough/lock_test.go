@@ -128,7 +128,9 @@ func TestLocksThatWait(t *testing.T) {
 			other := g.open(id, unix.O_RDWR)
 			wait := func(cancel <-chan struct{}) <-chan fuse.Status {
 				done := make(chan fuse.Status, 1)
-				go func() { done <- g.fs.SetLkw(cancel, request(id, other, writeLock)) }()
+				in := request(id, other, writeLock)
+				in.Pid = 4711
+				go func() { done <- g.fs.SetLkw(cancel, in) }()
 				select {
 				case s := <-done:
 					t.Fatalf("a lock that another has: %v", s)
@@ -153,6 +155,23 @@ func TestLocksThatWait(t *testing.T) {
 			}
 			close(cancel)
 			ends("interrupted", done, unix.EINTR)
+
+			done = wait(nil)
+			for _, name := range []string{".kata-give-up-4712", ".kata-give-up-", ".kata-give-up-x", ".kata-give-up-4711x"} {
+				_, s := g.tryLookup(root, name)
+				g.want("lookup of "+name, s, unix.ENOENT)
+			}
+			in := header(root)
+			in.Uid = 1000
+			g.want("as another user", g.fs.Lookup(nil, &in, ".kata-give-up-4711", &fuse.EntryOut{}), unix.ENOENT)
+			select {
+			case s := <-done:
+				t.Errorf("the wait is ended by another's death: %v", s)
+			default:
+			}
+			in.Uid = 0
+			g.want("the thread's death", g.fs.Lookup(nil, &in, ".kata-give-up-4711", &fuse.EntryOut{}), unix.ENOENT)
+			ends("by a thread that dies", done, unix.EINTR)
 
 			done = wait(nil)
 			g.want("unlock", g.fs.SetLk(nil, request(id, fh, noLock)), 0)

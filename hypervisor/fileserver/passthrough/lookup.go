@@ -2,9 +2,13 @@ package passthrough
 
 import (
 	"errors"
+	"strconv"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/internal/fsevents"
 )
 
 // Lookup implements fuse.RawFileSystem.
@@ -14,6 +18,9 @@ func (fs *FileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, 
 	}
 	if fs.lookupEvents(in, name, out) {
 		return fuse.OK
+	}
+	if fs.givesUp(in, name) {
+		return fuse.ENOENT
 	}
 	dir, err := fs.hereByPath(in.NodeId, name)
 	if err != nil {
@@ -27,6 +34,18 @@ func (fs *FileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, 
 		return fuse.OK
 	}
 	return status(err)
+}
+
+// givesUp ends a wait for a lock, if that is what the agent means by a name.
+func (fs *FileSystem) givesUp(in *fuse.InHeader, name string) bool {
+	if in.NodeId != rootPlace || in.Uid != 0 || !strings.HasPrefix(name, fsevents.GiveUp) {
+		return false
+	}
+	thread, err := strconv.ParseUint(name[len(fsevents.GiveUp):], 10, 32)
+	if err == nil {
+		fs.locks.endWait(uint32(thread))
+	}
+	return err == nil
 }
 
 // entry makes the guest know what a directory has under a name.

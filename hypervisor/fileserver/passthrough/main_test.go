@@ -3,6 +3,7 @@ package passthrough_test
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -56,6 +58,8 @@ type served struct {
 	Source, Mount string
 	Options       passthrough.Options
 	Debug         bool
+	// Lookups is where the server writes how many there were, when it ends.
+	Lookups string
 	// Device is /dev/fuse, mounted: what follows has the capabilities of a jail.
 	Device int
 }
@@ -88,7 +92,8 @@ func serve(text string) {
 	mo := fs.MountOptions()
 	mo.Logger = slog.NewLogLogger(slog.NewTextHandler(os.Stderr, nil), slog.LevelDebug)
 	mo.Debug = s.Debug
-	server, err := fuse.NewServer(fs, "/dev/fd/"+strconv.Itoa(s.Device), mo)
+	counted := &counting{FileSystem: fs}
+	server, err := fuse.NewServer(counted, "/dev/fd/"+strconv.Itoa(s.Device), mo)
 	if err != nil {
 		fatal(err)
 	}
@@ -97,9 +102,25 @@ func serve(text string) {
 		fatal(err)
 	}
 	server.Wait()
+	if s.Lookups != "" {
+		if err := os.WriteFile(s.Lookups, fmt.Appendf(nil, "%d", counted.lookups.Load()), 0o600); err != nil {
+			fatal(err)
+		}
+	}
 	if err := fs.Close(); err != nil {
 		fatal(err)
 	}
+}
+
+// counting counts lookups.
+type counting struct {
+	*passthrough.FileSystem
+	lookups atomic.Int64
+}
+
+func (c *counting) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	c.lookups.Add(1)
+	return c.FileSystem.Lookup(cancel, in, name, out)
 }
 
 // mountAndConfine mounts what is to be served and becomes the server, with a file
@@ -152,10 +173,16 @@ func mounted(t *testing.T, o passthrough.Options) (source, mnt string) {
 
 func mountAt(t *testing.T, source, mnt string, o passthrough.Options) *exec.Cmd {
 	t.Helper()
+	return mountServed(t, served{Source: source, Mount: mnt, Options: o})
+}
+
+func mountServed(t *testing.T, s served) *exec.Cmd {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounts a file system: run as root")
 	}
-	text, err := json.Marshal(served{Source: source, Mount: mnt, Options: o, Debug: os.Getenv("FUSE_DEBUG") != ""})
+	s.Debug = os.Getenv("FUSE_DEBUG") != ""
+	text, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +197,7 @@ func mountAt(t *testing.T, source, mnt string, o passthrough.Options) *exec.Cmd 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(mnt, unix.MNT_DETACH); err != nil {
+		if err := unix.Unmount(s.Mount, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 		if err := cmd.Wait(); err != nil {

@@ -17,7 +17,7 @@ func namedTable(directories int) (t *table, m *mount, places []uint32) {
 	for i := range directories {
 		place, n := t.insert(key{ino: uint64(2 + i)}, m, unix.S_IFDIR)
 		n.lookups = 1
-		t.setName(place, n, rootPlace, fmt.Sprint("d", i), nil)
+		t.setName(place, n, rootPlace, fmt.Sprint("d", i))
 		places = append(places, place)
 	}
 	return t, m, places
@@ -32,7 +32,7 @@ func TestAFileIsFoundByItsNameAmongThousands(t *testing.T) {
 		for i := range files {
 			place, n := nodes.insert(key{ino: uint64(1000 + i)}, m, unix.S_IFREG)
 			n.lookups = 1
-			nodes.setName(place, n, dirs[i%directories], fmt.Sprint("file", i), nil)
+			nodes.setName(place, n, dirs[i%directories], fmt.Sprint("file", i))
 		}
 		looked, most := 0, 0
 		for i := range files {
@@ -67,7 +67,7 @@ func TestNamesFollowTheNodes(t *testing.T) {
 		case kind == 0 || len(files) == 0:
 			place, n := nodes.insert(key{ino: uint64(1000 + round)}, m, unix.S_IFREG)
 			n.lookups = 1
-			nodes.setName(place, n, pick(dirs), fmt.Sprint(random.IntN(30)), nil)
+			nodes.setName(place, n, pick(dirs), fmt.Sprint(random.IntN(30)))
 			files = append(files, place)
 		case kind == 1:
 			i := random.IntN(len(files))
@@ -77,10 +77,10 @@ func TestNamesFollowTheNodes(t *testing.T) {
 			files = slices.Delete(files, i, i+1)
 		case kind == 2: // directories as well, into one another
 			place := pick(dirs)
-			nodes.setName(place, nodes.at(place), pick(dirs), fmt.Sprint(random.IntN(30)), nil)
+			nodes.setName(place, nodes.at(place), pick(dirs), fmt.Sprint(random.IntN(30)))
 		default:
 			place := pick(files)
-			nodes.setName(place, nodes.at(place), pick(dirs), fmt.Sprint(random.IntN(30)), nil)
+			nodes.setName(place, nodes.at(place), pick(dirs), fmt.Sprint(random.IntN(30)))
 		}
 		parent, name := pick(dirs), fmt.Sprint(random.IntN(30))
 		var want []uint32

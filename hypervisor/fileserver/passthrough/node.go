@@ -245,8 +245,8 @@ func (t *table) release(place uint32, n *node, fds []int) []int {
 	return fds
 }
 
-// setName says where in the tree a node is found again.
-func (t *table) setName(place uint32, n *node, parent uint32, name string, fds []int) []int {
+// setName says where in the tree a node is found again. What it returns has to be closed.
+func (t *table) setName(place uint32, n *node, parent uint32, name string) (fds []int) {
 	if n.parent == parent && n.again == name {
 		return fds
 	}

@@ -153,7 +153,7 @@ func TestPathsAreTheHosts(t *testing.T) {
 				var want, got unix.Stat_t
 				err1 := unix.Lstat(filepath.Join(source, "x/a/deep", name), &want)
 				err2 := unix.Lstat(filepath.Join(mnt, "x/a/deep", name), &got)
-				if err1 != err2 || want.Ino != got.Ino {
+				if !errors.Is(err2, err1) || want.Ino != got.Ino {
 					t.Fatalf("round %d, name %d: file %d, %v; want %d, %v", round, next, got.Ino, err2, want.Ino, err1)
 				}
 				if err := unix.Fstatat(int(inside.Fd()), "deep/"+name, &got, 0); err != nil {
@@ -239,4 +239,39 @@ func TestPathsOfManyWalkers(t *testing.T) {
 			t.Errorf("%s has %q, %v; want %q", dir, got, err, want)
 		}
 	}
+}
+
+// A walk by paths takes a lookup for each file, and not one for each part of its path.
+func TestLookupsOfAWalk(t *testing.T) {
+	const files = 300
+	source, mnt, lookups := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "lookups")
+	must(t, os.MkdirAll(source+"/a/b", 0o755))
+	for n := range files {
+		must(t, os.WriteFile(fmt.Sprint(source, "/a/b/", n), nil, 0o644))
+	}
+	walk := func(o passthrough.Options) (count int) {
+		t.Run("walk", func(t *testing.T) {
+			mountServed(t, served{Source: source, Mount: mnt, Options: o, Lookups: lookups})
+			for n := range files {
+				var st unix.Stat_t
+				must(t, unix.Stat(fmt.Sprint(mnt, "/a/b/", n), &st))
+			}
+		})
+		text, err := os.ReadFile(lookups)
+		must(t, err)
+		_, err = fmt.Sscan(string(text), &count)
+		must(t, err)
+		return count
+	}
+	if n := walk(options()); n < 3*files {
+		t.Errorf("%d files take %d lookups where names hold for no time", files, n)
+	}
+	// Names hold for a tick or two, which is short on a busy machine.
+	least := 3 * files
+	for range 10 {
+		if least = min(least, walk(pathOptions())); least < files*3/2 {
+			return
+		}
+	}
+	t.Errorf("%d files take %d lookups, want %d at most", files, least, files*3/2)
 }

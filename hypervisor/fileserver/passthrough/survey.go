@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -145,7 +146,7 @@ func (s *survey) isGone(id, parent uint64, name string) bool {
 	}
 	defer s.w.fs.drop(dir)
 	var st unix.Statx_t
-	if err := s.at(dir, name, &st); err != unix.ENOENT {
+	if err := s.at(dir, name, &st); !errors.Is(err, unix.ENOENT) {
 		return false
 	}
 	if statFD(dir.fd, &st) != nil || !s.recent(st.Mtime) {

@@ -2,6 +2,7 @@
 // and says what came of it.
 //
 //	filer flock|posix FILE       take a lock, if nobody has one
+//	filer wait FILE              take a lock of flock(2) when nobody has one
 //	filer get FILE NAME          read an extended attribute
 //	filer set FILE NAME VALUE    set one
 //	filer map FILE               fill it by way of memory, and stay
@@ -34,6 +35,8 @@ func run(args []string) error {
 	defer file.Close()
 	fd := int(file.Fd())
 	switch args[0] {
+	case "wait":
+		err = unix.Flock(fd, unix.LOCK_EX)
 	case "flock":
 		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 	case "posix":
