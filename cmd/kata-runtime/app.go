@@ -95,7 +95,7 @@ func newApp() *cli.App {
 				return err
 			}
 			if c.Args().Present() {
-				return fmt.Errorf("no such command: %q (see kata-runtime --help)", c.Args().First())
+				return noSuchCommand(c.Args().First())
 			}
 			return cli.ShowAppHelp(c)
 		},
@@ -108,13 +108,51 @@ func commands() []*cli.Command {
 		createCommand(), startCommand(), runCommand(), execCommand(), stateCommand(), listCommand(), killCommand(), deleteCommand(),
 		pauseCommand(), resumeCommand(), updateCommand(), psCommand(), eventsCommand(),
 		checkpointCommand(), restoreCommand(),
-		factoryCommand(), metricsCommand(), specCommand(), featuresCommand(), checkCommand(), envCommand(), nodeCommand(), versionCommand(),
+		factoryCommand(), metricsCommand(), specCommand(), featuresCommand(), checkCommand(), envCommand(), nodeCommand(), versionCommand(), helpCommand(),
 	}
 	for _, command := range list {
 		command.HideHelpCommand = true
 		command.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return err }
+		if command.ArgsUsage == "" && len(command.Subcommands) == 0 {
+			command.Action = withoutArguments(command.Action)
+		}
 	}
 	return list
+}
+
+// withoutArguments refuses what a command has no use for.
+func withoutArguments(action cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if c.Args().Present() {
+			return fmt.Errorf("%s takes no arguments, but has %q", c.Command.Name, c.Args().First())
+		}
+		return action(c)
+	}
+}
+
+// helpCommand is the library's without its exit codes.
+func helpCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "help",
+		Aliases:   []string{"h"},
+		Usage:     "list the commands, or show one's flags",
+		ArgsUsage: "[COMMAND]",
+		Action: func(c *cli.Context) error {
+			root := c.Lineage()[1] // the program's
+			if !c.Args().Present() {
+				return cli.ShowAppHelp(root)
+			}
+			name := c.Args().First()
+			if root.App.Command(name) == nil {
+				return noSuchCommand(name)
+			}
+			return cli.ShowCommandHelp(root, name)
+		},
+	}
+}
+
+func noSuchCommand(name string) error {
+	return fmt.Errorf("no such command: %q (see kata-runtime --help)", name)
 }
 
 // ignoredValue is a flag that may stand alone or have a value, and that means

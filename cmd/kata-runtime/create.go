@@ -163,6 +163,9 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	if p.bundle, pod, err = loadBundle(c.String("bundle"), id, c.String("root"), allowHostNetwork); err != nil {
 		return nil, err
 	}
+	if uid := os.Geteuid(); uid != 0 {
+		return nil, fmt.Errorf("a virtual machine's files and network need root, and this is user %d: use sudo (rootless containers are not supported)", uid)
+	}
 	host := settings
 	if pod == nil { // a VM that runs has its configuration
 		if settings, err = settings.ForPod(p.bundle.Spec.Annotations); err != nil {
@@ -285,7 +288,7 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 	}, state)
 	if err != nil {
 		n.created = n.created || errors.Is(err, supervisor.ErrGone)
-		return err
+		return p.bundle.HostPaths(err)
 	}
 	n.created = true
 	n.reportMachine(response)
