@@ -254,6 +254,10 @@ func resolveCgroup(c *cli.Context, id string, spec *specs.Spec) (*cgroup.Record,
 	return cgroup.Resolve(cgroup.Options{ID: id, Path: spec.Linux.CgroupsPath, Systemd: c.Bool("systemd-cgroup")})
 }
 
+// maxTogether is what both forms of a specification may have, in bytes, to go to the
+// supervisor in one message, of which 4 MiB is the most. Larger ones go in two.
+const maxTogether = 3 << 20
+
 // make lets the supervisor create the container.
 func (n *creation) make(ctx context.Context, p *preparation) error {
 	mounts, err := n.equip(p)
@@ -265,7 +269,7 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
 	}
 	n.hooks = newHooks(p.bundle.Spec, state, n.log)
-	if n.hooks.NeedID() {
+	if n.hooks.NeedID() || len(p.guest)+len(p.config) > maxTogether {
 		if err := n.client.Reserve(ctx, state, p.config); err != nil {
 			n.created = errors.Is(err, supervisor.ErrGone)
 			n.hooks = nil // the container is not this command's to tell of
