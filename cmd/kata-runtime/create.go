@@ -255,8 +255,9 @@ func resolveCgroup(c *cli.Context, id string, spec *specs.Spec) (*cgroup.Record,
 }
 
 // maxTogether is what both forms of a specification may have, in bytes, to go to the
-// supervisor in one message, of which 4 MiB is the most. Larger ones go in two.
-const maxTogether = 3 << 20
+// supervisor in one message, of which 4 MiB is the most: the state repeats the
+// annotations. Larger ones go in two.
+const maxTogether = 2 << 20
 
 // make lets the supervisor create the container.
 func (n *creation) make(ctx context.Context, p *preparation) error {
