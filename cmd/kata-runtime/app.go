@@ -94,10 +94,14 @@ func newApp() *cli.App {
 				_, err := fmt.Fprintln(c.App.Writer, strings.Join(config.DefaultPaths(), "\n"))
 				return err
 			}
-			if c.Args().Present() {
-				return noSuchCommand(c.Args().First())
+			switch name := c.Args().First(); name {
+			case "":
+				return cli.ShowAppHelp(c)
+			case "help", "h":
+				return help(c, c.Args().Get(1))
+			default:
+				return noSuchCommand(name)
 			}
-			return cli.ShowAppHelp(c)
 		},
 		Commands: commands(),
 	}
@@ -108,7 +112,7 @@ func commands() []*cli.Command {
 		createCommand(), startCommand(), runCommand(), execCommand(), stateCommand(), listCommand(), killCommand(), deleteCommand(),
 		pauseCommand(), resumeCommand(), updateCommand(), psCommand(), eventsCommand(),
 		checkpointCommand(), restoreCommand(),
-		factoryCommand(), metricsCommand(), specCommand(), featuresCommand(), checkCommand(), envCommand(), nodeCommand(), versionCommand(), helpCommand(),
+		factoryCommand(), metricsCommand(), specCommand(), featuresCommand(), checkCommand(), envCommand(), nodeCommand(), versionCommand(),
 	}
 	for _, command := range list {
 		command.HideHelpCommand = true
@@ -130,24 +134,16 @@ func withoutArguments(action cli.ActionFunc) cli.ActionFunc {
 	}
 }
 
-// helpCommand is the library's without its exit codes.
-func helpCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "help",
-		Aliases:   []string{"h"},
-		Usage:     "list the commands, or show one's flags",
-		ArgsUsage: "[COMMAND]",
-		Action: func(c *cli.Context) error {
-			root := c.Lineage()[1] // the program's
-			if !c.Args().Present() {
-				return cli.ShowAppHelp(root)
-			}
-			name := c.Args().First()
-			if root.App.Command(name) == nil {
-				return noSuchCommand(name)
-			}
-			return cli.ShowCommandHelp(root, name)
-		},
+// help lists the commands, or shows one's flags. It is no command, beside which the
+// library would have no flag --help.
+func help(c *cli.Context, name string) error {
+	switch {
+	case name == "":
+		return cli.ShowAppHelp(c)
+	case c.App.Command(name) == nil:
+		return noSuchCommand(name)
+	default:
+		return cli.ShowCommandHelp(c, name)
 	}
 }
 

@@ -260,6 +260,14 @@ func TestExecCgroup(t *testing.T) {
 	}
 }
 
+func TestHelp(t *testing.T) {
+	for _, args := range [][]string{{}, {"--help"}, {"-h"}, {"help"}, {"h"}, {"help", "exec"}, {"exec", "--help"}, {"node", "--help"}} {
+		if code := runCommandLine(append([]string{"kata-runtime", "--root", t.TempDir()}, args...)); code != 0 {
+			t.Errorf("%q: exit code %d", args, code)
+		}
+	}
+}
+
 func TestUsageErrorsReachTheLogToo(t *testing.T) {
 	for _, args := range [][]string{
 		{"--log-format", "xml", "list"},
