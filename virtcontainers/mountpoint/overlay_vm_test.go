@@ -65,8 +65,8 @@ func TestOverlay(t *testing.T) {
 		}
 	}
 	for want, layer := range map[string]string{
-		lower + "/none":               lower + "/none",
-		"the kernel takes less than ": "/" + strings.Repeat("x", os.Getpagesize()),
+		lower + "/none":              lower + "/none",
+		"the kernel takes less than": "/" + strings.Repeat("x", os.Getpagesize()),
 	} {
 		if _, err := mountpoint.Overlay([]string{"lowerdir=" + layer}, dir, 1); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
