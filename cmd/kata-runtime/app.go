@@ -98,10 +98,14 @@ func newApp() *cli.App {
 				_, err := fmt.Fprintln(c.App.Writer, strings.Join(config.DefaultPaths(), "\n"))
 				return err
 			}
-			if c.Args().Present() {
-				return fmt.Errorf("no such command: %q (see kata-runtime --help)", c.Args().First())
+			switch name := c.Args().First(); name {
+			case "":
+				return cli.ShowAppHelp(c)
+			case "help", "h":
+				return help(c, c.Args().Get(1))
+			default:
+				return noSuchCommand(name)
 			}
-			return cli.ShowAppHelp(c)
 		},
 		Commands: commands(),
 	}
@@ -117,8 +121,38 @@ func commands() []*cli.Command {
 	for _, command := range list {
 		command.HideHelpCommand = true
 		command.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return err }
+		if command.ArgsUsage == "" && len(command.Subcommands) == 0 {
+			command.Action = withoutArguments(command.Action)
+		}
 	}
 	return list
+}
+
+// withoutArguments refuses what a command has no use for.
+func withoutArguments(action cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if c.Args().Present() {
+			return fmt.Errorf("%s takes no arguments, but has %q", c.Command.Name, c.Args().First())
+		}
+		return action(c)
+	}
+}
+
+// help lists the commands, or shows one's flags. It is no command, beside which the
+// library would have no flag --help.
+func help(c *cli.Context, name string) error {
+	switch {
+	case name == "":
+		return cli.ShowAppHelp(c)
+	case c.App.Command(name) == nil:
+		return noSuchCommand(name)
+	default:
+		return cli.ShowCommandHelp(c, name)
+	}
+}
+
+func noSuchCommand(name string) error {
+	return fmt.Errorf("no such command: %q (see kata-runtime --help)", name)
 }
 
 // ignoredValue is a flag that may stand alone or have a value, and that means

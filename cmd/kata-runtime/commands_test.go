@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+
+	"kata-runtime/virtcontainers/oci"
 )
 
 func TestParseSignal(t *testing.T) {
@@ -202,6 +204,7 @@ func TestUpdateWithEmptyLimits(t *testing.T) {
 	args := []string{"kata-runtime", "update", "--cpu-share", "512", "--cpu-quota=-1", "--blkio-weight", "0"}
 	for _, flag := range []string{
 		"memory", "memory-reservation", "memory-swap", "cpu-period", "cpu-burst", "cpu-idle", "cpuset-cpus", "cpuset-mems", "resources",
+		"cpu-rt-period", "cpu-rt-runtime", "l3-cache-schema", "mem-bw-schema",
 	} {
 		args = append(args, "--"+flag, "")
 	}
@@ -215,6 +218,11 @@ func TestUpdateWithEmptyLimits(t *testing.T) {
 	}
 	if err := app.Run([]string{"kata-runtime", "update", "--cpu-quota", "x", "id"}); err == nil {
 		t.Error("a limit that is no number was taken")
+	}
+	for _, flag := range []string{"--l3-cache-schema", "--mem-bw-schema"} {
+		if err := app.Run([]string{"kata-runtime", "update", flag, "L3:0=f", "id"}); !errors.Is(err, oci.ErrUnsupported) {
+			t.Errorf("%s: %v", flag, err)
+		}
 	}
 }
 
@@ -252,11 +260,22 @@ func TestExecCgroup(t *testing.T) {
 	}
 }
 
+func TestHelp(t *testing.T) {
+	for _, args := range [][]string{{}, {"--help"}, {"-h"}, {"help"}, {"h"}, {"help", "exec"}, {"exec", "--help"}, {"node", "--help"}} {
+		if code := runCommandLine(append([]string{"kata-runtime", "--root", t.TempDir()}, args...)); code != 0 {
+			t.Errorf("%q: exit code %d", args, code)
+		}
+	}
+}
+
 func TestUsageErrorsReachTheLogToo(t *testing.T) {
 	for _, args := range [][]string{
 		{"--log-format", "xml", "list"},
 		{"--log-format", "json", "list", "--no-such-flag"},
 		{"no-such-command"},
+		{"help", "no-such-command"},
+		{"list", "id"},
+		{"features", "id"},
 		{"checkpoint", "--image-path", "x", "id"},
 		{"events", "--interval", "0s", "id"},
 	} {

@@ -163,6 +163,9 @@ func prepare(c *cli.Context, id string, attached bool) (_ *preparation, err erro
 	if p.bundle, pod, err = loadBundle(c.String("bundle"), id, c.String("root"), allowHostNetwork); err != nil {
 		return nil, err
 	}
+	if uid := os.Geteuid(); uid != 0 {
+		return nil, fmt.Errorf("a virtual machine's files and network need root, and this is user %d: use sudo (rootless containers are not supported)", uid)
+	}
 	host := settings
 	if pod == nil { // a VM that runs has its configuration
 		if settings, err = settings.ForPod(p.bundle.Spec.Annotations); err != nil {
@@ -251,6 +254,11 @@ func resolveCgroup(c *cli.Context, id string, spec *specs.Spec) (*cgroup.Record,
 	return cgroup.Resolve(cgroup.Options{ID: id, Path: spec.Linux.CgroupsPath, Systemd: c.Bool("systemd-cgroup")})
 }
 
+// maxTogether is what both forms of a specification may have, in bytes, to go to the
+// supervisor in one message, of which 4 MiB is the most: the state repeats the
+// annotations. Larger ones go in two.
+const maxTogether = 2 << 20
+
 // make lets the supervisor create the container.
 func (n *creation) make(ctx context.Context, p *preparation) error {
 	mounts, err := n.equip(p)
@@ -262,7 +270,7 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 		return &virtcontainers.StageError{Stage: virtcontainers.StagePrepare, Err: err}
 	}
 	n.hooks = newHooks(p.bundle.Spec, state, n.log)
-	if n.hooks.NeedID() {
+	if n.hooks.NeedID() || len(p.guest)+len(p.config) > maxTogether {
 		if err := n.client.Reserve(ctx, state, p.config); err != nil {
 			n.created = errors.Is(err, supervisor.ErrGone)
 			n.hooks = nil // the container is not this command's to tell of
@@ -285,7 +293,7 @@ func (n *creation) make(ctx context.Context, p *preparation) error {
 	}, state)
 	if err != nil {
 		n.created = n.created || errors.Is(err, supervisor.ErrGone)
-		return err
+		return p.bundle.HostPaths(err)
 	}
 	n.created = true
 	n.reportMachine(response)

@@ -71,7 +71,7 @@ func updateCommand() *cli.Command {
 // updatedResources are those of the file, or of the flags.
 func updatedResources(c *cli.Context) (*specs.LinuxResources, error) {
 	for _, schema := range []string{"l3-cache-schema", "mem-bw-schema"} {
-		if c.IsSet(schema) {
+		if c.String(schema) != "" {
 			return nil, fmt.Errorf("--%s is %w", schema, oci.ErrUnsupported)
 		}
 	}

@@ -59,6 +59,16 @@ func TestMounts(t *testing.T) {
 	}
 	// A root of the guest, who lifts what the guest has set.
 	first := withMounts(sandbox(bundle.Privileged(bundle.Spec("/bin/sh", "-c", waitForTerm))))
+	layers := memory(h, "layers", "size=1m") // which can be an upper layer, whatever the test's directory is on
+	for _, name := range []string{"lower", "upper", "work"} {
+		if err := os.Mkdir(filepath.Join(layers, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(layers, "lower/below"), "below\n")
+	first.Mounts = append(first.Mounts, specs.Mount{Destination: "/overlaid", Type: "overlay", Source: "overlay", Options: []string{
+		"lowerdir=" + layers + "/lower", "upperdir=" + layers + "/upper", "workdir=" + layers + "/work", "private",
+	}})
 	first.Linux.Devices = append(first.Linux.Devices, specs.LinuxDevice{Path: "/opt/zero", Type: "c", Major: 1, Minor: 5})
 	pod := detachBundle(h, bareBundle(h, first))
 	second := withMounts(member(bundle.Spec("/bin/sh", "-c", waitForTerm), pod, podNamespaces()...))
@@ -101,6 +111,20 @@ func TestMounts(t *testing.T) {
 		}
 		if names, err := os.ReadDir(filepath.Join(pod.bundle, "rootfs/dev")); err != nil || len(names) > 0 {
 			t.Errorf("mount points for the guest's own file systems: %v, %v", names, err)
+		}
+	})
+	t.Run("an overlay", func(t *testing.T) {
+		got := in(pod, "cat /overlaid/below; echo above > /overlaid/below; rm /overlaid/none 2>&1; cat /overlaid/below; mkdir /overlaid/dir")
+		if want := "below\nrm: can't remove '/overlaid/none': No such file or directory\nabove\n"; got != want {
+			t.Errorf("in the container: %q, want %q", got, want)
+		}
+		for name, want := range map[string]string{"lower/below": "below\n", "upper/below": "above\n"} {
+			if data, err := os.ReadFile(filepath.Join(layers, name)); err != nil || string(data) != want {
+				t.Errorf("%s on the host: %q, %v", name, data, err)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(layers, "upper/dir")); err != nil {
+			t.Error(err)
 		}
 	})
 	t.Run("devices in a read-only root", func(t *testing.T) {

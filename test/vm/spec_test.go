@@ -65,6 +65,8 @@ func TestSpecOfAUsersProcess(t *testing.T) {
 		CPU:    &specs.LinuxCPU{Period: &period, Quota: &quota},
 		Pids:   &specs.LinuxPids{Limit: &pids},
 	}
+	// Too large to go anywhere together with its other forms.
+	spec.Annotations = map[string]string{"large": strings.Repeat("x", 1400<<10)}
 	// The guest has one node, which the kernel need not know of.
 	spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"}
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{

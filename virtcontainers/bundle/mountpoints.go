@@ -22,7 +22,9 @@ func (b *Bundle) makeMountPoints() error {
 		mount := mountpoint.Mount{Destination: m.Destination}
 		switch {
 		case len(binds) > 0 && m.Source == binds[0].GuestSource:
-			mount.Source, mount.Recursive, mount.Attributes = binds[0].Source, binds[0].Recursive, attributes(binds[0])
+			if binds[0].Overlay == nil { // of which the guest makes directories as in its memory
+				mount.Source, mount.Recursive, mount.Attributes = binds[0].Source, binds[0].Recursive, attributes(binds[0])
+			}
 			binds = binds[1:]
 		case m.Type == "bind":
 			// The guest's own: what the kernel has at a path is the same kind of

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"kata-runtime/virtcontainers/mountpoint"
 	"kata-runtime/virtcontainers/oci"
 	"kata-runtime/virtcontainers/share"
 )
@@ -52,7 +53,7 @@ func (b *Bundle) OpenTrees() (_ *Trees, err error) {
 	for _, mount := range b.Guest.Spec.Mounts {
 		switch {
 		case len(binds) > 0 && mount.Source == binds[0].GuestSource:
-			if err := t.bind(binds[0]); err != nil {
+			if err := t.bind(binds[0], b.Dir); err != nil {
 				return nil, err
 			}
 			binds = binds[1:]
@@ -90,8 +91,19 @@ func (b *Bundle) isMemory(source string) bool {
 		slices.ContainsFunc(b.Guest.MemoryDirectories, func(d oci.MemoryDirectory) bool { return d.MountPoint == source })
 }
 
-func (t *Trees) bind(bind oci.Bind) error {
+// bind opens what a bind shows. An overlay is put together on directory, an existing
+// one, where nobody sees it.
+func (t *Trees) bind(bind oci.Bind, directory string) error {
 	set := attributes(bind)
+	if bind.Overlay != nil {
+		trees, err := mountpoint.Overlay(bind.Overlay, directory, 2)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", bind.Destination, err)
+		}
+		t.Share = append(t.Share, share.Mount{Name: share.Bind(bind.Index), Tree: trees[0], Attributes: set})
+		t.Mounts = append(t.Mounts, Mount{Tree: trees[1], Destination: bind.Destination, Attributes: set})
+		return nil
+	}
 	tree, err := t.open(share.Bind(bind.Index), bind.Source, bind.Recursive, set, bind.IDMapping)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", bind.Destination, err)

@@ -125,6 +125,9 @@ func execute(ctx context.Context, hook specs.Hook, state []byte, options Options
 		cmd.Args = hook.Args
 	}
 	cmd.Env = append([]string{}, hook.Env...) // none at all, rather than this process's
+	if len(hook.Env) == 0 && options.Join == nil {
+		cmd.Env = os.Environ() // as runc: hooks rely on PATH
+	}
 	cmd.Dir = options.Dir
 	cmd.Stdin, cmd.Stderr = stdin, writer
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -102,10 +102,11 @@ func read(t *testing.T, path string) string {
 func TestRunGivesAHookWhatTheSpecificationSays(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("NOT_FOR_HOOKS", "1")
+	t.Setenv("PATH", "/of/the/caller")
 	const state = `{"id":"x","status":"creating"}`
 	list := []specs.Hook{
 		shell("cat > stdin; tr '\\0' '\\n' < /proc/$$/environ > env; tr '\\0' ' ' < /proc/$$/cmdline > args; echo first >> order", "A=1", "B=two words"),
-		shell("echo second >> order"),
+		shell("echo second >> order; echo \"$NOT_FOR_HOOKS $PATH\" > inherited"),
 		{Path: "/usr/bin/touch", Args: []string{"touch", "third"}},
 	}
 
@@ -113,7 +114,7 @@ func TestRunGivesAHookWhatTheSpecificationSays(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	for file, want := range map[string]string{"stdin": state, "env": "A=1\nB=two words\n", "order": "first\nsecond\n", "third": ""} {
+	for file, want := range map[string]string{"stdin": state, "env": "A=1\nB=two words\n", "order": "first\nsecond\n", "third": "", "inherited": "1 /of/the/caller\n"} {
 		if got := read(t, filepath.Join(dir, file)); got != want {
 			t.Errorf("%s: %q, want %q", file, got, want)
 		}
@@ -292,6 +293,13 @@ func TestJoinedHookIsTheHook(t *testing.T) {
 		if got := read(t, filepath.Join(dir, file)); got != want {
 			t.Errorf("%s: %q, want %q", file, got, want)
 		}
+	}
+	t.Setenv("NOT_FOR_HOOKS", "1")
+	bare := []specs.Hook{shell("tr '\\0' '\\n' < /proc/self/environ > bare")}
+	if err := Run(t.Context(), CreateContainer, bare, []byte("state"), options); err != nil {
+		t.Error(err)
+	} else if env := read(t, filepath.Join(dir, "bare")); strings.Contains(env, "NOT_FOR_HOOKS") {
+		t.Errorf("environment of a joined hook %q", env)
 	}
 	if env := read(t, filepath.Join(dir, "env")); !strings.Contains(env, "A=1\n") || strings.Contains(env, "HOME=") {
 		t.Errorf("environment %q", env)

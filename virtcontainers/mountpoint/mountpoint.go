@@ -63,23 +63,29 @@ type Options struct {
 
 // Make makes the mount points that do not exist (Linux 5.12, CAP_SYS_ADMIN).
 func Make(options Options) error {
+	if err := privately(func() error { return makeAll(options) }); err != nil {
+		return fmt.Errorf("make mount points in the root file system %s: %w", options.Rootfs, err)
+	}
+	return nil
+}
+
+// privately calls a function on a thread whose mounts show nowhere else, and go some
+// time after it. It begins with those of the calling thread.
+func privately(f func() error) error {
 	run, done, err := apart()
 	if err != nil {
-		return fmt.Errorf("make mount points: find the mount namespace: %w", err)
+		return fmt.Errorf("find the mount namespace: %w", err)
 	}
 	defer func() { _ = done() }() // a descriptor
 	return run(func() error {
 		// Without CLONE_FS, a thread cannot have mounts of its own.
 		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-			return fmt.Errorf("make mount points: a mount namespace for it: %w", err)
+			return fmt.Errorf("a mount namespace of its own: %w", err)
 		}
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return fmt.Errorf("make mount points: make the mount namespace private: %w", err)
+			return fmt.Errorf("make the mount namespace private: %w", err)
 		}
-		if err := makeAll(options); err != nil {
-			return fmt.Errorf("make mount points in the root file system %s: %w", options.Rootfs, err)
-		}
-		return nil
+		return f()
 	})
 }
 

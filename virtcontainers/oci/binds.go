@@ -56,12 +56,17 @@ func (t *translation) bind(field string, m *specs.Mount, mapping *IDMapping) err
 	if alone {
 		m.Options = slices.DeleteFunc(m.Options, func(option string) bool { return option == "ro" })
 	}
-	b.Index, b.IDMapping = len(t.guest.Binds), mapping
-	b.Source, b.Destination = source, m.Destination
-	b.GuestSource = path.Join(t.options.SharePath, "mounts", strconv.Itoa(b.Index))
-	m.Source = b.GuestSource
-	t.guest.Binds = append(t.guest.Binds, b.Bind)
+	b.Source, b.IDMapping = source, mapping
+	t.share(m, b.Bind)
 	return nil
+}
+
+// share lets the share carry what a mount shows.
+func (t *translation) share(m *specs.Mount, b Bind) {
+	b.Index, b.Destination = len(t.guest.Binds), m.Destination
+	b.GuestSource = path.Join(t.options.SharePath, "mounts", strconv.Itoa(b.Index))
+	m.Type, m.Source = "bind", b.GuestSource
+	t.guest.Binds = append(t.guest.Binds, b)
 }
 
 // readOnlyAlone tells whether a bind is read-only, and what is mounted below it

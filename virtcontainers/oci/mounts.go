@@ -40,10 +40,32 @@ func (t *translation) mount(field string, m *specs.Mount) error {
 	if isBind(m) {
 		return t.bind(field, m, mapping)
 	}
+	if m.Type == "overlay" && mapping == nil {
+		t.overlay(m)
+		return nil
+	}
 	if mapping != nil {
 		return errors.New("uidMappings, gidMappings: only a bind mount can be id-mapped")
 	}
 	return guestFileSystem(m)
+}
+
+// overlay makes a bind of an overlay: its layers are directories of the host, which
+// mounts it. The guest's mount keeps what options of any mount there are.
+func (t *translation) overlay(m *specs.Mount) {
+	known := mountOptions()
+	layers := []string{}
+	m.Options = slices.DeleteFunc(m.Options, func(option string) bool {
+		if slices.Contains(known, option) {
+			return false
+		}
+		layers = append(layers, option)
+		return true
+	})
+	b := parseBindOptions(m.Options)
+	b.Overlay, b.Source = layers, "overlay"
+	m.Options = append(m.Options, "bind")
+	t.share(m, b.Bind)
 }
 
 func hasOption(m *specs.Mount, options ...string) bool {

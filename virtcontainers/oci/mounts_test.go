@@ -28,6 +28,30 @@ func transformMount(m specs.Mount) (*GuestSpec, error) {
 	return transform(spec, testOptions(), testHost())
 }
 
+// TestOverlay: the host mounts the layers, the guest gets what it sees with the
+// options of any mount.
+func TestOverlay(t *testing.T) {
+	layers := []string{"lowerdir=/a:/b", "upperdir=/u", "workdir=/w", "volatile"}
+	guest, err := transformMount(specs.Mount{
+		Type: "overlay", Source: "overlay", Destination: "m",
+		Options: []string{layers[0], "nosuid", layers[1], layers[2], "ro", "private", layers[3]},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := testOptions().SharePath + "/mounts/0"
+	if diff := cmp.Diff([]specs.Mount{
+		{Type: "bind", Source: source, Destination: "/m", Options: []string{"nosuid", "ro", "private", "bind"}},
+	}, guest.Spec.Mounts); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]Bind{
+		{Source: "overlay", Overlay: layers, GuestSource: source, Destination: "/m", ReadOnly: true},
+	}, guest.Binds); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestMountsThatTheGuestMakes(t *testing.T) {
 	tests := []struct{ name, source, destination, options, want string }{
 		// want is "type source destination options" of the guest's mount.
@@ -328,7 +352,7 @@ func TestMountErrors(t *testing.T) {
 		}, "id-mapped", nil},
 		{"id-mapped tmpfs", specs.Mount{Type: "tmpfs", Destination: "/m", UIDMappings: idMap(7), GIDMappings: idMap(7)}, "id-mapped", nil},
 		{"disk", specs.Mount{Type: "ext4", Destination: "/m", Source: "/dev/sda"}, `"ext4"`, ErrUnsupported},
-		{"overlay", specs.Mount{Type: "overlay", Destination: "/m", Source: "overlay"}, `"overlay"`, ErrUnsupported},
+		{"id-mapped overlay", specs.Mount{Type: "overlay", Destination: "/m", UIDMappings: idMap(7), GIDMappings: idMap(7)}, "id-mapped", nil},
 		{"no type", specs.Mount{Destination: "/m", Source: "/data"}, "type", nil},
 	}
 	for _, test := range tests {

@@ -71,6 +71,9 @@ type Bind struct {
 	Index int
 	// Source is the host's absolute path, not resolved.
 	Source string
+	// Overlay is not nil for an overlay that the host is to mount instead: its
+	// options of mount(8), with its layers. Source is no path then.
+	Overlay []string
 	// GuestSource is SharePath/mounts/Index.
 	GuestSource string
 	// Destination is the absolute path in the container.

@@ -262,7 +262,7 @@ func (t *task) make(ctx context.Context, b *bundle.Bundle, first bool) (err erro
 	t.hooks = t.newHooks(b)
 	request, err := t.podRequest(ctx, b, first)
 	if err == nil {
-		err = t.container.Create(ctx, request)
+		err = b.HostPaths(t.container.Create(ctx, request))
 	} else if _, removeErr := t.home.pod.Remove(context.WithoutCancel(ctx), t.id, true); removeErr != nil {
 		err = errors.Join(err, removeErr)
 	}
