@@ -17,7 +17,7 @@ for group in "$@"; do
     arm64) packages+=(qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross) ;;
     # What tests and benchmarks compare with, and the callers that tests drive.
     test) packages+=(runc podman dbus-daemon netavark aardvark-dns conmon containerd containernetworking-plugins docker.io iptables passt
-      iperf3 mmdebstrap e2fsprogs erofs-utils apparmor) ;;
+      iperf3 mmdebstrap e2fsprogs erofs-utils apparmor checkpolicy) ;;
     # To build the disk of the lab, of more of Debian's packages.
     lab) packages+=(mmdebstrap e2fsprogs qemu-system-x86) ;;
     *) echo "deps.sh: no group $group" >&2; exit 2 ;;

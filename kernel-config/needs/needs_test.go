@@ -55,7 +55,7 @@ func missing(t *testing.T, config kconfig.Config, modules bool) []string {
 func TestBuiltKernels(t *testing.T) {
 	want := []string{
 		"CONFIG_AUDIT", "CONFIG_BPF_EVENTS", "CONFIG_BPF_JIT", "CONFIG_DEBUG_INFO_BTF", "CONFIG_FTRACE_SYSCALLS", "CONFIG_KPROBES",
-		"CONFIG_NUMA", "CONFIG_UPROBES",
+		"CONFIG_NUMA", "CONFIG_SECURITY_APPARMOR", "CONFIG_SECURITY_SELINUX", "CONFIG_UPROBES",
 	}
 	if got := missing(t, built(t, true), true); !slices.Equal(got, want) {
 		t.Errorf("the kernel with modules lacks %q, want %q", got, want)

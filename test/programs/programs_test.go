@@ -80,8 +80,12 @@ func configure(h *harness.Host, kernel, modules string, more ...string) {
 	case "debian":
 		dir, image = filepath.Join(dir, kernel), "vmlinuz"
 	}
+	initrd := filepath.Join(dir, "initrd.img")
+	if kernel == "minimal" || kernel == "debug" || kernel == "lsm" {
+		image = filepath.Join(kernel, image)
+	}
 	lines := []string{
-		"[hypervisor]", fmt.Sprintf("kernel = %q", filepath.Join(dir, image)), fmt.Sprintf("initrd = %q", filepath.Join(dir, "initrd.img")), harness.Hypervisor(),
+		"[hypervisor]", fmt.Sprintf("kernel = %q", filepath.Join(dir, image)), fmt.Sprintf("initrd = %q", initrd), harness.Hypervisor(),
 	}
 	if modules != "" {
 		lines = append(lines, fmt.Sprintf("modules = %q", modules))
