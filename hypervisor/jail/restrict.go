@@ -46,11 +46,13 @@ func Restrict(without []string) error {
 	return nil
 }
 
-// needless are the capabilities of a root that no part of a machine's life takes.
+// needless are the capabilities of a root that no part of a machine's life takes. With
+// CAP_DAC_READ_SEARCH, a handle that a process makes up opens any file of a file system of
+// which it can see a part; to read and search, CAP_DAC_OVERRIDE is enough.
 func needless() []uintptr {
 	return []uintptr{
 		unix.CAP_AUDIT_CONTROL, unix.CAP_AUDIT_READ, unix.CAP_AUDIT_WRITE, unix.CAP_BLOCK_SUSPEND, unix.CAP_BPF,
-		unix.CAP_CHECKPOINT_RESTORE, unix.CAP_IPC_OWNER, unix.CAP_LEASE, unix.CAP_LINUX_IMMUTABLE, unix.CAP_MAC_ADMIN,
+		unix.CAP_CHECKPOINT_RESTORE, unix.CAP_DAC_READ_SEARCH, unix.CAP_IPC_OWNER, unix.CAP_LEASE, unix.CAP_LINUX_IMMUTABLE, unix.CAP_MAC_ADMIN,
 		unix.CAP_MAC_OVERRIDE, unix.CAP_NET_BROADCAST, unix.CAP_PERFMON, unix.CAP_SYS_BOOT, unix.CAP_SYS_MODULE,
 		unix.CAP_SYS_PACCT, unix.CAP_SYS_RAWIO, unix.CAP_SYS_TIME, unix.CAP_SYS_TTY_CONFIG, unix.CAP_SYSLOG,
 		unix.CAP_WAKE_ALARM,

@@ -81,7 +81,7 @@ func checkRestricted(t *testing.T, line, seccomp string) {
 			}
 		default:
 			set, err := strconv.ParseUint(value, 16, 64)
-			if gone := uint64(1<<unix.CAP_SYS_MODULE | 1<<unix.CAP_SYS_RAWIO | 1<<unix.CAP_SYSLOG); err != nil || set&gone != 0 || set&(1<<unix.CAP_SYS_ADMIN) == 0 {
+			if gone := uint64(1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_SYS_MODULE | 1<<unix.CAP_SYS_RAWIO | 1<<unix.CAP_SYSLOG); err != nil || set&gone != 0 || set&(1<<unix.CAP_SYS_ADMIN) == 0 {
 				t.Errorf("%s of %q", key, line)
 			}
 		}

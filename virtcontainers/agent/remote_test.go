@@ -396,7 +396,7 @@ func TestReaderThatWasTaken(t *testing.T) {
 	}{
 		"an answer":             {answer(plain.Answer{ID: 1, Length: len(hello)}, hello...), nil},
 		"one that is too short": {answer(plain.Answer{ID: 1, Length: len(hello) - 1}, hello[1:]...), ErrMalformed},
-		"one that is too long":  {answer(plain.Answer{ID: 1, Length: len(hello) + 1}, append(hello, 0)...), ErrMalformed},
+		"one that is too long":  {answer(plain.Answer{ID: 1, Length: len(hello) + 1}, append(append([]byte(nil), hello...), 0)...), ErrMalformed},
 		"a list too long":       {answer(plain.Answer{ID: 1, Length: len(long)}, long...), ErrMalformed},
 		"nobody's":              {answer(plain.Answer{ID: 2, Length: 1}, 0), ErrMalformed},
 		"a huge one":            {answer(plain.Answer{ID: 1, Length: 1 << 20}), ErrMalformed},

@@ -114,7 +114,7 @@ func promises() map[string]promise {
 		RoleSupervisor: {
 			notHost: []string{"mnt"}, restricted: true,
 			givenUp: []string{
-				"AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "IPC_OWNER", "LEASE",
+				"AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "DAC_READ_SEARCH", "IPC_OWNER", "LEASE",
 				"LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE", "NET_BROADCAST", "PERFMON", "SYS_BOOT", "SYS_MODULE", "SYS_PACCT",
 				"SYS_RAWIO", "SYS_TIME", "SYS_TTY_CONFIG", "SYSLOG", "WAKE_ALARM",
 			},

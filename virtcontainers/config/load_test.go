@@ -63,6 +63,7 @@ disable_vhost_net = true
 confine = false
 confine_users = "70000-70009"
 confine_without = ["pid"]
+confine_agent = true
 log_refused_calls = true
 enable_annotations = ["kernel_params", "default_.*"]
 [hypervisor.qemu]
@@ -108,7 +109,7 @@ dir = "/run/machines"
 				DefaultVCPUs: 2, DefaultMaxVCPUs: 4, DefaultMemoryMiB: 256, DefaultMaxMemoryMiB: 512,
 				SharedFS: "virtio-9p", VirtioFSDaemon: "/opt/virtiofsd", VirtioFSCache: "never", VirtioFSNotify: true,
 				VirtioFSExtraArgs: []string{"--thread-pool-size=1", "-o", "x"}, DisableVhostNet: true,
-				ConfineUsers: "70000-70009", LogRefusedCalls: true, ConfineWithout: []string{"pid"}, EnableAnnotations: []string{"kernel_params", "default_.*"},
+				ConfineUsers: "70000-70009", LogRefusedCalls: true, ConfineWithout: []string{"pid"}, ConfineAgent: true, EnableAnnotations: []string{"kernel_params", "default_.*"},
 			},
 			QEMU: QEMU{Path: "/opt/qemu", PCIeRootPorts: 3, Bridges: 2},
 		},
@@ -175,6 +176,7 @@ disable_vhost_net = true
 confine = false
 confine_users = "70000-70009"
 confine_without = ["pid"]
+confine_agent = true
 log_refused_calls = true
 enable_annotations = ["enable_iommu", "kernel_params"]
 `

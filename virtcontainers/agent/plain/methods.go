@@ -76,8 +76,12 @@ func Methods() []Method {
 	measured := []Field{{Number: 1, Kind: Enum}, {Number: 2, Kind: Double}}
 	methods := []Method{
 		{Name: "Hello", Bytes: 8 << 10, Fields: 128, Answer: []Field{
-			{Number: 1, Kind: Uint32}, {Number: 2, Kind: Text}, {Number: 3, Kind: Text}, {Number: 4, Kind: Uint64},
-			{Number: 5, Kind: Texts}, {Number: 6, Kind: Bool},
+			{Number: 1, Kind: Uint32},
+			{Number: 2, Kind: Text},
+			{Number: 3, Kind: Text},
+			{Number: 4, Kind: Uint64},
+			{Number: 5, Kind: Texts},
+			{Number: 6, Kind: Bool},
 		}},
 		{Name: "CreateSandbox"},
 		{Name: "DestroySandbox"},

@@ -85,6 +85,7 @@ func (e *encoder) value(f plain.Field, message []byte) error {
 		return e.document(last.content)
 	case plain.Text:
 		return e.text(last.content)
+	default:
 	}
 	e.number(cut(f.Kind, last.value))
 	return nil
