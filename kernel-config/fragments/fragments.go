@@ -117,7 +117,7 @@ func (p Profile) topics() []string {
 		"virtio.config", "vsock.config", "hotplug.config", "hardening.config", "debug.config",
 	}
 	if p == Minimal {
-		// Packet filters are a sixth of the kernel.
+		// Nothing of the runtime filters packets.
 		topics = slices.DeleteFunc(topics, func(name string) bool { return name == "netfilter.config" })
 	}
 	return topics

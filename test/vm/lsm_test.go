@@ -99,6 +99,7 @@ func TestAppArmor(t *testing.T) {
 	if result.Stdout != "unconfined\n" {
 		t.Errorf("a container without a profile: %q %q", result.Stdout, result.Stderr)
 	}
+	h.Must("delete", "--force", pod.id)
 }
 
 // TestSELinux: the same of SELinux, which Debian's kernel runs where it is told to.
@@ -131,4 +132,5 @@ func TestSELinux(t *testing.T) {
 	if result.Code == 0 || !strings.Contains(result.Stderr, "invalid argument") {
 		t.Errorf("a container with a label that the policy does not know: %d, %q", result.Code, result.Stderr)
 	}
+	h.Must("delete", "--force", pod.id)
 }
