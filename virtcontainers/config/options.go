@@ -392,7 +392,9 @@ func otherOptions() []Option {
 func drivers() []string      { return []string{DriverQEMU} }
 func accelerators() []string { return []string{AcceleratorAuto, AcceleratorKVM, AcceleratorTCG} }
 func vsocks() []string       { return []string{VsockAuto, VsockVhost, VsockUser} }
-func cacheModes() []string   { return []string{"never", "metadata", "auto", "brief", "relaxed", "always"} }
+func cacheModes() []string {
+	return []string{"never", "metadata", "auto", "brief", "relaxed", "always"}
+}
 
 func sharedFileSystems() []string {
 	return []string{SharedFSAuto, SharedFSVirtioFS, SharedFS9P}
