@@ -103,9 +103,6 @@ func (s *Sandbox) boot() error {
 	done := s.watch.begin(StageStartVMM)
 	err = machine.Start(ctx)
 	done()
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrLate) {
-		err = fmt.Errorf("%w: %w", cause, err)
-	}
 	if err != nil {
 		// The driver may know it by a process that was killed for it.
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
