@@ -191,8 +191,8 @@ func TestFileServer(t *testing.T) {
 	for _, path := range mapped {
 		write(t, path, strings.Repeat("-", 4<<20))
 	}
-	run(t, 0, nil, "filer map /volume/shared/mapped >/log 2>&1 </dev/null & filer map /mapped >>/log 2>&1 </dev/null & "+
-		"until test $(grep -c mapped /log) = 2; do sleep 0.1; done")
+	run(t, 0, nil, "filer map /volume/shared/mapped >/one 2>&1 </dev/null & filer map /mapped >/other 2>&1 </dev/null & "+
+		"until grep -q mapped /one && grep -q mapped /other; do sleep 0.1; done")
 	killed := time.Now()
 	h.Must("kill", d.id, "KILL")
 	h.Reap(d.pid)
