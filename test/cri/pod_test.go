@@ -178,7 +178,14 @@ func (c *container) status() *runtime.ContainerStatus {
 // stop stops the container: its signal first, KILL after so many seconds.
 func (c *container) stop(seconds int64) {
 	c.t.Helper()
-	do(c.kubelet, c.StopContainer, &runtime.StopContainerRequest{ContainerId: c.id, Timeout: seconds})
+	request := &runtime.StopContainerRequest{ContainerId: c.id, Timeout: seconds}
+	_, err := c.StopContainer(c.bounded(), request)
+	if err != nil && strings.HasSuffix(err.Error(), "ttrpc: closed: unknown") {
+		// containerd 1.6 gives up the connection for a container that has just ended by
+		// itself, under the signal that it was about to send. A kubelet asks once more.
+		_, err = c.StopContainer(c.bounded(), request)
+	}
+	c.must("stop", err)
 }
 
 // settled waits until the kubelet's view of the container is its end. Nothing
