@@ -287,8 +287,13 @@ func (r *deathRow) check(victim string) {
 		if result := r.h.Run("state", r.id); result.Code == 0 && !strings.Contains(result.Stdout, `"status": "stopped"`) {
 			r.h.T.Errorf("the container's state is %s", result.Stdout)
 		}
+	case r.status == "stopped":
+		// Its deletion is over by now, or has ended with its command.
+		if result := r.h.Run("state", r.id); result.Code == 0 && !strings.Contains(result.Stdout, `"status": "stopped"`) {
+			r.h.T.Errorf("the container's state is %s", result.Stdout)
+		}
 	default:
-		if s := stateOf(r.h, r.id); s.Status != r.status && r.status != "stopped" {
+		if s := stateOf(r.h, r.id); s.Status != r.status {
 			r.h.T.Errorf("the container is %s, want %s", s.Status, r.status)
 		}
 	}

@@ -4,6 +4,7 @@ package vm
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,6 +88,10 @@ func TestExec(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.Expect(stdout, "ready\n")
+		h.WaitFile(filepath.Dir(file), func() bool { // which may come later than the output
+			_, err := os.Stat(file)
+			return err == nil
+		})
 		if err := command.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
