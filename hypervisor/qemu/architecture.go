@@ -17,8 +17,6 @@ type architecture struct {
 	emulated string
 	// params are the kernel's, besides those of every machine.
 	params []string
-	// emulatedParams are those under TCG.
-	emulatedParams []string
 	// hostCounter: under TCG the guest's CPUs read the host's time stamp counter.
 	hostCounter bool
 	// bridges: the firmware's tables describe the slots of PCI bridges, so that guests
@@ -42,8 +40,7 @@ func architectures() map[string]architecture {
 				"i8042.noaux=1", "i8042.noprobe=1",
 				"reboot=t",
 			},
-			emulatedParams: []string{oneProcessorParam},
-			hostCounter:    true,
+			hostCounter: true,
 		},
 		// Without a UEFI firmware, whose start takes longer than the kernel's, a device
 		// tree describes the machine. There is no ACPI then, by which alone memory is

@@ -223,7 +223,7 @@ func rootPort(i int) string { return "port" + strconv.Itoa(i) }
 func (o *Options) commandLine() string {
 	params := slices.Concat(machineParams(), o.arch.params)
 	if o.Accelerator == accel.TCG {
-		params = append(append(params, emulatedParam), o.arch.emulatedParams...)
+		params = append(params, emulatedParam)
 		if o.counterKHz != 0 && o.arch.hostCounter {
 			params = append(params, counterParam+strconv.Itoa(o.counterKHz))
 		}

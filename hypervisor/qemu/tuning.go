@@ -16,7 +16,9 @@ import "kata-runtime/hypervisor/accel"
 //	slots for memory, up to 64 vCPUs       within the noise
 //	QEMU's sandbox                         +0.02-0.1 s
 //	qboot instead of SeaBIOS               within the noise
-//	a lock prefix taken out at each place  0.2 s
+//	Linux' rewriting of itself for one CPU 0.15-0.2 s; without it (noreplace-smp), what
+//	                                       comes after takes some percent more, as a lock
+//	                                       prefix is a call into QEMU
 //	measuring the time stamp counter       0.06-0.08 s
 //	the translation cache, 32 to 1024 MiB  within the noise
 //	one thread for all vCPUs               within the noise
@@ -56,12 +58,6 @@ const emulatedARM = "cortex-a57"
 // host, and an lfence is nothing there. So it would protect nothing, at the price
 // of three branches for one, and of 32 calls at each change of threads.
 const emulatedParam = "mitigations=off"
-
-// oneProcessorParam keeps Linux from taking the lock prefixes out of its code when it
-// starts with one CPU of several possible ones. Each of some thousand places is written
-// through an address space of its own, whose switches empty TCG's tables: 0.2 s of a
-// boot. A locked instruction costs no measurable time more than one without.
-const oneProcessorParam = "noreplace-smp"
 
 // counterParam spares Linux the measuring of its time stamp counter's frequency, which
 // takes 60 to 80 ms of a boot under TCG. Linux corrects the value by up to 1 % after a
