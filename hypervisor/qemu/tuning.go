@@ -16,9 +16,9 @@ import "kata-runtime/hypervisor/accel"
 //	slots for memory, up to 64 vCPUs       within the noise
 //	QEMU's sandbox                         +0.02-0.1 s
 //	qboot instead of SeaBIOS               within the noise
-//	Linux' rewriting of itself for one CPU 0.15-0.2 s; without it (noreplace-smp), what
-//	                                       comes after takes some percent more, as a lock
-//	                                       prefix is a call into QEMU
+//	Linux' rewriting of itself for one CPU 0.15-0.2 s, which noreplace-smp would spare;
+//	                                       a lock prefix that stays is a call into QEMU
+//	                                       (a creation takes 125 ms at least then, 122 without)
 //	measuring the time stamp counter       0.06-0.08 s
 //	the translation cache, 32 to 1024 MiB  within the noise
 //	one thread for all vCPUs               within the noise
