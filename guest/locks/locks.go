@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,27 +27,41 @@ const (
 	firstLook = 20 * time.Millisecond
 	// looks is how often that is where none of its threads is dying.
 	looks = 6
-	// mostWaiting bounds the containers that wait to be looked at.
-	mostWaiting = 64
 )
 
 // Releaser is for one share.
 type Releaser struct {
 	share string
-	work  chan string
+
+	mu sync.Mutex
+	// signalled are groups that are to be looked at: no more than there are containers.
+	signalled map[string]bool
+	wake      chan struct{} // has one when there are some
 }
 
 // New is for the share that is mounted there.
 func New(share string) *Releaser {
-	return &Releaser{share: share, work: make(chan string, mostWaiting)}
+	return &Releaser{share: share, signalled: map[string]bool{}, wake: make(chan struct{}, 1)}
 }
 
 // Signalled is called when processes of a control group may be about to die.
 func (r *Releaser) Signalled(group string) {
+	r.mu.Lock()
+	r.signalled[group] = true
+	r.mu.Unlock()
 	select {
-	case r.work <- group:
-	default: // its processes can be signalled again
+	case r.wake <- struct{}{}:
+	default:
 	}
+}
+
+// take returns the groups that were signalled since the last call.
+func (r *Releaser) take() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	groups := r.signalled
+	r.signalled = map[string]bool{}
+	return groups
 }
 
 // Ends reports whether a signal ends a process that does not handle it.
@@ -85,8 +100,10 @@ func (r *Releaser) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case group := <-r.work:
-			pending[group] = look{time.Now().Add(firstLook), firstLook, looks}
+		case <-r.wake:
+			for group := range r.take() {
+				pending[group] = look{time.Now().Add(firstLook), firstLook, looks}
+			}
 		case now := <-timer.C:
 			for group, l := range pending {
 				if l.at.After(now) {

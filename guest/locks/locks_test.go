@@ -3,6 +3,7 @@ package locks
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,23 @@ func TestReleaseOfAGroup(t *testing.T) {
 	}
 	if alive, dying := r.release(group); !alive || dying != 0 {
 		t.Errorf("a group with a process below: %t, %d", alive, dying)
+	}
+}
+
+// However many containers are signalled at once, each is looked at: those of a pod
+// that is stopped, say.
+func TestManyGroupsAreSignalled(t *testing.T) {
+	r := New(t.TempDir())
+	const many = 200
+	for i := range 2 * many {
+		r.Signalled(strconv.Itoa(i % many))
+	}
+	<-r.wake
+	if got := r.take(); len(got) != many {
+		t.Errorf("%d groups are looked at, want %d", len(got), many)
+	}
+	if got := r.take(); len(got) != 0 {
+		t.Errorf("%d groups are looked at again", len(got))
 	}
 }
 
