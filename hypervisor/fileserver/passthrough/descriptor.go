@@ -224,10 +224,14 @@ func (fs *FileSystem) adopt(dir held, name string, fd int, st *unix.Statx_t) (id
 	over := t.descriptors > t.limit
 	id = n.id(place)
 	valid = validity{fs.validity(n, st, now), fs.holdsBriefly(dir, n, now)}
-	watch := m.cache.Watch && n.flags&nodeWatched == 0 && (n.mode == unix.S_IFDIR || m != dir.node.mount)
+	watch := m.cache.Watch && n.flags&nodeWatched == 0 && (n.mode == unix.S_IFDIR || m != dir.node.mount) && fs.watches()
+	if watch {
+		n.pins++ // the descriptor could be closed meanwhile, and be another file's
+	}
 	t.mu.Unlock()
-	if watch && fs.watches() {
+	if watch {
 		fs.watcher.add(id, m, fd)
+		fs.drop(held{node: n, place: place})
 	}
 	if twin >= 0 {
 		closeTwin(twin)

@@ -76,10 +76,12 @@ func (fs *FileSystem) settle(id uint64, fd int) {
 		return
 	}
 	told, seen := n.told, n.toldSeen
-	n.told = 0
-	t.mu.Unlock()
 	now := time.Now()
 	left := briefMost - time.Duration(fs.clock(now)-told)*time.Millisecond
+	if left <= 0 {
+		n.told = 0
+	}
+	t.mu.Unlock()
 	if left <= 0 {
 		return
 	}

@@ -111,6 +111,24 @@ func TestLocksOfWhatWasChanged(t *testing.T) {
 	}
 }
 
+// TestSharedLocksOfWhatWasChanged: who comes second is not told sooner than the first.
+func TestSharedLocksOfWhatWasChanged(t *testing.T) {
+	g := serveDir(t, t.TempDir(), options())
+	g.file("file", "x")
+	age(t, g.dir+"/file")
+	before := time.Now()
+	id := g.lookup("file")
+	told := time.Now()
+	first, second := g.open(id, unix.O_RDWR), g.open(id, unix.O_RDWR)
+	g.want("a lock of what was not changed", g.fs.SetLk(nil, flockRequest(id, first, readLock)), 0)
+	g.file("file", "longer")
+	changed := time.Now()
+	g.want("lock", g.fs.SetLk(nil, flockRequest(id, second, readLock)), 0)
+	if took := time.Since(before); changed.Sub(told) < 20*time.Millisecond && took < 20*time.Millisecond {
+		t.Errorf("the lock is given %v after the attributes", took)
+	}
+}
+
 // TestReadingDirectories tells of files along with their names where that holds, up to a
 // bound.
 func TestReadingDirectories(t *testing.T) {

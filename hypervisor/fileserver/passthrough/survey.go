@@ -78,14 +78,17 @@ type survey struct {
 	files int // that were looked at
 }
 
-// tell queues a change once there is room: here nothing is lost again.
+// tell queues a change. Here nothing is lost again: the caller has seen that there is room.
+// It has waited for that without any descriptor of a directory, which would keep a mount of
+// the host busy for as long as a guest likes that reads nothing.
 func (s *survey) tell(kind queued) {
-	if s.w.queue.awaitRoom(s.w.fs.closing) {
-		s.w.mu.Lock()
-		s.w.queue.add(s.w, kind)
-		s.w.mu.Unlock()
-	}
+	s.w.mu.Lock()
+	s.w.queue.add(s.w, kind)
+	s.w.mu.Unlock()
 }
+
+// awaitRoom reports false when the file system is closed.
+func (s *survey) awaitRoom() bool { return s.w.queue.awaitRoom(s.w.fs.closing) }
 
 // step is called for each file. It lets others go first now and then.
 func (s *survey) step() {
@@ -131,7 +134,7 @@ func (s *survey) vanished() {
 		}
 		for _, each := range known {
 			s.step()
-			if s.isGone(each.id, each.parent, each.name) {
+			if s.isGone(each.id, each.parent, each.name) && s.awaitRoom() {
 				s.tell(queued{kind: deleted, id: each.parent, name: each.name, isDir: each.isDir})
 			}
 		}
@@ -163,16 +166,11 @@ func (s *survey) isGone(id, parent uint64, name string) bool {
 
 // look tells of what has changed in a directory, or of a file.
 func (s *survey) look(id uint64) {
-	h, err := s.w.fs.hold(id)
-	if err != nil {
-		return
-	}
-	defer s.w.fs.drop(h)
 	var st unix.Statx_t
-	if statFD(h.fd, &st) != nil {
+	isDir, err := s.stat(id, &st)
+	if err != nil || !s.awaitRoom() {
 		return
 	}
-	isDir := h.node.mode == unix.S_IFDIR
 	above := s.w.fs.nodes.watchedAbove(id) // where it is told of by its name
 	switch {
 	case !s.recent(st.Ctime) || above:
@@ -184,30 +182,59 @@ func (s *survey) look(id uint64) {
 		// sees this alone of it.
 		s.tell(queued{kind: changed, id: id, isDir: isDir})
 	}
-	if isDir {
-		s.list(id, h, s.recent(st.Mtime))
+	if !isDir {
+		return
+	}
+	renamed := s.recent(st.Mtime) // whether any name has changed
+	for next, more := int64(0), true; more && s.awaitRoom(); {
+		next, more = s.list(id, next, renamed)
 	}
 }
 
-// list tells of what has changed in a directory. renamed is whether any name has.
-func (s *survey) list(id uint64, dir held, renamed bool) {
+// stat asks for the attributes of a node.
+func (s *survey) stat(id uint64, st *unix.Statx_t) (isDir bool, err error) {
+	h, err := s.w.fs.hold(id)
+	if err != nil {
+		return false, err
+	}
+	defer s.w.fs.drop(h)
+	return h.node.mode == unix.S_IFDIR, statFD(h.fd, st)
+}
+
+// list tells of what has changed in a directory, from an offset on, as long as there is room
+// for that. more is whether something is left, from the offset next on.
+func (s *survey) list(id uint64, from int64, renamed bool) (next int64, more bool) {
+	dir, err := s.w.fs.hold(id)
+	if err != nil {
+		return 0, false
+	}
+	defer s.w.fs.drop(dir)
 	fd, err := openAgain(dir.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return
+		return 0, false
 	}
 	defer unix.Close(fd)
+	if from != 0 {
+		if _, err := unix.Seek(fd, from, unix.SEEK_SET); err != nil {
+			return 0, false
+		}
+	}
+	next = from
 	buf := make([]byte, entriesSize)
 	for {
 		entries, err := readEntries(fd, buf)
 		if err != nil || len(entries) == 0 {
-			return
+			return 0, false
 		}
 		for len(entries) > 0 {
 			e, size, err := parseEntry(entries)
 			if err != nil {
-				return
+				return 0, false
 			}
-			entries = entries[size:]
+			if !s.w.queue.hasRoom() {
+				return next, true
+			}
+			entries, next = entries[size:], int64(e.Off)
 			if e.Name != "." && e.Name != ".." {
 				s.step()
 				s.entry(id, dir, e.Name, renamed)
@@ -215,7 +242,7 @@ func (s *survey) list(id uint64, dir held, renamed bool) {
 		}
 		select {
 		case <-s.w.fs.closing:
-			return
+			return 0, false
 		default:
 		}
 	}
@@ -265,14 +292,18 @@ func (t *table) knows(parent uint32, name string, st *unix.Statx_t) (known, othe
 	return known, other
 }
 
+// hasRoom is whether half of the queue is free.
+func (q *eventQueue) hasRoom() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.list) < mostQueued/2
+}
+
 // awaitRoom waits until half of the queue is free, and reports false when closing is
 // closed.
 func (q *eventQueue) awaitRoom(closing <-chan struct{}) bool {
 	for {
-		q.mu.Lock()
-		room := len(q.list) < mostQueued/2
-		q.mu.Unlock()
-		if room {
+		if q.hasRoom() {
 			return true
 		}
 		select {

@@ -1,9 +1,12 @@
 package passthrough_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -145,4 +148,56 @@ func TestChangesBeyondTheGuestsQueueAreMadeUpFor(t *testing.T) {
 	}
 	resume()
 	l.collect(want...)
+}
+
+// A guest that reads nothing does not keep a mount of the host busy: what is made up for
+// waits for it without any descriptor.
+func TestWhatWaitsForTheGuestKeepsNoMountBusy(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts a file system: run as root")
+	}
+	dir := t.TempDir()
+	volume := filepath.Join(dir, "volume")
+	if err := errors.Join(os.Mkdir(volume, 0o755), unix.Mount("none", volume, "tmpfs", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(volume, unix.MNT_DETACH) })
+	l := listenIn(t, dir, 0)
+	l.lookup("volume")
+	resume := l.fs.StallEvents()
+	const many = 5000
+	for i := range many {
+		if err := unix.Mknod(filepath.Join(volume, fmt.Sprint(i)), unix.S_IFREG|0o644, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resume()
+	waitFor(t, "what is made up for to wait", func() bool {
+		stacks := make([]byte, 1<<20)
+		return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("awaitRoom"))
+	})
+	waitFor(t, "the mount to be free", func() bool { return unix.Unmount(volume, 0) == nil })
+}
+
+// What happened before a guest has started again is not made up for.
+func TestNothingOfAFormerGuestIsMadeUpFor(t *testing.T) {
+	l := listen(t, 0)
+	volume := filepath.Join(l.dir, "volume")
+	l.file("volume/a", "")
+	l.lookup("volume")
+	l.fs.OnUnmount()
+	l.file("volume/before", "content")
+	age(t, volume+"/before")
+	age(t, volume)
+	l.open()
+	l.lookup("volume")
+	resume := l.fs.StallEvents()
+	overflow(t, volume)
+	l.file("volume/last", "")
+	resume()
+	for _, what := range l.collect(fmt.Sprintf("%d volume/last", fsevents.Created)) {
+		if strings.HasSuffix(what, "before") {
+			t.Errorf("the guest is told %q", what)
+		}
+	}
 }

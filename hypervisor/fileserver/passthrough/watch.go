@@ -112,7 +112,10 @@ func (w *watcher) begin() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fd >= 0 {
-		w.active.Store(true)
+		if !w.active.Load() {
+			w.complete = time.Now() // nothing was watched
+			w.active.Store(true)
+		}
 		return nil
 	}
 	fd, err := initInotify(w.user)

@@ -1,9 +1,11 @@
 package passthrough_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -88,29 +90,13 @@ func (l *listener) marked(id uint64, n int) fuse.InHeader {
 	return fuse.InHeader{NodeId: id, Caller: fuse.Caller{Owner: fuse.Owner{Uid: l.mark.UID, Gid: l.mark.Group(n)}}}
 }
 
-// watches counts what this process watches by inotify.
-func (l *listener) watches() int {
-	l.t.Helper()
-	list, err := os.ReadDir("/proc/self/fdinfo")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	n := 0
-	for _, e := range list {
-		if text, err := os.ReadFile("/proc/self/fdinfo/" + e.Name()); err == nil {
-			n += strings.Count(string(text), "inotify wd:")
-		}
-	}
-	return n
-}
-
 // Only so many directories are watched: the ones that the guest came to know last.
 func TestWatchesOfAGuestAreBounded(t *testing.T) {
 	l := listen(t, 4)
 	for n := range 10 {
 		l.mkdir(l.lookup("volume"), fmt.Sprint("d", n))
 	}
-	if n := l.watches(); n != 4 {
+	if n := len(l.watched()); n != 4 {
 		t.Errorf("%d directories are watched, want 4", n)
 	}
 	l.file("volume/d0/unseen", "")
@@ -126,7 +112,7 @@ func TestWatchesOfAGuestAreBounded(t *testing.T) {
 func TestForgottenDirectoriesAreNotWatched(t *testing.T) {
 	l := listen(t, 0)
 	id := l.lookup("volume")
-	if n := l.watches(); n != 1 {
+	if n := len(l.watched()); n != 1 {
 		t.Fatalf("%d directories are watched, want 1", n)
 	}
 	l.fs.Forget(id, 1)
@@ -134,7 +120,7 @@ func TestForgottenDirectoriesAreNotWatched(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.lookup("other")
-	if n := l.watches(); n != 1 {
+	if n := len(l.watched()); n != 1 {
 		t.Errorf("%d directories are watched, want 1", n)
 	}
 }
@@ -334,4 +320,79 @@ func TestFileOfEventsIsOnes(t *testing.T) {
 	if old == l.mark {
 		t.Error("two readers have the same mark")
 	}
+}
+
+// What is about to be watched is not another file whose descriptor has taken the place of
+// its own.
+func TestWatchesAreOfTheFileThatWasLookedUp(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"volume", "other"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cache := passthrough.Shared()
+	cache.Watch = true
+	l := &listener{guest: serveDir(t, dir, passthrough.Options{Cache: cache, Watch: true, MaxNodeDescriptors: 2})}
+	l.open()
+	const files = 20
+	for i := range files {
+		l.file(fmt.Sprint(i), "")
+	}
+	resume := l.fs.StallEvents()
+	done := make(chan fuse.Status, 1)
+	go func() {
+		_, s := l.tryLookup(fuse.FUSE_ROOT_ID, "volume")
+		done <- s
+	}()
+	waitFor(t, "the directory to be watched next", func() bool {
+		stacks := make([]byte, 1<<20)
+		return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("(*watcher).add"))
+	})
+	for i := range files {
+		l.lookup(fmt.Sprint(i))
+	}
+	for range files {
+		other, err := os.Open(filepath.Join(dir, "other"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+	}
+	resume()
+	l.want("lookup", <-done, 0)
+	l.file("other/file", "")
+	l.file("volume/file", "")
+	for _, e := range l.next() {
+		if e.Directory != "volume" || e.Name != "file" {
+			t.Errorf("the guest is told %+v", e)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, "volume"), &st); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := l.watched(), []string{fmt.Sprintf("%x", st.Ino)}; !slices.Equal(got, want) {
+		t.Errorf("inodes %v are watched, want %v", got, want)
+	}
+}
+
+// watched are the inodes, in hexadecimal, that this process watches.
+func (l *listener) watched() (inodes []string) {
+	l.t.Helper()
+	list, err := os.ReadDir("/proc/self/fdinfo")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, e := range list {
+		text, _ := os.ReadFile("/proc/self/fdinfo/" + e.Name()) // or it is closed
+		for line := range strings.Lines(string(text)) {
+			if rest, ok := strings.CutPrefix(line, "inotify wd:"); ok {
+				_, inode, _ := strings.Cut(rest, "ino:")
+				inode, _, _ = strings.Cut(inode, " ")
+				inodes = append(inodes, inode)
+			}
+		}
+	}
+	return inodes
 }
