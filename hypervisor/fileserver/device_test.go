@@ -215,6 +215,41 @@ func TestTooManyLocks(t *testing.T) {
 	}
 }
 
+// tellingFiles have a file that tells of changes.
+type tellingFiles struct{ *files }
+
+func (tellingFiles) IsEvents(uint64) bool { return true }
+
+func (tellingFiles) ReadEvents(uint32) ([]byte, fuse.Status) { return nil, fuse.OK }
+
+// TestLocksAndEvents: however many containers wait for locks, the agent waits for changes.
+func TestLocksAndEvents(t *testing.T) {
+	q := newQueue(&device{session: newSession(tellingFiles{newFiles(t)}, fuse.MountOptions{})})
+	for _, each := range []struct {
+		opcode  uint32
+		body    []byte
+		waiting int
+		want    bool
+	}{
+		{opSetLockWait, make([]byte, 48), maxWaiting - 1, true},
+		{opSetLockWait, make([]byte, 48), maxWaiting, false},
+		{opRead, transfer(0, 100), maxWaiting, true},
+		{opRead, transfer(0, 100), maxWaiting + maxTelling, false},
+		{opStatfs, nil, 0, false},
+	} {
+		var chain virtqueue.Chain
+		chain.Readable = [][]byte{encode(each.opcode, 7, 1, each.body)}
+		w := &worker{queue: q}
+		if err := w.request.read(&chain); err != nil {
+			t.Fatal(err)
+		}
+		q.waiting = each.waiting
+		if got := w.mayWait(); got != each.want {
+			t.Errorf("request %d beside %d that wait: may wait %t", each.opcode, each.waiting, got)
+		}
+	}
+}
+
 // TestLockOfAnotherDriver: a guest that has started anew gets no reply to what it
 // asked before.
 func TestLockOfAnotherDriver(t *testing.T) {

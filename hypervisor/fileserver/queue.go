@@ -14,8 +14,10 @@ const (
 	maxWorkers = 64
 	// spareWorkers are kept while there is nothing for them to do.
 	spareWorkers = 4
-	// maxWaiting bounds the requests of a queue that wait for other processes.
+	// maxWaiting bounds the requests of a queue that wait for other processes to give up
+	// locks. As many more as maxTelling may wait for changes.
 	maxWaiting = 512
+	maxTelling = 4
 	// slowRequests is for how many requests, since the last one that took longer than
 	// slowTime, a queue changes leaders before each.
 	slowRequests = 64
@@ -225,7 +227,7 @@ func (w *worker) lead() bool {
 			q.leader = w // all others are at work
 		}
 	}
-	waits := w.waits(q.device.session) && q.waiting < maxWaiting
+	waits := w.mayWait()
 	if waits {
 		q.waiting++
 	}
@@ -260,6 +262,16 @@ func (w *worker) lead() bool {
 		q.device.fail(err)
 	}
 	return more
+}
+
+// mayWait says whether the request is one that waits, and there are not too many of them. That
+// of the agent's, for changes, is one whatever the containers wait for. q.mu is held.
+func (w *worker) mayWait() bool {
+	most := maxWaiting
+	if w.opcode == opRead {
+		most += maxTelling
+	}
+	return w.waits(w.queue.device.session) && w.queue.waiting < most
 }
 
 // await waits for the driver's next notification. Where none can come, nothing of the
