@@ -14,7 +14,6 @@ import (
 	"os"
 	"path"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -52,7 +51,7 @@ func Open(log *slog.Logger, share string) (*Repeater, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ask for the changes of %s: %w", share, err), unix.Close(events))
 	}
-	return &Repeater{log: log, share: root, events: events, watched: anyoneWatches, dir: -1, buf: make([]byte, fsevents.ReadSize)}, nil
+	return &Repeater{log: log, share: root, events: events, watched: (&watchers{proc: "/proc"}).any, dir: -1, buf: make([]byte, fsevents.ReadSize)}, nil
 }
 
 // Run repeats what it is told until ctx ends, at the next event. It takes the user of its
@@ -302,10 +301,21 @@ func setGroup(gid uint32) error {
 	return nil
 }
 
-// anyoneWatches looks whether a process other than the agent has anything that watches
-// files.
-func anyoneWatches() bool {
-	processes, err := os.ReadDir("/proc")
+// watchers finds processes that watch files.
+type watchers struct {
+	proc string
+	// last is a descriptor by which one did when it was last asked: while it is there, no
+	// other is looked for.
+	last string
+}
+
+// any looks whether a process other than the agent has anything that watches files.
+func (w *watchers) any() bool {
+	if w.last != "" && watches(w.last) {
+		return true
+	}
+	w.last = ""
+	processes, err := os.ReadDir(w.proc)
 	if err != nil {
 		return true
 	}
@@ -315,17 +325,23 @@ func anyoneWatches() bool {
 		if err != nil || pid == self {
 			continue
 		}
-		fds := path.Join("/proc", p.Name(), "fd")
+		fds := path.Join(w.proc, p.Name(), "fd")
 		list, err := os.ReadDir(fds)
 		if err != nil {
 			continue
 		}
-		if slices.ContainsFunc(list, func(fd os.DirEntry) bool {
-			target, err := os.Readlink(path.Join(fds, fd.Name()))
-			return err == nil && strings.HasPrefix(target, "anon_inode:") && strings.Contains(target, "notify")
-		}) {
-			return true
+		for _, fd := range list {
+			if link := path.Join(fds, fd.Name()); watches(link) {
+				w.last = link
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// watches is whether a descriptor is an instance of inotify or fanotify.
+func watches(link string) bool {
+	target, err := os.Readlink(link)
+	return err == nil && strings.HasPrefix(target, "anon_inode:") && strings.Contains(target, "notify")
 }
