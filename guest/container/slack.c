@@ -1,8 +1,6 @@
 #include "quick.h"
 #include "slack.h"
 
-#include <stdbool.h>
-#include <stdlib.h>
 #include <sys/prctl.h>
 
 /*
@@ -18,6 +16,5 @@ void __wrap_nsexec(void)
 	prctl(PR_SET_TIMERSLACK, KATA_USUAL_SLACK, 0, 0, 0);
 	__real_nsexec();
 	kata_quick_process();
-	bool helper = getenv("_LIBCONTAINER_INITPIPE") != NULL;
-	prctl(PR_SET_TIMERSLACK, helper ? KATA_HELPER_SLACK : KATA_COARSE_SLACK, 0, 0, 0);
+	prctl(PR_SET_TIMERSLACK, KATA_COARSE_SLACK, 0, 0, 0);
 }
