@@ -110,7 +110,9 @@ func (d *deaths) duringBoot(moment time.Duration) {
 		_, err := d.RunPodSandbox(d.bounded(), request)
 		answered <- err
 	}()
-	d.await("a machine", func() bool { return len(d.processes("qemu")) > 0 && len(d.processes("virtiofsd")) > 0 && len(d.processes("reader")) > 0 })
+	d.await("a machine", func() bool {
+		return len(d.processes("qemu")) > 0 && len(d.processes("virtiofsd")) > 0 && len(d.processes("reader")) > 0
+	})
 	started := false
 	select {
 	case err := <-answered:
