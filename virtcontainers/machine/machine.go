@@ -297,7 +297,12 @@ func (m *Machine) Wait(ctx context.Context) error {
 		await("the vsock device's process", helper)
 	}
 	if process, _ := m.readerProcess(); process != nil {
-		await("the process that reads what the agent says", process.Helper)
+		waiting.Go(func() {
+			// Without an error its owner has hung up, who knows why, or will hear of it.
+			if err := process.Wait(ctx); err != nil {
+				ended <- fmt.Errorf("the process that reads what the agent says has ended: %w", err)
+			}
+		})
 	}
 	err := <-ended
 	cancel()
