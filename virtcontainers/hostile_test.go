@@ -87,6 +87,19 @@ func TestAnAgentThatHangsUpEndsAnEmptyMachine(t *testing.T) {
 
 // The agent's connection ends a moment before the machine's end is known: whoever
 // signals a container in between is told of that, and not of the connection.
+// Also one that has nothing to wait for but lack of memory, and answers that with what is no
+// answer.
+func TestAnAgentThatTalksNonsenseEndsAnEmptyMachine(t *testing.T) {
+	guest := sandboxtest.NewGuest()
+	startSandbox(t, guest)
+	guest.OutOfMemory(strings.Repeat("x", 8<<10))
+	select {
+	case <-guest.Machine.Stopped():
+	case <-soon(t).Done():
+		t.Fatal("the machine runs on without an agent")
+	}
+}
+
 func TestSignalAsTheMachineEnds(t *testing.T) {
 	for range 20 {
 		guest := sandboxtest.NewGuest()

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"kata-runtime/guest/protocol"
+	"kata-runtime/virtcontainers/agent"
 )
 
 // pendingOOM is how many events wait for one watcher. Further ones are dropped:
@@ -105,6 +106,8 @@ func (s *Sandbox) dispatchOOM() {
 				// No process may be there whose end anybody waits for, and who makes a
 				// machine without an agent end. For a call it is too late.
 				s.giveUp(fmt.Errorf("%w: the agent has hung up: %w", ErrMachineEnded, err))
+			case errors.Is(err, agent.ErrMalformed), errors.Is(err, agent.ErrStalled):
+				s.giveUp(fmt.Errorf("%w: the agent's connection was ended: %w", ErrMachineEnded, err)) // likewise
 			default:
 				s.log.Warn("lack of memory in the guest will not be reported", "error", agentErr(err))
 			}

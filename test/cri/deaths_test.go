@@ -35,7 +35,7 @@ func testDeaths(t *testing.T, version containerd, handler string) {
 	t.Helper()
 	k := newKubelet(t, version)
 	// What a shim that was killed leaves to the first process of a system.
-	k.h.ReapOrphans("containerd-shim", "exe", "qemu-system-x86", "virtiofsd", "kata-fs", "kata-vsock", "kata-device")
+	k.h.ReapOrphans("containerd-shim", "exe", "qemu-system-x86", "virtiofsd", "kata-fs", "kata-vsock", "kata-reader", "kata-device")
 	first := k.run(handler, k.podConfig("first")) // makes what stays, as the bridge
 	first.start("main", "echo ready; sleep 100000").await("ready").remove()
 	first.remove()
@@ -55,14 +55,14 @@ func testDeaths(t *testing.T, version containerd, handler string) {
 		})
 	}
 	// A row after one that failed would fail for its reasons.
-	for _, victim := range []string{"shim", "holder", "qemu", "virtiofsd", "vsock", "containerd"} {
+	for _, victim := range []string{"shim", "holder", "qemu", "virtiofsd", "vsock", "reader", "containerd"} {
 		for _, moment := range moments() {
 			if !row(fmt.Sprintf("boot+%s", moment), victim, func(d *deaths) { d.duringBoot(moment) }) {
 				return
 			}
 		}
 	}
-	for _, victim := range []string{"shim", "holder", "qemu", "virtiofsd", "vsock", "agent", "guest"} {
+	for _, victim := range []string{"shim", "holder", "qemu", "virtiofsd", "vsock", "reader", "agent", "guest"} {
 		if !row("life", victim, (*deaths).ofPod) {
 			return
 		}
@@ -110,7 +110,9 @@ func (d *deaths) duringBoot(moment time.Duration) {
 		_, err := d.RunPodSandbox(d.bounded(), request)
 		answered <- err
 	}()
-	d.await("a machine", func() bool { return len(d.processes("qemu")) > 0 && len(d.processes("virtiofsd")) > 0 })
+	d.await("a machine", func() bool {
+		return len(d.processes("qemu")) > 0 && len(d.processes("virtiofsd")) > 0 && len(d.processes("reader")) > 0
+	})
 	started := false
 	select {
 	case err := <-answered:
@@ -249,7 +251,7 @@ func (d *deaths) processes(name string) []int {
 	}
 	part := map[string]string{
 		"shim": "containerd-shim-kata-v2 -", "holder": "namespace-holder " + d.pod, "container's holder": "namespace-holder " + d.running,
-		"qemu": "qemu-system", "virtiofsd": harness.FileServerCommand(), "vsock": "kata-vsock",
+		"qemu": "qemu-system", "virtiofsd": harness.FileServerCommand(), "vsock": "kata-vsock", "reader": "kata-reader",
 	}[name]
 	var pids []int
 	for _, p := range d.h.Processes() {

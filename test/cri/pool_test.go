@@ -41,7 +41,7 @@ func TestPool(t *testing.T) {
 // and what ends it.
 func (k *kubelet) withPool() (factory func(args ...string) string, destroy func()) {
 	k.t.Helper()
-	k.h.ReapOrphans("containerd-shim", "qemu-system-x86", "virtiofsd", "kata-fs", "kata-vsock", "kata-device") // of prepared machines, which are nobody's children
+	k.h.ReapOrphans("containerd-shim", "qemu-system-x86", "virtiofsd", "kata-fs", "kata-vsock", "kata-reader", "kata-device") // of prepared machines, which are nobody's children
 	dir := "/run/kata-pool-" + k.h.ID()
 	k.configureRuntime(fmt.Sprintf("[factory]\npool_size = 1\nmax_load = 0\nmin_memory = 0\ndir = %q\n", dir))
 	factory = func(args ...string) string {

@@ -24,7 +24,7 @@ import (
 // be in the next one's way.
 func TestDeaths(t *testing.T) {
 	stages := []string{"create", "created", "running", "exec", "paused", "delete"}
-	victims := []string{"stand-in", "supervisor", "qemu", "virtiofsd", "vsock", "agent", "init", "command"}
+	victims := []string{"stand-in", "supervisor", "qemu", "virtiofsd", "vsock", "reader", "agent", "init", "command"}
 	h := harness.New(t)
 	id := h.ID()
 	network := newPodNetwork(h, "eth0", "eth1")
@@ -231,9 +231,9 @@ func (r *deathRow) kill(victim string) {
 		r.killIfThere(pid)
 	case "supervisor":
 		r.killIfThere(supervisorOf(r.h, r.pod))
-	case "qemu", "virtiofsd", "vsock":
+	case "qemu", "virtiofsd", "vsock", "reader":
 		for _, p := range r.h.Processes() {
-			if strings.Contains(p.Command, map[string]string{"qemu": "qemu-system", "virtiofsd": harness.FileServerCommand(), "vsock": "kata-vsock"}[victim]) {
+			if strings.Contains(p.Command, map[string]string{"qemu": "qemu-system", "virtiofsd": harness.FileServerCommand(), "vsock": "kata-vsock", "reader": "kata-reader"}[victim]) {
 				r.killIfThere(p.PID)
 			}
 		}
@@ -264,7 +264,7 @@ func (r *deathRow) killIfThere(pid int) {
 // removes the pod.
 func (r *deathRow) check(victim string) {
 	r.h.T.Helper()
-	podDies := slices.Contains([]string{"supervisor", "qemu", "virtiofsd", "vsock", "agent"}, victim)
+	podDies := slices.Contains([]string{"supervisor", "qemu", "virtiofsd", "vsock", "reader", "agent"}, victim)
 	if podDies {
 		r.h.WaitExit(r.pod.pid) // the news has reached the stand-ins
 		if s := stateOf(r.h, r.pod.id); s.Status != "stopped" || s.PID != 0 {

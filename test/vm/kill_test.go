@@ -132,7 +132,7 @@ func TestSupervisorKilled(t *testing.T) {
 }
 
 func TestMachineKilled(t *testing.T) {
-	for _, program := range []string{"qemu-system", harness.FileServerCommand(), "kata-vsock"} {
+	for _, program := range []string{"qemu-system", harness.FileServerCommand(), "kata-vsock", "kata-reader"} {
 		t.Run(program, func(t *testing.T) {
 			h := harness.New(t)
 			d := detach(h, bundle.Spec("/bin/sh", "-c", ready))

@@ -142,7 +142,7 @@ func checkSecurity(h *harness.Host, id string, roles ...string) {
 		compareSecurity(h.T, p, want, report.Processes[0].Cgroups)
 	}
 	found = slices.DeleteFunc(found, func(role string) bool { return role == "vsock" }) // where the host has no vhost-vsock
-	if harness.Reader() != "" && !slices.Contains(roles, "reader") {
+	if harness.Reader() == "" && !slices.Contains(roles, "reader") {
 		roles = append(roles, "reader")
 	}
 	slices.Sort(found)

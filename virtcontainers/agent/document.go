@@ -16,6 +16,7 @@ func (d *decoder) document() []byte {
 		return nil
 	}
 	w.value(plain.TokenObject, plain.MaxDepth)
+	w.failed = w.failed || len(w.out) > plain.MaxDocument
 	return w.out
 }
 
@@ -27,7 +28,7 @@ type writer struct {
 
 // value writes the value that begins with a token.
 func (w *writer) value(token uint64, depth int) {
-	if w.left--; w.left < 0 {
+	if w.left--; w.left < 0 || len(w.out) > plain.MaxDocument {
 		w.failed = true
 	}
 	if w.failed {
@@ -85,7 +86,15 @@ func (w *writer) members(object bool, depth int) {
 	w.out = append(w.out, end)
 }
 
-func (w *writer) string() { w.marshal(w.decoder.value(plain.Text).String()) }
+// string writes a text, of which each byte can take six.
+func (w *writer) string() {
+	text := w.decoder.value(plain.Text).String()
+	if len(text) > plain.MaxDocument-len(w.out) {
+		w.failed = true
+		return
+	}
+	w.marshal(text)
+}
 
 func (w *writer) marshal(value any) {
 	text, err := json.Marshal(value)

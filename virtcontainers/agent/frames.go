@@ -128,7 +128,7 @@ func (c *checkedConn) bound(ctx context.Context, request *ttrpc.Request, respons
 			c.Close()
 			return err
 		}
-		if tooLate(ctx, response) {
+		if tooLate(ctx, codes.Code(response.GetStatus().GetCode())) {
 			<-ctx.Done()
 			err = ctx.Err()
 		}
@@ -143,11 +143,11 @@ func (c *checkedConn) bound(ctx context.Context, request *ttrpc.Request, respons
 // much time there is, and measures it with its own clock.
 const aboutLate = time.Second
 
-// tooLate tells whether the agent's answer is that the time is up which ctx is about to
-// end for, with a cause that says more.
-func tooLate(ctx context.Context, response *ttrpc.Response) bool {
+// tooLate tells whether the code of the agent's answer is that the time is up which ctx is
+// about to end for, with a cause that says more.
+func tooLate(ctx context.Context, code codes.Code) bool {
 	deadline, ok := ctx.Deadline()
-	return ok && codes.Code(response.GetStatus().GetCode()) == codes.DeadlineExceeded && time.Until(deadline) < aboutLate
+	return ok && code == codes.DeadlineExceeded && time.Until(deadline) < aboutLate
 }
 
 // fail notes what ends the connection; the first counts.

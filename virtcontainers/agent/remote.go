@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
@@ -130,7 +131,8 @@ func (r *remote) call(ctx context.Context, name string, request, answer proto.Me
 	var timeout time.Duration
 	if deadline, ok := ctx.Deadline(); ok {
 		if timeout = time.Until(deadline); timeout <= 0 {
-			return context.DeadlineExceeded
+			<-ctx.Done()
+			return context.Cause(ctx)
 		}
 	}
 	id, q, err := r.send(ctx, r.methods[name], timeout, message)
@@ -146,6 +148,9 @@ func (r *remote) call(ctx context.Context, name string, request, answer proto.Me
 	switch {
 	case q.values == nil:
 		return r.failure()
+	case q.status != 0 && tooLate(ctx, codes.Code(q.status)):
+		<-ctx.Done()
+		return context.Cause(ctx)
 	case q.status != 0:
 		return status.Error(codes.Code(q.status), string(q.values))
 	}
@@ -262,6 +267,10 @@ func (r *remote) readAnswer() error {
 	}
 	if head.ID == 0 {
 		return ended(head.Status, string(values))
+	}
+	// Whoever passes an error on encodes it as a text.
+	if head.Status != 0 && !utf8.Valid(values) {
+		return fmt.Errorf("the words of error %d: %w", head.Status, plain.ErrFormat)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

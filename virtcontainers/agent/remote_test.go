@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -320,6 +322,7 @@ func TestReaderEndsWithTheFirstMalformedMessage(t *testing.T) {
 		"a long answer":      {0, 0x10, 0, 0, 0, 0, 0, 1, 2, 0},
 		"no message":         {0, 0, 0, 1, 0, 0, 0, 1, 2, 0, 0xff},
 		"another type":       {0, 0, 0, 4, 0, 0, 0, 1, 2, 0, 2<<3 | 2, 2, 1<<3 | 2, 0},
+		"no words":           {0, 0, 0, 7, 0, 0, 0, 1, 2, 0, 1<<3 | 2, 5, 1 << 3, 2, 2<<3 | 2, 1, 0xff},
 		"no text":            {0, 0, 0, 5, 0, 0, 0, 1, 2, 0, 2<<3 | 2, 3, 2<<3 | 2, 1, 0xff},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -400,6 +403,7 @@ func TestReaderThatWasTaken(t *testing.T) {
 		"a list too long":       {answer(plain.Answer{ID: 1, Length: len(long)}, long...), ErrMalformed},
 		"nobody's":              {answer(plain.Answer{ID: 2, Length: 1}, 0), ErrMalformed},
 		"a huge one":            {answer(plain.Answer{ID: 1, Length: 1 << 20}), ErrMalformed},
+		"no words":              {answer(plain.Answer{ID: 1, Status: 2, Length: 2}, 'a', 0xff), ErrMalformed},
 		"no head":               {make([]byte, plain.HeadSize), ErrMalformed},
 		"an end":                {answer(plain.Answer{Status: plain.EndStalled, Length: 2}, 'n', '\n'), ErrStalled},
 		"a part":                {[]byte{1}, ttrpc.ErrClosed},
@@ -421,6 +425,69 @@ func TestReaderThatWasTaken(t *testing.T) {
 				client.Close()
 			}
 		})
+	}
+}
+
+// The agent's clock is not the caller's: what it says of the time is not what counts.
+func TestTheAgentIsEarlyWithTheEndOfTheTime(t *testing.T) {
+	where := serveAll(t, func(context.Context, string) (proto.Message, error) {
+		return nil, status.Error(codes.DeadlineExceeded, "so says the agent")
+	})
+	late := errors.New("the container did not start within its time")
+	for name, dialer := range map[string]Dialer{"the owner": where, "the reader": read(t, where, time.Minute)} {
+		client, err := Connect(t.Context(), dialer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), aboutLate/4, late)
+		_, err = client.StartContainer(ctx, &protocol.ContainerRequest{})
+		if cancel(); !errors.Is(err, late) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if _, err = client.StartContainer(ctx, &protocol.ContainerRequest{}); !errors.Is(err, late) {
+			t.Errorf("%s, when the time is over: error %v", name, err)
+		}
+		// One that has time is told what the agent says.
+		if _, err = client.StartContainer(t.Context(), &protocol.ContainerRequest{}); status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("%s, without an end: error %v", name, err)
+		}
+		client.Close()
+	}
+}
+
+// The words of an error are cut between two runes.
+func TestLongWordsOfAnError(t *testing.T) {
+	words := "a" + strings.Repeat("ä", plain.MaxText)
+	client, err := Connect(t.Context(), read(t, serveAll(t, func(context.Context, string) (proto.Message, error) {
+		return nil, status.Error(codes.NotFound, words)
+	}), time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	_, err = client.StartContainer(t.Context(), &protocol.ContainerRequest{})
+	said, ok := status.FromError(err)
+	if !ok || said.Code() != codes.NotFound || said.Message() != words[:plain.MaxText-1] {
+		t.Errorf("error %.100v", err)
+	}
+}
+
+// A document takes no more memory than the guest may send.
+func TestDocumentsDoNotGrow(t *testing.T) {
+	all := plain.Methods()
+	i := slices.IndexFunc(all, func(m plain.Method) bool { return m.Values > 0 })
+	document := func(text int) []byte {
+		values := binary.LittleEndian.AppendUint64(nil, plain.TokenObject)
+		values = binary.LittleEndian.AppendUint64(values, plain.TokenKey)
+		values = binary.LittleEndian.AppendUint32(values, uint32(text))
+		values = append(values, bytes.Repeat([]byte{1}, text)...) // each is \u0001
+		values = binary.LittleEndian.AppendUint64(values, plain.TokenNull)
+		return binary.LittleEndian.AppendUint64(values, plain.TokenEnd)
+	}
+	for text, want := range map[int]error{plain.MaxDocument/6 - 16: nil, plain.MaxDocument/6 + 16: plain.ErrFormat, plain.MaxDocument + 1: plain.ErrFormat} {
+		if err := decode(all[i], document(text), dynamicpb.NewMessage(methods().Get(i).Output())); !errors.Is(err, want) {
+			t.Errorf("a text of %d bytes: %v", text, err)
+		}
 	}
 }
 

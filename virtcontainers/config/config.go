@@ -232,6 +232,7 @@ func Default() *Config {
 				VirtioFSCache:      "auto",
 				ReclaimFreedMemory: true,
 				Confine:            true,
+				ConfineAgent:       true,
 				ConfineUsers:       defaultUsers(),
 				ConfineWithout:     []string{},
 				DenyModules:        rareModules(),

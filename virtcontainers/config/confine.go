@@ -58,7 +58,7 @@ func confineOptions() []Option {
 			Table: machineTable, Key: "confine_agent",
 			Values: "`true` or `false`",
 			Meaning: "Have a process without privileges read what the guest's agent answers, rather than the pod's owner (supervisor or shim), which has root's: see [security](security.md#who-reads-what-the-guest-says). " +
-				"It costs each pod a small process.",
+				"It costs each pod a small process. Without `confine` there is none.",
 			get:   func(c *Config) any { return c.Hypervisor.ConfineAgent },
 			check: func(*Config) string { return "" },
 		},

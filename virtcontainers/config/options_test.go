@@ -101,7 +101,7 @@ func TestEachOptionIsReadAndWritten(t *testing.T) {
 		"hypervisor.confine":                    `false`,
 		"hypervisor.confine_users":              `"70000-70009"`,
 		"hypervisor.confine_without":            `["net", "system_calls"]`,
-		"hypervisor.confine_agent":              `true`,
+		"hypervisor.confine_agent":              `false`,
 		"hypervisor.log_refused_calls":          `true`,
 		"hypervisor.enable_annotations":         `["default_.*", "runtime\\\\.x"]`,
 		"runtime.loopback_ports":                `["tcp:8080", "udp:127.0.0.11:53"]`,

@@ -64,10 +64,9 @@ type Machine struct {
 	daemonName string
 	passt      *passt.Daemon // nil without the host's network
 	user       *jail.User    // the VMM's; nil for root
-	// reader reads what the agent says, by way of reading; nil: nobody does but the
-	// pod's owner.
-	reader  *backend.Process
-	reading *net.UnixConn
+	// reads says how reader is started; nil: nobody reads what the agent says but the pod's
+	// owner.
+	reads *backend.Options
 	// program serves devices and confines processes; empty: this one.
 	program string
 	// passtUser is passt's; nil for none of its own.
@@ -76,6 +75,11 @@ type Machine struct {
 	// then; nil for one that boots.
 	saved   *Saved
 	plugged []hypervisor.Device
+
+	mu sync.Mutex // guards the fields below
+	// reader reads what the agent says once the machine was started, by way of reading.
+	reader  *backend.Process
+	reading *net.UnixConn
 }
 
 // New builds a machine whose VM has not been started: its helpers run, and its
@@ -186,9 +190,7 @@ func (m *Machine) startHelpers(ctx context.Context, spec Spec) ([]hypervisor.Dev
 	if err != nil {
 		return nil, err
 	}
-	if err := m.startReader(ctx, spec); err != nil {
-		return nil, err
-	}
+	m.reads = m.readerOptions(spec)
 	devices := []hypervisor.Device{m.vsock.Device(), share}
 	for _, nic := range spec.NICs {
 		devices = append(devices, nic)
@@ -257,8 +259,8 @@ func (m *Machine) Helpers() map[string]int {
 	if helper := m.vsock.Helper(); helper != nil {
 		helpers["vsock"] = helper.PID()
 	}
-	if m.reader != nil {
-		helpers[reader.Role] = m.reader.PID()
+	if process, _ := m.readerProcess(); process != nil {
+		helpers[reader.Role] = process.PID()
 	}
 	return helpers
 }
@@ -294,8 +296,13 @@ func (m *Machine) Wait(ctx context.Context) error {
 	if helper := m.vsock.Helper(); helper != nil {
 		await("the vsock device's process", helper)
 	}
-	if m.reader != nil {
-		await("the process that reads what the agent says", m.reader.Helper)
+	if process, _ := m.readerProcess(); process != nil {
+		waiting.Go(func() {
+			// Without an error its owner has hung up, who knows why, or will hear of it.
+			if err := process.Wait(ctx); err != nil {
+				ended <- fmt.Errorf("the process that reads what the agent says has ended: %w", err)
+			}
+		})
 	}
 	err := <-ended
 	cancel()

@@ -93,8 +93,11 @@ func (m *Machine) awaitAgent(ctx context.Context) error {
 // Start is that of hypervisor.VM. A machine that is restored has its devices then, and
 // its guest runs.
 func (m *Machine) Start(ctx context.Context) error {
-	err := m.VM.Start(ctx)
-	if err != nil || m.saved == nil {
+	if err := m.VM.Start(ctx); err != nil {
+		return err
+	}
+	// A guest that boots does so meanwhile.
+	if err := m.startReader(ctx); err != nil || m.saved == nil {
 		return err
 	}
 	restorer, ok := m.VM.(hypervisor.Restorer)

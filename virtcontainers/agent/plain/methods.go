@@ -71,6 +71,10 @@ const (
 // MaxDepth is how many objects and arrays may be in one another.
 const MaxDepth = 16
 
+// MaxDocument is how many bytes a document may have when it is written as JSON anew: no
+// more than the guest may send, though there a byte can become six.
+const MaxDocument = maxFrame
+
 // Methods are those of the agent, in the order of its protocol.
 func Methods() []Method {
 	measured := []Field{{Number: 1, Kind: Enum}, {Number: 2, Kind: Double}}

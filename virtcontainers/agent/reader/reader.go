@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -285,7 +286,22 @@ func readStatus(status []byte) (code uint32, text []byte, err error) {
 		}
 		return nil
 	})
-	return code, text[:min(len(text), plain.MaxText)], err
+	if err == nil && !utf8.Valid(text) {
+		err = errText
+	}
+	return code, cutText(text), err
+}
+
+// cutText returns as much of a text as one of an error may have, without a part of a rune.
+func cutText(text []byte) []byte {
+	if len(text) <= plain.MaxText {
+		return text
+	}
+	end := plain.MaxText
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end]
 }
 
 // end says why the connection has ended.
@@ -304,7 +320,7 @@ func (c *connection) end(err error) (plain.Answer, []byte) {
 	}
 	// The owner knows what each of the two means.
 	said := strings.TrimPrefix(strings.TrimPrefix(err.Error(), errMalformed.Error()+": "), errStalled.Error()+": ")
-	text := []byte(said[:min(len(said), plain.MaxText)])
+	text := cutText([]byte(said))
 	head.Length = len(text)
 	return head, text
 }
