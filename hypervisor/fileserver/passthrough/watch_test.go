@@ -357,7 +357,7 @@ func TestWatchesAreOfTheFileThatWasLookedUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer other.Close()
+		t.Cleanup(func() { _ = other.Close() })
 	}
 	resume()
 	l.want("lookup", <-done, 0)
