@@ -182,7 +182,7 @@ func (p *pod) vmmTime() (milliseconds float64) {
 func (k *kubelet) overhead() (count int, mebibytes, shim float64) {
 	k.t.Helper()
 	for _, p := range k.h.Processes() {
-		if !slices.ContainsFunc([]string{"containerd-shim", "kata-runtime supervisor", "kata-runtime stand-in", "kata-holder"},
+		if !slices.ContainsFunc([]string{"containerd-shim", "kata-runtime supervisor", "kata-runtime stand-in", "kata-holder", "kata-reader"},
 			func(name string) bool { return strings.Contains(p.Command, name) }) {
 			continue
 		}
