@@ -61,6 +61,7 @@ PROFILES := minimal debug lsm
 
 .PHONY: kernel-profiles
 kernel-profiles: ## guest kernels of other profiles, in share/kata-containers/PROFILE (PROFILES=lsm: of one)
+	@test/deps.sh kernel $(if $(filter debug,$(PROFILES)),types)
 	for profile in $(PROFILES); do $(GO) run ./kernel-config build -profile $$profile -o $(SHARE)/$$profile/vmlinux; done
 
 # A static busybox in the images, for exec --guest: make image BUSYBOX=/bin/busybox
