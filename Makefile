@@ -61,6 +61,7 @@ PROFILES := minimal debug lsm
 
 .PHONY: kernel-profiles
 kernel-profiles: ## guest kernels of other profiles, in share/kata-containers/PROFILE (PROFILES=lsm: of one)
+	@test/deps.sh kernel $(if $(filter debug,$(PROFILES)),types)
 	for profile in $(PROFILES); do $(GO) run ./kernel-config build -profile $$profile -o $(SHARE)/$$profile/vmlinux; done
 
 # A static busybox in the images, for exec --guest: make image BUSYBOX=/bin/busybox
@@ -186,6 +187,7 @@ test-full: test kernel-modules kernel-profiles programs ## the above, then each 
 	@test/fuzz.sh 30s
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyCalls|TestManyAtOnce|TestManyContainers|TestLongStream)' ./test/vm
+	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestGuests|TestAppArmor|TestSELinux)$$' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm,full -count=1 -timeout 20m -run '^(TestFileServer|TestInotifyOfPods)$$' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 2h -run '^TestManyCycles$$' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers

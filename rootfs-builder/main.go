@@ -8,6 +8,9 @@
 // ext4) is a file system with the hashes of dm-verity, on top of what -tar or -oci
 // name, if anything.
 //
+// With an initrd, a kernel that has the parts of a disk image as modules boots from one,
+// too (-disk).
+//
 // -modules names a directory such as /lib/modules, with one directory per
 // release. The file /lib/modules/load in the image lists the modules' paths,
 // one per line, in the order in which PID 1 loads them. -busybox adds a shell and
@@ -57,6 +60,9 @@ const typeInitrd = "initrd"
 type options struct {
 	agent, output, kind, manifest, sbom, modules, release, busybox string
 
+	// Of initrds alone: its agent mounts a disk image.
+	disk bool
+
 	// Of disk images alone.
 	tars, files, certificates    []string
 	oci, reference, architecture string
@@ -74,6 +80,7 @@ func (o *options) register(flags *flag.FlagSet) {
 	flags.StringVar(&o.modules, "modules", "", "`directory` with the modules of a kernel, one directory per release")
 	flags.StringVar(&o.release, "kernel-release", "", "kernel `release` below -modules (default: the only one there)")
 	flags.StringVar(&o.busybox, "busybox", "", "static `program` to add as /bin/busybox, with links for all that it does")
+	flags.BoolVar(&o.disk, "disk", false, "initrd: add the modules by which its agent makes a disk image the root file system, for a kernel that does not have them built in")
 	list := func(to *[]string) func(string) error {
 		return func(value string) error {
 			*to = append(*to, value)
@@ -102,6 +109,8 @@ func (o *options) check() error {
 		return fmt.Errorf("-type is %q, not %s or %s", o.kind, typeInitrd, strings.Join(disks, " or "))
 	case o.kind == typeInitrd && (o.oci != "" || len(o.tars)+len(o.files)+len(o.certificates) > 0):
 		return fmt.Errorf("-tar, -oci, -add and -ca are for disk images: say -type %s", strings.Join(disks, " or -type "))
+	case o.disk && (o.kind != typeInitrd || o.modules == ""):
+		return errors.New("-disk is for initrds, and needs -modules")
 	case o.reference != "" && o.oci == "":
 		return errors.New("-ref needs -oci")
 	default:
@@ -132,7 +141,7 @@ func build(ctx context.Context, o options) error {
 	var contents image.Contents
 	addBase(&contents, o.agent)
 	if o.modules != "" {
-		release, err := addModules(&contents, o.modules, o.release)
+		release, err := addModules(&contents, o.modules, o.release, o.disk)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"kata-runtime/rootfs-builder/image"
+	"kata-runtime/rootfs-builder/kmod"
 )
 
 func TestFlags(t *testing.T) {
@@ -15,6 +17,8 @@ func TestFlags(t *testing.T) {
 		"-agent is missing":              {"-o", "x"},
 		"-o is missing":                  {"-agent", "x"},
 		"-kernel-release needs -modules": {"-agent", "x", "-o", "y", "-kernel-release", "6"},
+		"-disk is for initrds":           {"-agent", "x", "-o", "y", "-disk", "-modules", "z", "-type", "erofs"},
+		"and needs -modules":             {"-agent", "x", "-o", "y", "-disk"},
 		`unexpected argument "z"`:        {"-agent", "x", "-o", "y", "z"},
 	}
 	for want, args := range tests {
@@ -43,7 +47,7 @@ func TestRefusedAgentLeavesNoImage(t *testing.T) {
 func TestAddModulesWantsOneRelease(t *testing.T) {
 	var contents image.Contents
 	dir := t.TempDir()
-	if _, err := addModules(&contents, dir, ""); err == nil || !strings.Contains(err.Error(), "no kernel release") {
+	if _, err := addModules(&contents, dir, "", false); err == nil || !strings.Contains(err.Error(), "no kernel release") {
 		t.Errorf("addModules of an empty directory = %v", err)
 	}
 	for _, release := range []string{"6.1", "6.2"} {
@@ -51,7 +55,7 @@ func TestAddModulesWantsOneRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := addModules(&contents, dir, ""); err == nil || !strings.Contains(err.Error(), "6.1, 6.2") {
+	if _, err := addModules(&contents, dir, "", false); err == nil || !strings.Contains(err.Error(), "6.1, 6.2") {
 		t.Errorf("addModules of two releases = %v", err)
 	}
 	// A kernel that has everything built in needs no module.
@@ -62,9 +66,13 @@ func TestAddModulesWantsOneRelease(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "6.1", "modules.builtin"), []byte(builtin.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	release, err := addModules(&contents, dir, "6.1")
+	release, err := addModules(&contents, dir, "6.1", false)
 	if err != nil || release != "6.1" {
 		t.Fatalf("addModules = %q, %v", release, err)
+	}
+	// One that has no device mapper cannot mount a disk image.
+	if _, err := addModules(&image.Contents{}, dir, "6.1", true); !errors.Is(err, kmod.ErrUnknownModule) || !strings.Contains(err.Error(), "dm_verity") {
+		t.Errorf("addModules for a disk image = %v", err)
 	}
 	manifest, err := contents.WriteFiles(filepath.Join(dir, "initrd.img"), "", release)
 	if err != nil {

@@ -38,9 +38,15 @@ func optionalModules() []string {
 	return []string{"9p", "9pnet_virtio"}
 }
 
+// diskModules make a disk image the root file system. The ciphers are asked for by name,
+// before the guest can answer its kernel; those that a CPU may lack are left out.
+func diskModules() (required, optional []string) {
+	return []string{"dm_verity", "erofs", "ext4"}, []string{"crc32c_generic", "sha256_generic"}
+}
+
 // addModules packs the modules of a release, the only one in dir if release is
 // empty, and returns the release.
-func addModules(contents *image.Contents, dir, release string) (string, error) {
+func addModules(contents *image.Contents, dir, release string, disk bool) (string, error) {
 	if release == "" {
 		only, err := onlyRelease(dir)
 		if err != nil {
@@ -52,7 +58,12 @@ func addModules(contents *image.Contents, dir, release string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	modules, err := tree.Select(requiredModules(), optionalModules())
+	required, optional := requiredModules(), optionalModules()
+	if disk {
+		more, ciphers := diskModules()
+		required, optional = append(required, more...), append(optional, ciphers...)
+	}
+	modules, err := tree.Select(required, optional)
 	if err != nil {
 		return "", fmt.Errorf("kernel %s: %w", release, err)
 	}

@@ -13,6 +13,8 @@ for group in "$@"; do
     build) packages+=(gcc libc6-dev libseccomp-dev pkg-config make git ca-certificates dpkg xz-utils erofs-utils) ;;
     # To compile the guest kernel.
     kernel) packages+=(flex bison bc libelf-dev perl-base) ;;
+    # To give a kernel its own types (BTF), which the profile debug has.
+    types) packages+=(dwarves) ;;
     # To run arm64 guests on an x86-64 host, and to build what they boot.
     arm64) packages+=(qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross) ;;
     # What tests and benchmarks compare with, and the callers that tests drive.

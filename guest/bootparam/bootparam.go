@@ -6,10 +6,12 @@ package bootparam
 
 import (
 	"fmt"
+	"iter"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +31,9 @@ type Params struct {
 	Token     string // hexadecimal text; empty: the host wants no ready message
 	ReadyPort uint32
 	Debug     bool
+	// MappedRoot is the device mapper's table of a disk image to be the root file system,
+	// whose kind is RootType; empty: there is none.
+	MappedRoot, RootType string
 	// Template: the machine is to be saved, and tells by its console when it can be.
 	Template bool
 }
@@ -37,7 +42,7 @@ type Params struct {
 // last of several equal names wins, as in the kernel.
 func Parse(cmdline string) (Params, error) {
 	p := Params{ReadyPort: protocol.ReadyPort}
-	for _, field := range strings.Fields(cmdline) {
+	for field := range fields(cmdline) {
 		name, value, _ := strings.Cut(field, "=")
 		switch name {
 		case protocol.TokenParameter:
@@ -48,6 +53,10 @@ func Parse(cmdline string) (Params, error) {
 				return Params{}, fmt.Errorf("kernel parameter %s: %w", name, err)
 			}
 			p.ReadyPort = uint32(port)
+		case "dm-mod.create":
+			p.MappedRoot = value
+		case "rootfstype":
+			p.RootType = value
 		case protocol.TemplateParameter:
 			p.Template = value == "1"
 		case DebugParameter:
@@ -55,6 +64,28 @@ func Parse(cmdline string) (Params, error) {
 		}
 	}
 	return p, nil
+}
+
+// fields are the parameters of a command line, without the quotes in which one may have
+// spaces, as the kernel splits them.
+func fields(cmdline string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		var field strings.Builder
+		quoted := false
+		for _, char := range cmdline + " " {
+			switch {
+			case char == '"':
+				quoted = !quoted
+			case unicode.IsSpace(char) && !quoted:
+				if field.Len() > 0 && !yield(field.String()) {
+					return
+				}
+				field.Reset()
+			default:
+				field.WriteRune(char)
+			}
+		}
+	}
 }
 
 // Read parses the command line of the running kernel; /proc must be mounted.

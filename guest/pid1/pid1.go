@@ -16,7 +16,8 @@
 //
 // An image on a disk is such a root file system. The agent then runs from it,
 // unsealed: nobody can write it, and libcontainer hides it from containers behind
-// an overlay, which takes no memory.
+// an overlay, which takes no memory. A kernel that has what such an image takes as modules
+// boots from an initrd with them, whose agent mounts the image.
 package pid1
 
 import (
@@ -67,6 +68,16 @@ func Boot() error {
 		return err
 	}
 	con.step("modules loaded")
+	if !disk {
+		image, err := findImage(params)
+		if err == nil && image != nil {
+			err = mountImage(image, root)
+			root = imageRoot
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if err := keepDigest(modules.ImageDigest, filepath.Join(root, modules.KeptDigest)); err != nil {
 		return err
 	}
@@ -93,10 +104,12 @@ func Boot() error {
 	return nil
 }
 
-// leaveInitramfs makes root, on a tmpfs, the root file system.
+// leaveInitramfs makes root, on a tmpfs or a disk image, the root file system.
 func leaveInitramfs(root string) error {
-	if err := copyPrograms(programs, root+programs); err != nil {
-		return err
+	if root != imageRoot {
+		if err := copyPrograms(programs, root+programs); err != nil {
+			return err
+		}
 	}
 	return switchRoot(root)
 }

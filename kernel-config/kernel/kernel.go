@@ -77,6 +77,22 @@ func (t target) findCompiler() error {
 	return nil
 }
 
+// pahole makes BTF of the information for debuggers.
+const pahole = "pahole"
+
+// paholeFlags are those that the kernel's own script has for the versions that the pinned
+// sources take, but for -j: with threads, the order of types is another in each build.
+const paholeFlags = "--btf_gen_floats --lang_exclude=rust"
+
+// findPahole says what to install where it is missing: without it, the kernel's build
+// system drops the option, and does not say why.
+func findPahole() error {
+	if _, err := exec.LookPath(pahole); err != nil {
+		return fmt.Errorf("CONFIG_DEBUG_INFO_BTF: %w (Debian: apt-get install dwarves)", err)
+	}
+	return nil
+}
+
 // Check configures the kernel without compiling it, and returns its complete
 // configuration. An option that did not survive is an error that wraps
 // kconfig.ErrNotSurvived.
@@ -133,6 +149,9 @@ func (b *Builder) Build(ctx context.Context, source Source, options kconfig.Opti
 
 func modular(options kconfig.Options) bool { return has(options, "CONFIG_MODULES", "y") }
 
+// typed tells whether the kernel has its own types in the image (BTF).
+func typed(options kconfig.Options) bool { return has(options, "CONFIG_DEBUG_INFO_BTF", "y") }
+
 func debuggable(options kconfig.Options) bool { return has(options, "CONFIG_DEBUG_INFO_NONE", "n") }
 
 func has(options kconfig.Options, name, value string) bool {
@@ -154,9 +173,16 @@ func (b *Builder) key(ctx context.Context, source Source, options kconfig.Option
 			return "", err
 		}
 	}
+	programs := []string{want.tools + "gcc", want.tools + "ld"}
+	if typed(options) {
+		if err := findPahole(); err != nil {
+			return "", err
+		}
+		programs = append(programs, pahole)
+	}
 	var compiler bytes.Buffer
-	for _, program := range []string{"gcc", "ld"} {
-		if err := b.run(ctx, &compiler, want.tools+program, "--version"); err != nil {
+	for _, program := range programs {
+		if err := b.run(ctx, &compiler, program, "--version"); err != nil {
 			return "", err
 		}
 	}
@@ -186,6 +212,13 @@ func (b *Builder) build(ctx context.Context, source Source, options kconfig.Opti
 		return err
 	}
 	goals := []string{fmt.Sprintf("-j%d", max(b.Jobs, 1))}
+	if debuggable(options) {
+		names, err := anyPlace(tree, objects)
+		if err != nil {
+			return err
+		}
+		goals = append(goals, "KCFLAGS="+fastCompile+" "+names, "KAFLAGS="+names)
+	}
 	if modular(options) {
 		goals = append(goals, "modules")
 	}
@@ -263,6 +296,11 @@ func (b *Builder) configure(ctx context.Context, tree, objects string, options k
 	if err != nil {
 		return nil, err
 	}
+	if typed(options) {
+		if err := findPahole(); err != nil {
+			return nil, err
+		}
+	}
 	wanted, err := filepath.Abs(filepath.Join(objects, "wanted.config"))
 	if err != nil {
 		return nil, fmt.Errorf("find the build directory: %w", err)
@@ -289,6 +327,20 @@ func (b *Builder) configure(ctx context.Context, tree, objects string, options k
 // that may not touch vector registers. Together they are a tenth of its time.
 const fastCompile = "-ftrack-macro-expansion=0 -fno-tree-vectorize -fno-tree-slp-vectorize"
 
+// anyPlace makes information for debuggers name the source /source, and the directory
+// of the build /build: wherever both are, the kernel is the same.
+func anyPlace(tree, objects string) (string, error) {
+	var flags []string
+	for _, place := range []struct{ path, name string }{{tree, "/source"}, {objects, "/build"}} {
+		path, err := filepath.Abs(place.path)
+		if err != nil {
+			return "", fmt.Errorf("find the build directory: %w", err)
+		}
+		flags = append(flags, fmt.Sprintf("-fdebug-prefix-map=%s=%s", path, place.name))
+	}
+	return strings.Join(flags, " "), nil
+}
+
 // make runs the kernel's build system, out of tree and with nothing of this
 // host in the result.
 func (b *Builder) make(ctx context.Context, tree, objects string, want target, args ...string) error {
@@ -300,7 +352,7 @@ func (b *Builder) make(ctx context.Context, tree, objects string, want target, a
 		"-s", "-C", tree, "O=" + absolute, "ARCH=" + want.arch,
 		"KBUILD_BUILD_USER=kata", "KBUILD_BUILD_HOST=kata",
 		"KBUILD_BUILD_TIMESTAMP=1970-01-01", "KBUILD_BUILD_VERSION=1",
-		"KCFLAGS=" + fastCompile,
+		"KCFLAGS=" + fastCompile, "PAHOLE_FLAGS=" + paholeFlags,
 	}
 	// Without one, which only Check goes, what depends on the compiler is the host's.
 	if want.tools != "" && want.findCompiler() == nil {

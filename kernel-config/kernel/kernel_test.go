@@ -26,6 +26,7 @@ for arg; do
 done
 for arg; do case $arg in CROSS_COMPILE=*) echo "$arg" >> "$FAKE_LOG" ;; esac; done
 echo "$goal" >> "$FAKE_LOG"
+for arg; do case $arg in PAHOLE_FLAGS=*) echo "$arg " >> "$FAKE_LOG.flags" ;; esac; done
 case $goal in
 allnoconfig) grep -v CONFIG_DROPPED "$wanted" > "$objects/.config" ;;
 Image) mkdir -p "$objects/arch/arm64/boot" && cp "$objects/.config" "$objects/arch/arm64/boot/Image" ;;
@@ -165,6 +166,40 @@ func TestBuildKeepsSymbols(t *testing.T) {
 	}
 	if _, err := os.Stat(built.Symbols); err != nil {
 		t.Error(err)
+	}
+}
+
+// The kernel's types take a program that the kernel's build system silently does without.
+// Its threads would give them another order in each build.
+func TestTypes(t *testing.T) {
+	log := fakeTools(t)
+	tools := filepath.Dir(log)
+	builder := &kernel.Builder{CacheDir: t.TempDir(), Arch: "amd64", Log: io.Discard}
+	source, wanted := fakeSource(t), options("CONFIG_DEBUG_INFO_BTF")
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", tools)
+	const missing = "apt-get install dwarves"
+	if _, err := builder.Build(t.Context(), source, wanted); err == nil || !strings.Contains(err.Error(), missing) {
+		t.Errorf("Build = %v", err)
+	}
+	t.Setenv("PATH", path)
+	keys := map[string]bool{}
+	for _, version := range []string{"v1.24", "v1.25"} {
+		if err := os.WriteFile(filepath.Join(tools, "pahole"), []byte("#!/bin/sh\necho "+version+"\n"), 0o700); err != nil { //nolint:gosec // A program.
+			t.Fatal(err)
+		}
+		built, err := builder.Build(t.Context(), source, wanted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[built.Image] = true
+	}
+	if len(keys) != 2 {
+		t.Errorf("two versions of pahole share a result: %v", keys)
+	}
+	flags, err := os.ReadFile(log + ".flags")
+	if err != nil || !strings.Contains(string(flags), "PAHOLE_FLAGS=--") || strings.Contains(string(flags), "-j ") {
+		t.Errorf("make was started with %s, %v", flags, err)
 	}
 }
 

@@ -3,34 +3,22 @@
 package vm
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
-	"kata-runtime/test/program"
 )
 
 // TestDiskImages boots guests from disk images: of each file system, two VMs from one
 // file, and one that somebody has changed.
 func TestDiskImages(t *testing.T) {
 	h := harness.New(t)
-	builder := h.File("rootfs-builder")
-	if err := program.Build(t.Context(), builder, "kata-runtime/rootfs-builder"); err != nil {
-		t.Fatal(err)
-	}
-	images := map[string]string{}
-	for _, kind := range []string{"erofs", "ext4"} {
-		images[kind] = h.File(kind + ".img")
-		agent := filepath.Join(harness.Repository(t), "bin", "kata-agent")
-		if out, err := exec.CommandContext(t.Context(), builder, "-agent", agent, "-type", kind, "-o", images[kind]).CombinedOutput(); err != nil {
-			t.Fatalf("build the image: %v\n%s", err, out)
-		}
-	}
+	builder := newImageBuilder(h)
+	images := map[string]string{"erofs": builder.image("erofs"), "ext4": builder.image("ext4")}
 	for _, kind := range []string{"ext4", "erofs"} { // the last one goes on
 		imageOnly(h, images[kind])
 		id := h.ID()
@@ -51,16 +39,37 @@ func TestDiskImages(t *testing.T) {
 		t.Errorf("env: %s", text)
 	}
 	// Nobody looks at this byte, which is beside the superblock, but dm-verity.
-	file, err := os.OpenFile(images["erofs"], os.O_WRONLY, 0)
+	tamper(t, images["erofs"], 2000)
+	wantFailure(h, []string{"boot kernel", "verity: 254:0: data block 0 is corrupted", "Kernel panic - not syncing: dm-verity device corrupted"},
+		"run", "-b", h.Bundle(bundle.Spec("/bin/true")), h.ID())
+	// Nor is a hash believed that is not what the hashes above it say, and the top of
+	// them is what the manifest says, or nothing is started.
+	imageOnly(h, images["ext4"])
+	tamper(t, images["ext4"], hashOffset(t, images["ext4"])+2*4096)
+	wantFailure(h, []string{"boot kernel", "is corrupted", "Kernel panic - not syncing: dm-verity device corrupted"},
+		"run", "-b", h.Bundle(bundle.Spec("/bin/true")), h.ID())
+	tamper(t, images["ext4"], hashOffset(t, images["ext4"])+4096)
+	wantFailure(h, []string{"the image is not the one that its manifest describes: the root hash of its tree is "},
+		"run", "-b", h.Bundle(bundle.Spec("/bin/true")), h.ID())
+}
+
+// hashOffset is where an image's hashes begin, with a superblock that is followed by the
+// top of them.
+func hashOffset(t *testing.T, image string) int64 {
+	t.Helper()
+	text, err := os.ReadFile(strings.TrimSuffix(image, ".img") + ".manifest.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
-	if _, err := file.WriteAt([]byte{1}, 2000); err != nil {
-		t.Fatal(err)
+	var manifest struct {
+		Verity struct {
+			HashOffset int64 `json:"hash_offset"`
+		} `json:"verity"`
 	}
-	wantFailure(h, []string{"boot kernel", "verity: 254:0: data block 0 is corrupted", "Kernel panic - not syncing: dm-verity device corrupted"},
-		"run", "-b", h.Bundle(bundle.Spec("/bin/true")), h.ID())
+	if err := json.Unmarshal(text, &manifest); err != nil || manifest.Verity.HashOffset == 0 {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return manifest.Verity.HashOffset
 }
 
 // imageOnly lets the host's commands boot from a disk image.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,9 +24,11 @@ import (
 // level, in the log, and (by New) nothing left behind.
 func wantFailure(h *harness.Host, texts []string, args ...string) {
 	h.T.Helper()
-	log := h.File("log.json")
-	h.Flags = append(h.Flags, "--log", log, "--log-format", "json")
+	log, flags := h.File("log.json"), h.Flags
+	h.Flags = append(slices.Clone(flags), "--log", log, "--log-format", "json")
 	result := h.Run(args...)
+	h.Flags = flags
+	defer os.Remove(log) // the next one has a log of its own
 	if result.Code != 1 || result.Stdout != "" {
 		h.T.Errorf("exit code %d, want 1; standard output %q", result.Code, result.Stdout)
 	}

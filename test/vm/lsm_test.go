@@ -53,12 +53,29 @@ func compileProfiles(h *harness.Host, source string) string {
 	return dir
 }
 
+// securityKernels are those that run AppArmor and SELinux: Debian's, and where there is
+// more time the profile lsm of kernel-config.
+func securityKernels(t *testing.T) map[string]assets {
+	kernels := map[string]assets{"debian": debianAssets(t)}
+	if os.Getenv(manyVariable) != "" {
+		built := builtAssets(t)
+		built.kernel = filepath.Join(filepath.Dir(built.kernel), "lsm", "vmlinux")
+		kernels["lsm"] = built
+	}
+	return kernels
+}
+
 // TestAppArmor: where the configuration has policies, containers and the processes that
-// are added have the profiles that they ask for, and no other. Debian's kernel runs
-// AppArmor.
+// are added have the profiles that they ask for, and no other.
 func TestAppArmor(t *testing.T) {
+	for name, a := range securityKernels(t) {
+		t.Run(name, func(t *testing.T) { testAppArmor(t, a) })
+	}
+}
+
+func testAppArmor(t *testing.T, a assets) {
+	t.Helper()
 	h := harness.New(t)
-	a := debianAssets(t)
 	configure(h, fmt.Sprintf("hypervisor.kernel = %q", a.kernel), fmt.Sprintf("hypervisor.initrd = %q", a.initrd),
 		fmt.Sprintf("agent.kata.apparmor_policies = %q", compileProfiles(h, profiles)))
 	spec := sandbox(bundle.Spec("/bin/sleep", "100000"))
@@ -102,10 +119,16 @@ func TestAppArmor(t *testing.T) {
 	h.Must("delete", "--force", pod.id)
 }
 
-// TestSELinux: the same of SELinux, which Debian's kernel runs where it is told to.
+// TestSELinux: the same of SELinux, which the kernels run where they are told to.
 func TestSELinux(t *testing.T) {
+	for name, a := range securityKernels(t) {
+		t.Run(name, func(t *testing.T) { testSELinux(t, a) })
+	}
+}
+
+func testSELinux(t *testing.T, a assets) {
+	t.Helper()
 	h := harness.New(t)
-	a := debianAssets(t)
 	policy := h.File("policy.33")
 	command := exec.CommandContext(t.Context(), "checkpolicy", "-M", "-c", "33", "-U", "allow", "-o", policy, filepath.Join("testdata", "selinux", "policy.conf"))
 	if out, err := command.CombinedOutput(); err != nil {

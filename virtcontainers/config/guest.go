@@ -179,9 +179,6 @@ func guestOptions() []Option {
 			Meaning: "Their disk image in the place of an initrd, as in `[hypervisor]`.",
 			get:     func(c *Config) any { return c.Guest.ARM64.Image },
 			check: func(c *Config) string {
-				if c.Guest.ARM64.Image != "" && c.Guest.ARM64.Initrd != "" {
-					return "must not be set together with initrd"
-				}
 				return assetPair(c.Guest.ARM64.Image, c.Guest.ARM64.Kernel, "kernel")
 			},
 		},

@@ -120,13 +120,11 @@ func machineOptions() []Option {
 			Values: "empty, or an absolute path",
 			Meaning: "A disk image that the guest boots from in the place of an initrd: an erofs or ext4 file system with dm-verity, " +
 				"which `rootfs-builder` makes, with its manifest beside it (`guest.manifest.json` for `guest.img`). " +
-				"The kernel has device mapper and the file system built in, as the one of `kernel-config` has. " +
-				"The VMs share the file, and read it only. Is set together with `kernel`, and without `initrd`. See [guest assets](guest-assets.md).",
+				"The kernel has device mapper and the file system built in, as the one of `kernel-config` has, or `initrd` has its modules (`rootfs-builder -disk`), " +
+				"whose agent then mounts the image. " +
+				"The VMs share the file, and read it only. Is set together with `kernel`. See [guest assets](guest-assets.md).",
 			get: func(c *Config) any { return c.Hypervisor.Image },
 			check: func(c *Config) string {
-				if c.Hypervisor.Image != "" && c.Hypervisor.Initrd != "" {
-					return "must not be set together with initrd"
-				}
 				return assetPair(c.Hypervisor.Image, c.Hypervisor.Kernel, "kernel")
 			},
 		},

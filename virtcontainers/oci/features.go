@@ -12,12 +12,16 @@ const (
 	oldestSpecVersion = "1.0.0"
 )
 
+// SecurityModules are those of the guests' kernel that the configuration has policies
+// for: labels of the others have no effect.
+type SecurityModules struct{ AppArmor, SELinux bool }
+
 // Features is what a build of the runtime, by its version and commit, supports:
 // what works; callers switch features on by it. A test behind the
 // tag vm makes containers that use it. Everything but hooks and id-mapped mounts
 // happens in the guest, so that nothing depends on the host's kernel; that must
 // have mount_setattr(2) in any case.
-func Features(version, commit string) *features.Features {
+func Features(version, commit string, modules SecurityModules) *features.Features {
 	return &features.Features{
 		OCIVersionMin: oldestSpecVersion,
 		OCIVersionMax: SpecVersion,
@@ -36,8 +40,8 @@ func Features(version, commit string) *features.Features {
 				V1: new(true), V2: new(true), Systemd: new(true), SystemdUser: new(false), Rdma: new(false),
 			},
 			Seccomp:         seccompFeatures(),
-			Apparmor:        &features.Apparmor{Enabled: new(false)},
-			Selinux:         &features.Selinux{Enabled: new(false)},
+			Apparmor:        &features.Apparmor{Enabled: new(modules.AppArmor)},
+			Selinux:         &features.Selinux{Enabled: new(modules.SELinux)},
 			IntelRdt:        &features.IntelRdt{Enabled: new(false)},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: new(true)}},
 			NetDevices:      &features.NetDevices{Enabled: new(false)},

@@ -210,12 +210,7 @@ func LoadConfig(ctx context.Context, options bootstrap.RuntimeOptions) (settings
 	if options.Invalid != "" {
 		return nil, invalid(errors.New(options.Invalid))
 	}
-	if options.ConfigPath == "" && len(options.Config) > 0 {
-		settings, err = config.Parse("ConfigBody of the runtime options", string(options.Config))
-	} else {
-		settings, err = config.Load(ctx, options.ConfigPath)
-	}
-	if err != nil {
+	if settings, err = options.Configuration(ctx); err != nil {
 		return nil, invalid(err)
 	}
 	executable, err := os.Executable()

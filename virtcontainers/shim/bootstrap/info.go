@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,18 +21,20 @@ const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features
 
 // info says what the runtime supports, and repeats the options that it was
 // asked with.
-func (p Program) info(stdin *os.File, stdout io.Writer) error {
+func (p Program) info(ctx context.Context, stdin *os.File, stdout io.Writer) error {
 	var options *anypb.Any
+	var decoded RuntimeOptions
 	if input := readInput(stdin, inputPatience); len(input) > 0 {
 		options = &anypb.Any{}
 		if err := proto.Unmarshal(input, options); err != nil {
 			return fmt.Errorf("read the options on standard input: %w", err)
 		}
-		if _, err := DecodeOptions(options); err != nil {
+		var err error
+		if decoded, err = DecodeOptions(options); err != nil {
 			return fmt.Errorf("read the options on standard input: %w", err)
 		}
 	}
-	features, err := json.Marshal(oci.Features(p.Version, p.Commit))
+	features, err := json.Marshal(oci.Features(p.Version, p.Commit, securityModules(ctx, decoded)))
 	if err != nil {
 		return fmt.Errorf("encode the runtime's features: %w", err)
 	}
@@ -47,6 +50,16 @@ func (p Program) info(stdin *os.File, stdout io.Writer) error {
 	}
 	_, err = stdout.Write(data)
 	return err
+}
+
+// securityModules are those that the configuration has policies for. One that cannot be
+// read has none: whoever starts a pod by it is told.
+func securityModules(ctx context.Context, options RuntimeOptions) (modules oci.SecurityModules) {
+	settings, err := options.Configuration(ctx)
+	if err == nil {
+		modules.AppArmor, modules.SELinux = settings.Agent.AppArmorPolicies != "", settings.Agent.SELinuxPolicy != ""
+	}
+	return modules
 }
 
 // allowMounts is the annotation by which a runtime tells containerd 2.2 and 2.3 which

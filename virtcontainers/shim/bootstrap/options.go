@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"kata-runtime/virtcontainers/config"
 )
 
 // ErrOptions is wrapped by DecodeOptions' errors: the caller has sent what is no
@@ -36,6 +39,14 @@ type RuntimeOptions struct {
 	// Ignored are the names of options that were given and that mean nothing
 	// here, for a log.
 	Ignored []string
+}
+
+// Configuration reads the configuration that the options name or are.
+func (o *RuntimeOptions) Configuration(ctx context.Context) (*config.Config, error) {
+	if o.ConfigPath == "" && len(o.Config) > 0 {
+		return config.Parse("ConfigBody of the runtime options", string(o.Config))
+	}
+	return config.Load(ctx, o.ConfigPath)
 }
 
 // Types of options. That of the first CRI plugin has the same fields as today's.

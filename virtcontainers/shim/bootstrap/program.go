@@ -179,7 +179,7 @@ func (p Program) dispatch(inv invocation) error {
 		_, err := fmt.Printf("%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n", Name, p.Version, p.Commit, runtime.Version())
 		return err
 	case inv.info:
-		return p.info(os.Stdin, os.Stdout)
+		return p.info(context.Background(), os.Stdin, os.Stdout)
 	}
 	if err := inv.check(); err != nil {
 		return err

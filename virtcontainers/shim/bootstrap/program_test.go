@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -116,7 +117,7 @@ func TestInfo(t *testing.T) {
 	p := Program{Version: "1.2", Commit: "abc"}
 	options := typed(t, &runtimeoptions.Options{ConfigPath: "/a"})
 	var out bytes.Buffer
-	if err := p.info(stdin(t, encode(t, options)), &out); err != nil {
+	if err := p.info(t.Context(), stdin(t, encode(t, options)), &out); err != nil {
 		t.Fatal(err)
 	}
 	var info types.RuntimeInfo
@@ -131,11 +132,31 @@ func TestInfo(t *testing.T) {
 	if err := json.Unmarshal(info.GetFeatures().GetValue(), &supported); err != nil || len(supported.MountOptions) == 0 {
 		t.Errorf("%v: %s", err, info.GetFeatures().GetValue())
 	}
+	if *supported.Linux.Apparmor.Enabled || *supported.Linux.Selinux.Enabled {
+		t.Error("it promises security modules without policies")
+	}
+	for key, enabled := range map[string]func(*features.Linux) bool{
+		"apparmor_policies": func(l *features.Linux) bool { return *l.Apparmor.Enabled && !*l.Selinux.Enabled },
+		"selinux_policy":    func(l *features.Linux) bool { return !*l.Apparmor.Enabled && *l.Selinux.Enabled },
+	} {
+		out.Reset()
+		body := fmt.Sprintf("[agent.kata]\n%s = %q\n", key, "/policies")
+		options := typed(t, &runtimeoptions.Options{ConfigBody: []byte(body)})
+		if err := p.info(t.Context(), stdin(t, encode(t, options)), &out); err != nil {
+			t.Fatal(err)
+		}
+		if err := proto.Unmarshal(out.Bytes(), &info); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(info.GetFeatures().GetValue(), &supported); err != nil || !enabled(supported.Linux) {
+			t.Errorf("with %s: %v: %s", key, err, info.GetFeatures().GetValue())
+		}
+	}
 	out.Reset()
-	if err := p.info(stdin(t, nil), &out); err != nil || out.Len() == 0 {
+	if err := p.info(t.Context(), stdin(t, nil), &out); err != nil || out.Len() == 0 {
 		t.Errorf("without options: %v", err)
 	}
-	if err := p.info(stdin(t, []byte("nonsense")), &out); err == nil {
+	if err := p.info(t.Context(), stdin(t, []byte("nonsense")), &out); err == nil {
 		t.Error("nonsense is taken for options")
 	}
 }
