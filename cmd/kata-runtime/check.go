@@ -119,6 +119,7 @@ func checkHostKernel() machine.Finding {
 
 func checkAssets(settings *config.Config) []machine.Finding {
 	kernel := machine.Finding{Name: "guest kernel", Status: machine.StatusOK}
+	initrd := machine.Finding{Name: "guest initrd", Status: machine.StatusOK}
 	image := machine.Finding{Name: "guest image", Status: machine.StatusOK}
 	executable, err := os.Executable()
 	if err == nil {
@@ -129,18 +130,32 @@ func checkAssets(settings *config.Config) []machine.Finding {
 		image.Status, image.NextStep = machine.StatusMissing, kernel.NextStep
 		return []machine.Finding{kernel, image}
 	}
-	kernel.Value, image.Value = settings.Hypervisor.Kernel, cmp.Or(settings.Hypervisor.Initrd, settings.Hypervisor.Image)
-	for _, f := range []*machine.Finding{&kernel, &image} {
-		if file, err := os.Open(f.Value); err != nil {
-			f.Status, f.Detail, f.NextStep = machine.StatusMissing, err.Error(), "make build image, or correct the configuration"
-		} else {
-			file.Close()
-		}
+	kernel.Value, initrd.Value, image.Value = settings.Hypervisor.Kernel, settings.Hypervisor.Initrd, settings.Hypervisor.Image
+	if file, err := os.Open(kernel.Value); err != nil {
+		kernel.Status, kernel.Detail, kernel.NextStep = machine.StatusMissing, err.Error(), "make build image, or correct the configuration"
+	} else {
+		file.Close()
 	}
-	if settings.Hypervisor.Image != "" && image.Status == machine.StatusOK {
-		image = checkImage(image)
+	findings := []machine.Finding{kernel}
+	if initrd.Value != "" {
+		findings = append(findings, checkInitrd(initrd))
 	}
-	return []machine.Finding{kernel, image}
+	if image.Value != "" {
+		findings = append(findings, checkImage(image))
+	}
+	return findings
+}
+
+// checkInitrd reads an initrd as a whole, which a start of a VM does once for each.
+func checkInitrd(f machine.Finding) machine.Finding {
+	err := rootimage.VerifyInitrd(f.Value)
+	if _, gone := os.Stat(f.Value); err == nil {
+		err = gone
+	}
+	if err != nil {
+		f.Status, f.Detail, f.NextStep = machine.StatusMissing, err.Error(), "make build image, or correct the configuration"
+	}
+	return f
 }
 
 // checkForeign tells whether there is what pods of other architectures take.

@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"kata-runtime/test/bundle"
 	"kata-runtime/test/harness"
+	"kata-runtime/virtcontainers/rootimage"
 )
 
 // TestDiskImages boots guests from disk images: of each file system, two VMs from one
@@ -51,6 +53,33 @@ func TestDiskImages(t *testing.T) {
 	tamper(t, images["ext4"], hashOffset(t, images["ext4"])+4096)
 	wantFailure(h, []string{"the image is not the one that its manifest describes: the root hash of its tree is "},
 		"run", "-b", h.Bundle(bundle.Spec("/bin/true")), h.ID())
+}
+
+// TestTamperedInitrd boots nothing from an initrd that is not its manifest's, also where it
+// was booted from before.
+func TestTamperedInitrd(t *testing.T) {
+	h := harness.New(t)
+	built := builtAssets(t)
+	initrd := filepath.Join(t.TempDir(), "initrd.img")
+	manifest := rootimage.ManifestPath(initrd)
+	for from, to := range map[string]string{built.initrd: initrd, rootimage.ManifestPath(built.initrd): manifest} {
+		content, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(to, content, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	configure(h, fmt.Sprintf("hypervisor.kernel = %q", built.kernel), fmt.Sprintf("hypervisor.initrd = %q", initrd))
+	b := h.Bundle(bundle.Spec("/bin/true"))
+	h.Must("run", "-b", b, h.ID())
+	tamper(t, initrd, 2000)
+	const mismatch = "the image is not the one that its manifest describes: its digest is "
+	wantFailure(h, []string{initrd, mismatch, "remove " + manifest}, "run", "-b", b, h.ID())
+	if result := h.Run("check"); result.Code == 0 || !strings.Contains(result.Stdout, mismatch) {
+		t.Errorf("check: exit code %d: %s", result.Code, result.Stdout)
+	}
 }
 
 // hashOffset is where an image's hashes begin, with a superblock that is followed by the

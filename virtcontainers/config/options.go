@@ -109,7 +109,7 @@ func machineOptions() []Option {
 		{
 			Table: machineTable, Key: "initrd",
 			Values:  "empty, or an absolute path",
-			Meaning: "The guest's initrd, which holds the agent. Is set together with `kernel`.",
+			Meaning: "The guest's initrd, which holds the agent. Is set together with `kernel`. Where its manifest lies beside it (`initrd.manifest.json` for `initrd.img`, as `rootfs-builder` is told to write it), an initrd that is another one is refused.",
 			get:     func(c *Config) any { return c.Hypervisor.Initrd },
 			check: func(c *Config) string {
 				return assetPair(c.Hypervisor.Initrd, c.Hypervisor.Kernel, "kernel")

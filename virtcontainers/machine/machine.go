@@ -107,6 +107,9 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 			return nil, fmt.Errorf("confine the machine's processes: %w", err)
 		}
 	}
+	if err := verifyInitrd(settings.Initrd); err != nil {
+		return nil, err
+	}
 	m.vsock, err = vsock.Open(ctx, vsock.Options{
 		Mode: vsock.Mode(settings.Vsock), Program: m.program, Jail: m.jail(spec), Starter: m.starter, Log: spec.Log,
 	})
@@ -145,6 +148,17 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// verifyInitrd compares an initrd, if there is one, with its manifest, once for as long as
+// neither changes. What is not there the driver says.
+func verifyInitrd(path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return nil
+	}
+	manifest := func() ([]string, error) { return []string{rootimage.ManifestPath(path)}, nil }
+	_, err := jail.Recall(jail.DefaultDir, "initrd", path, manifest, func() (bool, error) { return true, rootimage.VerifyInitrd(path) })
+	return err
 }
 
 // selectAccelerator chooses the accelerator of a machine: software alone runs another

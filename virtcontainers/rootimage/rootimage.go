@@ -7,6 +7,8 @@
 // disk; a block that is not what was built ends the guest. So a start does not read the
 // image as a whole: Open only finds out whether image and manifest belong together, and
 // Verify, for those who have the time, compares all of it.
+//
+// Of an initrd, which a guest's kernel takes as it is, VerifyInitrd compares all.
 package rootimage
 
 import (
@@ -68,9 +70,13 @@ func ManifestPath(image string) string {
 // Open opens an image for reading, and compares its size and the top of its hash tree
 // with the manifest. The caller closes it.
 func Open(path string) (_ *Image, err error) {
-	m, salt, err := readManifest(ManifestPath(path))
+	m, err := readManifest(ManifestPath(path))
 	if err != nil {
 		return nil, fmt.Errorf("guest image %s: %w", path, err)
+	}
+	salt, err := m.check()
+	if err != nil {
+		return nil, fmt.Errorf("guest image %s: manifest %s: %w", path, ManifestPath(path), err)
 	}
 	file, err := os.Open(path)
 	if err != nil {
@@ -83,10 +89,11 @@ func Open(path string) (_ *Image, err error) {
 	return image, nil
 }
 
-func readManifest(path string) (m manifest, salt []byte, err error) {
+// readManifest reads an image's. The error wraps fs.ErrNotExist where there is none.
+func readManifest(path string) (m manifest, err error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return m, nil, fmt.Errorf("read its manifest, which rootfs-builder writes beside it: %w", err)
+		return m, fmt.Errorf("read its manifest, which rootfs-builder writes beside it: %w", err)
 	}
 	defer file.Close()
 	text, err := io.ReadAll(io.LimitReader(file, maxManifest+1))
@@ -96,13 +103,10 @@ func readManifest(path string) (m manifest, salt []byte, err error) {
 	if err == nil {
 		err = json.Unmarshal(text, &m)
 	}
-	if err == nil {
-		salt, err = m.check()
-	}
 	if err != nil {
-		return m, nil, fmt.Errorf("manifest %s: %w", path, err)
+		return m, fmt.Errorf("manifest %s: %w", path, err)
 	}
-	return m, salt, nil
+	return m, nil
 }
 
 // check makes sure that what goes onto a command line is nothing else than it says.
@@ -154,12 +158,29 @@ func (i *Image) checkTop() error {
 
 // Verify reads the whole image and compares its digest.
 func (i *Image) Verify() error {
-	hash := sha256.New()
-	if _, err := io.Copy(hash, io.NewSectionReader(i.file, 0, i.manifest.Size)); err != nil {
-		return fmt.Errorf("read guest image: %w", err)
+	if err := i.manifest.compare(i.file); err != nil {
+		return fmt.Errorf("guest image %s: %w", i.file.Name(), err)
 	}
-	if found := hex.EncodeToString(hash.Sum(nil)); found != i.manifest.SHA256 {
-		return fmt.Errorf("guest image %s: %w: its digest is %s, not %s", i.file.Name(), ErrMismatch, found, i.manifest.SHA256)
+	return nil
+}
+
+// compare reads a whole file and compares its size and digest.
+func (m *manifest) compare(file *os.File) error {
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return errors.New("it is no regular file")
+	case info.Size() != m.Size:
+		return fmt.Errorf("%w: it has %d bytes, not %d", ErrMismatch, info.Size(), m.Size)
+	}
+	hash := sha256.New()
+	if _, err := io.Copy(hash, io.NewSectionReader(file, 0, m.Size)); err != nil {
+		return fmt.Errorf("read it: %w", err)
+	}
+	if found := hex.EncodeToString(hash.Sum(nil)); found != m.SHA256 {
+		return fmt.Errorf("%w: its digest is %s, not %s", ErrMismatch, found, m.SHA256)
 	}
 	return nil
 }
