@@ -23,8 +23,9 @@ GO      := go
 STAMP   := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 LDFLAGS := -s -w $(STAMP)
 # The agent carries libcontainer, whose first steps in a new container are C,
-# and libseccomp; the initrd has no libraries, so it is linked statically.
-AGENT_TAGS    := seccomp netgo osusergo
+# and libseccomp; the initrd has no libraries, so it is linked statically. Of CRIU, which
+# libcontainer could save containers by, it has nothing.
+AGENT_TAGS    := seccomp netgo osusergo runc_nocriu
 AGENT_LDFLAGS := $(LDFLAGS) -linkmode external -extldflags -static
 
 .PHONY: help

@@ -23,7 +23,7 @@ const module = "../.." // the repository's root
 func TestInsideTheGuest(t *testing.T) {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "inside")
-	command(t, "go", "test", "-c", "-o", binary, "-trimpath", "-tags", "inguest seccomp netgo osusergo",
+	command(t, "go", "test", "-c", "-o", binary, "-trimpath", "-tags", "inguest seccomp netgo osusergo runc_nocriu",
 		"-ldflags", "-s -w -linkmode external -extldflags -static", "./guest/guesttest/inside")
 	image := filepath.Join(dir, "initrd.img")
 	kernel := buildImage(t, binary, image)
