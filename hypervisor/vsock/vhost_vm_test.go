@@ -24,7 +24,7 @@ func TestVhostKernel(t *testing.T) {
 	}, tests)
 	console := filepath.Join(t.ArtifactDir(), "console")
 	cmd := exec.CommandContext(t.Context(), "qemu-system-x86_64",
-		"-nodefaults", "-no-user-config", "-nographic", "-accel", "tcg", "-machine", "q35", "-m", "512M", "-smp", "2",
+		"-nodefaults", "-no-user-config", "-nographic", "-accel", "tcg", "-machine", "q35", "-m", "512M", "-smp", "1,maxcpus=2",
 		"-kernel", vmlinuz, "-initrd", image, "-append", "console=ttyS0 panic=-1 quiet -- vhost", "-no-reboot",
 		"-serial", "file:"+console)
 	if out, err := cmd.CombinedOutput(); err != nil {
