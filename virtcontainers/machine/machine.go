@@ -153,7 +153,7 @@ func New(ctx context.Context, spec Spec) (_ *Machine, err error) {
 // verifyInitrd compares an initrd, if there is one, with its manifest, once for as long as
 // neither changes. What is not there the driver says.
 func verifyInitrd(path string) error {
-	if _, err := os.Stat(path); err != nil {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	manifest := func() ([]string, error) { return []string{rootimage.ManifestPath(path)}, nil }
