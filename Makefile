@@ -189,6 +189,7 @@ test-full: test kernel-modules kernel-profiles programs ## the above, then each 
 	$(GO) test -race -count=3 ./...
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestManyCalls|TestManyAtOnce|TestManyContainers|TestLongStream)' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^(TestGuests|TestAppArmor|TestSELinux)$$' ./test/vm
+	$(GO) test -tags full -count=1 -timeout 2h -run '^TestReproducible$$' ./kernel-config/kernel
 	KATA_TEST_FULL=1 $(GO) test -tags vm,full -count=1 -timeout 20m -run '^(TestFileServer|TestInotifyOfPods)$$' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 2h -run '^TestManyCycles$$' ./test/vm
 	KATA_TEST_FULL=1 $(GO) test -tags vm -count=1 -timeout 20m -run '^TestPodmanLoop$$' ./test/callers
