@@ -7,7 +7,9 @@ import "kata-runtime/hypervisor/accel"
 // by the first process of the guest, the least of 5 to 8 runs, in all 1.2-1.5 s.
 //
 //	each root port                         +35-45 ms (8: 0.3 s, 32: 1.1 s)
-//	a PCI bridge with 31 slots             +0.15 s, as much as four root ports
+//	a PCI bridge with 31 slots             +0.15 s, as much as four root ports;
+//	                                       on an idle machine +0.03 s (least of 7, alternating)
+//	an initrd with the agent, 10.7 MB      +0.07 s on an idle machine (least of 7, alternating)
 //	native instead of ACPI hot-plug        +0.05 s with 8 ports
 //	I/O windows behind the root ports      within the noise
 //	one function per slot instead of eight within the noise
